@@ -1,0 +1,100 @@
+"""One message as bytes, and back. The wire format, version 1:
+
+    offset  size  what
+    0       4     b"FMQ" and the version, one byte: 1
+    4       4     length h of the header, unsigned, little-endian; at most 4 MiB
+    8       h     the header: one msgpack map; its keys are the fields in messages.py
+    8+h     p     zero bytes up to the next multiple of 64
+    8+h+p   n     the payload: the tensors' bytes as told in tensors.py; empty when the header names a blob
+
+A blob holds the payload alone, cut into parts. There is no pickle, no code and no extension type in it, and
+decoding trusts nothing: every size is checked against what was announced before anything is allocated for it.
+"""
+
+from typing import TypeVar
+
+import msgpack
+from pydantic import ValidationError
+
+from broker.errors import MalformedMessage
+from broker.messages import MAX_TENSORS, Header
+from broker.tensors import Buffer
+
+VERSION = 1
+MAX_HEADER_BYTES = 4 * 2**20
+_MAGIC = b"FMQ"
+_PREFIX_BYTES = 8
+_ALIGNMENT = 64
+
+H = TypeVar("H", bound=Header)
+
+
+def encode(header: Header, payload: Buffer = b"") -> bytes:
+    """The message as one ``bytes``. A header over 4 MiB is a MalformedMessage."""
+    packed = msgpack.packb(header.model_dump(mode="python"), use_bin_type=True)
+    if len(packed) > MAX_HEADER_BYTES:
+        raise MalformedMessage(f"header of {len(packed)} bytes; at most {MAX_HEADER_BYTES} can travel")
+    prefix = _MAGIC + bytes([VERSION]) + len(packed).to_bytes(4, "little")
+    padding = bytes(_payload_offset(len(packed)) - _PREFIX_BYTES - len(packed))
+    return b"".join((prefix, packed, padding, payload))
+
+
+def decode(body: Buffer, kind: type[H]) -> tuple[H, memoryview]:
+    """The header, validated, and the payload as a view of ``body``.
+
+    Whatever is wrong with it, the error is a MalformedMessage that names it.
+    """
+    view = memoryview(body)
+    header_bytes = _header_length(view)
+    packed = view[_PREFIX_BYTES : _PREFIX_BYTES + header_bytes]
+    offset = _payload_offset(header_bytes)
+    if len(view) < offset:
+        raise MalformedMessage(f"message is cut off: {len(view)} bytes, its header alone needs {offset}")
+    if any(view[_PREFIX_BYTES + header_bytes : offset]):
+        raise MalformedMessage("padding after the header is not zero")
+    return _validated(_unpacked(packed), kind), view[offset:]
+
+
+def _header_length(view: memoryview) -> int:
+    start = bytes(view[:_PREFIX_BYTES])
+    if not start.startswith(_MAGIC):
+        raise MalformedMessage(f"not a fedmq message: it begins with {start.hex(' ') or 'nothing'}")
+    if len(start) < _PREFIX_BYTES:
+        raise MalformedMessage(f"message is cut off after {len(start)} bytes")
+    if start[3] != VERSION:
+        raise MalformedMessage(f"message format {start[3]}; this fedmq reads format {VERSION}")
+    length = int.from_bytes(start[4:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise MalformedMessage(f"header of {length} bytes announced; at most {MAX_HEADER_BYTES} are read")
+    return length
+
+
+def _payload_offset(header_bytes: int) -> int:
+    end = _PREFIX_BYTES + header_bytes
+    return end + -end % _ALIGNMENT
+
+
+def _unpacked(packed: memoryview) -> object:
+    try:
+        return msgpack.unpackb(
+            packed,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=4096,
+            max_bin_len=0,
+            max_ext_len=0,
+            max_array_len=MAX_TENSORS,
+            max_map_len=1024,
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        raise MalformedMessage(f"header is not valid msgpack: {str(error) or type(error).__name__}") from error
+
+
+def _validated(fields: object, kind: type[H]) -> H:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "header"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise MalformedMessage(f"{kind.__name__} {where}: {first['msg']}{more}") from error

@@ -1,0 +1,100 @@
+"""Everything that goes wrong on purpose, and the exit code a command leaves with.
+
+FedmqError                     1  FAILED
+├── SettingsError              2  USAGE        flags, environment or file make no sense
+├── TaskError                  3  TASK         the task cannot be loaded or does not fit
+├── BrokerError
+│   ├── BrokerUnreachable      4  UNREACHABLE  passing: nobody answers, a connection broke
+│   ├── BrokerRefused          5  REFUSED      final: credentials, permission, certificate, arguments
+│   ├── QueueMissing           4  UNREACHABLE  passing: the queue or stream is not there (yet)
+│   ├── QueueFull              4  UNREACHABLE  passing: the queue takes no more for now
+│   └── BlobLost               1  FAILED       a blob is gone, or has not all its parts
+├── StateError                 6  STATE        the state directory is another run's, damaged or in use
+└── MessageError                               one message is no good; it is set aside, nobody stops
+    ├── MalformedMessage                       it does not decode
+    └── UnfitMessage                           it decodes, but does not fit this run
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status means."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    TASK = 3
+    UNREACHABLE = 4
+    REFUSED = 5
+    STATE = 6
+    INTERRUPTED = 130
+
+
+class FedmqError(Exception):
+    """An error with a message for a person: what happened, with which value, what to do."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+
+class SettingsError(FedmqError):
+    """Settings that cannot be used; the message lists every problem."""
+
+    exit_code = ExitCode.USAGE
+
+
+class TaskError(FedmqError):
+    """A task that cannot be loaded, or does not do what a task must."""
+
+    exit_code = ExitCode.TASK
+
+
+class BrokerError(FedmqError):
+    """Something about the broker."""
+
+
+class BrokerUnreachable(BrokerError):
+    """Nobody answers, or the connection broke: trying again may help."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class BrokerRefused(BrokerError):
+    """The broker said no for good: trying again will not help."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class QueueMissing(BrokerError):
+    """A queue or stream is not there; the aggregator has not made it yet, or somebody deleted it."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class QueueFull(BrokerError):
+    """The results queue holds all that it may; it takes messages again when the aggregator has caught up."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class BlobLost(BrokerError):
+    """A blob is gone, or holds other parts than were promised."""
+
+
+class StateError(FedmqError):
+    """A state directory that belongs to another run, is damaged, or is in use."""
+
+    exit_code = ExitCode.STATE
+
+
+class MessageError(FedmqError):
+    """One message that cannot be used. The text is the reason it is set aside with."""
+
+
+class MalformedMessage(MessageError):
+    """A message that does not decode, or contradicts itself."""
+
+
+class UnfitMessage(MessageError):
+    """A message that decodes but does not fit this run: wrong run, shape, numbers or size."""

@@ -1,0 +1,149 @@
+"""The embedded broker: the same contract as RabbitMQ's, in one process, nothing durable.
+
+It is what ``fl-simulate`` and the unit tests use. Every participant has its own MemoryTransport on one MemoryBroker.
+"""
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from broker.errors import BlobLost, QueueMissing
+from broker.tensors import Buffer
+from broker.transport import DeadLetter, Delivery, Source
+
+
+class MemoryBroker:
+    """What the participants share."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.is_declared = False
+        self.heads: deque[bytes] = deque(maxlen=1)
+        self.num_heads = 0
+        self.queues: dict[Source, deque[tuple[str, bytes]]] = {
+            Source.UPDATES: deque(),
+            Source.PRESENCE: deque(maxlen=10_000),
+        }
+        self.blobs: dict[str, tuple[bytes, ...]] = {}
+        self.dead: list[DeadLetter] = []
+
+
+class MemoryTransport:
+    """One participant's view of a MemoryBroker."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._changed = broker.changed
+        self._sources: tuple[Source, ...] = ()
+        self._prefetch = 16
+        self._next_head = 0
+        self._tags = itertools.count(1)
+        self._unacked: dict[int, tuple[str, bytes]] = {}
+        self._is_woken = False
+
+    def declare(self) -> None:
+        with self._changed:
+            self._broker.is_declared = True
+
+    def check(self) -> None:
+        if not self._broker.is_declared:
+            raise QueueMissing("the embedded broker has no queues yet; the aggregator makes them")
+
+    def listen(self, *sources: Source, prefetch: int = 16) -> None:
+        self._sources, self._prefetch = sources, prefetch
+
+    def receive(self, timeout_s: float | None = None) -> Delivery | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_woken or self._has_next(), timeout_s)
+            self._is_woken = False
+            return self._next()
+
+    def wake(self) -> None:
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
+
+    def _has_next(self) -> bool:
+        return any(self._is_ready(source) for source in self._sources)
+
+    def _is_ready(self, source: Source) -> bool:
+        if source is Source.MODELS:
+            return self._next_head < self._broker.num_heads
+        if source is Source.UPDATES and len(self._unacked) >= self._prefetch:
+            return False
+        return bool(self._broker.queues[source])
+
+    def _next(self) -> Delivery | None:
+        for source in self._sources:
+            if not self._is_ready(source):
+                continue
+            if source is Source.MODELS:
+                self._next_head = self._broker.num_heads
+                return Delivery(source, self._broker.heads[-1])
+            sender, body = self._broker.queues[source].popleft()
+            if source is Source.PRESENCE:
+                return Delivery(source, body, sender)
+            tag = next(self._tags)
+            self._unacked[tag] = (sender, body)
+            return Delivery(source, body, sender, tag)
+        return None
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        with self._changed:
+            for delivery in deliveries:
+                self._unacked.pop(delivery.tag, None)
+            self._changed.notify_all()
+
+    def give_back(self) -> None:
+        with self._changed:
+            self._broker.queues[Source.UPDATES].extendleft(reversed(self._unacked.values()))
+            self._unacked.clear()
+            self._changed.notify_all()
+
+    def set_aside(self, delivery: Delivery, reason: str) -> None:
+        with self._changed:
+            self._broker.dead.append(DeadLetter(delivery.body, reason, delivery.sender))
+        self.ack([delivery])
+
+    def newest_head(self) -> Buffer | None:
+        with self._changed:
+            return self._broker.heads[-1] if self._broker.heads else None
+
+    def broadcast(self, body: bytes) -> None:
+        with self._changed:
+            self._broker.heads.append(body)
+            self._broker.num_heads += 1
+            self._changed.notify_all()
+
+    def send(self, body: bytes, *, worker: str) -> None:
+        self._put(Source.UPDATES, worker, body)
+
+    def announce(self, body: bytes, *, worker: str) -> None:
+        self._put(Source.PRESENCE, worker, body)
+
+    def _put(self, source: Source, sender: str, body: bytes) -> None:
+        with self._changed:
+            self._broker.queues[source].append((sender, body))
+            self._changed.notify_all()
+
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> None:
+        stored = tuple(parts)
+        with self._changed:
+            self._broker.blobs[name] = stored
+
+    def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
+        with self._changed:
+            stored = self._broker.blobs.get(name)
+        if stored is None or len(stored) < num_parts:
+            raise BlobLost(f"blob {name} is gone or has not all of its {num_parts} parts")
+        yield from stored[:num_parts]
+
+    def delete_blobs(self, names: Sequence[str]) -> None:
+        with self._changed:
+            for name in names:
+                self._broker.blobs.pop(name, None)
+
+    def close(self) -> None:
+        self.give_back()
+        self.listen()

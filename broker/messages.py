@@ -1,0 +1,150 @@
+"""The headers of all messages: frozen, validated, versioned. What may be in them is said here and nowhere else."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+from broker.tensors import Specs, canonical, num_bytes_of
+
+MAX_NUM_SAMPLES = 2**29 - 1
+"""num_samples times a float32 is exact in float64 up to here."""
+
+MAX_TENSORS = 100_000
+MAX_PART_BYTES = 8 * 2**20
+
+WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
+RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
+Instance = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8,32}$")]
+Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+RoundNumber = Annotated[StrictInt, Field(ge=0, lt=2**40)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
+MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
+Metrics = Annotated[dict[MetricName, float], Field(max_length=64)]
+
+
+class Header(BaseModel):
+    """What every header has: it cannot be changed, has no other keys, and holds no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LocalTraining(Header):
+    """What the aggregator says of training at a site; it goes out with each model."""
+
+    epochs: int = Field(2, ge=1, le=100_000, description="local epochs a round")
+    batch_size: int = Field(32, ge=0, le=2**31, description="local batch size; 0: all data of the site as one batch")
+    lr: float = Field(0.05, gt=0, le=1e6, description="local learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="local momentum")
+    mu: float = Field(0.0, ge=0, le=1e6, description="FedProx's proximal term (Li et al. 2020, eq. 2); 0: none")
+    max_steps: int = Field(0, ge=0, le=2**31, description="most local optimizer steps a round; 0: no limit")
+
+
+class BlobRef(Header):
+    """A body that travels apart, in parts of ``part_bytes`` (a multiple of 8), the last one shorter."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_.-]+$")]
+    part_bytes: Annotated[StrictInt, Field(ge=8, le=MAX_PART_BYTES, multiple_of=8)]
+
+    def num_parts(self, num_bytes: int) -> int:
+        return -(-num_bytes // self.part_bytes)
+
+
+def _in_canonical_order(specs: Specs) -> Specs:
+    if len({spec.name for spec in specs}) != len(specs):
+        raise ValueError("two tensors have the same name")
+    if canonical(specs) != specs:
+        raise ValueError("tensors are not in canonical order (item size, largest first, then name)")
+    return specs
+
+
+class Tensors(Header):
+    """The part of a header that describes its payload."""
+
+    tensors: Annotated[Specs, Field(max_length=MAX_TENSORS), AfterValidator(_in_canonical_order)]
+    sha256: Sha256
+    blob: BlobRef | None = None
+    """None: the payload follows the header in the same message."""
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes_of(self.tensors)
+
+
+class ModelHead(Tensors):
+    """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``."""
+
+    kind: Literal["model"] = "model"
+    run: RunName
+    run_id: RunId
+    epoch: RoundNumber
+    """Goes up each time the aggregator starts; a head of a smaller epoch is a zombie's."""
+    round: RoundNumber
+    num_rounds: RoundNumber
+    is_finished: StrictBool = False
+    seed: StrictInt = Field(ge=0, lt=2**63)
+    max_staleness: RoundNumber = 0
+    local: LocalTraining = LocalTraining()
+    name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
+    """Names that two workers answer to; each of them should say so to its person."""
+
+    @property
+    def position(self) -> tuple[int, int, bool]:
+        """Where in its run this head stands; a greater one is newer."""
+        return (self.round, self.epoch, self.is_finished)
+
+
+class UpdateHead(Tensors):
+    """What a worker learned: the delta (trained minus received) of each tensor that is averaged."""
+
+    kind: Literal["update"] = "update"
+    run_id: RunId
+    worker: WorkerName
+    instance: Instance
+    """Random for each worker process: two instances of one name at a time are two workers."""
+    round: RoundNumber
+    """The round whose model it was trained from."""
+    num_samples: Annotated[StrictInt, Field(ge=1, le=MAX_NUM_SAMPLES)]
+    train_s: Seconds
+    sent_at: Seconds
+    """Unix time at the worker, in seconds."""
+    train_metrics: Metrics = Field(default_factory=dict)
+    eval_metrics: Metrics = Field(default_factory=dict)
+    """Of the received model, on the site's own held-out data."""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Within a run, an update with this key counts once."""
+        return (self.round, self.worker)
+
+
+class Presence(Header):
+    """A sign of life; nothing depends on any single one."""
+
+    kind: Literal["presence"] = "presence"
+    worker: WorkerName
+    instance: Instance
+    state: Literal["idle", "training", "sending", "leaving"]
+    round: RoundNumber = 0
+    progress: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the local training that is done."""
+
+    @model_validator(mode="after")
+    def _progress_belongs_to_training(self) -> Self:
+        if self.progress and self.state != "training":
+            raise ValueError("progress is that of training")
+        return self
+
+
+AnyHeader = ModelHead | UpdateHead | Presence

@@ -1,0 +1,321 @@
+"""The Transport over RabbitMQ with pika: one connection to write, one to read, each with a thread of its own.
+
+Two, because a broker short of memory stops reading from connections that publish; acks and heartbeats must go on.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
+
+from broker.errors import BlobLost, FedmqError, QueueMissing
+from broker.link import Link
+from broker.settings import BrokerSettings
+from broker.tensors import Buffer
+from broker.topology import BLOB, Topology, presence_key, update_key
+from broker.transport import Delivery, Source
+
+log = logging.getLogger(__name__)
+
+REASON_HEADER = "reason"
+SENDER_HEADER = "sender"
+_PART_HEADER = "part"
+_CONTENT_TYPE = "application/x-fedmq"
+_NOT_FOUND = 404
+
+_BLOB_PREFETCH = 3
+_BLOB_STALL_S = 60.0
+_NEWEST_HEAD_S = 10.0
+_COUNT_LAGS_S = 1.5
+"""RabbitMQ says of a stream that holds messages for up to a second that it holds none."""
+
+_QUORUM_QUEUE_SETTLES_S = 1.0
+"""A quorum queue younger than this may not survive a kill -9 of RabbitMQ 3.10."""
+
+
+class RabbitMQ:
+    """One process's way to RabbitMQ; ``role`` names its connections, for operators."""
+
+    def __init__(self, settings: BrokerSettings, *, role: str) -> None:
+        self._settings = settings
+        self._role = role
+        self._topology = Topology(settings.queue)
+        self._inbox: queue.SimpleQueue[Delivery | FedmqError | None] = queue.SimpleQueue()
+        self._newest: Delivery | None = None
+        self._newest_lock = threading.Lock()
+        self._session = 0
+        self._blob = _BlobConsumer()
+        self._writer = Link(settings, f"{role} writer", on_failed=self._inbox.put)
+        self._reader: Link | None = None
+
+    # -- queues ---------------------------------------------------------------------------------------------
+
+    def declare(self) -> None:
+        self._writer.call(self._declare)
+
+    def _declare(self, link: Link) -> None:
+        is_new = not _is_there(link, self._topology.updates)
+        channel = link.channel("declare")
+        for exchange, kind in self._topology.exchanges().items():
+            channel.exchange_declare(exchange, exchange_type=kind, durable=True)
+        for name, arguments in self._topology.queues().items():
+            channel.queue_declare(name, durable=True, arguments=arguments)
+        for exchange, name, key in self._topology.bindings():
+            channel.queue_bind(name, exchange, routing_key=key)
+        if is_new:
+            log.info("made queue '%s' and what goes with it", self._topology.updates)
+            link.pause(_QUORUM_QUEUE_SETTLES_S)
+
+    def check(self) -> None:
+        self._writer.call(lambda link: _declare_passive(link, self._topology.updates), is_retried=False)
+
+    # -- receiving ------------------------------------------------------------------------------------------
+
+    def listen(self, *sources: Source, prefetch: int = 16) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = Link(
+            self._settings,
+            f"{self._role} reader",
+            on_open=lambda link: self._subscribe(link, sources, prefetch),
+            on_lost=self._blob.interrupt,
+            on_failed=self._inbox.put,
+        )
+
+    def _subscribe(self, link: Link, sources: Sequence[Source], prefetch: int) -> None:
+        self._session += 1
+        for source in sources:
+            channel = link.subscription(source)
+            if source is Source.MODELS:
+                channel.basic_qos(prefetch_count=2)
+                channel.basic_consume(self._topology.models, self._on_head, arguments={"x-stream-offset": "last"})
+            elif source is Source.UPDATES:
+                channel.basic_qos(prefetch_count=prefetch)
+                channel.basic_consume(self._topology.updates, self._on_update)
+            else:
+                channel.basic_consume(self._topology.presence, self._on_presence, auto_ack=True)
+
+    def _on_head(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        channel.basic_ack(method.delivery_tag)  # of a stream: only says that we can take more
+        with self._newest_lock:
+            is_announced = self._newest is not None
+            self._newest = Delivery(Source.MODELS, body)
+        if not is_announced:
+            self._inbox.put(self._newest)
+
+    def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        sender = method.routing_key.removeprefix(update_key(""))
+        self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session))
+
+    def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        self._inbox.put(Delivery(Source.PRESENCE, body, method.routing_key.removeprefix(presence_key(""))))
+
+    def receive(self, timeout_s: float | None = None) -> Delivery | None:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                item = self._inbox.get(block=left_s != 0, timeout=left_s or None)
+            except queue.Empty:
+                return None
+            if isinstance(item, FedmqError):
+                raise item
+            if item is None:
+                return None
+            if item.source is Source.MODELS:
+                with self._newest_lock:  # of several heads only the newest is of use
+                    item, self._newest = self._newest, None
+                return item
+            if item.source is Source.PRESENCE or item.session == self._session:
+                return item  # an update of an earlier session comes again
+
+    def wake(self) -> None:
+        self._inbox.put(None)
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        marks = [(delivery.session, delivery.tag) for delivery in deliveries]
+
+        def do(link: Link) -> None:
+            for session, tag in marks:
+                if session == self._session:
+                    link.channel(Source.UPDATES).basic_ack(tag)
+
+        self._reading().post(do)
+
+    def give_back(self) -> None:
+        def do(link: Link) -> None:
+            self._session += 1
+            link.channel(Source.UPDATES).basic_nack(0, multiple=True, requeue=True)
+
+        self._reading().call(do)
+
+    def set_aside(self, delivery: Delivery, reason: str) -> None:
+        headers = {REASON_HEADER: reason[:1000], SENDER_HEADER: delivery.sender}
+        self._publish("", self._topology.dead, bytes(delivery.body), headers)
+        self.ack([delivery])
+
+    def newest_head(self) -> Buffer | None:
+        return self._writer.call(self._read_newest)
+
+    def _read_newest(self, link: Link) -> Buffer | None:
+        is_counted = _declare_passive(link, self._topology.models) > 0
+        heads: list[bytes] = []
+        channel = link.channel("newest")
+        channel.basic_qos(prefetch_count=1)
+
+        def on_head(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+            channel.basic_ack(method.delivery_tag)
+            heads[:] = [body]
+
+        tag = channel.basic_consume(self._topology.models, on_head, arguments={"x-stream-offset": "last"})
+        deadline = time.monotonic() + (_NEWEST_HEAD_S if is_counted else _COUNT_LAGS_S)
+        while not heads and time.monotonic() < deadline:
+            link.wait_for_events(0.5)
+        link.wait_for_events(0.1)  # the rest of the last chunk
+        channel.basic_cancel(tag)
+        return heads[0] if heads else None
+
+    # -- publishing -----------------------------------------------------------------------------------------
+
+    def broadcast(self, body: bytes) -> None:
+        self._publish("", self._topology.models, body)
+
+    def send(self, body: bytes, *, worker: str) -> None:
+        self._publish(self._topology.inbound, update_key(worker), body)
+
+    def announce(self, body: bytes, *, worker: str) -> None:
+        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
+
+        def do(link: Link) -> None:
+            link.channel("presence").basic_publish(self._topology.inbound, presence_key(worker), body, properties)
+
+        self._writer.post(do)
+
+    def _publish(self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None) -> None:
+        properties = pika.BasicProperties(
+            delivery_mode=pika.DeliveryMode.Persistent, content_type=_CONTENT_TYPE, headers=headers
+        )
+        self._writer.call(
+            lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),
+            waits_for_queue=True,
+        )
+
+    # -- blobs ----------------------------------------------------------------------------------------------
+
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> None:
+        def declare_anew(link: Link) -> None:
+            link.channel("declare").queue_delete(name)
+            link.channel("declare").queue_declare(name, durable=True, arguments=BLOB)
+
+        self._writer.call(declare_anew)
+        for index, part in enumerate(parts):
+            self._publish("", name, part, {_PART_HEADER: index})
+
+    def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
+        reader = self._reading()
+        num_read = 0
+        while num_read < num_parts:
+            try:
+                reader.call(lambda link: self._blob.start(link, name))
+            except QueueMissing as error:
+                raise BlobLost(f"blob {name} is gone") from error
+            try:
+                for index, part in self._blob.parts(reader):
+                    if index > num_read:
+                        raise BlobLost(f"blob {name} has no part {num_read}")
+                    if index < num_read:
+                        continue  # published twice, or read before a reconnect
+                    num_read += 1
+                    yield part
+                    if num_read == num_parts:
+                        break
+            finally:
+                reader.call(self._blob.stop)
+
+    def delete_blobs(self, names: Sequence[str]) -> None:
+        def do(link: Link) -> None:
+            for name in names:
+                link.channel("declare").queue_delete(name)
+
+        if names:
+            self._writer.call(do)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.close()
+
+    def _reading(self) -> Link:
+        if self._reader is None:
+            raise RuntimeError("listen() comes first")
+        return self._reader
+
+
+class _BlobConsumer:
+    """The parts of one blob at a time, on their way from the reader's thread to whoever asked for them."""
+
+    def __init__(self) -> None:
+        self._arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
+
+    def start(self, link: Link, name: str) -> None:
+        arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
+        self._arrived = arrived
+
+        def on_part(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+            index = (properties.headers or {}).get(_PART_HEADER, -1)
+            arrived.put((channel, method.delivery_tag, int(index), body))
+
+        channel = link.channel("blob")
+        channel.basic_qos(prefetch_count=_BLOB_PREFETCH)
+        channel.add_on_cancel_callback(lambda frame: arrived.put(None))
+        channel.basic_consume(name, on_part, consumer_tag="blob", arguments={"x-stream-offset": "first"})
+
+    def parts(self, link: Link) -> Iterator[tuple[int, bytes]]:
+        """(index, part) as they come, until the connection breaks or the stream is deleted."""
+        while True:
+            try:
+                item = self._arrived.get(timeout=_BLOB_STALL_S)
+            except queue.Empty:
+                raise BlobLost("the blob ends before its last part") from None
+            if item is None:
+                return
+            channel, tag, index, part = item
+            link.post(_ack_of(channel, tag))
+            yield index, part
+
+    def stop(self, link: Link) -> None:
+        link.channel("blob").basic_cancel("blob")
+
+    def interrupt(self) -> None:
+        self._arrived.put(None)
+
+
+def _ack_of(channel: BlockingChannel, tag: int) -> Callable[[Link], None]:
+    def do(link: Link) -> None:
+        if channel.is_open:
+            channel.basic_ack(tag)
+
+    return do
+
+
+def _declare_passive(link: Link, name: str) -> int:
+    """How many messages are in a queue that is there; a channel error 404 if it is not."""
+    return int(link.channel("check").queue_declare(name, passive=True).method.message_count)
+
+
+def _is_there(link: Link, name: str) -> bool:
+    try:
+        _declare_passive(link, name)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _NOT_FOUND:
+            raise
+        return False
+    return True

@@ -1,0 +1,179 @@
+"""Named tensors as bytes: the payload of a model or an update.
+
+A state (``dict[str, torch.Tensor]``) is laid out in one canonical order: item size, largest first, then name by
+code point. Tensors follow each other without gaps, little-endian, row-major; so each one begins at a multiple
+of its item size, and a cut at a multiple of 8 bytes never splits an element.
+
+The digest of a state is the SHA-256 of ``msgpack([[name, dtype, [dim, ...]], ...])`` in that order, followed by
+the payload. It is the ``model_sha256`` of a summary and the ``sha256`` of every message.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple, get_args
+
+import msgpack
+import torch
+from pydantic import Field, StrictInt, StrictStr
+
+from broker.errors import UnfitMessage
+
+State = dict[str, torch.Tensor]
+Buffer = bytes | bytearray | memoryview
+DtypeName = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class TensorSpec(NamedTuple):
+    """Name, dtype and shape of one tensor, without its values."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    dtype: DtypeName
+    shape: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=0, lt=2**40)], ...],
+        Field(max_length=16),
+    ]
+
+    @property
+    def item_bytes(self) -> int:
+        return DTYPES[self.dtype].itemsize
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * self.item_bytes
+
+    @property
+    def is_float(self) -> bool:
+        return DTYPES[self.dtype].is_floating_point
+
+
+Specs = tuple[TensorSpec, ...]
+
+
+def canonical(specs: Iterable[TensorSpec]) -> Specs:
+    """The specs in the order in which their tensors travel."""
+    return tuple(sorted(specs, key=lambda spec: (-spec.item_bytes, spec.name)))
+
+
+def specs_of(state: Mapping[str, torch.Tensor]) -> Specs:
+    """The specs of a state, in canonical order. A dtype that cannot travel is an UnfitMessage."""
+    return canonical(_spec_of(name, tensor) for name, tensor in state.items())
+
+
+def _spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
+    dtype = _NAMES.get(tensor.dtype)
+    if dtype is None:
+        raise UnfitMessage(
+            f"tensor '{name}' is of dtype {tensor.dtype}, which cannot travel; use one of {', '.join(DTYPES)}"
+        )
+    return TensorSpec(name, dtype, tuple(tensor.shape))  # type: ignore[arg-type]
+
+
+def num_bytes_of(specs: Specs) -> int:
+    """The size of the payload that these specs describe, in bytes."""
+    return sum(spec.num_bytes for spec in specs)
+
+
+def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryview]:
+    """The payload of a state as views of its tensors' memory, one a tensor, nothing copied that is on the CPU."""
+    for spec in specs:
+        flat = state[spec.name].detach().to("cpu").contiguous().reshape(-1)
+        yield memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def cut(pieces: Iterable[Buffer], part_bytes: int) -> Iterator[bytes]:
+    """The same bytes in parts of ``part_bytes``, the last one shorter; never more than one part is held."""
+    part = bytearray()
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            room = part_bytes - len(part)
+            part += view[:room]
+            view = view[room:]
+            if len(part) == part_bytes:
+                yield bytes(part)
+                part.clear()
+    if part:
+        yield bytes(part)
+
+
+class Digest:
+    """The digest of a state, fed piece by piece."""
+
+    def __init__(self, specs: Specs) -> None:
+        self._sha = hashlib.sha256(msgpack.packb([list(spec) for spec in specs]))
+
+    def add(self, piece: Buffer) -> None:
+        self._sha.update(piece)
+
+    def hex(self) -> str:
+        return self._sha.hexdigest()
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> str:
+    """The SHA-256 over names, dtypes, shapes and bytes, as told on top of this file; 64 hex digits."""
+    specs = specs_of(state)
+    digest = Digest(specs)
+    for piece in chunks(state, specs):
+        digest.add(piece)
+    return digest.hex()
+
+
+def state_from(payload: bytearray, specs: Specs) -> State:
+    """The state whose payload this is. The tensors are views of ``payload``: nothing is copied.
+
+    A size that does not match the specs is an UnfitMessage.
+    """
+    if len(payload) != num_bytes_of(specs):
+        raise UnfitMessage(f"payload has {len(payload)} bytes; its tensors need {num_bytes_of(specs)}")
+    state: State = {}
+    offset = 0
+    for spec in specs:
+        dtype = DTYPES[spec.dtype]
+        if spec.num_elements:
+            tensor = torch.frombuffer(payload, dtype=dtype, count=spec.num_elements, offset=offset)
+        else:
+            tensor = torch.empty(0, dtype=dtype)
+        state[spec.name] = tensor.reshape(spec.shape)
+        offset += spec.num_bytes
+    return state
+
+
+def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinity, if there is one."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
+
+
+def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str | None:
+    """What is wrong with ``given`` beside ``wanted``, in words for a person; None if they are the same."""
+    theirs = {spec.name: spec for spec in given}
+    for spec in wanted:
+        other = theirs.pop(spec.name, None)
+        if other is None:
+            return f"has no tensor '{spec.name}'"
+        if other.dtype != spec.dtype:
+            return f"has tensor '{spec.name}' of dtype {other.dtype}, not {spec.dtype}"
+        if tuple(other.shape) != tuple(spec.shape):
+            return f"has tensor '{spec.name}' of shape {list(other.shape)}, not {list(spec.shape)}"
+    for name in theirs:
+        return f"has a tensor '{name}' that the model has not"
+    return None
+
+
+def delta_specs(specs: Specs) -> Specs:
+    """The specs of an update of a model with these specs.
+
+    Floating-point tensors travel in their own dtype, BatchNorm's statistics among them; integer ones as int64,
+    since a difference may leave their range; boolean ones do not travel, the model keeps its own.
+    """
+    return canonical(spec if spec.is_float else spec._replace(dtype="int64") for spec in specs if spec.dtype != "bool")

@@ -1,0 +1,98 @@
+"""What workers and the aggregator ask of a broker. ``rabbitmq.py`` and ``memory.py`` both do it.
+
+All methods may be called from one thread of the process, the one that runs its service; ``announce`` from any.
+Publishing returns when the broker has the message for good. A broken connection is mended inside: a method
+waits for it, and raises BrokerRefused only when waiting cannot help.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from broker.tensors import Buffer
+
+
+class Source(StrEnum):
+    """Where a delivery comes from."""
+
+    MODELS = "models"
+    UPDATES = "updates"
+    PRESENCE = "presence"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as it came in."""
+
+    source: Source
+    body: Buffer
+    sender: str = ""
+    """The worker that the broker says it is from (from the routing key)."""
+    tag: int = 0
+    """Ackable within its ``session``; both are the transport's own."""
+    session: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One update that was set aside."""
+
+    body: Buffer
+    reason: str
+    sender: str
+
+
+class Transport(Protocol):
+    """The broker, as seen by one process."""
+
+    def declare(self) -> None:
+        """Makes every queue and stream that is not there. For the aggregator."""
+
+    def check(self) -> None:
+        """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the results queue is there."""
+
+    def listen(self, *sources: Source, prefetch: int = 16) -> None:
+        """Starts receiving from these; ``prefetch`` bounds the updates that are received and not yet acked.
+
+        MODELS begins at the newest head and goes on with those to come.
+        """
+
+    def receive(self, timeout_s: float | None = None) -> Delivery | None:
+        """The next delivery, or None after ``timeout_s`` (None: waits for ever; 0: only looks)."""
+
+    def wake(self) -> None:
+        """Makes a ``receive`` that waits return None. May be called from any thread, and from a signal handler."""
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        """Lets the broker forget these updates. One that was delivered before a reconnect comes again instead."""
+
+    def give_back(self) -> None:
+        """Puts all updates that were received and not acked back onto the queue; they are delivered again."""
+
+    def set_aside(self, delivery: Delivery, reason: str) -> None:
+        """Moves an update to the dead letters, with its reason, and acks it."""
+
+    def newest_head(self) -> Buffer | None:
+        """The body of the newest message of the model stream; None if there is none. For the aggregator."""
+
+    def broadcast(self, body: bytes) -> None:
+        """Appends a model head to the stream."""
+
+    def send(self, body: bytes, *, worker: str) -> None:
+        """Puts an update onto the results queue."""
+
+    def announce(self, body: bytes, *, worker: str) -> None:
+        """Sends a sign of life if that is possible right now; never waits, never fails."""
+
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> None:
+        """Stores parts under a name, in place of what was there."""
+
+    def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
+        """The parts of a blob in order, each once. BlobLost if it is not there or ends early."""
+
+    def delete_blobs(self, names: Sequence[str]) -> None:
+        """Frees these; one that does not exist is fine."""
+
+    def close(self) -> None:
+        """Leaves; what was received and not acked goes back onto the queue."""
