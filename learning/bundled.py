@@ -1,0 +1,23 @@
+"""The small real data sets that scikit-learn carries in its package: a first run downloads nothing."""
+
+import importlib
+import importlib.util
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import TaskError
+
+
+def require_scikit_learn() -> None:
+    """Raises TaskError when scikit-learn is not installed; imports nothing."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise TaskError("the built-in tasks need scikit-learn; run: pip install 'fedmq[demo]'")
+
+
+def bundled(name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Features, float64 of shape (samples, features), and labels, int64 of shape (samples,)."""
+    require_scikit_learn()
+    load = getattr(importlib.import_module("sklearn.datasets"), f"load_{name}")
+    features, labels = load(return_X_y=True)
+    return np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=np.int64)

@@ -1,0 +1,173 @@
+"""From the text of `--task` to a Task at a site. Whatever goes wrong is a TaskError of one line."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, cast
+
+from broker.errors import TaskError
+from learning.bundled import require_scikit_learn
+from learning.partition import parse_partition
+from learning.task import Site, Task
+
+BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
+METHODS = ("model", "train", "evaluate")
+OUR_PACKAGES = frozenset({"broker", "worker", "aggregator", "learning", "simulation"})
+
+# Two threads of one process may load the same file: the second waits, and gets the same module.
+_loading = threading.RLock()
+
+
+def load_task(reference: str, site: Site) -> Task:
+    """The task at `site` that `reference` names: a built-in, `module:object` or `path/file.py:object`.
+
+    The object is a Task, or a callable (class or function) that takes the Site and returns one. Modules are
+    also looked for in the current directory, and what a file imports also beside that file; both come last
+    on `sys.path`, so a user's `worker.py` never stands in for ours. A file is executed once in a process,
+    however often it is loaded. Raises TaskError.
+    """
+    try:
+        parse_partition(site.partition)
+    except ValueError as error:
+        raise TaskError(str(error)) from error
+    found = _find(reference)
+    return _at_site(found, site, reference)
+
+
+def _find(reference: str) -> object:
+    if reference in BUILT_IN:
+        require_scikit_learn()
+        return importlib.import_module(BUILT_IN[reference]).task
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise TaskError(
+            f"unknown task {reference!r}; built in are {', '.join(BUILT_IN)};"
+            " your own is given as module:object or path/file.py:object"
+        )
+    module = _module_of_file(Path(place)) if place.endswith(".py") else _module_named(place, name)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise TaskError(f"{place} has no {name!r}; it has: {_contents(module)}") from None
+
+
+def _module_named(place: str, name: str) -> ModuleType:
+    package = place.partition(".")[0]
+    if package in OUR_PACKAGES:
+        raise TaskError(
+            f"the module name {place!r} belongs to fedmq; give yours by its path:"
+            f" {place.replace('.', '/')}.py:{name}, or rename it"
+        )
+    _search_last(Path.cwd())
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{place}.".startswith(f"{error.name}."):
+            raise TaskError(
+                f"no module named {error.name!r} here ({Path.cwd()}) or among the installed packages;"
+                " for a file elsewhere write path/file.py:object"
+            ) from error
+        _blame(f"importing {place}", error)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
+        _blame(f"importing {place}", error)
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    path = path.expanduser()
+    if not path.is_file():
+        raise TaskError(f"there is no file {path} (looked from {Path.cwd()})")
+    path = path.resolve()
+    name = f"fedmq_task_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    with _loading:
+        if name not in sys.modules:
+            _execute(path, name)
+        return sys.modules[name]
+
+
+def _execute(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "a path that ends in .py always has a loader"
+    assert spec.loader is not None
+    _search_last(path.parent)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[name])
+    except (Exception, SystemExit) as error:  # a user's file may raise anything while it is executed
+        del sys.modules[name]
+        _blame(f"importing {path.name}", error)
+
+
+def _at_site(found: object, site: Site, reference: str) -> Task:
+    if not inspect.isclass(found) and not _missing_methods(found):
+        return cast(Task, found)
+    if not callable(found):
+        raise TaskError(f"{reference} {_shortcoming(found)}")
+    task = _call(found, site, reference)
+    if inspect.isclass(task) or _missing_methods(task):
+        raise TaskError(f"{reference}, called with the site, returned an object that {_shortcoming(task)}")
+    return cast(Task, task)
+
+
+def _call(factory: Any, site: Site, reference: str) -> object:
+    try:
+        inspect.signature(factory).bind(site)
+    except TypeError as error:
+        raise TaskError(f"{reference} must take one argument, the site: {error}") from error
+    except ValueError:
+        pass  # a callable without a signature, written in C: calling it will tell
+    try:
+        return cast(object, factory(site))
+    except TaskError:
+        raise
+    except Exception as error:  # a user's constructor may raise anything
+        _blame(f"calling {reference} with the site", error)
+
+
+def _missing_methods(task: object) -> list[str]:
+    return [name for name in METHODS if not callable(getattr(task, name, None))]
+
+
+def _shortcoming(task: object) -> str:
+    missing = _missing_methods(task) or list(METHODS)
+    return (
+        f"(of type {type(task).__name__}) lacks {', '.join(f'{name}()' for name in missing)};"
+        " a task has model(), train(model, plan) and evaluate(model)"
+    )
+
+
+def _contents(module: ModuleType) -> str:
+    members = vars(module).items()
+    names = [name for name, value in members if not name.startswith("_") and not inspect.ismodule(value)]
+    return ", ".join(names) or "nothing"
+
+
+def _search_last(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _blame(doing: str, error: BaseException) -> NoReturn:
+    """Raises the TaskError that says what failed, with the exception and the line of it, on one line."""
+    message = " ".join(str(error).split())
+    raise TaskError(f"{doing} raised {type(error).__name__}: {message} ({_line_of(error)})") from error
+
+
+def _line_of(error: BaseException) -> str:
+    """`file:line` of the innermost frame that is not in an installed package or in the import system."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame
+        for frame in frames
+        if frame.filename != __file__
+        and not frame.filename.startswith(("<frozen", sys.base_prefix + "/lib"))
+        and "site-packages" not in frame.filename
+    ]
+    return f"{(own or frames)[-1].filename}:{(own or frames)[-1].lineno}"

@@ -1,0 +1,93 @@
+"""The contract between the federation and a user's learning problem: Site, Plan, Task.
+
+A user's task needs to import nothing from here. It is enough that the object has the three methods of `Task`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+
+def never() -> bool:
+    """Training is never cancelled."""
+    return False
+
+
+def ignore(fraction: float) -> None:
+    """Progress is told to nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where a task runs, and which part of the data is there.
+
+    With `index` and `num_sites`, the site holds the index-th of `num_sites` disjoint parts; with neither, its
+    part follows from its name alone. A task that reads data of its own may ignore all of this but the name.
+    Raises ValueError when only one of the two is given, or `index` is not in 0..num_sites-1.
+    """
+
+    name: str | None = None
+    """None for the aggregator, which has no site and at most a central test set."""
+    partition: str = "iid"
+    """`iid`, `dirichlet:ALPHA` or `shards:K`; see learning.partition."""
+    index: int | None = None
+    num_sites: int | None = None
+    seed: int = 0
+    """Seed of the partition. All sites of one federation must share it for their parts to be disjoint."""
+
+    def __post_init__(self) -> None:
+        if (self.index is None) != (self.num_sites is None):
+            raise ValueError(f"site {self.name!r} needs both index and num_sites, or neither")
+        if self.index is not None and self.num_sites is not None and not 0 <= self.index < self.num_sites:
+            raise ValueError(f"site {self.name!r} has index {self.index}; expected 0..{self.num_sites - 1}")
+
+    @property
+    def is_aggregator(self) -> bool:
+        return self.name is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One local training: what the aggregator asks for, and what the worker adds (seed, device, calls)."""
+
+    round: int
+    seed: int
+    """The only source of randomness in the training; derived from run, round and worker."""
+    device: str = "cpu"
+    epochs: int = 1
+    batch_size: int = 32
+    """0 takes all data of the site as one batch."""
+    lr: float
+    momentum: float = 0.0
+    mu: float = 0.0
+    """FedProx: adds mu/2 * ||w - w_received||^2 to the loss."""
+    max_steps: int = 0
+    """Most optimizer steps over all epochs; 0 sets no limit."""
+    cancelled: Callable[[], bool] = never
+    """Asked before every batch; once true, the training returns at once and its result is thrown away."""
+    progress: Callable[[float], None] = ignore
+    """Told the finished fraction, 0 to 1."""
+
+
+class Task(Protocol):
+    """A learning problem at one site."""
+
+    def model(self) -> nn.Module:
+        """A new model, of the same architecture everywhere. The aggregator seeds torch and sends its own."""
+        ...
+
+    def train(self, model: nn.Module, plan: Plan) -> Mapping[str, float]:
+        """Trains `model` in place and returns its metrics.
+
+        `num_samples` must be among them: it is the weight of this update in the mean.
+        """
+        ...
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Metrics such as `loss`, `accuracy` and `num_samples` on held-out data; `{}` when there is none.
+
+        A worker's task evaluates on the site's own held-out data, the aggregator's on central test data.
+        """
+        ...

@@ -1,0 +1,64 @@
+"""Local training, read from top to bottom: mini-batch SGD on one site's samples."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from learning.batch_norm import freeze_batch_norm, has_batch_norm
+from learning.batches import Batches
+from learning.split import Samples, count, take
+from learning.task import Plan
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""loss(outputs, targets): the mean over the samples of a batch, a scalar."""
+
+MakeOptimizer = Callable[[list[nn.Parameter], Plan], Optimizer]
+
+
+def sgd(parameters: list[nn.Parameter], plan: Plan) -> Optimizer:
+    """SGD with the plan's learning rate and momentum. The momentum starts at zero in every round."""
+    return SGD(parameters, lr=plan.lr, momentum=plan.momentum)
+
+
+def train(
+    model: nn.Module, samples: Samples, plan: Plan, *, loss: Loss, make_optimizer: MakeOptimizer = sgd
+) -> dict[str, float]:
+    """Trains `model` in place, on `plan.device`, on at least one sample.
+
+    Returns `num_samples`, the size of the site's training set, and `loss`, the mean over all samples as they
+    were met and without the proximal term (absent when cancelled before the first batch). The same state,
+    samples and plan give the same bits on the same machine with the same number of torch threads.
+    """
+    model.to(plan.device).train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    received = [parameter.detach().clone() for parameter in parameters] if plan.mu else []
+    optimizer = make_optimizer(parameters, plan)
+    batches = Batches(num_samples=count(samples), plan=plan, join_single=has_batch_norm(model))
+    if max(batches.sizes) == 1:
+        freeze_batch_norm(model)
+
+    num_met, loss_sum = 0, torch.zeros((), device=plan.device)
+    for step, indices in enumerate(batches, start=1):
+        if plan.cancelled():
+            break
+        inputs, targets = (tensor.to(plan.device) for tensor in take(samples, indices))
+        batch_loss = loss(model(inputs), targets)
+        num_met += len(indices)
+        loss_sum += len(indices) * batch_loss.detach()  # a tensor: a float would wait for the GPU at every step
+
+        if plan.mu:
+            batch_loss = batch_loss + plan.mu / 2 * squared_distance(parameters, received)
+        optimizer.zero_grad()
+        batch_loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        plan.progress(step / len(batches))
+
+    metrics = {"num_samples": float(count(samples))}
+    return metrics | ({"loss": loss_sum.item() / num_met} if num_met else {})
+
+
+def squared_distance(parameters: list[nn.Parameter], received: list[Tensor]) -> Tensor:
+    """||w - w_received||^2, a scalar (FedProx: Li et al. 2020, arXiv:1812.06127, equation 2)."""
+    return torch.stack([(w - w0).square().sum() for w, w0 in zip(parameters, received, strict=True)]).sum()
