@@ -1,0 +1,210 @@
+"""The files of a state directory. A file is written aside, synced, renamed, and only then named by the ledger.
+
+ledger.sqlite                     the truth; see ledger.py
+models/round-00012.safetensors    the model after round 12; round-00000 is the initial one
+models/last.safetensors, best.safetensors   hard links to two of them, for people
+sum-00013-4.safetensors           the open round's exact sum, as of some commit
+summary.json                      for people and scripts; written at the end
+lock                              held by the aggregator that runs
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from aggregator.mean import ExactSum
+from broker.errors import StateError
+from broker.tensors import Digest, Specs, State, chunks, difference, specs_of
+
+
+class StateDirectory:
+    """One run's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self._models.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(folder / "lock")
+        except BlockingIOError:
+            raise StateError(f"{folder} is in use by another aggregator; stop it, or give another --state") from None
+        except OSError as error:
+            raise StateError(f"cannot write to the state directory {folder}: {error.strerror}") from error
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def _models(self) -> Path:
+        return self.folder / "models"
+
+    def model_path(self, round_number: int) -> Path:
+        """Where the model after this round is."""
+        return self._models / f"round-{round_number:05d}.safetensors"
+
+    # -- models ---------------------------------------------------------------------------------------------
+
+    def save_model(self, round_number: int, state: State) -> str:
+        """Writes the model after a round durably; returns its digest."""
+        specs = specs_of(state)
+        digest = Digest(specs)
+        for piece in chunks(state, specs):
+            digest.add(piece)
+        self._save(self.model_path(round_number), state, {"model_sha256": digest.hex(), "round": str(round_number)})
+        return digest.hex()
+
+    def model(self, round_number: int) -> "ModelFile":
+        """The model after a round, as it lies in its file."""
+        return ModelFile(self.model_path(round_number))
+
+    def link(self, name: str, round_number: int) -> None:
+        """Makes ``models/<name>.safetensors`` the model after a round."""
+        temporary = self._models / f".{name}.tmp"
+        temporary.unlink(missing_ok=True)
+        os.link(self.model_path(round_number), temporary)
+        temporary.replace(self._models / f"{name}.safetensors")
+
+    def keep_only(self, rounds: set[int]) -> None:
+        """Removes the models of other rounds."""
+        for path in self._models.glob("round-*.safetensors"):
+            if int(path.stem.removeprefix("round-")) not in rounds:
+                path.unlink()
+
+    # -- the open round's sum -------------------------------------------------------------------------------
+
+    def save_sum(self, name: str, exact_sum: ExactSum) -> str:
+        """Writes the sum durably under a new name; returns the digest of its values."""
+        limbs = {key: torch.from_numpy(array) for key, array in exact_sum.limbs().items()}
+        self._save(self.folder / name, limbs, {})
+        return _sum_digest(limbs)
+
+    def load_sum(self, name: str, sha256: str, specs: Specs, bound: float) -> ExactSum:
+        """The sum as it was saved. A missing, cut or changed file is a StateError."""
+        path = self.folder / name
+        with _opened(path) as file:
+            limbs = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        if _sum_digest(limbs) != sha256:
+            raise StateError(f"{path} is damaged: its digest is not the one in the ledger")
+        return ExactSum.from_limbs(specs, {key: limb.numpy() for key, limb in limbs.items()}, bound)
+
+    def remove_sums(self, *, but: str | None = None) -> None:
+        """Removes the sums that no commit names."""
+        for path in self.folder.glob("sum-*.safetensors"):
+            if path.name != but:
+                path.unlink()
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        temporary = self.summary.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(summary, file, indent=2)
+            file.write("\n")
+            _sync(file)
+        temporary.replace(self.summary)
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def _save(self, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        temporary = path.with_suffix(".tmp")
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+            with temporary.open("rb") as file:
+                _sync(file)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise StateError(f"cannot write {path}: {error}; free some space and run the same command again") from error
+
+
+class ModelFile:
+    """A model on disk, read tensor by tensor; nothing of it stays in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def tensors(self, specs: Specs) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and values of each tensor, in the order of ``specs``."""
+        with _opened(self.path) as file:
+            for spec in specs:
+                yield spec.name, file.get_tensor(spec.name)
+
+    def pieces(self, specs: Specs) -> Iterator[memoryview]:
+        """The payload, a tensor at a time."""
+        for (name, tensor), spec in zip(self.tensors(specs), specs, strict=True):
+            yield from chunks({name: tensor}, (spec,))
+
+    def state(self) -> State:
+        with _opened(self.path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def specs(self) -> Specs:
+        return specs_of(self.state())
+
+    def check(self, specs: Specs, sha256: str) -> None:
+        """A StateError unless the file holds just what was written."""
+        problem = difference(specs, self.specs())
+        if problem:
+            raise StateError(f"the model in {self.path} {problem}; is this the task that the run began with?")
+        digest = Digest(specs)
+        for piece in self.pieces(specs):
+            digest.add(piece)
+        if digest.hex() != sha256:
+            raise StateError(f"{self.path} is damaged: its digest is not the one in the ledger")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise StateError(f"{path} is missing") from None
+    except (OSError, SafetensorError) as error:
+        raise StateError(f"{path} cannot be read: {error}") from error
+
+
+def _sum_digest(limbs: Mapping[str, torch.Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(limbs):
+        sha.update(name.encode())
+        sha.update(limbs[name].numpy().data.cast("B"))
+    return sha.hexdigest()
+
+
+def _locked(path: Path) -> IO[str]:
+    file = path.open("w", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

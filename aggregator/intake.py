@@ -1,0 +1,82 @@
+"""Is this update one of ours, and does it fit? Nothing here is believed that the message says of itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from broker.codec import decode
+from broker.errors import UnfitMessage
+from broker.messages import UpdateHead
+from broker.tensors import Buffer, Digest, Specs, difference
+from broker.topology import Topology
+from broker.transport import Delivery, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an update of this run looks like."""
+
+    run_id: str
+    specs: Specs
+    """Those of a delta, in canonical order."""
+    topology: Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An update that is what it should be, as far as its header tells."""
+
+    head: UpdateHead
+    payload: memoryview
+    """Empty when the body is in a blob."""
+
+    @property
+    def blob_name(self) -> str | None:
+        return self.head.blob.name if self.head.blob else None
+
+    def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
+        """(offset, bytes) of the body, piece by piece.
+
+        Raises UnfitMessage instead of giving the last piece if the digest is not the announced one, or a part
+        has not the announced size; BlobLost if the blob cannot be read to its end.
+        """
+        digest = Digest(self.head.tensors)
+        offset = 0
+        for piece, size in self._sized(transport):
+            if len(piece) != size:
+                raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
+            digest.add(piece)
+            if offset + size == self.head.num_bytes and digest.hex() != self.head.sha256:
+                raise UnfitMessage("its body is not the one that its digest is of")
+            yield offset, piece
+            offset += size
+
+    def _sized(self, transport: Transport) -> Iterator[tuple[Buffer, int]]:
+        blob, num_bytes = self.head.blob, self.head.num_bytes
+        if blob is None:
+            yield self.payload, num_bytes
+            return
+        num_parts = blob.num_parts(num_bytes)
+        for index, part in enumerate(transport.read_blob(blob.name, num_parts)):
+            yield part, min(blob.part_bytes, num_bytes - index * blob.part_bytes)
+
+
+def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
+    """The update in a delivery. Whatever is wrong with it is a MessageError that says what."""
+    head, payload = decode(delivery.body, UpdateHead)
+    if head.worker != delivery.sender:
+        raise UnfitMessage(f"says that it is from {head.worker}, but came with the key of '{delivery.sender}'")
+    if head.run_id != expected.run_id:
+        raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
+    if not 1 <= head.round <= round_number:
+        raise UnfitMessage(f"update for round {head.round}, which is not open; the open one is {round_number}")
+    problem = difference(expected.specs, head.tensors)
+    if problem:
+        raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
+    if head.blob is None:
+        if len(payload) != head.num_bytes:
+            raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
+    elif payload:
+        raise UnfitMessage("it has a body of its own and names a blob too")
+    elif head.blob.name != expected.topology.update_blob(head.worker, head.run_id, head.round):
+        raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
+    return Update(head, payload)

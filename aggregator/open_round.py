@@ -1,0 +1,146 @@
+"""What the open round holds: the exact sum, and what was decided since the last commit.
+
+The commit rule, the only one that neither loses nor doubles:
+1. an update is folded only if its key is neither committed nor pending;
+2. a commit writes the sum to a new file, then, in one transaction, names that file together with the updates in it;
+3. only then are the updates acked, and their blobs deleted.
+"""
+
+import time
+from collections.abc import Callable
+
+from aggregator.checkpoint import StateDirectory
+from aggregator.intake import Update
+from aggregator.ledger import Accumulated, Ledger, RoundResult, UpdateRow, Verdict
+from aggregator.mean import ExactSum
+from broker.errors import BlobLost, UnfitMessage
+from broker.tensors import Specs
+from broker.transport import Delivery, Transport
+
+
+class OpenRound:
+    """The round that updates are folded into. Made anew for each round, and from the last commit on a start."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        directory: StateDirectory,
+        ledger: Ledger,
+        transport: Transport,
+        specs: Specs,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.number = number
+        self._directory, self._ledger, self._transport = directory, ledger, transport
+        self._specs = specs
+        self._clock = clock
+        self._rows: list[UpdateRow] = []
+        self._keys: dict[tuple[int, str], str] = {}
+        self._deliveries: list[Delivery] = []
+        self._blobs: list[str] = []
+        self._oldest_at: float | None = None
+        self._load()
+
+    def _load(self) -> None:
+        committed = self._ledger.accumulated()
+        self._committed = committed
+        self.num_folded = committed.num_folded if committed else 0
+        self.total = committed.num_samples if committed else 0
+        if committed is None:
+            self.sum = ExactSum(self._specs)
+        else:
+            self.sum = self._directory.load_sum(committed.file, committed.sha256, self._specs, committed.bound)
+
+    # -- deciding -------------------------------------------------------------------------------------------
+
+    def instance_of(self, base_round: int, worker: str) -> str | None:
+        """The instance whose update with this key is in, committed or not; None if there is none."""
+        return self._keys.get((base_round, worker)) or self._ledger.is_folded(base_round, worker)
+
+    def fold(self, update: Update, delivery: Delivery, row: UpdateRow, *, weight: float, base_weight: int) -> None:
+        """Adds an update to the sum: all of it, or, with an UnfitMessage or BlobLost, nothing."""
+        begun = False
+        try:
+            for offset, piece in update.pieces(self._transport):
+                self.sum.add(offset, piece, weight)
+                begun = True
+        except (UnfitMessage, BlobLost):
+            if begun:
+                self._go_back()
+            raise
+        self.sum.end_update()
+        self.num_folded += 1
+        self.total += base_weight
+        self._keys[update.head.key] = update.head.instance
+        self.note(row, delivery, blob=update.blob_name)
+
+    def note(self, row: UpdateRow | None, delivery: Delivery | None, *, blob: str | None = None) -> None:
+        """Remembers a decision until the commit: a ledger row, a delivery to ack, a blob to delete."""
+        if row is not None:
+            self._rows.append(row)
+        if delivery is not None:
+            self._deliveries.append(delivery)
+        if blob is not None:
+            self._blobs.append(blob)
+        if self._oldest_at is None:
+            self._oldest_at = self._clock()
+
+    def _go_back(self) -> None:
+        """To the last commit, since half an update is in the sum. What came after it is delivered again."""
+        self._rows = [row for row in self._rows if row.verdict is not Verdict.FOLDED]
+        self._keys.clear()
+        self._deliveries.clear()
+        self._blobs.clear()
+        self._load()
+        self._transport.give_back()
+
+    # -- committing -----------------------------------------------------------------------------------------
+
+    @property
+    def num_pending(self) -> int:
+        """Deliveries that wait for a commit to be acked."""
+        return len(self._deliveries)
+
+    @property
+    def oldest_at(self) -> float | None:
+        """Since when something waits for a commit."""
+        return self._oldest_at
+
+    def commit(self) -> None:
+        """Makes durable what was decided, then acks it."""
+        if self._oldest_at is None:
+            return
+        accumulated = self._committed
+        if accumulated is None or accumulated.num_folded != self.num_folded:
+            accumulated = self._write_sum() if self.num_folded else None
+        self._ledger.commit(self._rows, accumulated)
+        self._committed = accumulated
+        self._settle()
+        self._directory.remove_sums(but=accumulated.file if accumulated else None)
+
+    def _write_sum(self) -> Accumulated:
+        name = f"sum-{self.number:05d}-{self.num_folded}.safetensors"
+        return Accumulated(
+            file=name,
+            sha256=self._directory.save_sum(name, self.sum),
+            bound=self.sum.bound,
+            num_folded=self.num_folded,
+            num_samples=self.total,
+        )
+
+    def close(self, result: RoundResult, *, next_round: int | None) -> None:
+        """Commits the end of the round; its model is on the disk already."""
+        self._ledger.close_round(self.number, self._rows, result, next_round=next_round)
+
+    def settle(self) -> None:
+        """After the end of the round is committed and told: acks, and frees what it needed."""
+        self._settle()
+        self._directory.remove_sums()
+
+    def _settle(self) -> None:
+        self._transport.ack(self._deliveries)
+        self._transport.delete_blobs(self._blobs)
+        self._rows, self._deliveries, self._blobs = [], [], []
+        self._keys.clear()
+        self._oldest_at = None

@@ -1,0 +1,489 @@
+"""The aggregator: takes updates as they come, closes rounds, and broadcasts what came of them.
+
+Here the pure parts meet the wire. ``step()`` handles one event, an update, a sign of life or the clock.
+"""
+
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from aggregator.broadcast import broadcast
+from aggregator.checkpoint import StateDirectory
+from aggregator.early_stop import best_round, reason_to_stop
+from aggregator.fedavg import discount, next_state
+from aggregator.intake import Expected, Update, read_update
+from aggregator.ledger import Ledger, RoundResult, UpdateRow, Verdict
+from aggregator.open_round import OpenRound
+from aggregator.presence import Attendance
+from aggregator.rounds import Close, ClosedBy, Extended, Round, decide
+from aggregator.settings import AggregatorSettings
+from aggregator.summary import summarize
+from broker.codec import decode
+from broker.errors import BlobLost, MalformedMessage, MessageError, StateError, TaskError
+from broker.messages import ModelHead, Presence
+from broker.tensors import delta_specs, digest_of, first_not_finite, specs_of
+from broker.topology import Topology
+from broker.transport import Delivery, Source, Transport
+from learning.task import Task
+
+log = logging.getLogger(__name__)
+
+_REPORT_EVERY_S = 30.0
+_PREFETCH_BYTES = 64 * 2**20
+_MAX_PREFETCH = 64
+_MIN_PREFETCH = 4
+
+
+class Aggregator:
+    """One run, from its first round, or from where its state directory left it, to its last."""
+
+    def __init__(
+        self,
+        settings: AggregatorSettings,
+        task: Task,
+        transport: Transport,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_round: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    ) -> None:
+        self.is_finished = False
+        self._settings = settings
+        self._task = task
+        self._transport = transport
+        self._clock = clock
+        self._on_round = on_round
+        self._policy = settings.policy
+        self._topology = Topology(settings.queue)
+        self._attendance = Attendance()
+        self._conflicts: set[str] = set()
+        self._is_stopping = False
+        self._round: Round
+        self._open_round: OpenRound
+        self._report_at: float
+        self._wake_at: float | None
+        self._directory = StateDirectory(settings.state)
+        self._ledger = Ledger(self._directory.ledger)
+
+    # -- starting -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Opens the run or goes on with it, and sees to it that its newest model is on the stream."""
+        torch.manual_seed(self._settings.seed)
+        self._model = self._task.model()
+        self._specs = specs_of(self._model.state_dict())
+        self._has_test_data = bool(self._task.evaluate(self._model))
+        facts = self._ledger.facts()
+        if not facts:
+            facts = self._create_run()
+        self._check_is_ours(facts)
+        if not self._has_test_data:
+            del self._model
+        self._run_id = str(facts["run_id"])
+        self._epoch = int(facts["epoch"]) + 1
+        self._ledger.record({"epoch": self._epoch})
+        self._expected = Expected(self._run_id, delta_specs(self._specs), self._topology)
+        last = self._ledger.last_closed_round()
+        self._directory.model(last).check(self._specs, self._digest_after(last))
+        self._transport.declare()
+        self._prefetch = self._affordable_prefetch()
+        self._transport.listen(Source.UPDATES, Source.PRESENCE, prefetch=self._prefetch)
+        log.info("run %s, queue '%s', state in %s", self._run_id, self._settings.queue, self._directory.folder)
+        self._go_on_after(last)
+
+    def _create_run(self) -> dict[str, Any]:
+        state = self._model.state_dict()
+        broken = first_not_finite(state)
+        if broken:
+            raise TaskError(f"the task's model has NaN or infinity in '{broken}'")
+        self._directory.save_model(0, state)
+        self._ledger.record(
+            {
+                "run": self._settings.run,
+                "run_id": f"{self._settings.run}.{secrets.token_hex(4)}",
+                "task": self._settings.task,
+                "seed": self._settings.seed,
+                "initial_sha256": digest_of(state),
+                "epoch": 0,
+            }
+        )
+        return self._ledger.facts()
+
+    def _check_is_ours(self, facts: Mapping[str, Any]) -> None:
+        for name in ("run", "task", "seed"):
+            ours = getattr(self._settings, name)
+            if facts[name] != ours:
+                raise StateError(
+                    f"{self._directory.folder} holds run '{facts['run']}' with --{name} {facts[name]}, not {ours};"
+                    " give another --state, or the settings it began with"
+                )
+
+    def _affordable_prefetch(self) -> int:
+        """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""
+        update_bytes = max(1, sum(spec.num_bytes for spec in self._expected.specs))
+        if update_bytes > self._settings.inline_cap:
+            return _MAX_PREFETCH
+        return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // update_bytes))
+
+    def _go_on_after(self, last: int) -> None:
+        reason = self._reason_to_end(last)
+        if reason is not None:
+            self._finish(last, reason)
+            return
+        number = last + 1
+        if self._ledger.current_round() is None:
+            self._ledger.open_round(number, now=time.time())
+        self._open(number)
+        if self._open_round.num_folded:
+            log.info("round %d goes on with %d updates folded", number, self._open_round.num_folded)
+        self._publish_unless_on_stream(number, is_finished=False)
+
+    def _digest_after(self, round_number: int) -> str:
+        if round_number == 0:
+            return str(self._ledger.facts()["initial_sha256"])
+        return str(self._ledger.model_sha256(round_number))
+
+    def _publish_unless_on_stream(self, number: int, *, is_finished: bool) -> None:
+        head = self._head_on_stream()
+        if head is not None and (head.round, head.is_finished) == (number, is_finished):
+            self._head = head
+        else:
+            self._publish(number, is_finished=is_finished)
+
+    def _head_on_stream(self) -> ModelHead | None:
+        """The newest head that is there, if it is of this run."""
+        body = self._transport.newest_head()
+        if body is None:
+            return None
+        try:
+            head, _ = decode(body, ModelHead)
+        except MalformedMessage as error:
+            log.warning("the newest message on the model stream is not ours: %s", error)
+            return None
+        if head.run_id == self._run_id:
+            return head
+        if head.is_finished and head.blob is not None:
+            self._transport.delete_blobs([head.blob.name])  # nobody needs an earlier run's model any more
+        return None
+
+    # -- the loop -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Steps until the run is finished, or ``stop`` is called."""
+        while self.is_running:
+            self.step(self.time_left())
+        self.close()
+
+    @property
+    def is_running(self) -> bool:
+        return not (self.is_finished or self._is_stopping)
+
+    def stop(self) -> None:
+        """Ends ``run`` after the event it is at. May be called from a signal handler."""
+        self._is_stopping = True
+        self._transport.wake()
+
+    def close(self) -> None:
+        """Commits what is folded and leaves; the same command goes on from there."""
+        if not self.is_finished:
+            self._open_round.commit()
+            log.info("stopped in round %d; run the same command again to go on", self._round.number)
+        self._transport.close()
+        self._ledger.close()
+        self._directory.close()
+
+    def step(self, timeout_s: float | None = 0.0) -> bool:
+        """Handles the next event if one comes within ``timeout_s``; then does what is due. True if one came."""
+        delivery = self._transport.receive(timeout_s)
+        if delivery is not None and delivery.source is Source.PRESENCE:
+            self._note_presence(delivery)
+        elif delivery is not None:
+            self._take(delivery)
+        self._do_what_is_due()
+        return delivery is not None
+
+    def time_left(self) -> float:
+        """Seconds until something is due, if nothing comes before."""
+        now = self._clock()
+        times = [self._report_at, self._wake_at, self._attendance.next_change()]
+        if self._open_round.oldest_at is not None:
+            times.append(self._open_round.oldest_at + self._settings.commit_every_s)
+        return max(0.0, min(at for at in times if at is not None) - now) + 0.001
+
+    def _do_what_is_due(self) -> None:
+        now = self._clock()
+        self._round, decision = decide(
+            self._policy,
+            self._round,
+            now=now,
+            num_folded=self._open_round.num_folded,
+            num_present=self._attendance.num_present(now=now),
+        )
+        if isinstance(decision, Close):
+            self._close_round(decision.by)
+            return
+        self._wake_at = decision.until
+        if isinstance(decision, Extended):
+            log.warning("round %d: deadline passed; %s", self._round.number, self._waits_for())
+        elif now >= self._report_at:
+            log.info("round %d: %s", self._round.number, self._waits_for())
+            self._report_at = now + _REPORT_EVERY_S
+        oldest_at = self._open_round.oldest_at
+        is_due = oldest_at is not None and now >= oldest_at + self._settings.commit_every_s
+        if is_due or self._open_round.num_pending > self._prefetch // 2:
+            self._open_round.commit()
+
+    def _waits_for(self) -> str:
+        num_present = self._attendance.num_present(now=self._clock())
+        names = ", ".join(self._attendance.names()[:8]) or "none"
+        return (
+            f"waits for {self._policy.target(num_present)} updates (quorum {self._policy.quorum}, at least"
+            f" {self._policy.min_updates}); {self._open_round.num_folded} folded; workers present: {names}"
+        )
+
+    # -- what comes in --------------------------------------------------------------------------------------
+
+    def _note_presence(self, delivery: Delivery) -> None:
+        try:
+            presence, _ = decode(delivery.body, Presence)
+        except MalformedMessage as error:
+            log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
+            return
+        if presence.worker == delivery.sender and self._attendance.note(presence, now=self._clock()):
+            self._tell_conflict(presence.worker)
+
+    def _tell_conflict(self, worker: str) -> None:
+        if worker in self._conflicts:
+            return
+        self._conflicts.add(worker)
+        log.warning("two workers go by the name '%s'; each round counts one of them; give one another --name", worker)
+        self._head = self._send(self._head.model_copy(update={"name_conflicts": self._names_in_conflict()}))
+
+    def _names_in_conflict(self) -> tuple[str, ...]:
+        return tuple(sorted(self._conflicts))[:1000]
+
+    def _take(self, delivery: Delivery) -> None:
+        """Folds an update, or says why not."""
+        try:
+            update = read_update(delivery, self._expected, round_number=self._round.number)
+            self._decide_on(update, delivery)
+        except (MessageError, BlobLost) as error:
+            self._refuse(delivery, str(error))
+
+    def _decide_on(self, update: Update, delivery: Delivery) -> None:
+        head = update.head
+        staleness = self._round.number - head.round
+        known_instance = self._open_round.instance_of(head.round, head.worker)
+        if known_instance is not None:
+            self._note_duplicate(update, delivery, known_instance)
+        elif staleness > self._policy.max_staleness:
+            reason = f"round {head.round} is closed; the open one is {self._round.number}"
+            self._open_round.note(self._row(update, Verdict.LATE, reason), delivery, blob=update.blob_name)
+            self._log_update(update, "late")
+        else:
+            base_weight = head.num_samples if self._settings.weighting == "samples" else 1
+            weight = base_weight * discount(staleness)
+            row = self._row(update, Verdict.FOLDED, weight=weight)
+            self._open_round.fold(update, delivery, row, weight=weight, base_weight=base_weight)
+            self._log_update(update, "folded" if not staleness else f"folded, {staleness} late")
+
+    def _note_duplicate(self, update: Update, delivery: Delivery, known_instance: str) -> None:
+        """The broker may deliver one message twice, and a restarted worker repeats itself; neither counts again."""
+        row = None
+        if update.head.instance != known_instance:
+            reason = f"an update of {update.head.worker} for round {update.head.round} is in already"
+            row = self._row(update, Verdict.DUPLICATE, reason)
+            self._log_update(update, "duplicate")
+        self._open_round.note(row, delivery, blob=update.blob_name)
+
+    def _refuse(self, delivery: Delivery, reason: str) -> None:
+        log.warning("update from '%s' set aside in %s: %s", delivery.sender, self._topology.dead, reason)
+        self._transport.set_aside(delivery, reason)
+        row = UpdateRow(
+            received_at=time.time(),
+            round=self._round.number,
+            verdict=Verdict.REFUSED,
+            reason=reason,
+            worker=delivery.sender,
+            num_bytes=len(delivery.body),
+        )
+        self._open_round.note(row, None)
+
+    def _row(
+        self, update: Update, verdict: Verdict, reason: str | None = None, *, weight: float | None = None
+    ) -> UpdateRow:
+        head, now = update.head, time.time()
+        return UpdateRow(
+            received_at=now,
+            round=self._round.number,
+            verdict=verdict,
+            reason=reason,
+            worker=head.worker,
+            instance=head.instance,
+            base_round=head.round,
+            staleness=self._round.number - head.round,
+            num_samples=head.num_samples,
+            weight=weight,
+            num_bytes=head.num_bytes,
+            train_s=head.train_s,
+            queue_s=max(0.0, now - head.sent_at),
+            train_metrics=head.train_metrics,
+            eval_metrics=head.eval_metrics,
+        )
+
+    def _log_update(self, update: Update, verdict: str) -> None:
+        head = update.head
+        log.info(
+            "round %3d ← %-16s %6d samples %8.2f s training  %s",
+            head.round,
+            head.worker,
+            head.num_samples,
+            head.train_s,
+            verdict,
+        )
+
+    # -- closing --------------------------------------------------------------------------------------------
+
+    def _open(self, number: int) -> None:
+        self._round = Round.open(number, self._policy, now=self._clock())
+        self._open_round = OpenRound(
+            number,
+            directory=self._directory,
+            ledger=self._ledger,
+            transport=self._transport,
+            specs=self._expected.specs,
+            clock=self._clock,
+        )
+        self._report_at = self._clock() + (_REPORT_EVERY_S if number > 1 else 0.0)
+        self._wake_at = self._round.deadline_at
+
+    def _close_round(self, by: ClosedBy) -> None:
+        number, total = self._round.number, self._open_round.total
+        if by is ClosedBy.ABANDONED:
+            total = 0
+        state = next_state(
+            self._directory.model(number - 1),
+            self._specs,
+            self._open_round.sum,
+            total=total,
+            server_lr=self._settings.server_lr,
+        )
+        broken = first_not_finite(state)
+        if broken:
+            raise StateError(
+                f"round {number}: the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr"
+            )
+        result = RoundResult(
+            closed_by=by,
+            closed_at=time.time(),
+            seconds=self._clock() - self._round.opened_at,
+            num_samples=total,
+            model_sha256=self._directory.save_model(number, state),
+            metrics=self._evaluate(state),
+        )
+        del state
+        is_surely_next = number < self._settings.rounds and self._settings.stop_metric is None
+        closed = self._open_round
+        closed.close(result, next_round=number + 1 if is_surely_next else None)
+        self._log_round(number)
+        reason = self._reason_to_end(number)
+        if reason is not None:
+            self._finish(number, reason)
+        else:
+            if not is_surely_next:
+                self._ledger.open_round(number + 1, now=time.time())
+            self._open(number + 1)
+            self._publish(number + 1)
+        closed.settle()
+        self._prune(number)
+
+    def _evaluate(self, state: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """The task's metrics of a global model on central test data; empty if it has none."""
+        if not self._has_test_data:
+            return {}
+        self._model.load_state_dict(state)
+        metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def _reason_to_end(self, last: int) -> str | None:
+        if last >= self._settings.rounds:
+            return f"all {self._settings.rounds} rounds are done"
+        if self._settings.stop_metric is None or last == 0:
+            return None
+        return reason_to_stop(
+            self._ledger.rounds(),
+            self._settings.stop_metric,
+            stop_at=self._settings.stop_at,
+            patience=self._settings.patience,
+            last_round=last,
+        )
+
+    def _publish(self, number: int, *, is_finished: bool = False) -> None:
+        """Broadcasts the model that round ``number`` begins with, or, when finished, the final one."""
+        head = ModelHead(
+            tensors=self._specs,
+            sha256=self._digest_after(number - 1),
+            run=self._settings.run,
+            run_id=self._run_id,
+            epoch=self._epoch,
+            round=number,
+            num_rounds=self._settings.rounds,
+            is_finished=is_finished,
+            seed=self._settings.seed,
+            max_staleness=self._settings.max_staleness,
+            local=self._settings.local,
+            name_conflicts=self._names_in_conflict(),
+        )
+        self._head = self._send(head)
+        outdated = [self._topology.model_blob(self._run_id, number - back) for back in (2, 3) if number > back]
+        self._transport.delete_blobs(outdated)
+
+    def _send(self, head: ModelHead) -> ModelHead:
+        return broadcast(
+            self._transport,
+            head,
+            self._directory.model(head.round - 1),
+            topology=self._topology,
+            inline_cap=self._settings.inline_cap,
+            part_bytes=self._settings.part_bytes,
+        )
+
+    def _finish(self, last: int, reason: str) -> None:
+        self._publish_unless_on_stream(last + 1, is_finished=True)
+        self._directory.write_summary(
+            summarize(self._ledger, self._settings.model_dump(mode="json", exclude={"broker"}), stopped=reason)
+        )
+        self.is_finished = True
+        log.info("run %s is finished: %s; %s", self._run_id, reason, self._directory.summary)
+
+    def _prune(self, last: int) -> None:
+        """Keeps the models that are needed or asked for: the last two, the best, every k-th."""
+        keep = {last, last - 1}
+        metric = self._settings.stop_metric or "accuracy"
+        best = best_round(self._ledger.rounds(), metric) or best_round(self._ledger.rounds(), "loss")
+        if best is not None:
+            keep.add(best[0])
+            self._directory.link("best", best[0])
+        if self._settings.keep_every:
+            keep |= set(range(0, last + 1, self._settings.keep_every))
+        self._directory.link("last", last)
+        self._directory.keep_only(keep)
+
+    def _log_round(self, number: int) -> None:
+        row = self._ledger.round(number)
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items() if name != "num_samples")
+        log.info(
+            "round %3d ↻ closed by %s: %d folded, %d late, %d refused, %.2f s  %s",
+            number,
+            row["closed_by"],
+            row["num_folded"],
+            row["num_late"],
+            row["num_refused"],
+            row["seconds"],
+            metrics,
+        )
+        self._on_round(row)

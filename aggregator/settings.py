@@ -1,0 +1,96 @@
+"""All that can be set of an aggregator."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from aggregator.rounds import OnShort, Quorum, RoundPolicy
+from broker.errors import SettingsError
+from broker.messages import LocalTraining, RunName
+from broker.settings import BrokerSettings, WireSettings
+
+
+def _checked_quorum(text: str) -> str:
+    try:
+        Quorum.parse(text)
+    except SettingsError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+QuorumText = Annotated[str, AfterValidator(_checked_quorum)]
+
+
+class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
+    """What a run is: its rounds, its averaging, its local training. Shared with the simulation."""
+
+    task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
+    rounds: Annotated[int, Field(ge=1, lt=2**31)] = Field(20, description="number of rounds")
+    deadline_s: Annotated[float, Field(gt=0)] | None = Field(
+        600.0, description="seconds after which a round closes without its quorum; none: never"
+    )
+    min_updates: Annotated[int, Field(ge=1)] = Field(1, description="fewest updates that make a round")
+    on_short: Literal["extend", "accept", "abandon"] = Field(
+        "extend",
+        description="at the deadline with fewer: extend (wait on), accept (take them) or abandon (drop them)",
+    )
+    grace_s: Annotated[float, Field(ge=0)] = Field(0.0, description="seconds a round stays open after its quorum")
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="fold updates up to so many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
+    )
+    weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all the same")
+    server_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the mean update")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="seed of the initial model and of every local training"
+    )
+    stop_metric: str | None = Field(
+        None,
+        description="stop early on this metric of the central evaluation, or eval.NAME of the workers' own",
+    )
+    stop_at: float | None = Field(None, description="stop when the metric is as good as this")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        0, description="stop when the metric was not better for so many rounds; 0: never"
+    )
+    keep_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="keep the model of every so manieth round, beside the last and the best; 0: only those"
+    )
+    commit_every_s: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="longest time between commits of an open round, in seconds"
+    )
+    part_bytes: Annotated[int, Field(ge=8, le=8 * 2**20, multiple_of=8)] = Field(
+        8 * 2**20, description="size of the parts in which a model travels that is above the inline cap"
+    )
+
+    @model_validator(mode="after")
+    def _early_stop_has_a_metric(self) -> Self:
+        if (self.stop_at is not None or self.patience) and self.stop_metric is None:
+            raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
+        return self
+
+    @property
+    def local(self) -> LocalTraining:
+        return LocalTraining(**{name: getattr(self, name) for name in LocalTraining.model_fields})
+
+
+class AggregatorSettings(RunSettings, BrokerSettings):  # type: ignore[misc]
+    """One aggregator."""
+
+    quorum: QuorumText = Field(
+        "100%",
+        description="updates that close a round: a count (3), or a share of the workers present (80% or 0.8)",
+    )
+    run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
+    state: Path = Field(Path("state"), description="directory for models, ledger and summary; the run goes on from it")
+
+    @property
+    def policy(self) -> RoundPolicy:
+        return RoundPolicy(
+            quorum=Quorum.parse(self.quorum),
+            deadline_s=self.deadline_s,
+            grace_s=self.grace_s,
+            min_updates=self.min_updates,
+            on_short=OnShort(self.on_short),
+            max_staleness=self.max_staleness,
+        )

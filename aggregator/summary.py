@@ -1,0 +1,51 @@
+"""``summary.json``: what a run was and what came of it, out of the ledger."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aggregator.early_stop import best_round
+from aggregator.ledger import Ledger
+
+
+def summarize(ledger: Ledger, settings: Mapping[str, Any], *, stopped: str | None) -> dict[str, Any]:
+    """The summary of a run that is over."""
+    facts = ledger.facts()
+    rounds = [_round(row) for row in ledger.rounds()]
+    last = rounds[-1] if rounds else {}
+    final = {key: value for key, value in last.items() if key in ("model_sha256", "metrics", "worker_metrics")}
+    return {
+        "run": facts["run"],
+        "run_id": facts["run_id"],
+        "task": facts["task"],
+        "settings": dict(settings),
+        "stopped": stopped,
+        "rounds": rounds,
+        "best": _best(ledger),
+        "final": {"round": last.get("round", 0)} | final | last.get("metrics", {}),
+    }
+
+
+def _round(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One round; the metrics of the central evaluation also stand at its top level, as ``loss``, ``accuracy``…"""
+    return {
+        "round": row["round"],
+        "closed_by": row["closed_by"],
+        "folded": row["num_folded"],
+        "late": row["num_late"],
+        "refused": row["num_refused"],
+        "duplicate": row["num_duplicate"],
+        "num_samples": row["num_samples"],
+        "seconds": row["seconds"],
+        **row["metrics"],
+        "metrics": row["metrics"],
+        "worker_metrics": row["worker_metrics"],
+        "model_sha256": row["model_sha256"],
+    }
+
+
+def _best(ledger: Ledger) -> dict[str, Any] | None:
+    for metric in ("accuracy", "loss", "eval.accuracy", "eval.loss"):
+        best = best_round(ledger.rounds(), metric)
+        if best is not None:
+            return {"round": best[0], metric: best[1]}
+    return None
