@@ -1,0 +1,1 @@
+"""One site: its data stay here, its updates travel. `fl-worker` is in cli.py."""

@@ -1,0 +1,80 @@
+"""``fl-worker``: joins a federation, trains until the run is finished, leaves."""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+
+from broker.command import configure_logging, exit_code_of, on_signals
+from broker.errors import ExitCode
+from broker.rabbitmq import RabbitMQ
+from broker.settings import read_settings, redacted
+from broker.topology import Topology
+from learning import load_task
+from worker.device import pick_device
+from worker.heartbeat import Heartbeat
+from worker.name import default_name
+from worker.service import Worker
+from worker.settings import WorkerSettings
+
+_PROG = "fl-worker"
+_DESCRIPTION = "Takes the newest model off the broker, trains it on this site's data, and publishes the update."
+_EXAMPLES = """\
+  fl-worker --queue updates --broker amqp://user:secret@broker:5672/ --task digits
+  fl-worker --task my_task.py:task --name hospital-a --device auto
+  fl-worker --task digits --site 0/8 --partition dirichlet:0.5
+  fl-worker --check"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return exit_code_of(lambda: _command(argv), prog=_PROG)
+
+
+def _command(argv: Sequence[str] | None) -> ExitCode:
+    settings = read_settings(WorkerSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    configure_logging(settings.log_level)
+    return _check(settings) if settings.check else _work(settings)
+
+
+def _check(settings: WorkerSettings) -> ExitCode:
+    transport = RabbitMQ(settings, role="check")
+    with contextlib.closing(transport):
+        transport.check()
+    print(f"{redacted(settings.broker)} is reachable and has queue '{settings.queue}'")
+    return ExitCode.OK
+
+
+def _work(settings: WorkerSettings) -> ExitCode:
+    with contextlib.ExitStack() as stack:
+        name = settings.name or _lasting_name(stack)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        task = load_task(settings.task, settings.site_of(name))
+        device = pick_device(settings.device)
+        transport = RabbitMQ(settings, role=f"worker {name}")
+        stack.callback(transport.close)
+        worker = Worker(
+            name,
+            task,
+            transport,
+            topology=Topology(settings.queue),
+            inline_cap=settings.inline_cap,
+            run=settings.run,
+            device=device,
+        )
+        on_signals(worker.stop)
+        worker.start()
+        stack.enter_context(Heartbeat(worker.announce, every_s=settings.presence_every_s))
+        worker.run()
+    return ExitCode.OK
+
+
+def _lasting_name(stack: contextlib.ExitStack) -> str:
+    name, lock = default_name()
+    stack.enter_context(lock)
+    return name
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

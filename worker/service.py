@@ -1,0 +1,257 @@
+"""The worker: takes the newest model, trains it on its own data, publishes the update, and again.
+
+Nobody registers it and nobody waits for it. ``step()`` handles one event; ``run()`` goes on until the run is finished.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from broker.codec import decode, encode
+from broker.errors import BlobLost, MessageError, TaskError, UnfitMessage
+from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
+from broker.tensors import Buffer, State, chunks, cut, digest_of, first_not_finite, specs_of, state_from
+from broker.topology import Topology
+from broker.transport import Delivery, Source, Transport
+from learning.task import Plan, Task
+from worker.trainer import Diverged, Trained, Trainer, derived_seed
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker, from its start until the run it takes part in is finished."""
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        transport: Transport,
+        *,
+        topology: Topology,
+        inline_cap: int,
+        run: str | None = None,
+        device: str = "cpu",
+        on_state: Callable[[Presence], None] = lambda presence: None,
+    ) -> None:
+        self.is_finished = False
+        self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
+        """What the worker is doing; announced when it changes, and by a heartbeat."""
+        self._name = name
+        self._transport = transport
+        self._topology = topology
+        self._inline_cap = inline_cap
+        self._run = run
+        self._trainer = Trainer(task, device=device)
+        self._on_state = on_state
+        self._newest: tuple[ModelHead, Buffer] | None = None
+        self._done: ModelHead | None = None
+        self._is_stopping = False
+        self._was_told_of_conflict = False
+        self._skipped_run_id: str | None = None
+
+    # -- the loop -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Subscribes to the models; the newest one comes at once."""
+        self._transport.listen(Source.MODELS)
+        self._set_state("idle")
+        log.info("worker %s joins queue '%s', trains on %s", self._name, self._topology.queue, self._trainer.device)
+
+    def run(self) -> None:
+        """Steps until the run is finished, or ``stop`` is called."""
+        while not self.is_finished and not self._is_stopping:
+            self.step(None)
+        self._set_state("leaving")
+        self._transport.close()
+        log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
+
+    def stop(self) -> None:
+        """Ends ``run`` before the next batch. May be called from a signal handler."""
+        self._is_stopping = True
+        self._transport.wake()
+
+    def step(self, timeout_s: float | None = 0.0) -> bool:
+        """Handles the next event if one comes within ``timeout_s``; True if one came."""
+        delivery = self._transport.receive(timeout_s)
+        if delivery is None and self._newest is None:
+            return False
+        if delivery is not None:
+            self._look_at(delivery)
+        while self._newest is not None and not self._is_stopping:
+            (head, payload), self._newest = self._newest, None
+            self._take_part(head, payload)
+        return True
+
+    def _look_at(self, delivery: Delivery) -> None:
+        """Remembers a model if it is newer than all before."""
+        try:
+            head, payload = decode(delivery.body, ModelHead)
+        except MessageError as error:
+            log.warning("a message on the model stream is dropped: %s", error)
+            return
+        if self._run is not None and head.run != self._run:
+            self._skip_run(head)
+            return
+        self._mind_conflict(head)
+        known = self._newest[0] if self._newest else self._done
+        if known is None or known.run_id != head.run_id or head.position > known.position:
+            self._newest = (head, payload)
+
+    def _skip_run(self, head: ModelHead) -> None:
+        if self._skipped_run_id != head.run_id:
+            self._skipped_run_id = head.run_id
+            log.info("run %s is on the queue; waiting for run '%s'", head.run_id, self._run)
+
+    def _mind_conflict(self, head: ModelHead) -> None:
+        if self._name in head.name_conflicts and not self._was_told_of_conflict:
+            self._was_told_of_conflict = True
+            log.warning(
+                "another worker goes by the name '%s' too; each round counts only one of the two:"
+                " stop one, or start it with another --name",
+                self._name,
+            )
+
+    # -- one round ------------------------------------------------------------------------------------------
+
+    def _take_part(self, head: ModelHead, payload: Buffer) -> None:
+        self._done = head
+        if head.is_finished:
+            log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
+            self.is_finished = True
+            return
+        misfit = self._trainer.misfit(head.tensors)
+        if misfit:
+            raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
+        try:
+            state = self._received(head, payload)
+        except BlobLost as error:
+            log.info("round %3d: %s; a newer model is on its way", head.round, error)
+            return
+        except UnfitMessage as error:
+            log.warning("round %3d: the model is dropped: %s", head.round, error)
+            return
+        self._train_and_send(head, state)
+
+    def _received(self, head: ModelHead, payload: Buffer) -> State:
+        """The model's state. Nothing is allocated beyond what this worker's own model takes."""
+        body = bytearray(payload)
+        if head.blob is not None:
+            body = bytearray(head.num_bytes)
+            offset = 0
+            for part in self._transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes)):
+                if offset + len(part) > len(body):
+                    raise UnfitMessage(f"its blob has more than the {len(body)} bytes announced")
+                body[offset : offset + len(part)] = part
+                offset += len(part)
+            if offset != len(body):
+                raise UnfitMessage(f"its blob has {offset} bytes; {len(body)} were announced")
+        state = state_from(body, head.tensors)
+        if digest_of(state) != head.sha256:
+            raise UnfitMessage("its body is not the one that its digest is of")
+        broken = first_not_finite(state)
+        if broken:
+            raise UnfitMessage(f"it has NaN or infinity in '{broken}'")
+        return state
+
+    def _train_and_send(self, head: ModelHead, state: State) -> None:
+        self._set_state("training", head.round)
+        eval_metrics = self._trainer.evaluate(state)
+        cancel = _Cancel(lambda: self._is_over(head))
+        try:
+            trained = self._trainer.train(state, self._plan(head, cancel))
+        except Diverged as error:
+            log.error("round %3d: no update: %s", head.round, error)
+        else:
+            if not cancel.was_seen:
+                self._send(head, trained, eval_metrics)
+            elif not self._is_stopping:
+                log.info("round %3d: is over; training stopped after %.2f s", head.round, trained.train_s)
+        self._set_state("idle", head.round)
+
+    def _plan(self, head: ModelHead, cancel: "_Cancel") -> Plan:
+        return Plan(
+            round=head.round,
+            seed=derived_seed(head.seed, head.round, self._name),
+            device=self._trainer.device,
+            cancelled=cancel,
+            progress=self._note_progress,
+            **head.local.model_dump(),
+        )
+
+    def _note_progress(self, fraction: float) -> None:
+        self.presence = self.presence.model_copy(update={"progress": min(1.0, max(0.0, fraction))})
+
+    def _is_over(self, head: ModelHead) -> bool:
+        """Whether an update for this round can still count; looks at what has come meanwhile."""
+        while (delivery := self._transport.receive(0)) is not None:
+            self._look_at(delivery)
+        if self._is_stopping:
+            return True
+        if self._newest is None:
+            return False
+        newest = self._newest[0]
+        is_same_run = newest.run_id == head.run_id and not newest.is_finished
+        return not is_same_run or newest.round - head.round > newest.max_staleness
+
+    def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float]) -> None:
+        self._set_state("sending", head.round)
+        specs = specs_of(trained.delta)
+        update = UpdateHead(
+            tensors=specs,
+            sha256=digest_of(trained.delta),
+            run_id=head.run_id,
+            worker=self._name,
+            instance=self.presence.instance,
+            round=head.round,
+            num_samples=trained.num_samples,
+            train_s=trained.train_s,
+            sent_at=time.time(),
+            train_metrics=trained.metrics,
+            eval_metrics=eval_metrics,
+        )
+        if update.num_bytes <= self._inline_cap:
+            body = encode(update, b"".join(chunks(trained.delta, specs)))
+        else:
+            part_bytes = head.blob.part_bytes if head.blob else self._inline_cap
+            blob = BlobRef(name=self._topology.update_blob(self._name, head.run_id, head.round), part_bytes=part_bytes)
+            self._transport.write_blob(blob.name, cut(chunks(trained.delta, specs), part_bytes))
+            body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
+        self._transport.send(body, worker=self._name)
+        log.info(
+            "round %3d → %6d samples %8.2f s training  %s",
+            head.round,
+            trained.num_samples,
+            trained.train_s,
+            "  ".join(f"{name} {value:.4f}" for name, value in trained.metrics.items()),
+        )
+
+    # -- signs of life --------------------------------------------------------------------------------------
+
+    def _set_state(self, state: Literal["idle", "training", "sending", "leaving"], round_number: int = 0) -> None:
+        self.presence = Presence(
+            worker=self._name,
+            instance=self.presence.instance,
+            state=state,
+            round=round_number,
+        )
+        self.announce()
+        self._on_state(self.presence)
+
+    def announce(self) -> None:
+        """Sends a sign of life. May be called from any thread."""
+        self._transport.announce(encode(self.presence), worker=self._name)
+
+
+class _Cancel:
+    """A question that remembers whether it was ever answered with yes; what is trained is then of no use."""
+
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        self.was_seen = False
+        self._is_over = is_over
+
+    def __call__(self) -> bool:
+        self.was_seen = self.was_seen or self._is_over()
+        return self.was_seen

@@ -1,0 +1,55 @@
+"""All that can be set of a worker."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from broker.messages import RunName, WorkerName
+from broker.settings import BrokerSettings
+from learning.task import Site
+
+
+class WorkerSettings(BrokerSettings):
+    """One worker at one site."""
+
+    task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
+    name: WorkerName | None = Field(
+        None,
+        description="name of this worker: letters, digits, - and _; by default the machine's, which must be its own",
+    )
+    run: RunName | None = Field(None, description="take part in this run only, and wait for it; by default in any")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps"
+    )
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        1, description="CPU threads to train with; 1 gives the same bits on any machine, 0 takes all cores"
+    )
+    partition: str = Field("iid", description="which part of a shared data set is here: iid, dirichlet:0.5 or shards:2")
+    site: str | None = Field(
+        None,
+        description="I/N: the I-th of N disjoint parts, from 0; by default the part follows from the name alone",
+    )
+    partition_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="seed of the partition; all sites must have the same"
+    )
+    presence_every_s: Annotated[float, Field(gt=0)] = Field(10.0, description="seconds between signs of life")
+    check: bool = Field(False, description="only see whether the broker and the queue are there; exits 0 if they are")
+
+    @field_validator("site")
+    @classmethod
+    def _site_is_one(cls, text: str | None) -> str | None:
+        if text is not None:
+            _parts(text)
+        return text
+
+    def site_of(self, name: str) -> Site:
+        """Where this worker's task runs."""
+        index, num_sites = _parts(self.site) if self.site else (None, None)
+        return Site(name=name, partition=self.partition, index=index, num_sites=num_sites, seed=self.partition_seed)
+
+
+def _parts(text: str) -> tuple[int, int]:
+    index, slash, num_sites = text.partition("/")
+    if not (slash and index.isdigit() and num_sites.isdigit() and int(index) < int(num_sites)):
+        raise ValueError("expected I/N with 0 <= I < N, such as 0/8")
+    return int(index), int(num_sites)

@@ -1,0 +1,104 @@
+"""One local training, pure: a state and a plan in, a delta out. It knows no queue and no other worker."""
+
+import hashlib
+import math
+import random
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from broker.errors import FedmqError, TaskError
+from broker.messages import MAX_NUM_SAMPLES, METRIC_NAME
+from broker.tensors import Specs, State, delta_specs, difference, first_not_finite, specs_of
+from learning.task import Plan, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a local training gave."""
+
+    delta: State
+    """Trained minus received: floating-point tensors in their dtype, integer ones as int64."""
+    num_samples: int
+    train_s: float
+    metrics: dict[str, float]
+
+
+class Diverged(FedmqError):
+    """A training that ended in NaN or infinity. Its update is of no use; the next model may be."""
+
+
+def derived_seed(seed: int, round_number: int, worker: str) -> int:
+    """The seed of one local training: the same for the same (seed of the run, round, worker), on any machine."""
+    text = f"{seed}/{round_number}/{worker}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+class Trainer:
+    """A task with its model on one device; the model's memory is reused from round to round."""
+
+    def __init__(self, task: Task, *, device: str = "cpu") -> None:
+        self.device = device
+        self._task = task
+        self._model: nn.Module = task.model().to(device)
+        self.specs: Specs = specs_of(self._model.state_dict())
+
+    def misfit(self, specs: Specs) -> str | None:
+        """Why a model with these specs is not this task's; None if it is."""
+        return difference(self.specs, specs)
+
+    def evaluate(self, state: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """The task's metrics of a received model on the site's own held-out data."""
+        self._model.load_state_dict(state)
+        return _finite(self._task.evaluate(self._model))
+
+    def train(self, state: Mapping[str, torch.Tensor], plan: Plan) -> Trained:
+        """Trains from ``state``. The same state, plan and data give the same bits, with as many threads.
+
+        A task that gives no usable num_samples is a TaskError; training into NaN is Diverged.
+        """
+        _seed_everything(plan.seed)
+        self._model.load_state_dict(state)
+        begun_at = time.perf_counter()
+        metrics = dict(self._task.train(self._model, plan))
+        train_s = time.perf_counter() - begun_at
+        num_samples = _num_samples(metrics.pop("num_samples", None))
+        delta = _delta(self._model.state_dict(), state, delta_specs(self.specs))
+        broken = first_not_finite(delta)
+        if broken:
+            raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
+        return Trained(delta, num_samples, train_s, _finite(metrics))
+
+
+def _seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _num_samples(value: float | None) -> int:
+    if value is None or not 1 <= value <= MAX_NUM_SAMPLES or value != int(value):
+        raise TaskError(f"the task's train() must return num_samples, from 1 to {MAX_NUM_SAMPLES}; it gave {value}")
+    return int(value)
+
+
+def _delta(trained: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor], specs: Specs) -> State:
+    delta: State = {}
+    for spec in specs:
+        new, old = trained[spec.name].detach().to("cpu"), received[spec.name]
+        delta[spec.name] = new - old if spec.is_float else new.to(torch.int64) - old.to(torch.int64)
+    return delta
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What can travel: numbers, and no NaN. A name that cannot travel is a TaskError."""
+    for name in metrics:
+        if not re.fullmatch(METRIC_NAME, name):
+            raise TaskError(f"the task's metric {name!r} has a name that cannot travel; use letters, digits and ._@/-")
+    numbers = {name: float(value) for name, value in metrics.items()}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
