@@ -1,0 +1,82 @@
+"""What federation is compared with: a site that trains alone, and all data in one place."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from broker.messages import LocalTraining
+from broker.tensors import State
+from learning import Plan, Site, Task, load_task
+from simulation.sites import simulated_site
+from worker.trainer import Trainer, derived_seed
+
+_SAME_DATA = 0.05
+"""Held-out parts are rounded site by site, so the sizes of sites and of all data differ a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A model trained without federation, on the central test data."""
+
+    num_samples: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """How to train without federation: as long, as often and with the same settings as a site in the run."""
+
+    task: str
+    partition: str
+    num_sites: int
+    rounds: int
+    seed: int
+    local: LocalTraining
+    initial: State
+
+    def single_sites(self, judge: Task) -> Iterator[Alone]:
+        """Each site alone, on ``judge``'s test data."""
+        for index in range(self.num_sites):
+            yield self._train(simulated_site(index, self.num_sites, self.partition), judge)
+
+    def pooled(self, judge: Task) -> Alone:
+        """All data in one place."""
+        return self._train(Site(name="pooled", index=0, num_sites=1), judge)
+
+    def _train(self, site: Site, judge: Task) -> Alone:
+        trainer = Trainer(load_task(self.task, site))
+        state, num_samples = self.initial, 0
+        for number in range(1, self.rounds + 1):
+            plan = Plan(round=number, seed=derived_seed(self.seed, number, site.name or ""), **self.local.model_dump())
+            trained = trainer.train(state, plan)
+            num_samples = trained.num_samples
+            state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}
+        model = judge.model()
+        model.load_state_dict(state)
+        return Alone(num_samples, {name: float(value) for name, value in judge.evaluate(model).items()})
+
+
+def compare(baseline: Baseline, judge: Task, *, on_step: Callable[[str], None]) -> dict[str, Any]:
+    """Both baselines, as they stand in ``summary.json``; ``pooled`` only if a single place can hold the same data."""
+    sites: list[Alone] = []
+    for alone in baseline.single_sites(judge):
+        sites.append(alone)
+        on_step(f"site {len(sites)} of {baseline.num_sites} alone")
+    result: dict[str, Any] = {"single_sites": [alone.metrics for alone in sites], "single_mean": _mean(sites)}
+    pooled = baseline.pooled(judge)
+    on_step("all data in one place")
+    num_samples = sum(alone.num_samples for alone in sites)
+    if abs(pooled.num_samples - num_samples) <= _SAME_DATA * num_samples + len(sites):
+        result["pooled"] = pooled.metrics
+    return result
+
+
+def _mean(sites: list[Alone]) -> dict[str, float]:
+    return {name: fmean(alone.metrics[name] for alone in sites) for name in sites[0].metrics if name != "num_samples"}
+
+
+def _moved(tensor: torch.Tensor, delta: torch.Tensor | None) -> torch.Tensor:
+    return tensor if delta is None else (tensor + delta).to(tensor.dtype)

@@ -1,0 +1,195 @@
+"""``fl-simulate``: a whole federation on one machine, and beside it what single sites and pooled data reach."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aggregator.service import Aggregator
+from aggregator.settings import AggregatorSettings
+from broker.command import configure_logging, exit_code_of, on_signals
+from broker.errors import ExitCode
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.rabbitmq import RabbitMQ
+from broker.settings import read_settings
+from broker.topology import Topology
+from learning import Site, Task, load_task
+from simulation.baselines import Baseline, compare
+from simulation.embedded import run_embedded
+from simulation.processes import WorkerProcesses
+from simulation.settings import SimulationSettings
+from simulation.sites import simulated_site, site_name
+from worker.service import Worker
+
+_PROG = "fl-simulate"
+_DESCRIPTION = "Runs a whole federation on this machine: over the embedded broker, or over a RabbitMQ."
+_EXAMPLES = """\
+  fl-simulate --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
+  fl-simulate --task my_task.py:task --workers 4 --state runs/mine      (run again: goes on)
+  fl-simulate --task digits --workers 4 --broker amqp://guest:guest@localhost:5672/"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return exit_code_of(lambda: _command(argv), prog=_PROG)
+
+
+def _command(argv: Sequence[str] | None) -> ExitCode:
+    settings = read_settings(SimulationSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    configure_logging("WARNING" if settings.log_level == "INFO" else settings.log_level)
+    torch.set_num_threads(1)
+    console = Console(stderr=False)
+    simulation = Simulation(settings, console)
+    summary = simulation.run()
+    if summary is None:
+        console.print(f"stopped; to go on: the same command with --state {simulation.folder}")
+        return ExitCode.INTERRUPTED
+    if settings.baselines and "baselines" not in summary:
+        summary = simulation.add_baselines(summary)
+    console.print(_table(summary))
+    console.print(f"model  {summary['final']['model_sha256']}\nstate  {simulation.folder}", soft_wrap=True)
+    return ExitCode.OK
+
+
+OnRound = Callable[[Mapping[str, Any]], None]
+
+
+class Simulation:
+    """One simulated run and its folder."""
+
+    def __init__(self, settings: SimulationSettings, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self._run_settings: AggregatorSettings = settings.of_aggregator()
+        self._task: Task = load_task(settings.task, Site(partition=settings.partition))
+
+    @property
+    def folder(self) -> Path:
+        return self._run_settings.state
+
+    def run(self) -> dict[str, Any] | None:
+        """Runs to the end; returns the summary, or None if it was stopped before."""
+        with self._progress("federated", self._settings.rounds) as tell:
+
+            def on_round(row: Mapping[str, Any]) -> None:
+                tell(int(row["round"]), _shown(row["metrics"] or row["worker_metrics"]))
+
+            is_finished = self._embedded(on_round) if self._settings.broker is None else self._over_rabbitmq(on_round)
+        return self._summary() if is_finished else None
+
+    def _embedded(self, on_round: OnRound) -> bool:
+        broker = MemoryBroker()
+        workers = [
+            Worker(
+                site_name(index),
+                load_task(
+                    self._settings.task,
+                    simulated_site(index, self._settings.workers, self._settings.partition),
+                ),
+                MemoryTransport(broker),
+                topology=Topology(self._run_settings.queue),
+                inline_cap=self._settings.inline_cap,
+            )
+            for index in range(self._settings.workers)
+        ]
+        aggregator = Aggregator(self._run_settings, self._task, MemoryTransport(broker), on_round=on_round)
+        on_signals(aggregator.stop)
+        run_embedded(aggregator, workers)
+        return aggregator.is_finished
+
+    def _over_rabbitmq(self, on_round: OnRound) -> bool:
+        transport = RabbitMQ(self._run_settings, role="simulation")
+        with contextlib.closing(transport):
+            aggregator = Aggregator(self._run_settings, self._task, transport, on_round=on_round)
+            workers = WorkerProcesses(
+                self._settings,
+                queue=self._run_settings.queue,
+                logs=self.folder / "workers",
+                on_failure=aggregator.stop,
+            )
+            with workers:
+                on_signals(aggregator.stop)
+                aggregator.start()
+                aggregator.run()
+                if not aggregator.is_finished:
+                    workers.terminate()
+            workers.check()
+        return aggregator.is_finished
+
+    def _summary(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        return loaded
+
+    def add_baselines(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """The summary with both baselines, written back; as it is if the task has no central test data."""
+        if not summary["final"].get("metrics"):
+            return summary
+        settings = self._settings
+        baseline = Baseline(
+            task=settings.task,
+            partition=settings.partition,
+            num_sites=settings.workers,
+            rounds=int(summary["final"]["round"]),
+            seed=settings.seed,
+            local=settings.local,
+            initial=_initial_state(self._task, settings.seed),
+        )
+        num_done = 0
+        with self._progress("for comparison", settings.workers + 1) as tell:
+
+            def on_step(what: str) -> None:
+                nonlocal num_done
+                num_done += 1
+                tell(num_done, what)
+
+            summary = summary | {"baselines": compare(baseline, self._task, on_step=on_step)}
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        return summary
+
+    @contextlib.contextmanager
+    def _progress(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        columns = (TextColumn(f"{what:<15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console) as progress:
+            bar = progress.add_task("", total=total, note="")
+            yield lambda completed, note: progress.update(bar, completed=completed, note=note)
+
+
+def _initial_state(task: Task, seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return dict(task.model().state_dict())
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not name.endswith("num_samples"))
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    """The federated result, and beside it what each alternative reaches."""
+    final = summary["final"]
+    federated = final.get("metrics") or final.get("worker_metrics") or {}
+    names = [name for name in federated if not name.endswith("num_samples")]
+    table = Table(title=f"after {final['round']} rounds, on {'central test data' if final.get('metrics') else 'sites'}")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+
+    def add(title: str, metrics: Mapping[str, float]) -> None:
+        table.add_row(title, *(f"{metrics[name]:.4f}" if name in metrics else "" for name in names))
+
+    add("federated", federated)
+    baselines = summary.get("baselines", {})
+    if "single_mean" in baselines:
+        add(f"one site alone (mean of {len(baselines['single_sites'])})", baselines["single_mean"])
+    if "pooled" in baselines:
+        add("all data in one place", baselines["pooled"])
+    return table
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,43 @@
+"""All that can be set of a simulation: a run, its number of workers, and how data are spread over them."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from aggregator.settings import AggregatorSettings, QuorumText, RunSettings
+from broker.messages import QueueName
+from broker.settings import BrokerUrl
+
+
+class SimulationSettings(RunSettings):
+    """One simulation."""
+
+    broker: BrokerUrl | None = Field(
+        None,
+        description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker",
+    )
+    queue: QueueName | None = Field(None, description="name of the results queue; by default one of its own")
+    quorum: QuorumText | None = Field(None, description="updates that close a round; by default those of all workers")
+    workers: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="number of workers")
+    partition: str = Field("iid", description="how data are spread over sites: iid, dirichlet:0.5 or shards:2")
+    state: Path | None = Field(
+        None, description="directory of the run, to go on with it; by default a new one in runs/"
+    )
+    baselines: bool = Field(True, description="train single sites and all data in one place too, for comparison")
+
+    def of_aggregator(self) -> AggregatorSettings:
+        """The same run, as an aggregator's settings."""
+        state = self.state or Path("runs") / f"{Path(self.task).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        own_queue = f"simulation-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]}"
+        fields = {name: getattr(self, name) for name in RunSettings.model_fields}
+        fields |= {"broker": self.broker} if self.broker else {}
+        return AggregatorSettings.model_construct(
+            **fields,
+            queue=self.queue or own_queue,
+            quorum=self.quorum or str(self.workers),
+            run="simulation",
+            state=state,
+        )
