@@ -1,0 +1,107 @@
+# fedmq: `make` alone says what there is. A machine needs Python 3.11 or newer with its venv module.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
+
+PACKAGES := aggregator broker learning simulation worker
+SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
+PINS := pyproject.toml constraints.txt
+
+.PHONY: help demo test lint format clean rabbitmq
+
+help:
+	@echo 'make demo    train the digits demo with 8 workers in one process, without a broker'
+	@echo 'make test    run every test, the ones on a private RabbitMQ included'
+	@echo 'make lint    check format, lint and types'
+	@echo 'make format  put the sources in that format'
+	@echo 'make clean   remove $(VENV) and what the tools leave'
+	@echo
+	@echo 'PYTHON=...       the interpreter to use; without it, the first on PATH that is 3.11 or newer'
+	@echo 'DEMO_ARGS=...    arguments of fl-simulate       PYTEST_ARGS=...  further arguments of pytest'
+	@echo 'On Linux without a GPU, PIP_EXTRA_INDEX_URL set to the index of PyTorch'"'"'s CPU wheels saves gigabytes.'
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/fl-simulate $(DEMO_ARGS)
+
+test: $(VENV)/.installed-test rabbitmq
+	FEDMQ_REQUIRE_BROKER=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy --strict
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment ----------------------------------------------------------------------------
+
+# A stamp says that pip has ended well with these pins; the sources themselves are used where they lie.
+$(VENV)/.installed-%: $(PINS) | $(VENV)/.created
+	@echo 'Installing the pinned packages for $* into $(VENV): the first time takes some minutes.'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS_$*)]'
+	@touch $@
+
+EXTRAS_demo := demo
+EXTRAS_test := demo,test
+EXTRAS_lint := lint
+
+$(VENV)/.created:
+	@python='$(PYTHON)'; \
+	is_new_enough() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	for name in $${python:-python3 python3.11 python3.12 python3.13 python3.14 python}; do \
+	    if is_new_enough "$$name"; then found=$$name; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "fedmq needs Python 3.11 or newer, and $${python:-python3 on PATH} is not: install it," \
+	        "or name one with make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$found has no venv module that can install pip: apt install python3-venv" >&2; exit 1; \
+	fi; \
+	rm -rf '$(VENV)'; \
+	"$$found" -m venv '$(VENV)' && touch $@
+
+# --- RabbitMQ for the tests ---------------------------------------------------------------------
+
+# The tests start their own node, so the package's service is neither started nor enabled. A policy-rc.d
+# that ends with 101 is Debian's way to say so; one that is already there comes back afterwards.
+define INSTALL_RABBITMQ
+set -e
+policy=/usr/sbin/policy-rc.d
+put_back() { rm -f $$policy; if [ -e $$policy.before-fedmq ]; then mv $$policy.before-fedmq $$policy; fi; }
+if [ -e $$policy ]; then mv $$policy $$policy.before-fedmq; fi
+trap put_back EXIT
+trap "exit 130" INT TERM HUP
+printf "#!/bin/sh\nexit 101\n" >$$policy
+chmod 755 $$policy
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -y -q --no-install-recommends rabbitmq-server
+if command -v systemctl >/dev/null; then systemctl disable rabbitmq-server >/dev/null 2>&1 || true; fi
+endef
+export INSTALL_RABBITMQ
+
+rabbitmq:
+	@if [ -n "$$FEDMQ_TEST_BROKER" ] || command -v rabbitmq-server >/dev/null \
+	    || [ -x /usr/sbin/rabbitmq-server ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	    echo 'the tests need RabbitMQ 3.10 or newer: install rabbitmq-server, so that it is on PATH' >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then as_root=; \
+	elif sudo -n true 2>/dev/null; then as_root='sudo -n'; \
+	else \
+	    echo 'the tests need RabbitMQ: sudo apt install --no-install-recommends rabbitmq-server' >&2; exit 1; \
+	fi; \
+	echo 'Installing rabbitmq-server for the tests; its service is not started.'; \
+	$$as_root sh -c "$$INSTALL_RABBITMQ"

@@ -1,0 +1,67 @@
+"""What every test can have: an isolated environment, a queue name of its own, and a RabbitMQ."""
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+
+import pytest
+from rabbitmq_node import RabbitNode, find_scripts
+
+# What addresses the test run itself, and so stays readable inside a test.
+TEST_VARIABLES = ("FEDMQ_TEST_BROKER", "FEDMQ_REQUIRE_BROKER")
+COLOUR_VARIABLES = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS", "COLUMNS", "LINES")
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the person who runs the tests reaches them, and tensors are computed by one thread."""
+    for name in list(os.environ):
+        if name.startswith("FEDMQ_") and name not in TEST_VARIABLES:
+            monkeypatch.delenv(name)
+    for name in COLOUR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for commands the test starts, and a torch imported later
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """A private RabbitMQ, started with the first test that wants one.
+
+    A test that stops or kills it starts it again before it ends.
+    """
+    if os.environ.get("FEDMQ_TEST_BROKER"):
+        pytest.skip("needs a private node, and FEDMQ_TEST_BROKER names another broker")
+    skip_without_rabbitmq()
+    with RabbitNode(tmp_path_factory.mktemp("rabbitmq")) as running:
+        yield running
+
+
+@pytest.fixture
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """The AMQP address of the broker to test against: FEDMQ_TEST_BROKER, or else the private node's."""
+    given = os.environ.get("FEDMQ_TEST_BROKER")
+    if given:
+        return given
+    running: RabbitNode = request.getfixturevalue("node")
+    running.start()  # a test that failed may have left it down; does nothing while it runs
+    return running.url
+
+
+@pytest.fixture
+def queue() -> str:
+    """A queue name of the test's own, so that tests share a broker without meeting."""
+    return f"t-{secrets.token_hex(6)}"
+
+
+def skip_without_rabbitmq() -> None:
+    """Skip where RabbitMQ is not installed, but fail where the run has promised one."""
+    if find_scripts() is not None:
+        return
+    reason = "no rabbitmq-server on this machine (apt install rabbitmq-server)"
+    if os.environ.get("CI", "").lower() in {"1", "true"} or os.environ.get("FEDMQ_REQUIRE_BROKER"):
+        pytest.fail(reason)
+    pytest.skip(reason)

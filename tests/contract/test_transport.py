@@ -1,0 +1,235 @@
+"""One suite for both transports: whatever holds for RabbitMQ holds for the embedded broker."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from broker.errors import BlobLost, QueueMissing
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.rabbitmq import RabbitMQ
+from broker.settings import BrokerSettings
+from broker.topology import Topology
+from broker.transport import Delivery, Source, Transport
+
+Join = Callable[[], Transport]
+SOON_S = 20.0
+NOT_COMING_S = 0.3
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+def join(request: pytest.FixtureRequest) -> Iterator[Join]:
+    """Makes transports that all belong to one federation, whose queues are not declared yet."""
+    joined: list[Transport] = []
+    if request.param == "memory":
+        broker = MemoryBroker()
+
+        def make() -> Transport:
+            return MemoryTransport(broker)
+    else:
+        settings = BrokerSettings(broker=request.getfixturevalue("broker_url"), queue=request.getfixturevalue("queue"))
+
+        def make() -> Transport:
+            return RabbitMQ(settings, role="test")
+
+    def join() -> Transport:
+        joined.append(make())
+        return joined[-1]
+
+    yield join
+    for transport in joined:
+        transport.close()
+
+
+@pytest.fixture
+def aggregator(join: Join) -> Transport:
+    transport = join()
+    transport.declare()
+    return transport
+
+
+@pytest.fixture
+def worker(join: Join, aggregator: Transport) -> Transport:
+    return join()
+
+
+def expect(transport: Transport) -> Delivery:
+    delivery = transport.receive(SOON_S)
+    assert delivery is not None
+    return delivery
+
+
+def test_check_finds_the_queue_only_when_it_was_declared(join: Join) -> None:
+    transport = join()
+    with pytest.raises(QueueMissing):
+        transport.check()
+    transport.declare()
+    transport.check()
+
+
+def test_declaring_twice_is_fine(aggregator: Transport, join: Join) -> None:
+    aggregator.broadcast(b"one")
+    aggregator.declare()
+    join().declare()
+    assert aggregator.newest_head() == b"one"
+
+
+def test_a_late_worker_reads_the_newest_head_at_once(aggregator: Transport, worker: Transport) -> None:
+    for body in (b"one", b"two", b"three"):
+        aggregator.broadcast(body)
+    worker.listen(Source.MODELS)
+    assert expect(worker) == Delivery(Source.MODELS, b"three")
+
+
+def test_an_early_worker_reads_the_first_head_when_it_comes(aggregator: Transport, worker: Transport) -> None:
+    worker.listen(Source.MODELS)
+    assert worker.receive(NOT_COMING_S) is None
+    aggregator.broadcast(b"one")
+    assert expect(worker).body == b"one"
+
+
+def test_of_the_heads_that_wait_only_the_newest_is_received(aggregator: Transport, worker: Transport) -> None:
+    worker.listen(Source.MODELS)
+    aggregator.broadcast(b"one")
+    assert expect(worker).body == b"one"
+    for number in range(20):
+        aggregator.broadcast(str(number).encode())
+    seen = [expect(worker).body]
+    while seen[-1] != b"19":
+        seen.append(expect(worker).body)
+    assert worker.receive(NOT_COMING_S) is None
+
+
+def test_every_worker_gets_the_same_head(aggregator: Transport, join: Join) -> None:
+    workers = [join(), join(), join()]
+    for transport in workers:
+        transport.listen(Source.MODELS)
+    aggregator.broadcast(b"all")
+    assert [expect(transport).body for transport in workers] == [b"all"] * 3
+
+
+def test_newest_head_of_an_empty_stream_is_none(aggregator: Transport) -> None:
+    assert aggregator.newest_head() is None
+    aggregator.broadcast(b"one")
+    aggregator.broadcast(b"two")
+    assert aggregator.newest_head() == b"two"
+
+
+def test_an_update_arrives_with_its_sender_and_in_order(aggregator: Transport, worker: Transport) -> None:
+    aggregator.listen(Source.UPDATES)
+    for number in range(5):
+        worker.send(bytes([number]), worker="site-a")
+    received = [expect(aggregator) for _ in range(5)]
+    assert [delivery.body for delivery in received] == [bytes([number]) for number in range(5)]
+    assert {delivery.sender for delivery in received} == {"site-a"}
+
+
+def test_updates_sent_before_anybody_listens_are_kept(aggregator: Transport, worker: Transport) -> None:
+    worker.send(b"early", worker="site-a")
+    aggregator.listen(Source.UPDATES)
+    assert expect(aggregator).body == b"early"
+
+
+def test_an_empty_and_a_large_body_arrive_as_they_were(aggregator: Transport, worker: Transport) -> None:
+    aggregator.listen(Source.UPDATES)
+    large = bytes(range(256)) * 2**14
+    worker.send(b"", worker="a")
+    worker.send(large, worker="a")
+    assert expect(aggregator).body == b""
+    assert bytes(expect(aggregator).body) == large
+
+
+def test_prefetch_bounds_what_is_received_and_not_acked(aggregator: Transport, worker: Transport) -> None:
+    aggregator.listen(Source.UPDATES, prefetch=2)
+    for number in range(3):
+        worker.send(bytes([number]), worker="a")
+    first, _ = expect(aggregator), expect(aggregator)
+    assert aggregator.receive(NOT_COMING_S) is None
+    aggregator.ack([first])
+    assert expect(aggregator).body == b"\x02"
+
+
+def test_what_was_not_acked_goes_to_the_next_aggregator(aggregator: Transport, join: Join) -> None:
+    aggregator.listen(Source.UPDATES)
+    for body in (b"acked", b"not acked"):
+        aggregator.send(body, worker="a")
+    aggregator.ack([expect(aggregator)])
+    expect(aggregator)
+    aggregator.close()
+    successor = join()
+    successor.listen(Source.UPDATES)
+    assert expect(successor).body == b"not acked"
+    assert successor.receive(NOT_COMING_S) is None
+
+
+def test_given_back_updates_are_delivered_again_in_order(aggregator: Transport) -> None:
+    aggregator.listen(Source.UPDATES)
+    for number in range(4):
+        aggregator.send(bytes([number]), worker="a")
+    first = expect(aggregator)
+    aggregator.ack([first])
+    expect(aggregator), expect(aggregator)
+    aggregator.give_back()
+    bodies = {bytes(expect(aggregator).body) for _ in range(3)}
+    assert bodies == {b"\x01", b"\x02", b"\x03"}
+    assert aggregator.receive(NOT_COMING_S) is None
+
+
+def test_set_aside_takes_an_update_off_the_queue(aggregator: Transport, join: Join) -> None:
+    aggregator.listen(Source.UPDATES)
+    aggregator.send(b"garbage", worker="a")
+    aggregator.set_aside(expect(aggregator), "not a fedmq message")
+    aggregator.close()
+    successor = join()
+    successor.listen(Source.UPDATES)
+    assert successor.receive(NOT_COMING_S) is None
+
+
+def test_a_sign_of_life_arrives_with_its_sender(aggregator: Transport, worker: Transport) -> None:
+    aggregator.listen(Source.UPDATES, Source.PRESENCE)
+    worker.check()  # connected
+    worker.announce(b"here", worker="site-b")
+    assert expect(aggregator) == Delivery(Source.PRESENCE, b"here", "site-b")
+
+
+def test_a_blob_is_read_part_by_part_by_any_number_of_readers(aggregator: Transport, join: Join) -> None:
+    parts = [bytes([number]) * 1000 for number in range(7)]
+    aggregator.write_blob("t-blob.x", iter(parts))
+    try:
+        for transport in (join(), join()):
+            transport.listen(Source.MODELS)
+            assert [bytes(part) for part in transport.read_blob("t-blob.x", 7)] == parts
+            assert [bytes(part) for part in transport.read_blob("t-blob.x", 7)] == parts
+    finally:
+        aggregator.delete_blobs(["t-blob.x"])
+
+
+def test_a_blob_written_again_replaces_the_first(aggregator: Transport, worker: Transport) -> None:
+    worker.listen(Source.MODELS)
+    aggregator.write_blob("t-blob.y", [b"half"])
+    aggregator.write_blob("t-blob.y", [b"whole", b"thing"])
+    try:
+        assert [bytes(part) for part in worker.read_blob("t-blob.y", 2)] == [b"whole", b"thing"]
+    finally:
+        aggregator.delete_blobs(["t-blob.y"])
+
+
+def test_a_blob_that_is_gone_is_lost(aggregator: Transport, worker: Transport) -> None:
+    worker.listen(Source.MODELS)
+    aggregator.write_blob("t-blob.z", [b"part"])
+    aggregator.delete_blobs(["t-blob.z", "t-blob.never"])
+    with pytest.raises(BlobLost):
+        list(worker.read_blob("t-blob.z", 1))
+    aggregator.broadcast(b"still alive")
+    assert expect(worker).body == b"still alive"
+
+
+def test_wake_ends_a_wait_from_another_thread(aggregator: Transport) -> None:
+    aggregator.listen(Source.UPDATES)
+    threading.Timer(0.2, aggregator.wake).start()
+    assert aggregator.receive(SOON_S) is None
+
+
+def test_all_names_derive_from_the_queue() -> None:
+    topology = Topology("updates")
+    assert list(topology.queues()) == ["updates.models", "updates", "updates.dead", "updates.presence"]
