@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -87,18 +88,22 @@ class StateDirectory:
 
     def save_sum(self, name: str, exact_sum: ExactSum) -> str:
         """Writes the sum durably under a new name; returns the digest of its values."""
-        limbs = {key: torch.from_numpy(array) for key, array in exact_sum.limbs().items()}
-        self._save(self.folder / name, limbs, {})
+        limbs = exact_sum.limbs()
+        self._save(self.folder / name, {key: torch.from_numpy(limb) for key, limb in limbs.items()}, {})
         return _sum_digest(limbs)
 
     def load_sum(self, name: str, sha256: str, specs: Specs, bound: float) -> ExactSum:
         """The sum as it was saved. A missing, cut or changed file is a StateError."""
         path = self.folder / name
+        exact_sum = ExactSum(specs)
+        limbs = exact_sum.limbs()
         with _opened(path) as file:
-            limbs = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            for key, limb in limbs.items():
+                limb[:] = file.get_tensor(key).numpy()
         if _sum_digest(limbs) != sha256:
             raise StateError(f"{path} is damaged: its digest is not the one in the ledger")
-        return ExactSum.from_limbs(specs, {key: limb.numpy() for key, limb in limbs.items()}, bound)
+        exact_sum.bound = bound
+        return exact_sum
 
     def remove_sums(self, *, but: str | None = None) -> None:
         """Removes the sums that no commit names."""
@@ -179,11 +184,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise StateError(f"{path} cannot be read: {error}") from error
 
 
-def _sum_digest(limbs: Mapping[str, torch.Tensor]) -> str:
+def _sum_digest(limbs: Mapping[str, NDArray[Any]]) -> str:
     sha = hashlib.sha256()
     for name in sorted(limbs):
         sha.update(name.encode())
-        sha.update(limbs[name].numpy().data.cast("B"))
+        sha.update(limbs[name])  # type: ignore[arg-type]
     return sha.hexdigest()
 
 

@@ -14,9 +14,10 @@ step; the low bits of the sum are then the integer. That is one vector addition 
 """
 
 import math
+import mmap
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from broker.errors import UnfitMessage
 from broker.tensors import Buffer, Specs, TensorSpec
 
 Floats = NDArray[np.float64]
+Integer = TypeVar("Integer", bound=np.integer[Any])
 
 _HIGH_STEP = 2.0**-32
 _LOW_BITS = 26
@@ -43,6 +45,7 @@ MAX_SUM = 2.0**30
 
 _BLOCK = 2**14
 """Elements worked on at a time: two float64 blocks stay in the cache."""
+_OWN_MEMORY_BYTES = 2**20
 
 
 class ExactSum:
@@ -53,8 +56,8 @@ class ExactSum:
 
     def __init__(self, specs: Specs) -> None:
         self.specs = specs
-        self._high = {spec.name: np.zeros(spec.num_elements, np.int64) for spec in specs}
-        self._low = {spec.name: np.zeros(spec.num_elements, np.int32) for spec in specs}
+        self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in specs}
+        self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in specs}
         self._starts = np.cumsum([0] + [spec.num_bytes for spec in specs]).tolist()
         self._bound = 0.0
         self._bound_of_update = 0.0
@@ -134,15 +137,9 @@ class ExactSum:
         """The sum of |weight * delta| is at most this, for every parameter."""
         return self._bound
 
-    @classmethod
-    def from_limbs(cls, specs: Specs, limbs: dict[str, NDArray[Any]], bound: float) -> "ExactSum":
-        """The sum that ``limbs`` and ``bound`` were taken from."""
-        result = cls(specs)
-        for spec in specs:
-            result._high[spec.name] = limbs[f"high.{spec.name}"]
-            result._low[spec.name] = limbs[f"low.{spec.name}"]
-        result._bound = bound
-        return result
+    @bound.setter
+    def bound(self, bound: float) -> None:
+        self._bound = bound
 
     def _slices(self, offset: int, piece: Buffer) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
         """(spec, first element, values) of each tensor that a piece touches."""
@@ -157,6 +154,14 @@ class ExactSum:
             if low < high:
                 raw = view[low - offset : high - offset]
                 yield spec, (low - start) // spec.item_bytes, _values(raw, spec.dtype)
+
+
+def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
+    """Zeros in memory of their own, which goes back to the system at once when it is let go."""
+    num_bytes = num * np.dtype(dtype).itemsize
+    if num_bytes < _OWN_MEMORY_BYTES:
+        return np.zeros(num, dtype)
+    return np.frombuffer(mmap.mmap(-1, num_bytes), dtype)
 
 
 def _values(raw: memoryview, dtype: str) -> NDArray[Any]:
