@@ -1,35 +1,115 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
-from aggregator.checkpoint import ModelFile
-from broker.codec import encode
+import logging
+
+from aggregator.checkpoint import StateDirectory
+from aggregator.ledger import Ledger
+from aggregator.run import Run
+from aggregator.settings import AggregatorSettings
+from broker.codec import decode, encode
+from broker.errors import MalformedMessage
 from broker.messages import BlobRef, ModelHead
 from broker.tensors import cut
 from broker.topology import Topology
 from broker.transport import Transport
 
+log = logging.getLogger(__name__)
 
-def broadcast(
-    transport: Transport,
-    head: ModelHead,
-    model: ModelFile,
-    *,
-    topology: Topology,
-    inline_cap: int,
-    part_bytes: int,
-) -> ModelHead:
-    """Publishes a model; returns the head as it went out.
+_MAX_CONFLICTS = 1000
 
-    A head that names its blob already is sent alone, so that nobody who reads the blob is disturbed.
-    """
-    if head.blob is not None:
-        transport.broadcast(encode(head))
-        return head
-    pieces = model.pieces(head.tensors)
-    if head.num_bytes <= inline_cap:
-        transport.broadcast(encode(head, b"".join(pieces)))
-        return head
-    blob = BlobRef(name=topology.model_blob(head.run_id, head.round), part_bytes=part_bytes)
-    head = head.model_copy(update={"blob": blob})
-    transport.write_blob(blob.name, cut(pieces, part_bytes))
-    transport.broadcast(encode(head))
-    return head
+
+class Broadcaster:
+    """The aggregator's side of the model stream."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: AggregatorSettings,
+        *,
+        transport: Transport,
+        directory: StateDirectory,
+        ledger: Ledger,
+    ) -> None:
+        self._run, self._settings = run, settings
+        self._transport, self._directory, self._ledger = transport, directory, ledger
+        self._topology = Topology(settings.queue)
+        self._conflicts: set[str] = set()
+        self._head: ModelHead | None = None
+
+    def ensure(self, number: int, *, is_finished: bool = False) -> None:
+        """Publishes the model that round ``number`` begins with unless it is the newest on the stream.
+
+        ``is_finished`` says that the run is over, and the model the final one.
+        """
+        head = self._head_on_stream()
+        if head is not None and (head.round, head.is_finished) == (number, is_finished):
+            self._head = head
+        else:
+            self.publish(number, is_finished=is_finished)
+
+    def publish(self, number: int, *, is_finished: bool = False) -> None:
+        """Publishes the model that round ``number`` begins with. Doing it again changes nothing for readers."""
+        settings = self._settings
+        head = ModelHead(
+            tensors=self._run.specs,
+            sha256=self._ledger.model_sha256(number - 1),
+            run=settings.run,
+            run_id=self._run.run_id,
+            epoch=self._run.epoch,
+            round=number,
+            num_rounds=settings.rounds,
+            is_finished=is_finished,
+            seed=settings.seed,
+            max_staleness=settings.max_staleness,
+            local=settings.local,
+            name_conflicts=self._names_in_conflict(),
+        )
+        pieces = self._directory.model(number - 1).pieces(head.tensors)
+        if head.num_bytes <= settings.inline_cap:
+            self._transport.broadcast(encode(head, b"".join(pieces)))
+        else:
+            blob = BlobRef(name=self._topology.model_blob(head.run_id, number), part_bytes=settings.part_bytes)
+            self._transport.write_blob(blob.name, cut(pieces, settings.part_bytes))
+            head = head.model_copy(update={"blob": blob})
+            self._transport.broadcast(encode(head))
+            self._delete_outdated(number)
+        self._head = head
+
+    def tell_conflict(self, worker: str) -> bool:
+        """Tells the workers of one name of each other; False if that was done before.
+
+        The open round's head goes out again; its blob, which somebody may be reading, stays as it is.
+        """
+        if worker in self._conflicts or self._head is None:
+            return False
+        self._conflicts.add(worker)
+        if self._head.blob is None:
+            self.publish(self._head.round)
+        else:
+            self._head = self._head.model_copy(update={"name_conflicts": self._names_in_conflict()})
+            self._transport.broadcast(encode(self._head))
+        return True
+
+    def _names_in_conflict(self) -> tuple[str, ...]:
+        return tuple(sorted(self._conflicts))[:_MAX_CONFLICTS]
+
+    def _delete_outdated(self, number: int) -> None:
+        """The model before this one may still be on its way to somebody; those before are not."""
+        outdated = [self._topology.model_blob(self._run.run_id, number - back) for back in (2, 3) if number > back]
+        self._transport.delete_blobs(outdated)
+
+    def _head_on_stream(self) -> ModelHead | None:
+        """The newest head that is there, if it is of this run."""
+        body = self._transport.newest_head()
+        if body is None:
+            return None
+        try:
+            head, _ = decode(body, ModelHead)
+        except MalformedMessage as error:
+            log.warning("the newest message on the model stream is not ours: %s", error)
+            return None
+        if head.run_id == self._run.run_id:
+            return head
+        if head.is_finished and head.blob is not None:
+            self._transport.delete_blobs([head.blob.name])  # nobody needs an earlier run's model any more
+        return None

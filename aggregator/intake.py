@@ -1,8 +1,10 @@
 """Is this update one of ours, and does it fit? Nothing here is believed that the message says of itself."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from aggregator.ledger import UpdateRow, Verdict
 from broker.codec import decode
 from broker.errors import UnfitMessage
 from broker.messages import UpdateHead
@@ -32,6 +34,29 @@ class Update:
     @property
     def blob_name(self) -> str | None:
         return self.head.blob.name if self.head.blob else None
+
+    def row(
+        self, verdict: Verdict, *, round_number: int, reason: str | None = None, weight: float | None = None
+    ) -> UpdateRow:
+        """The ledger's row of this update, decided now, in the round that is open."""
+        head, now = self.head, time.time()
+        return UpdateRow(
+            received_at=now,
+            round=round_number,
+            verdict=verdict,
+            reason=reason,
+            worker=head.worker,
+            instance=head.instance,
+            base_round=head.round,
+            staleness=round_number - head.round,
+            num_samples=head.num_samples,
+            weight=weight,
+            num_bytes=head.num_bytes,
+            train_s=head.train_s,
+            queue_s=max(0.0, now - head.sent_at),
+            train_metrics=head.train_metrics,
+            eval_metrics=head.eval_metrics,
+        )
 
     def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
         """(offset, bytes) of the body, piece by piece.

@@ -242,7 +242,9 @@ class Ledger:
         return int(row[0] or 0)
 
     def model_sha256(self, round_number: int) -> str:
-        """The digest of the model after a closed round."""
+        """The digest of the model after a closed round; after round 0, of the initial one."""
+        if round_number == 0:
+            return str(self.facts()["initial_sha256"])
         return str(self.round(round_number)["model_sha256"])
 
     def round(self, number: int) -> dict[str, Any]:

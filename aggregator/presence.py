@@ -1,4 +1,4 @@
-"""Who is there: workers by their last sign of life. It decides shares and warnings, never correctness."""
+"""Who is there: workers by their last sign of life. It decides shares, warnings and tidying, never correctness."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,15 @@ ALIVE_S = 35.0
 """A worker not heard of for so long is gone; it says something every 10 s."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Seen:
     at: float
     instance: str
-    state: str
-    round: int
-    earlier_instance: str | None = None
+    earlier_instance: str | None
 
 
 class Attendance:
-    """The workers that were heard of lately."""
+    """The workers that were heard of lately, the longest silent one first."""
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
@@ -28,31 +26,53 @@ class Attendance:
 
         A restarted worker has a new instance and the old one stays silent; two at a time speak in turn.
         """
-        last = self._seen.get(presence.worker)
-        if last is not None and last.instance != presence.instance and presence.state == "leaving":
-            return False
+        worker, instance = presence.worker, presence.instance
+        last = self._seen.get(worker)
         if presence.state == "leaving":
-            self._seen.pop(presence.worker, None)
+            if last is not None and last.instance == instance:
+                del self._seen[worker]
             return False
-        seen = _Seen(now, presence.instance, presence.state, presence.round)
-        is_conflict = False
-        if last is not None and last.instance != presence.instance:
-            seen.earlier_instance = last.instance
-            is_conflict = presence.instance == last.earlier_instance
-        elif last is not None:
-            seen.earlier_instance = last.earlier_instance
-        self._seen[presence.worker] = seen
-        return is_conflict
+        earlier = None
+        if last is not None:
+            earlier = last.earlier_instance if last.instance == instance else last.instance
+            del self._seen[worker]
+        self._seen[worker] = _Seen(now, instance, earlier)
+        return last is not None and last.instance != instance and last.earlier_instance == instance
 
     def num_present(self, *, now: float) -> int:
         """How many workers are there; the others are forgotten."""
-        for name in [name for name, seen in self._seen.items() if now - seen.at > ALIVE_S]:
-            del self._seen[name]
+        while self._seen:
+            worker, seen = next(iter(self._seen.items()))
+            if now - seen.at <= ALIVE_S:
+                break
+            del self._seen[worker]
         return len(self._seen)
 
     def next_change(self) -> float | None:
         """When the next of them will be gone if it stays silent."""
-        return min((seen.at + ALIVE_S for seen in self._seen.values()), default=None)
+        first = next(iter(self._seen.values()), None)
+        return None if first is None else first.at + ALIVE_S
 
     def names(self) -> list[str]:
         return sorted(self._seen)
+
+
+class Uploads:
+    """Updates that workers said they were sending. Who dies half way leaves a blob behind that no message names."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[str, int] = {}
+
+    def note(self, presence: Presence) -> None:
+        if presence.state == "sending":
+            self._rounds[presence.worker] = presence.round
+
+    def arrived(self, worker: str) -> None:
+        self._rounds.pop(worker, None)
+
+    def abandoned(self, *, before: int) -> list[tuple[str, int]]:
+        """(worker, round) of those for rounds before ``before``; they are told once."""
+        found = [(worker, number) for worker, number in self._rounds.items() if number < before]
+        for worker, _ in found:
+            del self._rounds[worker]
+        return found

@@ -4,29 +4,30 @@ Here the pure parts meet the wire. ``step()`` handles one event, an update, a si
 """
 
 import logging
-import math
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from aggregator.broadcast import broadcast
+from aggregator.broadcast import Broadcaster
 from aggregator.checkpoint import StateDirectory
-from aggregator.early_stop import best_round, reason_to_stop
+from aggregator.early_stop import reason_to_stop
+from aggregator.evaluation import CentralEvaluation
 from aggregator.fedavg import discount, next_state
 from aggregator.intake import Expected, Update, read_update
 from aggregator.ledger import Ledger, RoundResult, UpdateRow, Verdict
 from aggregator.open_round import OpenRound
-from aggregator.presence import Attendance
+from aggregator.presence import Attendance, Uploads
+from aggregator.retention import best_of, rounds_to_keep
 from aggregator.rounds import Close, ClosedBy, Extended, Round, decide
+from aggregator.run import Run, open_run
 from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
 from broker.codec import decode
-from broker.errors import BlobLost, MalformedMessage, MessageError, StateError, TaskError
-from broker.messages import ModelHead, Presence
-from broker.tensors import delta_specs, digest_of, first_not_finite, specs_of
+from broker.errors import BlobLost, MalformedMessage, MessageError, StateError
+from broker.messages import Presence
+from broker.tensors import delta_specs, first_not_finite, num_bytes_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
@@ -60,7 +61,7 @@ class Aggregator:
         self._policy = settings.policy
         self._topology = Topology(settings.queue)
         self._attendance = Attendance()
-        self._conflicts: set[str] = set()
+        self._uploads = Uploads()
         self._is_stopping = False
         self._round: Round
         self._open_round: OpenRound
@@ -73,58 +74,27 @@ class Aggregator:
 
     def start(self) -> None:
         """Opens the run or goes on with it, and sees to it that its newest model is on the stream."""
-        torch.manual_seed(self._settings.seed)
-        self._model = self._task.model()
-        self._specs = specs_of(self._model.state_dict())
-        self._has_test_data = bool(self._task.evaluate(self._model))
-        facts = self._ledger.facts()
-        if not facts:
-            facts = self._create_run()
-        self._check_is_ours(facts)
-        if not self._has_test_data:
-            del self._model
-        self._run_id = str(facts["run_id"])
-        self._epoch = int(facts["epoch"]) + 1
-        self._ledger.record({"epoch": self._epoch})
-        self._expected = Expected(self._run_id, delta_specs(self._specs), self._topology)
-        last = self._ledger.last_closed_round()
-        self._directory.model(last).check(self._specs, self._digest_after(last))
-        self._transport.declare()
+        run = self._open_run()
+        self._specs = run.specs
+        self._expected = Expected(run.run_id, delta_specs(run.specs), self._topology)
         self._prefetch = self._affordable_prefetch()
-        self._transport.listen(Source.UPDATES, Source.PRESENCE, prefetch=self._prefetch)
-        log.info("run %s, queue '%s', state in %s", self._run_id, self._settings.queue, self._directory.folder)
-        self._go_on_after(last)
-
-    def _create_run(self) -> dict[str, Any]:
-        state = self._model.state_dict()
-        broken = first_not_finite(state)
-        if broken:
-            raise TaskError(f"the task's model has NaN or infinity in '{broken}'")
-        self._directory.save_model(0, state)
-        self._ledger.record(
-            {
-                "run": self._settings.run,
-                "run_id": f"{self._settings.run}.{secrets.token_hex(4)}",
-                "task": self._settings.task,
-                "seed": self._settings.seed,
-                "initial_sha256": digest_of(state),
-                "epoch": 0,
-            }
+        self._broadcaster = Broadcaster(
+            run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
         )
-        return self._ledger.facts()
+        self._transport.declare()
+        self._transport.listen(Source.UPDATES, Source.PRESENCE, prefetch=self._prefetch)
+        log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
+        self._go_on_after(self._ledger.last_closed_round())
 
-    def _check_is_ours(self, facts: Mapping[str, Any]) -> None:
-        for name in ("run", "task", "seed"):
-            ours = getattr(self._settings, name)
-            if facts[name] != ours:
-                raise StateError(
-                    f"{self._directory.folder} holds run '{facts['run']}' with --{name} {facts[name]}, not {ours};"
-                    " give another --state, or the settings it began with"
-                )
+    def _open_run(self) -> Run:
+        torch.manual_seed(self._settings.seed)
+        model = self._task.model()
+        self._evaluate = CentralEvaluation(self._task, model)
+        return open_run(self._settings, model, directory=self._directory, ledger=self._ledger)
 
     def _affordable_prefetch(self) -> int:
         """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""
-        update_bytes = max(1, sum(spec.num_bytes for spec in self._expected.specs))
+        update_bytes = max(1, num_bytes_of(self._expected.specs))
         if update_bytes > self._settings.inline_cap:
             return _MAX_PREFETCH
         return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // update_bytes))
@@ -135,40 +105,11 @@ class Aggregator:
             self._finish(last, reason)
             return
         number = last + 1
-        if self._ledger.current_round() is None:
-            self._ledger.open_round(number, now=time.time())
+        self._ledger.open_round(number, now=time.time())
         self._open(number)
         if self._open_round.num_folded:
             log.info("round %d goes on with %d updates folded", number, self._open_round.num_folded)
-        self._publish_unless_on_stream(number, is_finished=False)
-
-    def _digest_after(self, round_number: int) -> str:
-        if round_number == 0:
-            return str(self._ledger.facts()["initial_sha256"])
-        return str(self._ledger.model_sha256(round_number))
-
-    def _publish_unless_on_stream(self, number: int, *, is_finished: bool) -> None:
-        head = self._head_on_stream()
-        if head is not None and (head.round, head.is_finished) == (number, is_finished):
-            self._head = head
-        else:
-            self._publish(number, is_finished=is_finished)
-
-    def _head_on_stream(self) -> ModelHead | None:
-        """The newest head that is there, if it is of this run."""
-        body = self._transport.newest_head()
-        if body is None:
-            return None
-        try:
-            head, _ = decode(body, ModelHead)
-        except MalformedMessage as error:
-            log.warning("the newest message on the model stream is not ours: %s", error)
-            return None
-        if head.run_id == self._run_id:
-            return head
-        if head.is_finished and head.blob is not None:
-            self._transport.delete_blobs([head.blob.name])  # nobody needs an earlier run's model any more
-        return None
+        self._broadcaster.ensure(number)
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -253,23 +194,20 @@ class Aggregator:
         except MalformedMessage as error:
             log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
             return
-        if presence.worker == delivery.sender and self._attendance.note(presence, now=self._clock()):
-            self._tell_conflict(presence.worker)
-
-    def _tell_conflict(self, worker: str) -> None:
-        if worker in self._conflicts:
+        if presence.worker != delivery.sender:
             return
-        self._conflicts.add(worker)
-        log.warning("two workers go by the name '%s'; each round counts one of them; give one another --name", worker)
-        self._head = self._send(self._head.model_copy(update={"name_conflicts": self._names_in_conflict()}))
-
-    def _names_in_conflict(self) -> tuple[str, ...]:
-        return tuple(sorted(self._conflicts))[:1000]
+        self._uploads.note(presence)
+        if self._attendance.note(presence, now=self._clock()) and self._broadcaster.tell_conflict(presence.worker):
+            log.warning(
+                "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
+                presence.worker,
+            )
 
     def _take(self, delivery: Delivery) -> None:
         """Folds an update, or says why not."""
         try:
             update = read_update(delivery, self._expected, round_number=self._round.number)
+            self._uploads.arrived(update.head.worker)
             self._decide_on(update, delivery)
         except (MessageError, BlobLost) as error:
             self._refuse(delivery, str(error))
@@ -282,12 +220,13 @@ class Aggregator:
             self._note_duplicate(update, delivery, known_instance)
         elif staleness > self._policy.max_staleness:
             reason = f"round {head.round} is closed; the open one is {self._round.number}"
-            self._open_round.note(self._row(update, Verdict.LATE, reason), delivery, blob=update.blob_name)
+            row = update.row(Verdict.LATE, round_number=self._round.number, reason=reason)
+            self._open_round.note(row, delivery, blob=update.blob_name)
             self._log_update(update, "late")
         else:
             base_weight = head.num_samples if self._settings.weighting == "samples" else 1
             weight = base_weight * discount(staleness)
-            row = self._row(update, Verdict.FOLDED, weight=weight)
+            row = update.row(Verdict.FOLDED, round_number=self._round.number, weight=weight)
             self._open_round.fold(update, delivery, row, weight=weight, base_weight=base_weight)
             self._log_update(update, "folded" if not staleness else f"folded, {staleness} late")
 
@@ -296,7 +235,7 @@ class Aggregator:
         row = None
         if update.head.instance != known_instance:
             reason = f"an update of {update.head.worker} for round {update.head.round} is in already"
-            row = self._row(update, Verdict.DUPLICATE, reason)
+            row = update.row(Verdict.DUPLICATE, round_number=self._round.number, reason=reason)
             self._log_update(update, "duplicate")
         self._open_round.note(row, delivery, blob=update.blob_name)
 
@@ -312,28 +251,6 @@ class Aggregator:
             num_bytes=len(delivery.body),
         )
         self._open_round.note(row, None)
-
-    def _row(
-        self, update: Update, verdict: Verdict, reason: str | None = None, *, weight: float | None = None
-    ) -> UpdateRow:
-        head, now = update.head, time.time()
-        return UpdateRow(
-            received_at=now,
-            round=self._round.number,
-            verdict=verdict,
-            reason=reason,
-            worker=head.worker,
-            instance=head.instance,
-            base_round=head.round,
-            staleness=self._round.number - head.round,
-            num_samples=head.num_samples,
-            weight=weight,
-            num_bytes=head.num_bytes,
-            train_s=head.train_s,
-            queue_s=max(0.0, now - head.sent_at),
-            train_metrics=head.train_metrics,
-            eval_metrics=head.eval_metrics,
-        )
 
     def _log_update(self, update: Update, verdict: str) -> None:
         head = update.head
@@ -386,6 +303,7 @@ class Aggregator:
             metrics=self._evaluate(state),
         )
         del state
+        self._delete_abandoned_uploads()
         is_surely_next = number < self._settings.rounds and self._settings.stop_metric is None
         closed = self._open_round
         closed.close(result, next_round=number + 1 if is_surely_next else None)
@@ -397,17 +315,9 @@ class Aggregator:
             if not is_surely_next:
                 self._ledger.open_round(number + 1, now=time.time())
             self._open(number + 1)
-            self._publish(number + 1)
+            self._broadcaster.publish(number + 1)
         closed.settle()
         self._prune(number)
-
-    def _evaluate(self, state: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """The task's metrics of a global model on central test data; empty if it has none."""
-        if not self._has_test_data:
-            return {}
-        self._model.load_state_dict(state)
-        metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
-        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _reason_to_end(self, last: int) -> str | None:
         if last >= self._settings.rounds:
@@ -422,55 +332,30 @@ class Aggregator:
             last_round=last,
         )
 
-    def _publish(self, number: int, *, is_finished: bool = False) -> None:
-        """Broadcasts the model that round ``number`` begins with, or, when finished, the final one."""
-        head = ModelHead(
-            tensors=self._specs,
-            sha256=self._digest_after(number - 1),
-            run=self._settings.run,
-            run_id=self._run_id,
-            epoch=self._epoch,
-            round=number,
-            num_rounds=self._settings.rounds,
-            is_finished=is_finished,
-            seed=self._settings.seed,
-            max_staleness=self._settings.max_staleness,
-            local=self._settings.local,
-            name_conflicts=self._names_in_conflict(),
-        )
-        self._head = self._send(head)
-        outdated = [self._topology.model_blob(self._run_id, number - back) for back in (2, 3) if number > back]
-        self._transport.delete_blobs(outdated)
-
-    def _send(self, head: ModelHead) -> ModelHead:
-        return broadcast(
-            self._transport,
-            head,
-            self._directory.model(head.round - 1),
-            topology=self._topology,
-            inline_cap=self._settings.inline_cap,
-            part_bytes=self._settings.part_bytes,
-        )
+    def _delete_abandoned_uploads(self) -> None:
+        """Of workers that died while they sent, once nobody can send for that round in earnest any more."""
+        before = self._round.number - self._policy.max_staleness
+        names = [
+            self._topology.update_blob(worker, self._expected.run_id, number)
+            for worker, number in self._uploads.abandoned(before=before)
+        ]
+        if num_bytes_of(self._expected.specs) > self._settings.inline_cap:
+            self._transport.delete_blobs(names)
 
     def _finish(self, last: int, reason: str) -> None:
-        self._publish_unless_on_stream(last + 1, is_finished=True)
-        self._directory.write_summary(
-            summarize(self._ledger, self._settings.model_dump(mode="json", exclude={"broker"}), stopped=reason)
-        )
+        self._broadcaster.ensure(last + 1, is_finished=True)
+        settings = self._settings.model_dump(mode="json", exclude={"broker"})
+        metric = self._settings.stop_metric
+        self._directory.write_summary(summarize(self._ledger, settings, metric=metric, stopped=reason))
         self.is_finished = True
-        log.info("run %s is finished: %s; %s", self._run_id, reason, self._directory.summary)
+        log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary)
 
     def _prune(self, last: int) -> None:
-        """Keeps the models that are needed or asked for: the last two, the best, every k-th."""
-        keep = {last, last - 1}
-        metric = self._settings.stop_metric or "accuracy"
-        best = best_round(self._ledger.rounds(), metric) or best_round(self._ledger.rounds(), "loss")
+        best = best_of(self._ledger.rounds(), self._settings.stop_metric)
         if best is not None:
-            keep.add(best[0])
-            self._directory.link("best", best[0])
-        if self._settings.keep_every:
-            keep |= set(range(0, last + 1, self._settings.keep_every))
+            self._directory.link("best", best[1])
         self._directory.link("last", last)
+        keep = rounds_to_keep(last, best[1] if best else None, keep_every=self._settings.keep_every)
         self._directory.keep_only(keep)
 
     def _log_round(self, number: int) -> None:

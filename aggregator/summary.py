@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aggregator.early_stop import best_round
 from aggregator.ledger import Ledger
+from aggregator.retention import best_of
 
 
-def summarize(ledger: Ledger, settings: Mapping[str, Any], *, stopped: str | None) -> dict[str, Any]:
+def summarize(ledger: Ledger, settings: Mapping[str, Any], *, metric: str | None, stopped: str) -> dict[str, Any]:
     """The summary of a run that is over."""
     facts = ledger.facts()
     rounds = [_round(row) for row in ledger.rounds()]
@@ -20,7 +20,7 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, stopped: str | Non
         "settings": dict(settings),
         "stopped": stopped,
         "rounds": rounds,
-        "best": _best(ledger),
+        "best": _best(ledger, metric),
         "final": {"round": last.get("round", 0)} | final | last.get("metrics", {}),
     }
 
@@ -43,9 +43,6 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _best(ledger: Ledger) -> dict[str, Any] | None:
-    for metric in ("accuracy", "loss", "eval.accuracy", "eval.loss"):
-        best = best_round(ledger.rounds(), metric)
-        if best is not None:
-            return {"round": best[0], metric: best[1]}
-    return None
+def _best(ledger: Ledger, metric: str | None) -> dict[str, Any] | None:
+    best = best_of(ledger.rounds(), metric)
+    return None if best is None else {"round": best[1], best[0]: best[2]}

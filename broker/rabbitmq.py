@@ -197,13 +197,21 @@ class RabbitMQ:
 
         self._writer.post(do)
 
-    def _publish(self, exchange: str, key: str, body: bytes, headers: dict[str, Any] | None = None) -> None:
+    def _publish(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        headers: dict[str, Any] | None = None,
+        *,
+        waits_for_queue: bool = True,
+    ) -> None:
         properties = pika.BasicProperties(
             delivery_mode=pika.DeliveryMode.Persistent, content_type=_CONTENT_TYPE, headers=headers
         )
         self._writer.call(
             lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),
-            waits_for_queue=True,
+            waits_for_queue=waits_for_queue,
         )
 
     # -- blobs ----------------------------------------------------------------------------------------------
@@ -214,8 +222,11 @@ class RabbitMQ:
             link.channel("declare").queue_declare(name, durable=True, arguments=BLOB)
 
         self._writer.call(declare_anew)
-        for index, part in enumerate(parts):
-            self._publish("", name, part, {_PART_HEADER: index})
+        try:
+            for index, part in enumerate(parts):
+                self._publish("", name, part, {_PART_HEADER: index}, waits_for_queue=False)
+        except QueueMissing as error:
+            raise BlobLost(f"blob {name} was deleted while it was written") from error
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         reader = self._reading()

@@ -86,7 +86,7 @@ class Transport(Protocol):
         """Sends a sign of life if that is possible right now; never waits, never fails."""
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> None:
-        """Stores parts under a name, in place of what was there."""
+        """Stores parts under a name, in place of what was there. BlobLost if somebody deletes it meanwhile."""
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         """The parts of a blob in order, each once. BlobLost if it is not there or ends early."""

@@ -162,13 +162,14 @@ class Worker:
         cancel = _Cancel(lambda: self._is_over(head))
         try:
             trained = self._trainer.train(state, self._plan(head, cancel))
-        except Diverged as error:
-            log.error("round %3d: no update: %s", head.round, error)
-        else:
             if not cancel.was_seen:
                 self._send(head, trained, eval_metrics)
             elif not self._is_stopping:
                 log.info("round %3d: is over; training stopped after %.2f s", head.round, trained.train_s)
+        except Diverged as error:
+            log.error("round %3d: no update: %s", head.round, error)
+        except BlobLost:
+            log.info("round %3d: is over; the update was not sent to its end", head.round)
         self._set_state("idle", head.round)
 
     def _plan(self, head: ModelHead, cancel: "_Cancel") -> Plan:

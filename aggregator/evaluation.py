@@ -1,0 +1,24 @@
+"""How good a global model is on the task's central test data, where it has any."""
+
+import math
+
+from torch import nn
+
+from broker.tensors import State
+from learning.task import Task
+
+
+class CentralEvaluation:
+    """A task's evaluation at the aggregator. Without test data it keeps no model in memory."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        self._task = task
+        self._model = model if task.evaluate(model) else None
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """The metrics of a model; empty without test data. Those that are not finite are left out."""
+        if self._model is None:
+            return {}
+        self._model.load_state_dict(state)
+        metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
