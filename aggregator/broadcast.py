@@ -1,19 +1,14 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
-import logging
-
 from aggregator.checkpoint import StateDirectory
 from aggregator.ledger import Ledger
-from aggregator.run import Run
+from aggregator.run import Run, newest_head
 from aggregator.settings import AggregatorSettings
-from broker.codec import decode, encode
-from broker.errors import MalformedMessage
+from broker.codec import encode
 from broker.messages import BlobRef, ModelHead
 from broker.tensors import cut
 from broker.topology import Topology
 from broker.transport import Transport
-
-log = logging.getLogger(__name__)
 
 _MAX_CONFLICTS = 1000
 
@@ -41,11 +36,15 @@ class Broadcaster:
 
         ``is_finished`` says that the run is over, and the model the final one.
         """
-        head = self._head_on_stream()
-        if head is not None and (head.round, head.is_finished) == (number, is_finished):
-            self._head = head
-        else:
+        newest = newest_head(self._transport)
+        head = newest[0] if newest else None
+        if head is None or head.run_id != self._run.run_id:
             self.publish(number, is_finished=is_finished)
+            self._delete_earlier_run(head)
+        elif (head.round, head.is_finished) != (number, is_finished):
+            self.publish(number, is_finished=is_finished)
+        else:
+            self._head = head
 
     def publish(self, number: int, *, is_finished: bool = False) -> None:
         """Publishes the model that round ``number`` begins with. Doing it again changes nothing for readers."""
@@ -98,18 +97,7 @@ class Broadcaster:
         outdated = [self._topology.model_blob(self._run.run_id, number - back) for back in (2, 3) if number > back]
         self._transport.delete_blobs(outdated)
 
-    def _head_on_stream(self) -> ModelHead | None:
-        """The newest head that is there, if it is of this run."""
-        body = self._transport.newest_head()
-        if body is None:
-            return None
-        try:
-            head, _ = decode(body, ModelHead)
-        except MalformedMessage as error:
-            log.warning("the newest message on the model stream is not ours: %s", error)
-            return None
-        if head.run_id == self._run.run_id:
-            return head
-        if head.is_finished and head.blob is not None:
-            self._transport.delete_blobs([head.blob.name])  # nobody needs an earlier run's model any more
-        return None
+    def _delete_earlier_run(self, head: ModelHead | None) -> None:
+        """The final model of a finished run stays until another run is on the queue."""
+        if head is not None and head.is_finished and head.blob is not None:
+            self._transport.delete_blobs([head.blob.name])

@@ -3,17 +3,16 @@
 ledger.sqlite                     the truth; see ledger.py
 models/round-00012.safetensors    the model after round 12; round-00000 is the initial one
 models/last.safetensors, best.safetensors   hard links to two of them, for people
-sum-00013-4.safetensors           the open round's exact sum, as of some commit
+sum-2-00013-4.safetensors         the open round's exact sum as of a commit: epoch, round, updates in it
 summary.json                      for people and scripts; written at the end
-lock                              held by the aggregator that runs
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from aggregator.mean import ExactSum
-from broker.errors import StateError
-from broker.tensors import Digest, Specs, State, chunks, difference, specs_of
+from broker.errors import DamagedFile, StateError
+from broker.tensors import Digest, Specs, State, chunks, difference, digest_of, specs_of
 
 
 class StateDirectory:
@@ -34,9 +33,6 @@ class StateDirectory:
         self.folder = folder
         try:
             self._models.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / "lock")
-        except BlockingIOError:
-            raise StateError(f"{folder} is in use by another aggregator; stop it, or give another --state") from None
         except OSError as error:
             raise StateError(f"cannot write to the state directory {folder}: {error.strerror}") from error
 
@@ -58,14 +54,13 @@ class StateDirectory:
 
     # -- models ---------------------------------------------------------------------------------------------
 
-    def save_model(self, round_number: int, state: State) -> str:
-        """Writes the model after a round durably; returns its digest."""
-        specs = specs_of(state)
-        digest = Digest(specs)
-        for piece in chunks(state, specs):
-            digest.add(piece)
-        self._save(self.model_path(round_number), state, {"model_sha256": digest.hex(), "round": str(round_number)})
-        return digest.hex()
+    def write_model(self, round_number: int, state: State) -> "WrittenModel":
+        """Writes the model after a round durably, but not yet in its place."""
+        sha256 = digest_of(state)
+        path = self.model_path(round_number)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        _save(temporary, state, {"model_sha256": sha256, "round": str(round_number)})
+        return WrittenModel(temporary, path, sha256)
 
     def model(self, round_number: int) -> "ModelFile":
         """The model after a round, as it lies in its file."""
@@ -79,21 +74,26 @@ class StateDirectory:
         temporary.replace(self._models / f"{name}.safetensors")
 
     def keep_only(self, rounds: set[int]) -> None:
-        """Removes the models of other rounds."""
+        """Removes the models of other rounds, and what a killed aggregator had not put in its place."""
         for path in self._models.glob("round-*.safetensors"):
             if int(path.stem.removeprefix("round-")) not in rounds:
                 path.unlink()
+        for path in self._models.glob("*.tmp"):
+            path.unlink()
 
     # -- the open round's sum -------------------------------------------------------------------------------
 
     def save_sum(self, name: str, exact_sum: ExactSum) -> str:
         """Writes the sum durably under a new name; returns the digest of its values."""
         limbs = exact_sum.limbs()
-        self._save(self.folder / name, {key: torch.from_numpy(limb) for key, limb in limbs.items()}, {})
+        path = self.folder / name
+        temporary = path.with_suffix(".tmp")
+        _save(temporary, {key: torch.from_numpy(limb) for key, limb in limbs.items()}, {})
+        _put_in_place(temporary, path)
         return _sum_digest(limbs)
 
     def load_sum(self, name: str, sha256: str, specs: Specs, bound: float) -> ExactSum:
-        """The sum as it was saved. A missing, cut or changed file is a StateError."""
+        """The sum as it was saved."""
         path = self.folder / name
         exact_sum = ExactSum(specs)
         limbs = exact_sum.limbs()
@@ -101,40 +101,41 @@ class StateDirectory:
             for key, limb in limbs.items():
                 limb[:] = file.get_tensor(key).numpy()
         if _sum_digest(limbs) != sha256:
-            raise StateError(f"{path} is damaged: its digest is not the one in the ledger")
+            raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
         exact_sum.bound = bound
         return exact_sum
 
-    def remove_sums(self, *, but: str | None = None) -> None:
-        """Removes the sums that no commit names."""
-        for path in self.folder.glob("sum-*.safetensors"):
-            if path.name != but:
-                path.unlink()
+    def remove_sums(self, epoch: int, *, but: str | None = None) -> None:
+        """Removes the sums that no commit names; those of a later epoch are another aggregator's."""
+        for path in self.folder.glob("sum-*"):
+            if path.name != but and int(path.name.split("-")[1]) <= epoch:
+                path.unlink(missing_ok=True)
 
     # -- the end --------------------------------------------------------------------------------------------
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         temporary = self.summary.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(summary, file, indent=2)
-            file.write("\n")
-            _sync(file)
-        temporary.replace(self.summary)
-
-    def close(self) -> None:
-        self._lock.close()
-
-    def _save(self, path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-        temporary = path.with_suffix(".tmp")
         try:
-            save_file(tensors, temporary, metadata=metadata)
-            with temporary.open("rb") as file:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(summary, file, indent=2)
+                file.write("\n")
                 _sync(file)
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise StateError(f"cannot write {path}: {error}; free some space and run the same command again") from error
+        except OSError as error:
+            raise _not_written(self.summary, error) from error
+        _put_in_place(temporary, self.summary)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenModel:
+    """A model on the disk that is not in its place yet."""
+
+    temporary: Path
+    path: Path
+    sha256: str
+
+    def install(self) -> None:
+        """Puts it in its place, durably."""
+        _put_in_place(self.temporary, self.path)
 
 
 class ModelFile:
@@ -162,7 +163,7 @@ class ModelFile:
         return specs_of(self.state())
 
     def check(self, specs: Specs, sha256: str) -> None:
-        """A StateError unless the file holds just what was written."""
+        """A DamagedFile unless it holds just what was written; a StateError if that is another task's model."""
         problem = difference(specs, self.specs())
         if problem:
             raise StateError(f"the model in {self.path} {problem}; is this the task that the run began with?")
@@ -170,7 +171,7 @@ class ModelFile:
         for piece in self.pieces(specs):
             digest.add(piece)
         if digest.hex() != sha256:
-            raise StateError(f"{self.path} is damaged: its digest is not the one in the ledger")
+            raise DamagedFile(f"{self.path} is damaged: its digest is not the one in the ledger")
 
 
 @contextmanager
@@ -178,10 +179,30 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except FileNotFoundError:
-        raise StateError(f"{path} is missing") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedFile(f"{path} cannot be read: {error}") from error
+
+
+def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+        with path.open("rb") as file:
+            _sync(file)
     except (OSError, SafetensorError) as error:
-        raise StateError(f"{path} cannot be read: {error}") from error
+        path.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: Exception) -> StateError:
+    return StateError(f"cannot write {path}: {error}; make room, and the same command goes on from the last commit")
 
 
 def _sum_digest(limbs: Mapping[str, NDArray[Any]]) -> str:
@@ -190,16 +211,6 @@ def _sum_digest(limbs: Mapping[str, NDArray[Any]]) -> str:
         sha.update(name.encode())
         sha.update(limbs[name])  # type: ignore[arg-type]
     return sha.hexdigest()
-
-
-def _locked(path: Path) -> IO[str]:
-    file = path.open("w", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise
-    return file
 
 
 def _sync(file: IO[Any]) -> None:

@@ -3,18 +3,21 @@
 ``run``      what the run is (name, id, seed, task, ...), its epoch, and the accumulator file that counts
 ``rounds``   one row a round; the open one has no ``closed_by``
 ``updates``  one row an update, with its verdict; an update folded twice is against a unique index
+``attempts`` messages that came back again and again, while they are being taken
+
+An aggregator claims the ledger with a new epoch. From then on, every transaction of an earlier one fails.
 """
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from broker.errors import StateError
+from broker.errors import LeadershipLost, StateError
 
 FORMAT = 1
 
@@ -31,6 +34,7 @@ CREATE TABLE updates (
     num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT
 );
 CREATE INDEX updates_by_round ON updates (round, verdict, worker);
+CREATE TABLE attempts (message TEXT PRIMARY KEY, number INTEGER NOT NULL);
 CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 'folded';
 """
 
@@ -44,6 +48,8 @@ class Verdict(StrEnum):
     REFUSED = "refused"
     ABANDONED = "abandoned"
     """It was folded into a round that was then given up."""
+    UNDONE = "undone"
+    """It was folded into a round that had to be done again, since a file of it was damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,7 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._migrate()
+            self._epoch: int | None = None
         except sqlite3.DatabaseError as error:
             raise StateError(f"{path} cannot be used as a ledger: {error}") from error
 
@@ -111,9 +118,11 @@ class Ledger:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and nothing at all once another aggregator has claimed the ledger (LeadershipLost)."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            self._check_epoch()
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -129,7 +138,7 @@ class Ledger:
         return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
 
     def record(self, facts: Mapping[str, Any]) -> None:
-        with self._transaction():
+        with self.transaction():
             self._set(facts)
 
     def _set(self, facts: Mapping[str, Any]) -> None:
@@ -138,10 +147,22 @@ class Ledger:
             [(key, json.dumps(value)) for key, value in facts.items()],
         )
 
+    def claim(self) -> int:
+        """Fences earlier aggregators off; returns the epoch of this one."""
+        with self.transaction():
+            epoch = int(self.facts().get("epoch", 0)) + 1
+            self._set({"epoch": epoch})
+        self._epoch = epoch
+        return epoch
+
+    def _check_epoch(self) -> None:
+        if self._epoch is not None and self.facts()["epoch"] != self._epoch:
+            raise LeadershipLost(f"another aggregator took over {self._path}")
+
     # -- committing -----------------------------------------------------------------------------------------
 
     def open_round(self, number: int, *, now: float) -> None:
-        with self._transaction():
+        with self.transaction():
             self._open(number, now)
 
     def _open(self, number: int, now: float) -> None:
@@ -149,16 +170,23 @@ class Ledger:
 
     def commit(self, rows: Iterable[UpdateRow], accumulated: Accumulated | None) -> None:
         """These updates are decided, and this accumulator file holds what was folded in the open round."""
-        with self._transaction():
+        with self.transaction():
             self._insert(rows)
             if accumulated is not None:
                 self._set({"accumulated": _fields(accumulated)})
 
     def close_round(
-        self, number: int, rows: Iterable[UpdateRow], result: RoundResult, *, next_round: int | None
+        self,
+        number: int,
+        rows: Iterable[UpdateRow],
+        result: RoundResult,
+        *,
+        next_round: int | None,
+        install: Callable[[], None],
     ) -> None:
-        """The round is over, its model is in its file, and the next one is open with nothing folded."""
-        with self._transaction():
+        """The round is over, ``install`` puts its model in place, and the next one is open with nothing folded."""
+        with self.transaction():
+            install()
             self._insert(rows)
             if result.closed_by == Verdict.ABANDONED:
                 self._db.execute(
@@ -190,6 +218,31 @@ class Ledger:
             self._set({"accumulated": None})
             if next_round is not None:
                 self._open(next_round, result.closed_at)
+
+    def undo_from(self, number: int) -> None:
+        """Round ``number`` is open again, with nothing folded, and later ones were never opened."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE updates SET verdict = 'undone' WHERE round >= ? AND verdict IN ('folded', 'abandoned')",
+                (number,),
+            )
+            self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
+            self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
+            self._set({"accumulated": None})
+
+    def attempt(self, message: str) -> int:
+        """Notes that this message is about to be taken; returns for the how manieth time."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (message) DO UPDATE SET number = number + 1", (message,)
+            )
+            (number,) = self._db.execute("SELECT number FROM attempts WHERE message = ?", (message,)).fetchone()
+        return int(number)
+
+    def survived(self, message: str) -> None:
+        """The message was taken without harm."""
+        with self.transaction():
+            self._db.execute("DELETE FROM attempts WHERE message = ?", (message,))
 
     def _insert(self, rows: Iterable[UpdateRow]) -> None:
         names = UpdateRow.__slots__
@@ -231,20 +284,19 @@ class Ledger:
         fields = self.facts().get("accumulated")
         return None if fields is None else Accumulated(**fields)
 
-    def current_round(self) -> int | None:
-        """The round that is open; None if none is."""
-        row = self._db.execute("SELECT max(round) FROM rounds WHERE closed_by IS NULL").fetchone()
-        return None if row[0] is None else int(row[0])
+    def base_round(self) -> int:
+        """The round whose model this ledger begins with: 0, unless it took a run over from the stream."""
+        return int(self.facts()["base_round"])
 
     def last_closed_round(self) -> int:
-        """0 if none was closed."""
+        """The base round if none was closed."""
         row = self._db.execute("SELECT max(round) FROM rounds WHERE closed_by IS NOT NULL").fetchone()
-        return int(row[0] or 0)
+        return self.base_round() if row[0] is None else int(row[0])
 
     def model_sha256(self, round_number: int) -> str:
-        """The digest of the model after a closed round; after round 0, of the initial one."""
-        if round_number == 0:
-            return str(self.facts()["initial_sha256"])
+        """The digest of the model after a closed round, or after the base round."""
+        if round_number == self.base_round():
+            return str(self.facts()["base_sha256"])
         return str(self.round(round_number)["model_sha256"])
 
     def round(self, number: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class OpenRound:
         self,
         number: int,
         *,
+        epoch: int,
         directory: StateDirectory,
         ledger: Ledger,
         transport: Transport,
@@ -32,6 +33,7 @@ class OpenRound:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number = number
+        self._epoch = epoch
         self._directory, self._ledger, self._transport = directory, ledger, transport
         self._specs = specs
         self._clock = clock
@@ -117,10 +119,10 @@ class OpenRound:
         self._ledger.commit(self._rows, accumulated)
         self._committed = accumulated
         self._settle()
-        self._directory.remove_sums(but=accumulated.file if accumulated else None)
+        self._directory.remove_sums(self._epoch, but=accumulated.file if accumulated else None)
 
     def _write_sum(self) -> Accumulated:
-        name = f"sum-{self.number:05d}-{self.num_folded}.safetensors"
+        name = f"sum-{self._epoch}-{self.number:05d}-{self.num_folded}.safetensors"
         return Accumulated(
             file=name,
             sha256=self._directory.save_sum(name, self.sum),
@@ -129,17 +131,18 @@ class OpenRound:
             num_samples=self.total,
         )
 
-    def close(self, result: RoundResult, *, next_round: int | None) -> None:
-        """Commits the end of the round; its model is on the disk already."""
-        self._ledger.close_round(self.number, self._rows, result, next_round=next_round)
+    def close(self, result: RoundResult, *, next_round: int | None, install: Callable[[], None]) -> None:
+        """Commits the end of the round; ``install`` puts its model, which is on the disk already, in its place."""
+        self._ledger.close_round(self.number, self._rows, result, next_round=next_round, install=install)
 
     def settle(self) -> None:
         """After the end of the round is committed and told: acks, and frees what it needed."""
         self._settle()
-        self._directory.remove_sums()
+        self._directory.remove_sums(self._epoch)
 
     def _settle(self) -> None:
-        self._transport.ack(self._deliveries)
+        if self._deliveries:
+            self._transport.ack(self._deliveries)
         self._transport.delete_blobs(self._blobs)
         self._rows, self._deliveries, self._blobs = [], [], []
         self._keys.clear()

@@ -1,15 +1,23 @@
-"""Which run a state directory holds: a new one, or the one to go on with."""
+"""Which run a state directory holds: one to go on with, one taken over from the stream, or a new one."""
 
+import logging
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from aggregator.checkpoint import StateDirectory
 from aggregator.ledger import Ledger
 from aggregator.settings import AggregatorSettings
-from broker.errors import StateError, TaskError
-from broker.tensors import Specs, first_not_finite, specs_of
+from broker.codec import decode
+from broker.errors import DamagedFile, MalformedMessage, StateError, TaskError
+from broker.messages import ModelHead
+from broker.model_body import read_model
+from broker.tensors import Buffer, Specs, State, difference, first_not_finite, specs_of
+from broker.transport import Transport
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,41 +27,125 @@ class Run:
     run_id: str
     """The run's name and a random part: two runs of one name never mix."""
     epoch: int
-    """Counts the starts of an aggregator in this run."""
+    """Goes up with each aggregator that leads the run."""
     specs: Specs
 
 
-def open_run(settings: AggregatorSettings, model: nn.Module, *, directory: StateDirectory, ledger: Ledger) -> Run:
-    """The run in this directory, with its newest model verified; a new one, with ``model``, if it is empty.
+def open_run(
+    settings: AggregatorSettings,
+    model: nn.Module,
+    *,
+    directory: StateDirectory,
+    ledger: Ledger,
+    transport: Transport,
+) -> Run:
+    """The run in this directory; if that is empty, the open run of this name on the stream; or a new one.
 
-    Another run's directory, or one whose files are not what the ledger says, is a StateError.
+    Its newest model is verified; if it is damaged, the run goes back to the one before. Another run's directory,
+    or one that the stream has left behind, is a StateError.
     """
-    state = model.state_dict()
-    specs = specs_of(state)
+    specs = specs_of(model.state_dict())
+    on_stream = newest_head(transport)
+    if not ledger.facts():
+        ledger.record(_beginning(settings, dict(model.state_dict()), directory, transport, on_stream))
     facts = ledger.facts()
-    if not facts:
-        broken = first_not_finite(state)
-        if broken:
-            raise TaskError(f"the task's model has NaN or infinity in '{broken}'")
-        ledger.record(
-            {
-                "run": settings.run,
-                "run_id": f"{settings.run}.{secrets.token_hex(4)}",
-                "task": settings.task,
-                "seed": settings.seed,
-                "initial_sha256": directory.save_model(0, state),
-                "epoch": 0,
-            }
+    _check_is_ours(settings, facts, directory)
+    if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
+        raise StateError(
+            f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, the stream"
+            f" {on_stream[0].epoch}: another aggregator led it from a directory of its own;"
+            " an empty --state goes on from the stream"
         )
-        facts = ledger.facts()
+    epoch = ledger.claim()
+    _go_back_to_sound_model(directory, ledger, specs)
+    return Run(str(facts["run_id"]), epoch, specs)
+
+
+def newest_head(transport: Transport) -> tuple[ModelHead, Buffer] | None:
+    """The newest head on the stream and its payload; None if there is none that can be read."""
+    body = transport.newest_head()
+    if body is None:
+        return None
+    try:
+        return decode(body, ModelHead)
+    except MalformedMessage as error:
+        log.warning("the newest message on the model stream is not ours: %s", error)
+        return None
+
+
+def _beginning(
+    settings: AggregatorSettings,
+    initial: State,
+    directory: StateDirectory,
+    transport: Transport,
+    on_stream: tuple[ModelHead, Buffer] | None,
+) -> dict[str, Any]:
+    """The first facts of a ledger, with the model they name in its place."""
+    if on_stream is not None and on_stream[0].run == settings.run and not on_stream[0].is_finished:
+        return _taken_over(settings, initial, directory, transport, *on_stream)
+    broken = first_not_finite(initial)
+    if broken:
+        raise TaskError(f"the task's model has NaN or infinity in '{broken}'")
+    written = directory.write_model(0, initial)
+    written.install()
+    return {
+        "run": settings.run,
+        "run_id": f"{settings.run}.{secrets.token_hex(4)}",
+        "task": settings.task,
+        "seed": settings.seed,
+        "base_round": 0,
+        "base_sha256": written.sha256,
+        "epoch": 0,
+    }
+
+
+def _taken_over(
+    settings: AggregatorSettings,
+    initial: State,
+    directory: StateDirectory,
+    transport: Transport,
+    head: ModelHead,
+    payload: Buffer,
+) -> dict[str, Any]:
+    problem = difference(specs_of(initial), head.tensors)
+    if problem or head.seed != settings.seed:
+        raise StateError(
+            f"run '{head.run}' is open on queue '{settings.queue}' and {problem or f'has --seed {head.seed}'};"
+            " to begin another run, give it another --run"
+        )
+    log.warning(
+        "the state directory is empty; taking run %s over from the stream, at round %d", head.run_id, head.round
+    )
+    written = directory.write_model(head.round - 1, read_model(head, payload, transport))
+    written.install()
+    return {
+        "run": head.run,
+        "run_id": head.run_id,
+        "task": settings.task,
+        "seed": head.seed,
+        "base_round": head.round - 1,
+        "base_sha256": written.sha256,
+        "epoch": head.epoch,
+    }
+
+
+def _check_is_ours(settings: AggregatorSettings, facts: dict[str, Any], directory: StateDirectory) -> None:
     for name in ("run", "task", "seed"):
         if facts[name] != getattr(settings, name):
             raise StateError(
                 f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"
                 f" not {getattr(settings, name)}; give another --state, or the settings it began with"
             )
-    last = ledger.last_closed_round()
-    directory.model(last).check(specs, ledger.model_sha256(last))
-    epoch = int(facts["epoch"]) + 1
-    ledger.record({"epoch": epoch})
-    return Run(str(facts["run_id"]), epoch, specs)
+
+
+def _go_back_to_sound_model(directory: StateDirectory, ledger: Ledger, specs: Specs) -> None:
+    while True:
+        last = ledger.last_closed_round()
+        try:
+            directory.model(last).check(specs, ledger.model_sha256(last))
+            return
+        except DamagedFile as error:
+            if last == ledger.base_round():
+                raise
+            log.error("%s; doing round %d again from the model before", error, last)
+            ledger.undo_from(last)

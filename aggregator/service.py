@@ -3,12 +3,14 @@
 Here the pure parts meet the wire. ``step()`` handles one event, an update, a sign of life or the clock.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from aggregator.broadcast import Broadcaster
 from aggregator.checkpoint import StateDirectory
@@ -21,13 +23,13 @@ from aggregator.open_round import OpenRound
 from aggregator.presence import Attendance, Uploads
 from aggregator.retention import best_of, rounds_to_keep
 from aggregator.rounds import Close, ClosedBy, Extended, Round, decide
-from aggregator.run import Run, open_run
+from aggregator.run import open_run
 from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
 from broker.codec import decode
-from broker.errors import BlobLost, MalformedMessage, MessageError, StateError
+from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, StateError, UnfitMessage
 from broker.messages import Presence
-from broker.tensors import delta_specs, first_not_finite, num_bytes_of
+from broker.tensors import delta_specs, first_not_finite, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
@@ -38,6 +40,8 @@ _REPORT_EVERY_S = 30.0
 _PREFETCH_BYTES = 64 * 2**20
 _MAX_PREFETCH = 64
 _MIN_PREFETCH = 4
+_SUSPECT_AFTER = 3
+_MAX_ATTEMPTS = 3
 
 
 class Aggregator:
@@ -74,27 +78,29 @@ class Aggregator:
 
     def start(self) -> None:
         """Opens the run or goes on with it, and sees to it that its newest model is on the stream."""
-        run = self._open_run()
-        self._specs = run.specs
-        self._expected = Expected(run.run_id, delta_specs(run.specs), self._topology)
+        model = self._initial_model()
+        self._specs = specs_of(model.state_dict())
         self._prefetch = self._affordable_prefetch()
+        self._transport.declare()
+        self._transport.listen(Source.UPDATES, Source.PRESENCE, prefetch=self._prefetch)
+        run = open_run(self._settings, model, directory=self._directory, ledger=self._ledger, transport=self._transport)
+        self._epoch = run.epoch
+        self._expected = Expected(run.run_id, delta_specs(run.specs), self._topology)
+        self._evaluate = CentralEvaluation(self._task, model)
         self._broadcaster = Broadcaster(
             run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
         )
-        self._transport.declare()
-        self._transport.listen(Source.UPDATES, Source.PRESENCE, prefetch=self._prefetch)
         log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
+        del model
         self._go_on_after(self._ledger.last_closed_round())
 
-    def _open_run(self) -> Run:
+    def _initial_model(self) -> nn.Module:
         torch.manual_seed(self._settings.seed)
-        model = self._task.model()
-        self._evaluate = CentralEvaluation(self._task, model)
-        return open_run(self._settings, model, directory=self._directory, ledger=self._ledger)
+        return self._task.model()
 
     def _affordable_prefetch(self) -> int:
         """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""
-        update_bytes = max(1, num_bytes_of(self._expected.specs))
+        update_bytes = max(1, num_bytes_of(delta_specs(self._specs)))
         if update_bytes > self._settings.inline_cap:
             return _MAX_PREFETCH
         return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // update_bytes))
@@ -106,7 +112,14 @@ class Aggregator:
             return
         number = last + 1
         self._ledger.open_round(number, now=time.time())
-        self._open(number)
+        try:
+            self._open(number)
+        except DamagedFile as error:
+            log.error("%s; doing round %d again", error, number)
+            self._ledger.undo_from(number)
+            self._open(number)
+            self._broadcaster.publish(number)  # in the new epoch, so that those who answered answer again
+            return
         if self._open_round.num_folded:
             log.info("round %d goes on with %d updates folded", number, self._open_round.num_folded)
         self._broadcaster.ensure(number)
@@ -114,10 +127,10 @@ class Aggregator:
     # -- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Steps until the run is finished, or ``stop`` is called."""
+        """Steps until the run is finished, or ``stop`` is called; then what is folded is committed."""
         while self.is_running:
             self.step(self.time_left())
-        self.close()
+        self.finish()
 
     @property
     def is_running(self) -> bool:
@@ -128,14 +141,16 @@ class Aggregator:
         self._is_stopping = True
         self._transport.wake()
 
-    def close(self) -> None:
-        """Commits what is folded and leaves; the same command goes on from there."""
+    def finish(self) -> None:
+        """Commits what is folded, so that the same command goes on from there."""
         if not self.is_finished:
             self._open_round.commit()
             log.info("stopped in round %d; run the same command again to go on", self._round.number)
+
+    def close(self) -> None:
+        """Leaves the queue and the ledger; what was not committed is delivered again."""
         self._transport.close()
         self._ledger.close()
-        self._directory.close()
 
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one comes within ``timeout_s``; then does what is due. True if one came."""
@@ -205,12 +220,23 @@ class Aggregator:
 
     def _take(self, delivery: Delivery) -> None:
         """Folds an update, or says why not."""
+        message = self._suspected(delivery)
         try:
+            if message is not None and self._ledger.attempt(message) > _MAX_ATTEMPTS:
+                raise UnfitMessage(f"the aggregator died {_MAX_ATTEMPTS} times while it took this message")
             update = read_update(delivery, self._expected, round_number=self._round.number)
             self._uploads.arrived(update.head.worker)
             self._decide_on(update, delivery)
         except (MessageError, BlobLost) as error:
             self._refuse(delivery, str(error))
+        if message is not None:
+            self._ledger.survived(message)
+
+    def _suspected(self, delivery: Delivery) -> str | None:
+        """The digest of a message that came back so often that it may be what kills us; None of any other."""
+        if delivery.num_returns < _SUSPECT_AFTER:
+            return None
+        return hashlib.sha256(delivery.body).hexdigest()
 
     def _decide_on(self, update: Update, delivery: Delivery) -> None:
         head = update.head
@@ -269,6 +295,7 @@ class Aggregator:
         self._round = Round.open(number, self._policy, now=self._clock())
         self._open_round = OpenRound(
             number,
+            epoch=self._epoch,
             directory=self._directory,
             ledger=self._ledger,
             transport=self._transport,
@@ -294,19 +321,20 @@ class Aggregator:
             raise StateError(
                 f"round {number}: the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr"
             )
+        written = self._directory.write_model(number, state)
         result = RoundResult(
             closed_by=by,
             closed_at=time.time(),
             seconds=self._clock() - self._round.opened_at,
             num_samples=total,
-            model_sha256=self._directory.save_model(number, state),
+            model_sha256=written.sha256,
             metrics=self._evaluate(state),
         )
         del state
         self._delete_abandoned_uploads()
         is_surely_next = number < self._settings.rounds and self._settings.stop_metric is None
         closed = self._open_round
-        closed.close(result, next_round=number + 1 if is_surely_next else None)
+        closed.close(result, next_round=number + 1 if is_surely_next else None, install=written.install)
         self._log_round(number)
         reason = self._reason_to_end(number)
         if reason is not None:
@@ -346,17 +374,19 @@ class Aggregator:
         self._broadcaster.ensure(last + 1, is_finished=True)
         settings = self._settings.model_dump(mode="json", exclude={"broker"})
         metric = self._settings.stop_metric
-        self._directory.write_summary(summarize(self._ledger, settings, metric=metric, stopped=reason))
+        with self._ledger.transaction():
+            self._directory.write_summary(summarize(self._ledger, settings, metric=metric, stopped=reason))
         self.is_finished = True
         log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary)
 
     def _prune(self, last: int) -> None:
         best = best_of(self._ledger.rounds(), self._settings.stop_metric)
-        if best is not None:
-            self._directory.link("best", best[1])
-        self._directory.link("last", last)
         keep = rounds_to_keep(last, best[1] if best else None, keep_every=self._settings.keep_every)
-        self._directory.keep_only(keep)
+        with self._ledger.transaction():  # only while no other aggregator has taken over
+            self._directory.link("last", last)
+            if best is not None:
+                self._directory.link("best", best[1])
+            self._directory.keep_only(keep)
 
     def _log_round(self, number: int) -> None:
         row = self._ledger.round(number)

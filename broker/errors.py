@@ -8,8 +8,10 @@ FedmqError                     1  FAILED
 │   ├── BrokerRefused          5  REFUSED      final: credentials, permission, certificate, arguments
 │   ├── QueueMissing           4  UNREACHABLE  passing: the queue or stream is not there (yet)
 │   ├── QueueFull              4  UNREACHABLE  passing: the queue takes no more for now
-│   └── BlobLost               1  FAILED       a blob is gone, or has not all its parts
-├── StateError                 6  STATE        the state directory is another run's, damaged or in use
+│   ├── BlobLost               1  FAILED       a blob is gone, or has not all its parts
+│   └── LeadershipLost         1  FAILED       another aggregator may lead now; this one stands by
+├── StateError                 6  STATE        the state directory is another run's, full or of no use
+│   └── DamagedFile            6  STATE        a file in it is not what was written; an earlier one may do
 └── MessageError                               one message is no good; it is set aside, nobody stops
     ├── MalformedMessage                       it does not decode
     └── UnfitMessage                           it decodes, but does not fit this run
@@ -82,10 +84,18 @@ class BlobLost(BrokerError):
     """A blob is gone, or holds other parts than were promised."""
 
 
+class LeadershipLost(BrokerError):
+    """Another aggregator may have taken over; what this one believes of the run may be out of date."""
+
+
 class StateError(FedmqError):
-    """A state directory that belongs to another run, is damaged, or is in use."""
+    """A state directory that belongs to another run, cannot be written, or is of no use."""
 
     exit_code = ExitCode.STATE
+
+
+class DamagedFile(StateError):
+    """A file that is missing, cut or changed: its digest is not the one that was recorded."""
 
 
 class MessageError(FedmqError):

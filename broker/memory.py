@@ -19,6 +19,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.is_declared = False
+        self.leader: object | None = None
         self.heads: deque[bytes] = deque(maxlen=1)
         self.num_heads = 0
         self.queues: dict[Source, deque[tuple[str, bytes]]] = {
@@ -49,6 +50,12 @@ class MemoryTransport:
     def check(self) -> None:
         if not self._broker.is_declared:
             raise QueueMissing("the embedded broker has no queues yet; the aggregator makes them")
+
+    def lead(self) -> bool:
+        with self._changed:
+            if self._broker.leader is None:
+                self._broker.leader = self
+            return self._broker.leader is self
 
     def listen(self, *sources: Source, prefetch: int = 16) -> None:
         self._sources, self._prefetch = sources, prefetch
@@ -147,3 +154,5 @@ class MemoryTransport:
     def close(self) -> None:
         self.give_back()
         self.listen()
+        if self._broker.leader is self:
+            self._broker.leader = None

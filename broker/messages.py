@@ -101,8 +101,11 @@ class ModelHead(Tensors):
 
     @property
     def position(self) -> tuple[int, int, bool]:
-        """Where in its run this head stands; a greater one is newer."""
-        return (self.round, self.epoch, self.is_finished)
+        """Where in its run this head stands; a greater one is newer.
+
+        The epoch comes first: an aggregator that took over may go back a round, and a zombie's head is never newer.
+        """
+        return (self.epoch, self.round, self.is_finished)
 
 
 class UpdateHead(Tensors):

@@ -14,7 +14,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.errors import BlobLost, FedmqError, QueueMissing
+from broker.errors import BlobLost, FedmqError, LeadershipLost, QueueMissing
 from broker.link import Link
 from broker.settings import BrokerSettings
 from broker.tensors import Buffer
@@ -27,7 +27,9 @@ REASON_HEADER = "reason"
 SENDER_HEADER = "sender"
 _PART_HEADER = "part"
 _CONTENT_TYPE = "application/x-fedmq"
+_RETURNS_HEADER = "x-delivery-count"
 _NOT_FOUND = 404
+_LOCKED = 405
 
 _BLOB_PREFETCH = 3
 _BLOB_STALL_S = 60.0
@@ -51,7 +53,8 @@ class RabbitMQ:
         self._newest_lock = threading.Lock()
         self._session = 0
         self._blob = _BlobConsumer()
-        self._writer = Link(settings, f"{role} writer", on_failed=self._inbox.put)
+        self._leads = False
+        self._writer = Link(settings, f"{role} writer", on_open=self._end_leading, on_failed=self._inbox.put)
         self._reader: Link | None = None
 
     # -- queues ---------------------------------------------------------------------------------------------
@@ -74,6 +77,24 @@ class RabbitMQ:
 
     def check(self) -> None:
         self._writer.call(lambda link: _declare_passive(link, self._topology.updates), is_retried=False)
+
+    def lead(self) -> bool:
+        self._leads = self._writer.call(self._claim)
+        return self._leads
+
+    def _claim(self, link: Link) -> bool:
+        try:
+            link.channel("leader").queue_declare(self._topology.leader, exclusive=True)
+        except ChannelClosedByBroker as error:
+            if error.reply_code != _LOCKED:
+                raise
+            return False
+        return True
+
+    def _end_leading(self, link: Link) -> None:
+        """Between the lost connection and this one somebody else may have led."""
+        if self._leads:
+            raise LeadershipLost(f"the connection that led queue '{self._topology.queue}' was lost")
 
     # -- receiving ------------------------------------------------------------------------------------------
 
@@ -111,7 +132,8 @@ class RabbitMQ:
 
     def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         sender = method.routing_key.removeprefix(update_key(""))
-        self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session))
+        num_returns = int((properties.headers or {}).get(_RETURNS_HEADER, 0))
+        self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
 
     def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         self._inbox.put(Delivery(Source.PRESENCE, body, method.routing_key.removeprefix(presence_key(""))))
@@ -207,7 +229,10 @@ class RabbitMQ:
         waits_for_queue: bool = True,
     ) -> None:
         properties = pika.BasicProperties(
-            delivery_mode=pika.DeliveryMode.Persistent, content_type=_CONTENT_TYPE, headers=headers
+            delivery_mode=pika.DeliveryMode.Persistent,
+            content_type=_CONTENT_TYPE,
+            headers=headers,
+            timestamp=int(time.time()),
         )
         self._writer.call(
             lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),

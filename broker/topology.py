@@ -5,6 +5,7 @@
 <queue>.blob.<id>   stream      one large body, in parts; deleted when no one can need it
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
+<queue>.leader      exclusive   empty; whose connection holds it is the one aggregator, the others stand by
 """
 
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ class Topology:
     @property
     def presence(self) -> str:
         return f"{self.queue}.presence"
+
+    @property
+    def leader(self) -> str:
+        return f"{self.queue}.leader"
 
     def model_blob(self, run_id: str, round_number: int) -> str:
         """The blob of the model that round ``round_number`` trains from."""

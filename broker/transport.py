@@ -32,6 +32,8 @@ class Delivery:
     tag: int = 0
     """Ackable within its ``session``; both are the transport's own."""
     session: int = 0
+    num_returns: int = 0
+    """How often it was delivered before and came back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,12 @@ class Transport(Protocol):
 
     def check(self) -> None:
         """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the results queue is there."""
+
+    def lead(self) -> bool:
+        """Becomes the one aggregator of this queue; False while another one is.
+
+        Leadership ends with the connection: from then on everything raises LeadershipLost.
+        """
 
     def listen(self, *sources: Source, prefetch: int = 16) -> None:
         """Starts receiving from these; ``prefetch`` bounds the updates that are received and not yet acked.

@@ -13,4 +13,5 @@ def run_embedded(aggregator: Aggregator, workers: list[Worker]) -> None:
         happened = [worker.step() for worker in workers]
         if not aggregator.step() and not any(happened):
             aggregator.step(aggregator.time_left())
+    aggregator.finish()
     aggregator.close()

@@ -12,7 +12,8 @@ from typing import Literal
 from broker.codec import decode, encode
 from broker.errors import BlobLost, MessageError, TaskError, UnfitMessage
 from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.tensors import Buffer, State, chunks, cut, digest_of, first_not_finite, specs_of, state_from
+from broker.model_body import read_model
+from broker.tensors import Buffer, State, chunks, cut, digest_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
@@ -126,7 +127,7 @@ class Worker:
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
         try:
-            state = self._received(head, payload)
+            state = read_model(head, payload, self._transport)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
             return
@@ -134,27 +135,6 @@ class Worker:
             log.warning("round %3d: the model is dropped: %s", head.round, error)
             return
         self._train_and_send(head, state)
-
-    def _received(self, head: ModelHead, payload: Buffer) -> State:
-        """The model's state. Nothing is allocated beyond what this worker's own model takes."""
-        body = bytearray(payload)
-        if head.blob is not None:
-            body = bytearray(head.num_bytes)
-            offset = 0
-            for part in self._transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes)):
-                if offset + len(part) > len(body):
-                    raise UnfitMessage(f"its blob has more than the {len(body)} bytes announced")
-                body[offset : offset + len(part)] = part
-                offset += len(part)
-            if offset != len(body):
-                raise UnfitMessage(f"its blob has {offset} bytes; {len(body)} were announced")
-        state = state_from(body, head.tensors)
-        if digest_of(state) != head.sha256:
-            raise UnfitMessage("its body is not the one that its digest is of")
-        broken = first_not_finite(state)
-        if broken:
-            raise UnfitMessage(f"it has NaN or infinity in '{broken}'")
-        return state
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
@@ -194,8 +174,11 @@ class Worker:
         if self._newest is None:
             return False
         newest = self._newest[0]
-        is_same_run = newest.run_id == head.run_id and not newest.is_finished
-        return not is_same_run or newest.round - head.round > newest.max_staleness
+        if newest.run_id != head.run_id or newest.is_finished:
+            return True
+        if newest.epoch != head.epoch and newest.round < head.round:
+            return True  # an aggregator took over and went back
+        return newest.round - head.round > newest.max_staleness
 
     def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float]) -> None:
         self._set_state("sending", head.round)
