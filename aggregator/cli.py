@@ -11,7 +11,7 @@ import torch
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.command import configure_logging, exit_code_of, on_signals
-from broker.errors import ExitCode, LeadershipLost
+from broker.errors import ExitCode, LeadershipLost, QueueMissing
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
 from broker.transport import Transport
@@ -40,15 +40,20 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     configure_logging(settings.log_level)
     torch.set_num_threads(1)  # the initial model is then the same on any machine
     task = load_task(settings.task, Site())
+    asks_again = False
     while True:
         try:
-            return _lead(settings, task)
+            return _lead(settings, task, asks_again=asks_again)
         except LeadershipLost as error:
             log.warning("%s; standing by", error)
-            settings = settings.model_copy(update={"connect_timeout_s": math.inf})
+            asks_again = False
+        except QueueMissing as error:
+            log.error("%s; making the queues anew, and asking the workers to send again", error)
+            asks_again = True
+        settings = settings.model_copy(update={"connect_timeout_s": math.inf})
 
 
-def _lead(settings: AggregatorSettings, task: Task) -> ExitCode:
+def _lead(settings: AggregatorSettings, task: Task, *, asks_again: bool) -> ExitCode:
     """One aggregator, from the moment it leads until it loses that, is told to stop, or the run is finished."""
     stopping = threading.Event()
     on_signals(stopping.set)
@@ -56,7 +61,7 @@ def _lead(settings: AggregatorSettings, task: Task) -> ExitCode:
     with contextlib.closing(transport):
         if not _wait_to_lead(transport, stopping):
             return ExitCode.INTERRUPTED
-        with contextlib.closing(Aggregator(settings, task, transport)) as aggregator:
+        with contextlib.closing(Aggregator(settings, task, transport, asks_again=asks_again)) as aggregator:
             on_signals(aggregator.stop)
             aggregator.start()
             aggregator.run()

@@ -45,7 +45,10 @@ _MAX_ATTEMPTS = 3
 
 
 class Aggregator:
-    """One run, from its first round, or from where its state directory left it, to its last."""
+    """One run, from its first round, or from where its state directory left it, to its last.
+
+    ``asks_again`` has all workers send their update for the open round once more, where those on the queue are lost.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Aggregator:
         task: Task,
         transport: Transport,
         *,
+        asks_again: bool = False,
         clock: Callable[[], float] = time.monotonic,
         on_round: Callable[[Mapping[str, Any]], None] = lambda row: None,
     ) -> None:
@@ -60,6 +64,7 @@ class Aggregator:
         self._settings = settings
         self._task = task
         self._transport = transport
+        self._asks_again = asks_again
         self._clock = clock
         self._on_round = on_round
         self._policy = settings.policy
@@ -118,11 +123,13 @@ class Aggregator:
             log.error("%s; doing round %d again", error, number)
             self._ledger.undo_from(number)
             self._open(number)
-            self._broadcaster.publish(number)  # in the new epoch, so that those who answered answer again
-            return
+            self._asks_again = True
         if self._open_round.num_folded:
             log.info("round %d goes on with %d updates folded", number, self._open_round.num_folded)
-        self._broadcaster.ensure(number)
+        if self._asks_again:
+            self._broadcaster.publish(number)  # in the new epoch: who answered already answers again
+        else:
+            self._broadcaster.ensure(number)
 
     # -- the loop -------------------------------------------------------------------------------------------
 

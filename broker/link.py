@@ -4,6 +4,7 @@ pika's connections belong to one thread. Whoever wants something of the broker h
 the link, and waits for its result. A job that a lost connection interrupts is done again on the next one.
 """
 
+import concurrent.futures
 import contextlib
 import logging
 import threading
@@ -25,7 +26,9 @@ from broker.settings import BrokerSettings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_IDLE_S = 30.0
+_IDLE_S = 5.0
+"""How late it may be seen that the broker closed a channel; a lost connection is seen at once."""
+_PATIENCE_S = 10.0
 _MAX_BACKOFF_S = 30.0
 _MAX_WAIT_FOR_QUEUE_S = 2.0
 
@@ -47,12 +50,14 @@ class Link:
         settings: BrokerSettings,
         name: str,
         *,
+        waits_for_queue: bool = True,
         on_open: Callable[["Link"], None] = lambda link: None,
         on_lost: Callable[[], None] = lambda: None,
         on_failed: Callable[[FedmqError], None] = lambda error: None,
     ) -> None:
         self._settings = settings
         self._name = name
+        self._passing = (BrokerUnreachable, QueueMissing) if waits_for_queue else (BrokerUnreachable,)
         self._on_open, self._on_lost, self._on_failed = on_open, on_lost, on_failed
         self._jobs: deque[_Job] = deque()
         self._channels: dict[str, BlockingChannel] = {}
@@ -72,7 +77,13 @@ class Link:
 
         ``is_retried``: through lost connections. ``waits_for_queue``: through a missing or full queue, too.
         """
-        return self._add(_Job(job, is_retried, waits_for_queue)).result()  # type: ignore[no-any-return]
+        result = self._add(_Job(job, is_retried, waits_for_queue))
+        while not concurrent.futures.wait([result], _PATIENCE_S).done:
+            # pika tells of a blocked connection only after the publish that is blocked
+            log.warning(
+                "%s: no answer for %.0f s: the broker is away, or short of memory or disk", self._name, _PATIENCE_S
+            )
+        return result.result()  # type: ignore[no-any-return]
 
     def post(self, job: Callable[["Link"], None]) -> None:
         """Has the thread do ``job`` soon; if there is no connection, or it breaks first, it is forgotten."""
@@ -134,7 +145,7 @@ class Link:
                 self._open()
                 try:
                     self._serve()
-                except (BrokerUnreachable, QueueMissing) as error:
+                except self._passing as error:
                     log.warning("%s: %s; connecting anew", self._name, error)
                     self._drop()
             self._finish()
@@ -157,7 +168,7 @@ class Link:
         if not self._was_open:
             give_up |= _OutOfPatience(self._settings.connect_timeout_s)
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((BrokerUnreachable, QueueMissing)),
+            retry=tenacity.retry_if_exception_type(self._passing),
             wait=_backoff_s,
             stop=give_up,
             sleep=self._sleep,

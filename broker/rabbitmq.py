@@ -54,6 +54,7 @@ class RabbitMQ:
         self._session = 0
         self._blob = _BlobConsumer()
         self._leads = False
+        self._declares = False
         self._writer = Link(settings, f"{role} writer", on_open=self._end_leading, on_failed=self._inbox.put)
         self._reader: Link | None = None
 
@@ -61,6 +62,7 @@ class RabbitMQ:
 
     def declare(self) -> None:
         self._writer.call(self._declare)
+        self._declares = True
 
     def _declare(self, link: Link) -> None:
         is_new = not _is_there(link, self._topology.updates)
@@ -104,6 +106,7 @@ class RabbitMQ:
         self._reader = Link(
             self._settings,
             f"{self._role} reader",
+            waits_for_queue=not self._declares,  # who made the queue is told when somebody deletes it
             on_open=lambda link: self._subscribe(link, sources, prefetch),
             on_lost=self._blob.interrupt,
             on_failed=self._inbox.put,
@@ -179,7 +182,7 @@ class RabbitMQ:
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
         headers = {REASON_HEADER: reason[:1000], SENDER_HEADER: delivery.sender}
-        self._publish("", self._topology.dead, bytes(delivery.body), headers)
+        self._publish("", self._topology.dead, bytes(delivery.body), headers, waits_for_queue=False)
         self.ack([delivery])
 
     def newest_head(self) -> Buffer | None:
@@ -206,7 +209,7 @@ class RabbitMQ:
     # -- publishing -----------------------------------------------------------------------------------------
 
     def broadcast(self, body: bytes) -> None:
-        self._publish("", self._topology.models, body)
+        self._publish("", self._topology.models, body, waits_for_queue=False)
 
     def send(self, body: bytes, *, worker: str) -> None:
         self._publish(self._topology.inbound, update_key(worker), body)

@@ -28,7 +28,10 @@ UPDATES = {
     "x-overflow": "reject-publish",
     "x-dead-letter-strategy": "at-least-once",
 }
-DEAD = {"x-queue-type": "quorum", "x-delivery-limit": 1000}
+DEAD = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1_000_000,  # whoever looks gives the messages back, and each return counts
+}
 PRESENCE = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
 BLOB = {"x-queue-type": "stream", "x-max-age": "7D"}
 

@@ -2,7 +2,8 @@
 
 All methods may be called from one thread of the process, the one that runs its service; ``announce`` from any.
 Publishing returns when the broker has the message for good. A broken connection is mended inside: a method
-waits for it, and raises BrokerRefused only when waiting cannot help.
+waits for it, and raises BrokerRefused only when waiting cannot help. A worker waits for a missing queue, too; to
+the aggregator, which made it, that is a QueueMissing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,0 +1,220 @@
+"""What the broker does to us short of dying: each is waited for, said, and gone on from."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from rabbitmq_node import RabbitNode
+
+from broker.errors import QueueMissing
+from broker.rabbitmq import RabbitMQ
+from broker.settings import BrokerSettings
+from broker.transport import Source
+
+SOON_S = 30.0
+SETTLED_S = 1.5
+"""How long to watch that something does not happen."""
+
+
+@pytest.fixture
+def connect(node: RabbitNode, broker_url: str, queue: str) -> Iterator[Callable[[str], RabbitMQ]]:
+    made: list[RabbitMQ] = []
+
+    def connect(role: str) -> RabbitMQ:
+        made.append(RabbitMQ(BrokerSettings(broker=broker_url, queue=queue, heartbeat_s=4), role=role))
+        return made[-1]
+
+    yield connect
+    for transport in made:
+        transport.close()
+
+
+@contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[threading.Event]:
+    """Does some work in a thread; gives the event that is set when it is done."""
+    done = threading.Event()
+
+    def run() -> None:
+        work()
+        done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield done
+    finally:
+        thread.join(SOON_S)
+        assert not thread.is_alive()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < deadline, "that did not come about"
+        time.sleep(0.05)
+
+
+def said(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return any(text in record.getMessage() for record in caplog.records)
+
+
+def test_a_worker_waits_while_the_broker_is_short_of_memory_and_says_so(
+    node: RabbitNode, connect: Callable[[str], RabbitMQ], caplog: pytest.LogCaptureFixture
+) -> None:
+    aggregator, worker = connect("aggregator"), connect("worker")
+    aggregator.declare()
+    aggregator.listen(Source.UPDATES)
+    worker.send(b"before", worker="a")
+    try:
+        node.ctl("set_vm_memory_high_watermark", "absolute", "1000")
+        with in_background(lambda: worker.send(b"after", worker="a")) as is_sent:
+            wait_for(lambda: said(caplog, "short of memory or disk"))
+            assert not is_sent.is_set()
+            node.ctl("set_vm_memory_high_watermark", "0.6")
+            assert is_sent.wait(SOON_S)
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "0.6")
+    bodies = [aggregator.receive(SOON_S), aggregator.receive(SOON_S)]
+    assert [delivery.body for delivery in bodies if delivery] == [b"before", b"after"]
+
+
+def test_the_aggregator_still_acks_while_the_broker_is_short_of_memory(
+    node: RabbitNode, connect: Callable[[str], RabbitMQ], queue: str
+) -> None:
+    aggregator = connect("aggregator")
+    aggregator.declare()
+    aggregator.send(b"one", worker="a")
+    aggregator.listen(Source.UPDATES)
+    delivery = aggregator.receive(SOON_S)
+    assert delivery is not None
+    try:
+        node.ctl("set_vm_memory_high_watermark", "absolute", "1000")
+        aggregator.ack([delivery])
+        wait_for(lambda: f"{queue}\t0" in node.ctl("list_queues", "--quiet", "name", "messages"))
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "0.6")
+
+
+def test_a_worker_backs_off_from_a_full_queue_and_goes_on(
+    node: RabbitNode, connect: Callable[[str], RabbitMQ], queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    aggregator, worker = connect("aggregator"), connect("worker")
+    aggregator.declare()
+    policy = ("set_policy", "full", f"^{queue}$", '{"max-length": 1}', "--apply-to", "queues")
+    node.ctl(*policy)
+    try:
+        worker.send(b"fills it", worker="a")
+        worker.send(b"may still pass", worker="a")  # the limit is noticed one message late
+        with in_background(lambda: worker.send(b"waits", worker="a")) as is_sent:
+            wait_for(lambda: said(caplog, "the queue is full"))
+            assert not is_sent.is_set()
+            aggregator.listen(Source.UPDATES)
+            for _ in range(2):
+                delivery = aggregator.receive(SOON_S)
+                assert delivery is not None
+                aggregator.ack([delivery])
+            assert is_sent.wait(SOON_S)
+    finally:
+        node.ctl("clear_policy", "full")
+
+
+def test_updates_of_a_channel_that_the_ack_timeout_closed_come_again(
+    node: RabbitNode, connect: Callable[[str], RabbitMQ], caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = (
+        "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {})."
+    )
+    node.ctl("eval", setting.format(1000, 500))
+    try:
+        aggregator = connect("aggregator")
+        aggregator.declare()
+        aggregator.send(b"held too long", worker="a")
+        aggregator.listen(Source.UPDATES)
+        first = aggregator.receive(SOON_S)
+        assert first is not None
+        wait_for(lambda: said(caplog, "connecting anew"))
+    finally:
+        node.ctl("eval", setting.format(7_200_000, 60_000))
+    again = aggregator.receive(SOON_S)
+    assert again is not None
+    assert again.body == b"held too long"
+    assert again.session != first.session
+
+
+def test_the_aggregator_is_told_when_somebody_deletes_its_queue(
+    node: RabbitNode, connect: Callable[[str], RabbitMQ], queue: str
+) -> None:
+    aggregator, worker = connect("aggregator"), connect("worker")
+    aggregator.declare()
+    aggregator.listen(Source.UPDATES)
+    node.ctl("delete_queue", queue)
+    with pytest.raises(QueueMissing):
+        aggregator.receive(SOON_S)
+    with in_background(lambda: worker.send(b"waited", worker="a")) as is_sent:
+        assert not is_sent.wait(SETTLED_S)
+        successor = connect("successor")
+        successor.declare()
+        assert is_sent.wait(SOON_S)
+    successor.listen(Source.UPDATES)
+    delivery = successor.receive(SOON_S)
+    assert delivery is not None
+    assert delivery.body == b"waited"
+
+
+def test_a_worker_subscribes_again_when_the_deleted_stream_is_back(
+    node: RabbitNode, connect: Callable[[str], RabbitMQ], queue: str
+) -> None:
+    aggregator, worker = connect("aggregator"), connect("worker")
+    aggregator.declare()
+    worker.listen(Source.MODELS)
+    aggregator.broadcast(b"one")
+    assert worker.receive(SOON_S) is not None
+    node.ctl("delete_queue", f"{queue}.models")
+    with pytest.raises(QueueMissing):
+        aggregator.broadcast(b"two")
+    aggregator.declare()
+    aggregator.broadcast(b"three")
+    delivery = worker.receive(SOON_S)
+    assert delivery is not None
+    assert delivery.body == b"three"
+
+
+def test_a_stream_cut_by_retention_still_gives_the_newest_model(connect: Callable[[str], RabbitMQ]) -> None:
+    aggregator, slow = connect("aggregator"), connect("slow")
+    aggregator.declare()
+    slow.listen(Source.MODELS)
+    filling = bytes(8 * 2**20 - 16)
+    for number in range(40):  # 320 MiB through a stream that keeps 128
+        aggregator.broadcast(number.to_bytes(16, "little") + filling)
+    late = connect("late")
+    late.listen(Source.MODELS)
+    for reader in (slow, late):
+        number = -1
+        while number < 39:
+            delivery = reader.receive(SOON_S)
+            assert delivery is not None
+            number = int.from_bytes(bytes(delivery.body[:16]), "little")
+
+
+def test_what_was_confirmed_survives_the_kill_of_the_broker(
+    node: RabbitNode, connect: Callable[[str], RabbitMQ]
+) -> None:
+    aggregator, worker = connect("aggregator"), connect("worker")
+    aggregator.declare()
+    aggregator.broadcast(b"model")
+    aggregator.write_blob("t-survives", [b"part one", b"part two"])
+    for number in range(3):
+        worker.send(bytes([number]), worker="a")
+    node.kill()
+    node.restart()
+    worker.listen(Source.MODELS)
+    aggregator.listen(Source.UPDATES)
+    head = worker.receive(SOON_S)
+    assert head is not None
+    assert head.body == b"model"
+    received = [aggregator.receive(SOON_S) for _ in range(3)]
+    assert {bytes(delivery.body) for delivery in received if delivery} == {b"\0", b"\1", b"\2"}
+    assert [bytes(part) for part in worker.read_blob("t-survives", 2)] == [b"part one", b"part two"]
+    aggregator.delete_blobs(["t-survives"])
