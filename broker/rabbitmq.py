@@ -77,6 +77,19 @@ class RabbitMQ:
             log.info("made queue '%s' and what goes with it", self._topology.updates)
             link.pause(_QUORUM_QUEUE_SETTLES_S)
 
+    def remove(self) -> None:
+        """Deletes what ``declare`` made, with all that is in it."""
+
+        def do(link: Link) -> None:
+            for name in self._topology.queues():
+                link.channel("declare").queue_delete(name)
+            for name in self._topology.exchanges():
+                link.channel("declare").exchange_delete(name)
+
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.call(do)
+
     def check(self) -> None:
         self._writer.call(lambda link: _declare_passive(link, self._topology.updates), is_retried=False)
 

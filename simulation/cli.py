@@ -120,6 +120,8 @@ class Simulation:
                 if not aggregator.is_finished:
                     workers.terminate()
             workers.check()
+            if aggregator.is_finished and self._settings.queue is None:
+                _remove_queues(transport, self._run_settings.queue, self._summary())
         return aggregator.is_finished
 
     def _summary(self) -> dict[str, Any]:
@@ -158,6 +160,14 @@ class Simulation:
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console) as progress:
             bar = progress.add_task("", total=total, note="")
             yield lambda completed, note: progress.update(bar, completed=completed, note=note)
+
+
+def _remove_queues(transport: RabbitMQ, queue: str, summary: Mapping[str, Any]) -> None:
+    """Of a simulation that had a queue of its own; nobody else is on it."""
+    last = summary["final"]["round"]
+    topology = Topology(queue)
+    transport.delete_blobs([topology.model_blob(summary["run_id"], number) for number in (last, last + 1)])
+    transport.remove()
 
 
 def _initial_state(task: Task, seed: int) -> dict[str, torch.Tensor]:
