@@ -16,7 +16,7 @@ from learning.split import Split, count
 from learning.task import Plan, Site
 from learning.training import Loss, MakeOptimizer, sgd, train
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class SupervisedTask:
     def split(self) -> Split:
         split = self.problem.data(self.site)
         where, num_train, num_test = self.site.name or "aggregator", count(split.train), count(split.test)
-        logger.debug("%s has %d training and %d test samples", where, num_train, num_test)
+        log.debug("%s has %d training and %d test samples", where, num_train, num_test)
         return split
 
     def model(self) -> nn.Module:
