@@ -147,12 +147,13 @@ class RabbitMQ:
             self._inbox.put(self._newest)
 
     def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        sender = method.routing_key.removeprefix(update_key(""))
-        num_returns = int((properties.headers or {}).get(_RETURNS_HEADER, 0))
+        sender = _text(method.routing_key).removeprefix(update_key(""))
+        returns = (properties.headers or {}).get(_RETURNS_HEADER)
+        num_returns = returns if isinstance(returns, int) else 0  # on a first delivery it is the sender's own word
         self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
 
     def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        self._inbox.put(Delivery(Source.PRESENCE, body, method.routing_key.removeprefix(presence_key(""))))
+        self._inbox.put(Delivery(Source.PRESENCE, body, _text(method.routing_key).removeprefix(presence_key(""))))
 
     def receive(self, timeout_s: float | None = None) -> Delivery | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -322,8 +323,8 @@ class _BlobConsumer:
         self._arrived = arrived
 
         def on_part(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-            index = (properties.headers or {}).get(_PART_HEADER, -1)
-            arrived.put((channel, method.delivery_tag, int(index), body))
+            index = (properties.headers or {}).get(_PART_HEADER)
+            arrived.put((channel, method.delivery_tag, index if isinstance(index, int) else -1, body))
 
         channel = link.channel("blob")
         channel.basic_qos(prefetch_count=_BLOB_PREFETCH)
@@ -348,6 +349,11 @@ class _BlobConsumer:
 
     def interrupt(self) -> None:
         self._arrived.put(None)
+
+
+def _text(key: str | bytes) -> str:
+    """A routing key; pika leaves one that is not UTF-8 as bytes."""
+    return key if isinstance(key, str) else key.decode("utf-8", "replace")
 
 
 def _ack_of(channel: BlockingChannel, tag: int) -> Callable[[Link], None]:
