@@ -59,7 +59,7 @@ class StateDirectory:
         sha256 = digest_of(state)
         path = self.model_path(round_number)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        _save(temporary, state, {"model_sha256": sha256, "round": str(round_number)})
+        _save(temporary, _apart(state), {"model_sha256": sha256, "round": str(round_number)})
         return WrittenModel(temporary, path, sha256)
 
     def model(self, round_number: int) -> "ModelFile":
@@ -191,6 +191,18 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, s
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
         raise _not_written(path, error) from error
+
+
+def _apart(state: State) -> State:
+    """The same values, each tensor contiguous and in memory of its own, as the file format wants them."""
+    result: State = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        dense = tensor.detach().contiguous()
+        where = dense.untyped_storage().data_ptr()
+        result[name] = dense.clone() if where in seen else dense
+        seen.add(where)
+    return result
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

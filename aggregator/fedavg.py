@@ -41,4 +41,8 @@ def _moved(old: torch.Tensor, step: torch.Tensor, spec: TensorSpec) -> torch.Ten
     if spec.is_float:
         return step.add_(old).to(dtype)
     limits = torch.iinfo(dtype)
-    return (old.to(torch.int64) + step.round_().to(torch.int64)).clamp_(limits.min, limits.max).to(dtype)
+    before, change = old.to(torch.int64), step.round_().to(torch.int64)
+    moved = before + change
+    has_wrapped = ((before ^ moved) & (change ^ moved)) < 0
+    moved = torch.where(has_wrapped, torch.where(change < 0, limits.min, limits.max), moved)
+    return moved.clamp_(limits.min, limits.max).to(dtype)

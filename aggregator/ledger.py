@@ -9,6 +9,7 @@ An aggregator claims the ledger with a new epoch. From then on, every transactio
 """
 
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -168,10 +169,11 @@ class Ledger:
     def _open(self, number: int, now: float) -> None:
         self._db.execute("INSERT OR IGNORE INTO rounds (round, opened_at) VALUES (?, ?)", (number, now))
 
-    def commit(self, rows: Iterable[UpdateRow], accumulated: Accumulated | None) -> None:
+    def commit(self, rows: Iterable[UpdateRow], accumulated: Accumulated | None, *, num_present: int = 0) -> None:
         """These updates are decided, and this accumulator file holds what was folded in the open round."""
         with self.transaction():
             self._insert(rows)
+            self._set({"num_present": num_present})
             if accumulated is not None:
                 self._set({"accumulated": _fields(accumulated)})
 
@@ -183,6 +185,7 @@ class Ledger:
         *,
         next_round: int | None,
         install: Callable[[], None],
+        num_present: int = 0,
     ) -> None:
         """The round is over, ``install`` puts its model in place, and the next one is open with nothing folded."""
         with self.transaction():
@@ -215,7 +218,7 @@ class Ledger:
                     number,
                 ),
             )
-            self._set({"accumulated": None})
+            self._set({"accumulated": None, "num_present": num_present})
             if next_round is not None:
                 self._open(next_round, result.closed_at)
 
@@ -264,11 +267,14 @@ class Ledger:
             for prefix, text in (("train", trained), ("eval", evaluated)):
                 metrics = json.loads(text)
                 weight = metrics.pop("num_samples", num_samples)
+                if weight <= 0:
+                    continue
                 for name, value in metrics.items():
                     key = f"{prefix}.{name}"
                     sums[key] = sums.get(key, 0.0) + weight * value
                     weights[key] = weights.get(key, 0.0) + weight
-        return {key: total / weights[key] for key, total in sums.items() if weights[key]}
+        means = {key: total / weights[key] for key, total in sums.items()}
+        return {key: mean for key, mean in means.items() if math.isfinite(mean)}
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -283,6 +289,10 @@ class Ledger:
     def accumulated(self) -> Accumulated | None:
         fields = self.facts().get("accumulated")
         return None if fields is None else Accumulated(**fields)
+
+    def num_present(self) -> int:
+        """How many workers were there at the last commit."""
+        return int(self.facts().get("num_present", 0))
 
     def base_round(self) -> int:
         """The round whose model this ledger begins with: 0, unless it took a run over from the stream."""

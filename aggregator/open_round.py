@@ -42,6 +42,7 @@ class OpenRound:
         self._deliveries: list[Delivery] = []
         self._blobs: list[str] = []
         self._oldest_at: float | None = None
+        self._is_spoiled = False
         self._load()
 
     def _load(self) -> None:
@@ -61,15 +62,14 @@ class OpenRound:
         return self._keys.get((base_round, worker)) or self._ledger.is_folded(base_round, worker)
 
     def fold(self, update: Update, delivery: Delivery, row: UpdateRow, *, weight: float, base_weight: int) -> None:
-        """Adds an update to the sum: all of it, or, with an UnfitMessage or BlobLost, nothing."""
+        """Adds an update to the sum. After an UnfitMessage or BlobLost, half of it may be in: then ``mend`` it."""
         begun = False
         try:
             for offset, piece in update.pieces(self._transport):
                 self.sum.add(offset, piece, weight)
                 begun = True
         except (UnfitMessage, BlobLost):
-            if begun:
-                self._go_back()
+            self._is_spoiled = begun
             raise
         self.sum.end_update()
         self.num_folded += 1
@@ -88,9 +88,15 @@ class OpenRound:
         if self._oldest_at is None:
             self._oldest_at = self._clock()
 
-    def _go_back(self) -> None:
-        """To the last commit, since half an update is in the sum. What came after it is delivered again."""
-        self._rows = [row for row in self._rows if row.verdict is not Verdict.FOLDED]
+    def mend(self) -> None:
+        """Goes back to the last commit if half an update is in the sum; what came after it is delivered again.
+
+        The broken update itself must be off the queue by then.
+        """
+        if not self._is_spoiled:
+            return
+        self._is_spoiled = False
+        self._rows = [row for row in self._rows if row.verdict is Verdict.REFUSED]
         self._keys.clear()
         self._deliveries.clear()
         self._blobs.clear()
@@ -109,14 +115,14 @@ class OpenRound:
         """Since when something waits for a commit."""
         return self._oldest_at
 
-    def commit(self) -> None:
-        """Makes durable what was decided, then acks it."""
+    def commit(self, *, num_present: int = 0) -> None:
+        """Makes durable what was decided, and how many workers are there; then acks it."""
         if self._oldest_at is None:
             return
         accumulated = self._committed
         if accumulated is None or accumulated.num_folded != self.num_folded:
             accumulated = self._write_sum() if self.num_folded else None
-        self._ledger.commit(self._rows, accumulated)
+        self._ledger.commit(self._rows, accumulated, num_present=num_present)
         self._committed = accumulated
         self._settle()
         self._directory.remove_sums(self._epoch, but=accumulated.file if accumulated else None)
@@ -131,9 +137,13 @@ class OpenRound:
             num_samples=self.total,
         )
 
-    def close(self, result: RoundResult, *, next_round: int | None, install: Callable[[], None]) -> None:
+    def close(
+        self, result: RoundResult, *, next_round: int | None, install: Callable[[], None], num_present: int = 0
+    ) -> None:
         """Commits the end of the round; ``install`` puts its model, which is on the disk already, in its place."""
-        self._ledger.close_round(self.number, self._rows, result, next_round=next_round, install=install)
+        self._ledger.close_round(
+            self.number, self._rows, result, next_round=next_round, install=install, num_present=num_present
+        )
 
     def settle(self) -> None:
         """After the end of the round is committed and told: acks, and frees what it needed."""

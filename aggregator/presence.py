@@ -1,5 +1,6 @@
 """Who is there: workers by their last sign of life. It decides shares, warnings and tidying, never correctness."""
 
+import itertools
 from dataclasses import dataclass
 
 from broker.messages import Presence
@@ -20,6 +21,7 @@ class Attendance:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._num_expected, self._expected_until = 0, 0.0
 
     def note(self, presence: Presence, *, now: float) -> bool:
         """Takes a sign of life; True if it shows that two workers go by this name.
@@ -39,6 +41,10 @@ class Attendance:
         self._seen[worker] = _Seen(now, instance, earlier)
         return last is not None and last.instance != instance and last.earlier_instance == instance
 
+    def expect(self, number: int, *, now: float) -> None:
+        """Takes so many workers for present until they had time to say so, after a restart."""
+        self._num_expected, self._expected_until = number, now + ALIVE_S
+
     def num_present(self, *, now: float) -> int:
         """How many workers are there; the others are forgotten."""
         while self._seen:
@@ -46,12 +52,14 @@ class Attendance:
             if now - seen.at <= ALIVE_S:
                 break
             del self._seen[worker]
-        return len(self._seen)
+        if now >= self._expected_until:
+            self._num_expected = 0
+        return max(len(self._seen), self._num_expected)
 
     def next_change(self) -> float | None:
-        """When the next of them will be gone if it stays silent."""
-        first = next(iter(self._seen.values()), None)
-        return None if first is None else first.at + ALIVE_S
+        """When the number falls next if everybody stays silent."""
+        times = [seen.at + ALIVE_S for seen in itertools.islice(self._seen.values(), 1)]
+        return min(times + ([self._expected_until] if self._num_expected else []), default=None)
 
     def names(self) -> list[str]:
         return sorted(self._seen)

@@ -87,7 +87,7 @@ class Aggregator:
         self._specs = specs_of(model.state_dict())
         self._prefetch = self._affordable_prefetch()
         self._transport.declare()
-        self._transport.listen(Source.UPDATES, Source.PRESENCE, prefetch=self._prefetch)
+        self._transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=self._prefetch)
         run = open_run(self._settings, model, directory=self._directory, ledger=self._ledger, transport=self._transport)
         self._epoch = run.epoch
         self._expected = Expected(run.run_id, delta_specs(run.specs), self._topology)
@@ -116,6 +116,7 @@ class Aggregator:
             self._finish(last, reason)
             return
         number = last + 1
+        self._attendance.expect(self._ledger.num_present(), now=self._clock())
         self._ledger.open_round(number, now=time.time())
         try:
             self._open(number)
@@ -151,7 +152,7 @@ class Aggregator:
     def finish(self) -> None:
         """Commits what is folded, so that the same command goes on from there."""
         if not self.is_finished:
-            self._open_round.commit()
+            self._commit()
             log.info("stopped in round %d; run the same command again to go on", self._round.number)
 
     def close(self) -> None:
@@ -198,7 +199,10 @@ class Aggregator:
         oldest_at = self._open_round.oldest_at
         is_due = oldest_at is not None and now >= oldest_at + self._settings.commit_every_s
         if is_due or self._open_round.num_pending > self._prefetch // 2:
-            self._open_round.commit()
+            self._commit()
+
+    def _commit(self) -> None:
+        self._open_round.commit(num_present=self._attendance.num_present(now=self._clock()))
 
     def _waits_for(self) -> str:
         num_present = self._attendance.num_present(now=self._clock())
@@ -284,6 +288,7 @@ class Aggregator:
             num_bytes=len(delivery.body),
         )
         self._open_round.note(row, None)
+        self._open_round.mend()
 
     def _log_update(self, update: Update, verdict: str) -> None:
         head = update.head
@@ -341,7 +346,12 @@ class Aggregator:
         self._delete_abandoned_uploads()
         is_surely_next = number < self._settings.rounds and self._settings.stop_metric is None
         closed = self._open_round
-        closed.close(result, next_round=number + 1 if is_surely_next else None, install=written.install)
+        closed.close(
+            result,
+            next_round=number + 1 if is_surely_next else None,
+            install=written.install,
+            num_present=self._attendance.num_present(now=self._clock()),
+        )
         self._log_round(number)
         reason = self._reason_to_end(number)
         if reason is not None:

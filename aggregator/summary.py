@@ -21,13 +21,14 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, metric: str | None
         "stopped": stopped,
         "rounds": rounds,
         "best": _best(ledger, metric),
-        "final": {"round": last.get("round", 0)} | final | last.get("metrics", {}),
+        "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
     }
 
 
 def _round(row: Mapping[str, Any]) -> dict[str, Any]:
     """One round; the metrics of the central evaluation also stand at its top level, as ``loss``, ``accuracy``…"""
-    return {
+    metrics: dict[str, Any] = row["metrics"]
+    return metrics | {
         "round": row["round"],
         "closed_by": row["closed_by"],
         "folded": row["num_folded"],
@@ -36,8 +37,7 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
         "duplicate": row["num_duplicate"],
         "num_samples": row["num_samples"],
         "seconds": row["seconds"],
-        **row["metrics"],
-        "metrics": row["metrics"],
+        "metrics": metrics,
         "worker_metrics": row["worker_metrics"],
         "model_sha256": row["model_sha256"],
     }

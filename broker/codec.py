@@ -14,17 +14,19 @@ decoding trusts nothing: every size is checked against what was announced before
 from typing import TypeVar
 
 import msgpack
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from broker.errors import MalformedMessage
 from broker.messages import MAX_TENSORS, Header
-from broker.tensors import Buffer
+from broker.tensors import Buffer, TensorSpec
 
 VERSION = 1
 MAX_HEADER_BYTES = 4 * 2**20
 _MAGIC = b"FMQ"
 _PREFIX_BYTES = 8
 _ALIGNMENT = 64
+
+_SPEC = TypeAdapter(TensorSpec)
 
 H = TypeVar("H", bound=Header)
 
@@ -74,27 +76,57 @@ def _payload_offset(header_bytes: int) -> int:
     return end + -end % _ALIGNMENT
 
 
-def _unpacked(packed: memoryview) -> object:
+def _unpacked(packed: memoryview) -> dict[str, object]:
+    """The fields. Only ``tensors`` may be long, and it is read tensor by tensor: nothing else has room to grow."""
+    unpacker = msgpack.Unpacker(
+        raw=False,
+        strict_map_key=True,
+        max_buffer_size=MAX_HEADER_BYTES,
+        max_str_len=4096,
+        max_bin_len=0,
+        max_ext_len=0,
+        max_array_len=1024,
+        max_map_len=1024,
+    )
+    unpacker.feed(packed)
+    fields: dict[str, object] = {}
     try:
-        return msgpack.unpackb(
-            packed,
-            raw=False,
-            strict_map_key=True,
-            max_str_len=4096,
-            max_bin_len=0,
-            max_ext_len=0,
-            max_array_len=MAX_TENSORS,
-            max_map_len=1024,
-        )
+        for _ in range(unpacker.read_map_header()):
+            name = unpacker.unpack()
+            if not isinstance(name, str) or name in fields:
+                raise MalformedMessage("header has a key that is no string, or one twice")
+            fields[name] = _tensors(unpacker) if name == "tensors" else unpacker.unpack()
+        if unpacker.tell() != len(packed):
+            raise MalformedMessage("header has bytes after its map")
     except (ValueError, msgpack.UnpackException) as error:
         raise MalformedMessage(f"header is not valid msgpack: {str(error) or type(error).__name__}") from error
+    return fields
+
+
+def _tensors(unpacker: msgpack.Unpacker) -> list[TensorSpec]:
+    """The specs; the first wrong one ends it, since 100,000 errors would take more room than the message."""
+    number = unpacker.read_array_header()
+    if number > MAX_TENSORS:
+        raise MalformedMessage(f"header announces {number} tensors; at most {MAX_TENSORS} are read")
+    specs = []
+    for index in range(number):
+        try:
+            specs.append(_SPEC.validate_python(unpacker.unpack()))
+        except ValidationError as error:
+            raise MalformedMessage(f"tensors.{index}: {_first_problem(error)}") from error
+    return specs
 
 
 def _validated(fields: object, kind: type[H]) -> H:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "header"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise MalformedMessage(f"{kind.__name__} {where}: {first['msg']}{more}") from error
+        raise MalformedMessage(f"{kind.__name__} {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """In words for a person; what the sender wrote of it, escaped."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]).encode("unicode_escape").decode()
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where or 'header'}: {first['msg']}{more}"

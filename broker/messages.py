@@ -31,7 +31,8 @@ RoundNumber = Annotated[StrictInt, Field(ge=0, lt=2**40)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
 MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
-Metrics = Annotated[dict[MetricName, float], Field(max_length=64)]
+MAX_METRICS = 64
+Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
 
 
 class Header(BaseModel):

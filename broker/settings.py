@@ -43,6 +43,7 @@ class WireSettings(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_parse_none_str="none",
+        env_parse_none_str="none",
     )
 
     tls_ca: FilePath | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
@@ -87,7 +88,8 @@ def redacted(url: SecretStr | str) -> str:
     parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
     user = f"{parts.username}@" if parts.username else ""
     port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{user}{parts.hostname}{port}{parts.path}"
+    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{user}{host}{port}{parts.path}"
 
 
 def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, description: str, examples: str) -> S:
@@ -139,7 +141,9 @@ def _read_yaml(settings: type[BaseSettings], path: str) -> dict[str, object]:
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)  # the text of the line may hold a password
+        where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        raise SettingsError(f"--config {path} is not valid YAML{where}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -71,7 +71,7 @@ def _spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
     dtype = _NAMES.get(tensor.dtype)
     if dtype is None:
         raise UnfitMessage(
-            f"tensor '{name}' is of dtype {tensor.dtype}, which cannot travel; use one of {', '.join(DTYPES)}"
+            f"tensor {name!r} is of dtype {tensor.dtype}, which cannot travel; use one of {', '.join(DTYPES)}"
         )
     return TensorSpec(name, dtype, tuple(tensor.shape))  # type: ignore[arg-type]
 
@@ -84,7 +84,8 @@ def num_bytes_of(specs: Specs) -> int:
 def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryview]:
     """The payload of a state as views of its tensors' memory, one a tensor, nothing copied that is on the CPU."""
     for spec in specs:
-        flat = state[spec.name].detach().to("cpu").contiguous().reshape(-1)
+        dense = state[spec.name].detach().to("cpu").contiguous()
+        flat = dense.as_strided((dense.numel(),), (1,))  # one element or none is contiguous with any stride
         yield memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
@@ -141,7 +142,10 @@ def state_from(payload: bytearray, specs: Specs) -> State:
             tensor = torch.frombuffer(payload, dtype=dtype, count=spec.num_elements, offset=offset)
         else:
             tensor = torch.empty(0, dtype=dtype)
-        state[spec.name] = tensor.reshape(spec.shape)
+        try:
+            state[spec.name] = tensor.reshape(spec.shape)
+        except RuntimeError as error:  # no elements, but dimensions whose product overflows
+            raise UnfitMessage(f"tensor {spec.name!r} has an impossible shape {list(spec.shape)}") from error
         offset += spec.num_bytes
     return state
 
@@ -160,13 +164,13 @@ def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str
     for spec in wanted:
         other = theirs.pop(spec.name, None)
         if other is None:
-            return f"has no tensor '{spec.name}'"
+            return f"has no tensor {spec.name!r}"
         if other.dtype != spec.dtype:
-            return f"has tensor '{spec.name}' of dtype {other.dtype}, not {spec.dtype}"
+            return f"has tensor {spec.name!r} of dtype {other.dtype}, not {spec.dtype}"
         if tuple(other.shape) != tuple(spec.shape):
-            return f"has tensor '{spec.name}' of shape {list(other.shape)}, not {list(spec.shape)}"
+            return f"has tensor {spec.name!r} of shape {list(other.shape)}, not {list(spec.shape)}"
     for name in theirs:
-        return f"has a tensor '{name}' that the model has not"
+        return f"has a tensor {name!r} that the model has not"
     return None
 
 

@@ -7,22 +7,27 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from broker.errors import SettingsError
+
 _MAX_ON_ONE_MACHINE = 1000
 
 
 def default_name() -> tuple[str, IO[str]]:
     """The first free name on this machine, and the file whose lock holds it while it is open.
 
-    A restarted worker gets the name it had, unless another one took it meanwhile.
+    A restarted worker gets the name it had, unless another one took it meanwhile. None free is a SettingsError.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:56] or "worker"
     for number in range(1, _MAX_ON_ONE_MACHINE):
         name = stem if number == 1 else f"{stem}-{number}"
-        file = (Path(tempfile.gettempdir()) / f"fl-worker-{name}.lock").open("w", encoding="utf-8")
+        try:
+            file = (Path(tempfile.gettempdir()) / f"fl-worker-{name}.lock").open("w", encoding="utf-8")
+        except OSError:  # another user's
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
         else:
             return name, file
-    raise RuntimeError(f"{_MAX_ON_ONE_MACHINE} workers without a name on one machine")
+    raise SettingsError(f"no free name among {stem} to {stem}-{_MAX_ON_ONE_MACHINE - 1}; give one with --name")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from broker.codec import decode, encode
 from broker.errors import BlobLost, MessageError, TaskError, UnfitMessage
-from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
+from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
 from broker.tensors import Buffer, State, chunks, cut, digest_of, specs_of
 from broker.topology import Topology
@@ -118,7 +118,7 @@ class Worker:
     # -- one round ------------------------------------------------------------------------------------------
 
     def _take_part(self, head: ModelHead, payload: Buffer) -> None:
-        self._done = head
+        before, self._done = self._done, head
         if head.is_finished:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
             self.is_finished = True
@@ -130,9 +130,11 @@ class Worker:
             state = read_model(head, payload, self._transport)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
+            self._done = before
             return
         except UnfitMessage as error:
             log.warning("round %3d: the model is dropped: %s", head.round, error)
+            self._done = before
             return
         self._train_and_send(head, state)
 
@@ -199,7 +201,7 @@ class Worker:
         if update.num_bytes <= self._inline_cap:
             body = encode(update, b"".join(chunks(trained.delta, specs)))
         else:
-            part_bytes = head.blob.part_bytes if head.blob else self._inline_cap
+            part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
             blob = BlobRef(name=self._topology.update_blob(self._name, head.run_id, head.round), part_bytes=part_bytes)
             self._transport.write_blob(blob.name, cut(chunks(trained.delta, specs), part_bytes))
             body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from broker.errors import FedmqError, TaskError
-from broker.messages import MAX_NUM_SAMPLES, METRIC_NAME
+from broker.messages import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME
 from broker.tensors import Specs, State, delta_specs, difference, first_not_finite, specs_of
 from learning.task import Plan, Task
 
@@ -97,6 +97,8 @@ def _delta(trained: Mapping[str, torch.Tensor], received: Mapping[str, torch.Ten
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """What can travel: numbers, and no NaN. A name that cannot travel is a TaskError."""
+    if len(metrics) > MAX_METRICS:
+        raise TaskError(f"the task gave {len(metrics)} metrics; at most {MAX_METRICS} can travel")
     for name in metrics:
         if not re.fullmatch(METRIC_NAME, name):
             raise TaskError(f"the task's metric {name!r} has a name that cannot travel; use letters, digits and ._@/-")

@@ -1,0 +1,250 @@
+"""The exact sum: the same bits whatever the order, the duplicates, the split and the cuts; and the right value."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from aggregator import mean
+from aggregator.checkpoint import StateDirectory
+from aggregator.mean import ExactSum
+from broker.tensors import DTYPES, Specs, State, TensorSpec, canonical, chunks
+
+GRID = 2**58
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+SHAPES = ((), (0,), (1,), (3,), (2, 0, 3), (5, 7), (40,))
+DISCOUNTS = (1.0, 2**-0.5, 3**-0.5)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One update: who sent it, its tensors, and what it counts."""
+
+    key: int
+    state: State
+    payload: bytes
+    weight: float
+
+
+@st.composite
+def specs_of_models(draw: st.DrawFn) -> Specs:
+    kinds = st.tuples(st.sampled_from([*FLOATS, "int64"]), st.sampled_from(SHAPES))
+    drawn = draw(st.lists(kinds, min_size=1, max_size=4))
+    return canonical(TensorSpec(f"t{n}", dtype, shape) for n, (dtype, shape) in enumerate(drawn))  # type: ignore[arg-type]
+
+
+def contribution(specs: Specs, key: int, *, seed: int, scale: float, weight: float) -> Contribution:
+    """Values of both signs, from zero to about 4 times ``scale``."""
+    random = np.random.default_rng([seed, key])
+    state: State = {}
+    for spec in specs:
+        values = random.standard_normal(spec.num_elements) * scale * random.integers(0, 2, spec.num_elements)
+        if not spec.is_float:
+            values = np.rint(values)
+        state[spec.name] = torch.tensor(values.tolist(), dtype=DTYPES[spec.dtype]).reshape(spec.shape)
+    return Contribution(key, state, b"".join(chunks(state, specs)), weight)
+
+
+@st.composite
+def federations(draw: st.DrawFn) -> tuple[Specs, list[Contribution]]:
+    specs = draw(specs_of_models())
+    seed = draw(st.integers(0, 2**32))
+    weights = st.tuples(st.integers(1, 100_000), st.sampled_from(DISCOUNTS))
+    drawn = draw(st.lists(st.tuples(weights, st.sampled_from([1e-7, 1e-3, 1.0, 100.0])), min_size=1, max_size=7))
+    return specs, [
+        contribution(specs, key, seed=seed, scale=scale, weight=num_samples * discount)
+        for key, ((num_samples, discount), scale) in enumerate(drawn)
+    ]
+
+
+def whole(each: Contribution) -> list[tuple[int, bytes]]:
+    return [(0, each.payload)]
+
+
+Pieces = Callable[[Contribution], Sequence[tuple[int, bytes]]]
+
+
+def summed(specs: Specs, contributions: Sequence[Contribution], pieces: Pieces = whole) -> ExactSum:
+    """The sum of the contributions; one with a key that is in already is left out, as the ledger does."""
+    result, seen = ExactSum(specs), set()
+    for each in contributions:
+        if each.key in seen:
+            continue
+        seen.add(each.key)
+        for offset, piece in pieces(each):
+            result.add(offset, piece, each.weight)
+        result.end_update()
+    return result
+
+
+def bits(exact_sum: ExactSum) -> dict[str, bytes]:
+    """Every limb, and what is made of them."""
+    found = {name: array.tobytes() for name, array in exact_sum.limbs().items()}
+    return found | {spec.name: exact_sum.divided(spec, 7).tobytes() for spec in exact_sum.specs}
+
+
+def reference(specs: Specs, contributions: Sequence[Contribution]) -> dict[str, list[Fraction]]:
+    """The same sum, plain and slow: each float64 product rounded once, half to even, to a multiple of 2**-58."""
+    totals = {spec.name: [Fraction(0)] * spec.num_elements for spec in specs}
+    for each in contributions:
+        for spec in specs:
+            for index, value in enumerate(each.state[spec.name].double().flatten().tolist()):
+                totals[spec.name][index] += Fraction(round(Fraction(value * each.weight) * GRID), GRID)
+    return totals
+
+
+def value_of(exact_sum: ExactSum, spec: TensorSpec) -> list[Fraction]:
+    limbs = exact_sum.limbs()
+    pairs = zip(limbs[f"high.{spec.name}"].tolist(), limbs[f"low.{spec.name}"].tolist(), strict=True)
+    return [Fraction(high, 2**32) + Fraction(low, GRID) for high, low in pairs]
+
+
+@settings(max_examples=150)
+@given(federations(), st.data())
+def test_any_order_and_any_duplicates_give_the_same_bits(
+    federation: tuple[Specs, list[Contribution]], data: st.DataObject
+) -> None:
+    specs, contributions = federation
+    again = data.draw(st.lists(st.sampled_from(contributions), max_size=5))
+    shuffled = data.draw(st.permutations([*contributions, *again]))
+
+    assert bits(summed(specs, shuffled)) == bits(summed(specs, contributions))
+
+
+@settings(max_examples=150)
+@given(federations(), st.data())
+def test_any_split_into_partial_sums_gives_the_same_bits(
+    federation: tuple[Specs, list[Contribution]], data: st.DataObject
+) -> None:
+    specs, contributions = federation
+    partial: list[list[Contribution]] = [[], [], []]
+    for each in contributions:
+        partial[data.draw(st.integers(0, 2))].append(each)
+    total = ExactSum(specs)
+    for index in data.draw(st.permutations(range(3))):
+        total.add_sum(summed(specs, partial[index]))
+
+    assert bits(total) == bits(summed(specs, contributions))
+
+
+@settings(max_examples=150)
+@given(federations(), st.data())
+def test_any_cut_of_the_payload_gives_the_same_bits(
+    federation: tuple[Specs, list[Contribution]], data: st.DataObject
+) -> None:
+    specs, contributions = federation
+
+    def pieces(each: Contribution) -> Sequence[tuple[int, bytes]]:
+        size = len(each.payload)
+        cuts = data.draw(st.sets(st.sampled_from(range(8, size, 8)), max_size=4)) if size > 8 else set()
+        return [(start, each.payload[start:stop]) for start, stop in pairwise([0, *sorted(cuts), size])]
+
+    assert bits(summed(specs, contributions, pieces)) == bits(summed(specs, contributions))
+
+
+@settings(max_examples=40)
+@given(federations(), st.data())
+def test_saving_and_loading_at_any_moment_gives_the_same_bits(
+    tmp_path_factory: pytest.TempPathFactory, federation: tuple[Specs, list[Contribution]], data: st.DataObject
+) -> None:
+    specs, contributions = federation
+    before = data.draw(st.integers(0, len(contributions)))
+    half = summed(specs, contributions[:before])
+    directory = StateDirectory(tmp_path_factory.mktemp("state"))
+    sha256 = directory.save_sum("sum.safetensors", half)
+    loaded = directory.load_sum("sum.safetensors", sha256, specs, half.bound)
+    assert loaded.bound == half.bound
+    for each in contributions[before:]:
+        loaded.add(0, each.payload, each.weight)
+        loaded.end_update()
+
+    assert bits(loaded) == bits(summed(specs, contributions))
+
+
+@settings(max_examples=100)
+@given(federations())
+def test_the_sum_is_that_of_plain_fractions_on_the_same_grid(federation: tuple[Specs, list[Contribution]]) -> None:
+    specs, contributions = federation
+    exact_sum, expected = summed(specs, contributions), reference(specs, contributions)
+
+    for spec in specs:
+        assert value_of(exact_sum, spec) == expected[spec.name]
+        divided = exact_sum.divided(spec, 7)
+        assert divided.shape == spec.shape
+        for got, wanted in zip(divided.flatten().tolist(), expected[spec.name], strict=True):
+            assert abs(Fraction(got) - wanted / 7) <= abs(wanted / 7) * Fraction(1, 2**51)
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 2**32),
+    num_samples=st.lists(st.integers(1, 100_000), min_size=1, max_size=20),
+    exponents=st.tuples(st.floats(-7, 2), st.floats(-7, 2)),
+)
+def test_the_mean_of_float32_deltas_is_within_one_ulp_of_the_true_one(
+    seed: int, num_samples: list[int], exponents: tuple[float, float]
+) -> None:
+    """Of the rational mean, rounded to float32. Where deltas cancel almost wholly, the grid shows beside the ulp:
+
+    each update is off by at most 2**-59 after weighting, so the mean by num_updates * 2**-59 / total. Deltas of
+    training, 1e-7 to 1e2, whose mean does not vanish, have an ulp far above that.
+    """
+    low, high = sorted(exponents)
+    random = np.random.default_rng(seed)
+    shape = (len(num_samples), 20)
+    deltas = (10.0 ** random.uniform(low, high, shape) * random.choice([-1, 1], shape)).astype(np.float32)
+    specs = (TensorSpec("w", "float32", (20,)),)
+    total = sum(num_samples)
+    exact_sum = ExactSum(specs)
+    for weight, delta in zip(num_samples, deltas, strict=True):
+        exact_sum.add(0, delta.tobytes(), weight)
+        exact_sum.end_update()
+    got = exact_sum.divided(specs[0], total).astype(np.float32)
+
+    grid = Fraction(len(num_samples), 2**59 * total)
+    for index in range(20):
+        column = zip(num_samples, deltas[:, index].tolist(), strict=True)
+        true = sum((weight * Fraction(value) for weight, value in column), Fraction(0)) / total
+        ulp = Fraction(float(np.spacing(np.abs(np.float32(float(true))))))
+        assert abs(Fraction(float(got[index])) - true) <= ulp + grid
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 2**32), st.sampled_from([1e-18, 1e-9, 1.0, 1e3]), st.integers(1, 100))
+def test_the_fast_addition_and_the_plain_one_give_the_same_limbs(seed: int, scale: float, weight: int) -> None:
+    values = np.random.default_rng(seed).uniform(-scale, scale, 300)
+    values[:4] = [0.0, -0.0, scale, 2.0**-59 / weight]
+    assert np.abs(values).max() * weight < mean._SMALL
+    limbs: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
+    for add in (mean._add_small, mean._add_any):
+        high, low = np.zeros(300, np.int64), np.zeros(300, np.int32)
+        add(high, low, values, float(weight))
+        limbs.append((high, low))
+
+    np.testing.assert_array_equal(limbs[0][0], limbs[1][0])
+    np.testing.assert_array_equal(limbs[0][1], limbs[1][1])
+
+
+def test_ties_on_the_grid_go_to_even_on_both_paths() -> None:
+    values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 2**26 + 0.5, 2**25 + 0.5]) / GRID
+    for add in (mean._add_small, mean._add_any):
+        high, low = np.zeros(7, np.int64), np.zeros(7, np.int32)
+        add(high, low, values, 1.0)
+        assert (high * 2**26 + low).tolist() == [0, 2, 2, 0, -2, 2**26, 2**25]
+
+
+def test_the_mean_of_an_update_alone_is_the_update_itself(tmp_path: Path) -> None:
+    specs = (TensorSpec("w", "float32", (1000,)),)
+    values = np.random.default_rng(0).normal(0, 1e-3, 1000).astype(np.float32)
+    exact_sum = ExactSum(specs)
+    exact_sum.add(0, values.tobytes(), 12_345)
+    exact_sum.end_update()
+    np.testing.assert_array_equal(exact_sum.divided(specs[0], 12_345).astype(np.float32), values)

@@ -1,0 +1,133 @@
+"""10,000 broken messages: each is decoded or refused with a reason, and no error is of another kind."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.aggregator.embedded_run import Holder, StateTask
+from wire_samples import MODELS, SMALL, UPDATES, altered, broken, garbage, model_head, payload_of
+
+from aggregator.intake import Expected, read_update
+from aggregator.mean import ExactSum
+from broker.codec import decode, encode
+from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.messages import Header, ModelHead, Presence, UpdateHead
+from broker.tensors import specs_of
+from broker.topology import Topology
+from broker.transport import Delivery, Source
+from worker.service import Worker
+
+
+def assert_decoded_or_malformed(body: bytes, kind: type[Header]) -> None:
+    try:
+        head, payload = decode(body, kind)
+    except MalformedMessage as error:
+        reason = str(error)
+    else:
+        reason = "none"
+        assert isinstance(head, kind)
+        assert isinstance(payload, memoryview)
+        assert decode(encode(head, payload), kind) == (head, payload)
+    assert reason
+
+
+@settings(max_examples=2500)
+@given(broken(UPDATES))
+def test_a_broken_update_is_decoded_or_malformed(body: bytes) -> None:
+    assert_decoded_or_malformed(body, UpdateHead)
+
+
+@settings(max_examples=1500)
+@given(altered(UPDATES))
+def test_an_update_with_other_fields_is_decoded_or_malformed(body: bytes) -> None:
+    assert_decoded_or_malformed(body, UpdateHead)
+
+
+@settings(max_examples=2000)
+@given(broken(MODELS))
+def test_a_broken_model_is_decoded_or_malformed(body: bytes) -> None:
+    assert_decoded_or_malformed(body, ModelHead)
+
+
+@settings(max_examples=1000)
+@given(altered(MODELS))
+def test_a_model_with_other_fields_is_decoded_or_malformed(body: bytes) -> None:
+    assert_decoded_or_malformed(body, ModelHead)
+
+
+@settings(max_examples=1000)
+@given(garbage())
+def test_garbage_is_malformed_as_any_kind(body: bytes) -> None:
+    for kind in (UpdateHead, ModelHead, Presence):
+        assert_decoded_or_malformed(body, kind)
+
+
+@settings(max_examples=1500)
+@given(broken(UPDATES) | altered(UPDATES) | garbage(), st.binary(max_size=70))
+def test_an_aggregator_reads_any_update_or_refuses_it_and_its_sum_stays_finite(body: bytes, part: bytes) -> None:
+    """Through its whole way: header, fit, blob, digest, sum."""
+    expected = Expected("demo.0a1b2c3d", specs_of(SMALL), Topology("updates"))
+    broker = MemoryBroker()
+    transport = MemoryTransport(broker)
+    transport.write_blob("updates.blob.update.site-a.demo.0a1b2c3d.3", [part[:16], part[16:]])
+    exact_sum = ExactSum(expected.specs)
+    try:
+        update = read_update(Delivery(Source.UPDATES, body, "site-a"), expected, round_number=5)
+        for offset, piece in update.pieces(transport):
+            exact_sum.add(offset, piece, 1.0)
+    except (MessageError, BlobLost) as error:
+        reason = str(error)
+    else:
+        reason = "none"
+    assert reason
+    assert all(abs(exact_sum.divided(spec, 1)).max(initial=0) < 2**30 for spec in expected.specs)
+
+
+@settings(max_examples=500)
+@given(broken(MODELS) | altered(MODELS) | garbage(), st.binary(max_size=70))
+def test_a_worker_drops_any_bad_model_and_takes_part_in_the_next_good_one(body: bytes, part: bytes) -> None:
+    """A message that comes out whole may be the model of a later round, or end the run; then that is right."""
+    broker = MemoryBroker()
+    transport = MemoryTransport(broker)
+    transport.write_blob("updates.blob.update.site-a.demo.0a1b2c3d.3", [part[:16], part[16:]])
+    worker = Worker("site-a", StateTask(SMALL), MemoryTransport(broker), topology=Topology("updates"), inline_cap=2**20)
+    worker.start()
+    transport.broadcast(body)
+    try:
+        head: ModelHead | None = decode(body, ModelHead)[0]
+    except MalformedMessage:
+        head = None
+    if head is not None and not head.is_finished and head.tensors != specs_of(SMALL):
+        return  # a model of another task: it ends the worker, see the worker's own tests
+    worker.step()
+    assert worker.is_finished == (head is not None and head.is_finished)
+    if head is None:
+        assert not broker.queues[Source.UPDATES]
+    if not worker.is_finished and (head is None or head.run_id != "demo.0a1b2c3d" or head.round < 2**39):
+        num_sent = len(broker.queues[Source.UPDATES])
+        good = model_head(SMALL, round=2**39 + 1, max_staleness=1)
+        transport.broadcast(encode(good, payload_of(SMALL)))
+        worker.step()
+        assert len(broker.queues[Source.UPDATES]) == num_sent + 1
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+
+
+def test_the_samples_are_valid_before_they_are_broken() -> None:
+    for body in UPDATES:
+        decode(body, UpdateHead)
+    for body in MODELS:
+        decode(body, ModelHead)
+    assert torch.equal(Holder(SMALL).state_dict()["w"], SMALL["w"])
+    with pytest.raises(UnfitMessage):
+        read_update(
+            Delivery(Source.UPDATES, UPDATES[0], "site-b"),
+            Expected("demo.0a1b2c3d", specs_of(SMALL), Topology("updates")),
+            round_number=5,
+        )

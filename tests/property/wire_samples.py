@@ -1,0 +1,166 @@
+"""Valid messages, random states, and ways to break messages: what the property tests of the wire share."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import msgpack
+import torch
+
+from broker.codec import encode
+from broker.messages import BlobRef, LocalTraining, ModelHead, UpdateHead
+from broker.tensors import DTYPES, State, chunks, digest_of, specs_of
+
+SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> torch.Tensor:
+    """Any dtype that travels, any small shape, any bits a finite value may have."""
+    dtype, shape = DTYPES[draw(st.sampled_from(sorted(DTYPES)))], draw(SHAPES)
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    if dtype.is_floating_point:
+        return (torch.randn(shape, generator=random, dtype=torch.float64) * 100).to(dtype)
+    if dtype is torch.bool:
+        return torch.rand(shape, generator=random) < 0.5
+    limits = torch.iinfo(dtype)
+    return torch.randint(limits.min, limits.max, shape, generator=random, dtype=dtype)
+
+
+STATES = st.dictionaries(NAMES, tensors(), max_size=5)
+
+
+def payload_of(state: State) -> bytes:
+    return b"".join(chunks(state, specs_of(state)))
+
+
+def model_head(state: State, **changes: Any) -> ModelHead:
+    fields = {
+        "tensors": specs_of(state),
+        "sha256": digest_of(state),
+        "run": "demo",
+        "run_id": "demo.0a1b2c3d",
+        "epoch": 1,
+        "round": 3,
+        "num_rounds": 20,
+        "seed": 7,
+        "local": LocalTraining(epochs=1, mu=0.5),
+        "name_conflicts": ("site-b",),
+    }
+    return ModelHead.model_validate(fields | changes)
+
+
+def update_head(state: State, **changes: Any) -> UpdateHead:
+    fields = {
+        "tensors": specs_of(state),
+        "sha256": digest_of(state),
+        "run_id": "demo.0a1b2c3d",
+        "worker": "site-a",
+        "instance": "0123456789abcdef",
+        "round": 3,
+        "num_samples": 120,
+        "train_s": 1.5,
+        "sent_at": 1.7e9,
+        "train_metrics": {"loss": 0.25},
+        "eval_metrics": {"accuracy": 0.5, "num_samples": 12.0},
+    }
+    return UpdateHead.model_validate(fields | changes)
+
+
+SMALL: State = {"w": torch.tensor([[0.5, -1.0, 2.0]]), "b": torch.tensor(3.0), "n": torch.tensor([1, 2])}
+BLOB = BlobRef(name="updates.blob.update.site-a.demo.0a1b2c3d.3", part_bytes=16)
+UPDATES = [encode(update_head(SMALL), payload_of(SMALL)), encode(update_head(SMALL, blob=BLOB))]
+MODELS = [encode(model_head(SMALL), payload_of(SMALL)), encode(model_head(SMALL, blob=BLOB, is_finished=True))]
+
+
+def message(packed: bytes, payload: bytes = b"", *, announced: int | None = None) -> bytes:
+    """A message around any header bytes."""
+    length = len(packed) if announced is None else announced
+    padding = bytes(-(8 + len(packed)) % 64)
+    return b"FMQ\x01" + length.to_bytes(4, "little") + packed + padding + payload
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=8)
+    | st.sampled_from(["float32", "update", "model", "float64", [], {}, 2**40, -1, 1e308, "w\n"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def _flip(body: bytes, at: int, number: int) -> bytes:
+    return body[:at] + bytes([body[at] ^ (1 << number % 8)]) + body[at + 1 :] if body else body
+
+
+def _cut(body: bytes, at: int, number: int) -> bytes:
+    return body[:at]
+
+
+def _drop(body: bytes, at: int, number: int) -> bytes:
+    return body[:at] + body[at + 1 + number % 9 :]
+
+
+def _insert(body: bytes, at: int, number: int) -> bytes:
+    return body[:at] + number.to_bytes(4, "big")[: 1 + number % 4] + body[at:]
+
+
+def _announce(body: bytes, at: int, number: int) -> bytes:
+    return body[:4] + number.to_bytes(4, "little") + body[8:]
+
+
+def _begin_collection(body: bytes, at: int, number: int) -> bytes:
+    """msgpack's 32-bit array, map, string, binary or extension, with any number of elements announced."""
+    return body[:at] + bytes([(0xDD, 0xDF, 0xDB, 0xC6, 0xC9)[number % 5]]) + number.to_bytes(4, "big") + body[at:]
+
+
+def _nest(body: bytes, at: int, number: int) -> bytes:
+    return body[:at] + b"\x91\x81\xa1k"[number % 2 :] * (number % 700) + body[at:]
+
+
+BREAKS = st.lists(
+    st.tuples(
+        st.sampled_from([_flip, _flip, _cut, _drop, _insert, _announce, _begin_collection, _nest]),
+        st.integers(0, 2**16),
+        st.integers(0, 2**32 - 1),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def header_bytes(body: bytes) -> bytes:
+    return body[8 : 8 + int.from_bytes(body[4:8], "little")]
+
+
+@st.composite
+def broken(draw: st.DrawFn, originals: list[bytes]) -> bytes:
+    """A valid message after one to three blows: anywhere, or within its header, whose length is then right again."""
+    original = draw(st.sampled_from(originals))
+    is_inside = draw(st.booleans())
+    target = header_bytes(original) if is_inside else original
+    for blow, at, number in draw(BREAKS):
+        target = blow(target, at % max(1, len(target)), number)
+    return message(target, payload_of(SMALL)) if is_inside else target
+
+
+@st.composite
+def altered(draw: st.DrawFn, originals: list[bytes]) -> bytes:
+    """A valid message with some fields of its header replaced, dropped or added."""
+    fields = msgpack.unpackb(header_bytes(draw(st.sampled_from(originals))))
+    for name in draw(st.lists(st.sampled_from([*fields, "extra", "blob", "local"]), min_size=1, max_size=2)):
+        if draw(st.integers(0, 3)) == 0:
+            fields.pop(name, None)
+        else:
+            fields[name] = draw(VALUES)
+    return message(msgpack.packb(fields), payload_of(SMALL))
+
+
+def garbage() -> st.SearchStrategy[bytes]:
+    """Random bytes, with and without our prefix, and random maps as headers."""
+    maps = st.dictionaries(st.text(max_size=12), VALUES, max_size=6).map(msgpack.packb).map(message)
+    return st.binary(max_size=200) | st.binary(max_size=200).map(message) | maps

@@ -1,0 +1,67 @@
+"""What an aggregator can be told."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from aggregator.rounds import OnShort, Quorum
+from aggregator.settings import AggregatorSettings
+from broker.messages import BlobRef, LocalTraining
+from broker.topology import Topology
+
+
+def test_the_policy_is_what_was_set() -> None:
+    settings = AggregatorSettings(
+        quorum="80%", deadline_s=5, grace_s=1, min_updates=2, on_short="abandon", max_staleness=3
+    )
+    policy = settings.policy
+    assert policy.quorum == Quorum(share=0.8)
+    assert (policy.deadline_s, policy.grace_s, policy.min_updates, policy.max_staleness) == (5.0, 1.0, 2, 3)
+    assert policy.on_short is OnShort.ABANDON
+
+
+def test_the_local_training_is_what_was_set() -> None:
+    settings = AggregatorSettings(epochs=10, batch_size=0, lr=0.5, momentum=0, mu=0.1, max_steps=7)
+    assert settings.local == LocalTraining(epochs=10, batch_size=0, lr=0.5, momentum=0, mu=0.1, max_steps=7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rounds": 0},
+        {"quorum": "0"},
+        {"quorum": "150%"},
+        {"deadline_s": 0},
+        {"grace_s": -1},
+        {"min_updates": 0},
+        {"on_short": "wait"},
+        {"max_staleness": -1},
+        {"weighting": "size"},
+        {"server_lr": 0},
+        {"server_lr": float("inf")},
+        {"server_lr": float("nan")},
+        {"deadline_s": float("nan")},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"part_bytes": 12},
+        {"part_bytes": 2**24},
+        {"inline_cap": 2**24},
+        {"run": "a b"},
+        {"queue": ".x"},
+        {"queue": "q" * 65},
+        {"patience": 3},
+        {"lr": 0},
+        {"momentum": 1},
+        {"surprise": 1},
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AggregatorSettings(**changes)
+
+
+def test_the_longest_names_still_make_queue_names_that_the_broker_takes() -> None:
+    """AMQP's names have at most 255 bytes; a blob's has queue, worker, run and round in it."""
+    name = Topology("q" * 64).update_blob("w" * 64, f"{'r' * 64}.{'0' * 8}", 2**31)
+    assert len(BlobRef(name=name, part_bytes=8).name) <= 255

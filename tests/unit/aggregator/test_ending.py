@@ -1,0 +1,163 @@
+"""How a run ends: early or after its last round, with a summary."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch import nn
+from unit.aggregator.conftest import Begin
+from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
+
+from aggregator.early_stop import best_round, is_smaller_better, reason_to_stop
+
+ZERO = state_of(w=[0.0])
+ONE = state_of(w=[1.0])
+
+
+class Scripted(StateTask):
+    """A task whose central evaluation gives these values, one after each round; the first is of the initial model."""
+
+    def __init__(self, name: str, values: list[float]) -> None:
+        self._values: Iterator[float] = iter([0.0, *values])
+        self._name = name
+        super().__init__(ZERO, self._next)
+
+    def _next(self, model: nn.Module) -> dict[str, float]:
+        return {"num_samples": 10.0, self._name: next(self._values)}
+
+
+def finish(run: EmbeddedRun, *, most: int = 20) -> int:
+    """Feeds the run until it ends; returns its last round."""
+    for number in range(most):
+        if run.aggregator.is_finished:
+            return number
+        run.fold_all([("a", ONE)])
+    raise AssertionError("the run does not end")
+
+
+def test_a_run_ends_after_its_last_round_with_the_final_model_on_the_stream(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), rounds=3, quorum="1")
+    assert finish(run) == 3
+    assert (run.head.is_finished, run.head.round) == (True, 4)
+    assert run.model["w"].tolist() == [3.0]
+    assert run.summary["stopped"] == "all 3 rounds are done"
+
+
+def test_a_run_stops_when_its_metric_is_good_enough(begin: Begin) -> None:
+    run = begin(Scripted("accuracy", [0.5, 0.9, 0.95]), quorum="1", rounds=9, stop_metric="accuracy", stop_at=0.9)
+    assert finish(run) == 2
+    assert run.head.is_finished
+    assert run.summary["stopped"] == "accuracy reached 0.9 in round 2"
+
+
+def test_a_loss_is_good_enough_when_it_is_small(begin: Begin) -> None:
+    run = begin(Scripted("loss", [2.0, 1.0, 0.1]), quorum="1", rounds=9, stop_metric="loss", stop_at=0.5)
+    assert finish(run) == 3
+
+
+def test_a_run_stops_when_its_metric_was_not_better_for_so_many_rounds(begin: Begin) -> None:
+    values = [0.5, 0.6, 0.6, 0.55, 0.9]
+    run = begin(Scripted("accuracy", values), quorum="1", rounds=9, stop_metric="accuracy", patience=2)
+    assert finish(run) == 4
+    assert "was not better than in round 2" in run.summary["stopped"]
+
+
+def test_a_run_that_stopped_early_is_still_finished_after_a_restart(begin: Begin) -> None:
+    task = Scripted("accuracy", [0.9])
+    run = begin(task, quorum="1", rounds=9, stop_metric="accuracy", stop_at=0.9)
+    assert finish(run) == 1
+    task._values = iter([0.0])
+    again = run.crash().start()
+    assert again.aggregator.is_finished
+    again.aggregator.close()
+
+
+def test_a_run_may_stop_on_what_workers_measured(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="1", rounds=9, stop_metric="eval.accuracy", stop_at=0.9)
+    run.fold_all([("a", ONE)], eval_metrics={"accuracy": 0.5})
+    assert not run.aggregator.is_finished
+    run.fold_all([("a", ONE)], eval_metrics={"accuracy": 0.95})
+    assert run.aggregator.is_finished
+
+
+def test_a_metric_that_nobody_measures_never_stops_a_run(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="1", rounds=3, stop_metric="accuracy", stop_at=0.0, patience=1)
+    assert finish(run) == 3
+
+
+def rows(*values: float | None) -> list[dict[str, Any]]:
+    return [
+        {"round": number, "metrics": {} if value is None else {"m": value}, "worker_metrics": {}}
+        for number, value in enumerate(values, start=1)
+    ]
+
+
+def test_the_best_round_is_the_first_of_equals() -> None:
+    assert best_round(rows(0.1, 0.3, 0.3, None), "m") == (2, 0.3)
+    assert best_round(rows(None), "m") is None
+
+
+@pytest.mark.parametrize("name", ["loss", "eval.loss", "error_rate", "val_mse", "mae", "perplexity"])
+def test_losses_and_errors_are_better_when_smaller(name: str) -> None:
+    assert is_smaller_better(name)
+    assert not is_smaller_better("accuracy")
+
+
+def test_a_run_without_a_reason_goes_on() -> None:
+    assert reason_to_stop(rows(0.1, 0.2), "m", stop_at=0.5, patience=1, last_round=2) is None
+    assert reason_to_stop([], "m", stop_at=0.5, patience=1, last_round=0) is None
+
+
+def test_the_summary_tells_what_was_and_what_came_of_it(begin: Begin) -> None:
+    run = begin(Scripted("accuracy", [0.5, 0.75]), rounds=2, deadline_s=60, run="demo", server_lr=0.5)
+    run.site.send(b"garbage", worker="bad")
+    run.fold_all([("a", ONE), ("b", ONE)], train_metrics={"loss": 0.25})
+    run.fold_all([("c", ONE)], round=1)
+    run.fold_all([("a", ONE)])
+    run.fold_all([("a", ONE)], instance="ffffffff")
+    run.pass_time(60)
+    summary = run.summary
+
+    assert summary["run"] == "demo"
+    assert summary["run_id"] == run.head.run_id
+    assert summary["task"] == "mine"
+    assert (summary["settings"]["server_lr"], summary["settings"]["quorum"]) == (0.5, "2")
+    assert "broker" not in summary["settings"]
+    first, second = summary["rounds"]
+    counts = ("round", "closed_by", "folded", "late", "refused", "duplicate", "num_samples", "accuracy", "seconds")
+    assert [first[key] for key in counts] == [1, "quorum", 2, 0, 1, 0, 2, 0.5, 0.0]
+    assert [second[key] for key in counts] == [2, "deadline", 1, 1, 0, 1, 1, 0.75, 60.0]
+    assert first["worker_metrics"] == {"train.loss": 0.25}
+    assert second["metrics"] == {"num_samples": 10.0, "accuracy": 0.75}
+    assert summary["final"]["round"] == 2
+    assert summary["final"]["accuracy"] == 0.75
+    assert summary["final"]["model_sha256"] == second["model_sha256"] == run.head.sha256
+
+
+def test_the_summary_is_json_that_any_program_reads_whatever_workers_measured(begin: Begin) -> None:
+    """JSON has no Infinity; two finite metrics can have an infinite sum."""
+    run = begin(StateTask(ZERO), rounds=1)
+    run.fold_all([("a", ONE), ("b", ONE)], train_metrics={"loss": 1e308}, eval_metrics={"loss": -1e308})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    json.loads((run.folder / "summary.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_a_worker_s_count_of_samples_cannot_turn_the_metrics_of_others(begin: Begin) -> None:
+    """``num_samples`` among the metrics is the weight of the others; a negative one is no weight."""
+    run = begin(StateTask(ZERO), rounds=1)
+    run.send("a", ONE, eval_metrics={"accuracy": 0.5, "num_samples": 100.0})
+    run.send("b", ONE, eval_metrics={"accuracy": 0.9, "num_samples": -99.0})
+    run.settle()
+    assert 0.5 <= run.summary["final"]["worker_metrics"]["eval.accuracy"] <= 0.9
+
+
+def test_a_callback_hears_of_every_round(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), rounds=2, quorum="1")
+    heard: list[int] = []
+    run.aggregator._on_round = lambda row: heard.append(row["round"])
+    finish(run)
+    assert heard == [1, 2]

@@ -1,0 +1,222 @@
+"""The ledger: what it says has happened, what it does not say has not."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aggregator.ledger import FORMAT, Accumulated, Ledger, RoundResult, UpdateRow, Verdict
+from broker.errors import LeadershipLost, StateError
+
+ACCUMULATED = Accumulated(file="sum-00001-1.safetensors", sha256="00", bound=1.5, num_folded=1, num_samples=10)
+BASE = {"base_round": 0, "base_sha256": "00"}
+RESULT = RoundResult(
+    closed_by="quorum", closed_at=2.0, seconds=1.0, num_samples=10, metrics={"loss": 0.5}, model_sha256="ab"
+)
+
+
+def row(worker: str = "site-a", verdict: Verdict = Verdict.FOLDED, **changes: object) -> UpdateRow:
+    base = UpdateRow(
+        received_at=1.0,
+        round=1,
+        verdict=verdict,
+        worker=worker,
+        instance="00",
+        base_round=1,
+        staleness=0,
+        num_samples=10,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.sqlite")
+    opened.record(BASE)
+    yield opened
+    opened.close()
+
+
+def reopened(ledger: Ledger) -> Ledger:
+    ledger.close()
+    return Ledger(ledger._path)
+
+
+def verdicts(ledger: Ledger) -> list[str]:
+    return [verdict for (verdict,) in ledger._db.execute("SELECT verdict FROM updates ORDER BY id")]
+
+
+def open_rounds(ledger: Ledger) -> list[int]:
+    return [number for (number,) in ledger._db.execute("SELECT round FROM rounds WHERE closed_by IS NULL")]
+
+
+def nothing() -> None:
+    """No model to put in its place."""
+
+
+def test_a_new_ledger_knows_nothing(ledger: Ledger) -> None:
+    assert ledger.last_closed_round() == 0
+    assert ledger.model_sha256(0) == "00"
+    assert ledger.accumulated() is None
+    assert list(ledger.rounds()) == []
+
+
+def test_facts_of_any_json_type_come_back_after_a_restart(ledger: Ledger) -> None:
+    facts = {"run": "demo", "seed": 2**62, "nothing": None, "list": [1, 2.5]}
+    ledger.record(facts)
+    again = reopened(ledger)
+    assert again.facts() == BASE | facts
+    again.record({"run": "other"})
+    assert again.facts() == BASE | facts | {"run": "other"}
+    again.close()
+
+
+def test_a_commit_holds_its_updates_and_its_sum_after_a_restart(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.commit([row()], ACCUMULATED)
+    again = reopened(ledger)
+    assert again.accumulated() == ACCUMULATED
+    assert again.is_folded(1, "site-a") == "00"
+    assert again.is_folded(1, "site-b") is None
+    assert again.is_folded(2, "site-a") is None
+    again.close()
+
+
+def test_an_update_folded_twice_is_refused_and_nothing_of_that_commit_happens(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.commit([row()], ACCUMULATED)
+    with pytest.raises(StateError, match="UNIQUE"):
+        ledger.commit([row("site-b"), row()], replace(ACCUMULATED, num_folded=3))
+    assert verdicts(ledger) == ["folded"]
+    assert ledger.accumulated() == ACCUMULATED
+    ledger.commit([row("site-b")], replace(ACCUMULATED, num_folded=2))
+    assert verdicts(ledger) == ["folded", "folded"]
+
+
+def test_a_commit_that_breaks_in_the_middle_did_not_happen(ledger: Ledger) -> None:
+    def rows() -> Iterator[UpdateRow]:
+        yield row()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.commit(rows(), ACCUMULATED)
+    assert verdicts(ledger) == []
+    assert ledger.accumulated() is None
+    ledger.commit([row()], ACCUMULATED)
+
+
+def test_a_round_that_breaks_while_it_closes_is_still_open(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.commit([row()], ACCUMULATED)
+    with pytest.raises(StateError):
+        ledger.close_round(1, [row()], RESULT, next_round=2, install=nothing)
+    assert open_rounds(ledger) == [1]
+    assert ledger.accumulated() == ACCUMULATED
+    assert list(ledger.rounds()) == []
+
+
+def test_other_verdicts_may_repeat(ledger: Ledger) -> None:
+    for verdict in (Verdict.LATE, Verdict.DUPLICATE, Verdict.REFUSED, Verdict.ABANDONED):
+        ledger.commit([row(verdict=verdict), row(verdict=verdict)], None)
+    assert len(verdicts(ledger)) == 8
+
+
+def test_the_same_worker_may_be_folded_for_another_base_round(ledger: Ledger) -> None:
+    ledger.commit([row(), row(base_round=2)], ACCUMULATED)
+    assert verdicts(ledger) == ["folded", "folded"]
+
+
+def test_a_closed_round_counts_its_updates_and_the_next_is_open(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    rows = [
+        row(train_metrics={"loss": 1.0}, eval_metrics={"accuracy": 0.5, "num_samples": 30.0}),
+        row("site-b", num_samples=30, train_metrics={"loss": 2.0}, eval_metrics={"accuracy": 1.0, "num_samples": 10.0}),
+        row("site-c", verdict=Verdict.LATE, train_metrics={"loss": 9.0}),
+        row("site-c", verdict=Verdict.REFUSED),
+        row("site-b", verdict=Verdict.DUPLICATE),
+    ]
+    ledger.commit(rows[:1], ACCUMULATED)
+    ledger.close_round(1, rows[1:], RESULT, next_round=2, install=nothing)
+
+    closed = ledger.round(1)
+    assert (closed["num_folded"], closed["num_late"], closed["num_refused"], closed["num_duplicate"]) == (2, 1, 1, 1)
+    assert closed["metrics"] == {"loss": 0.5}
+    assert closed["worker_metrics"] == {"train.loss": 1.75, "eval.accuracy": 0.625}
+    assert ledger.model_sha256(1) == "ab"
+    assert (ledger.last_closed_round(), open_rounds(ledger), ledger.accumulated()) == (1, [2], None)
+
+
+def test_an_abandoned_round_folded_nothing(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.commit([row()], ACCUMULATED)
+    ledger.close_round(1, [row("site-b")], replace(RESULT, closed_by="abandoned"), next_round=2, install=nothing)
+    assert verdicts(ledger) == ["abandoned", "abandoned"]
+    assert ledger.round(1)["num_folded"] == 0
+    assert ledger.is_folded(1, "site-a") is None
+
+
+def test_a_round_whose_model_cannot_be_put_in_its_place_is_still_open(ledger: Ledger) -> None:
+    def install() -> None:
+        raise StateError("disk full")
+
+    ledger.open_round(1, now=0.5)
+    with pytest.raises(StateError, match="disk full"):
+        ledger.close_round(1, [row()], RESULT, next_round=2, install=install)
+    assert open_rounds(ledger) == [1]
+    assert verdicts(ledger) == []
+
+
+def test_a_ledger_that_another_aggregator_claimed_takes_nothing_more(ledger: Ledger) -> None:
+    assert ledger.claim() == 1
+    successor = Ledger(ledger._path)
+    assert successor.claim() == 2
+    with pytest.raises(LeadershipLost):
+        ledger.commit([row()], ACCUMULATED)
+    successor.commit([row()], ACCUMULATED)
+    assert verdicts(successor) == ["folded"]
+    successor.close()
+
+
+def test_a_round_that_is_undone_is_open_again_with_nothing_folded(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.close_round(1, [row()], RESULT, next_round=2, install=nothing)
+    ledger.close_round(2, [row(round=2, base_round=2)], RESULT, next_round=3, install=nothing)
+    ledger.commit([row(round=3, base_round=3)], ACCUMULATED)
+    ledger.undo_from(2)
+    assert (ledger.last_closed_round(), open_rounds(ledger), ledger.accumulated()) == (1, [2], None)
+    assert verdicts(ledger) == ["folded", "undone", "undone"]
+    assert ledger.is_folded(2, "site-a") is None
+
+
+def test_a_ledger_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    database.close()
+    with pytest.raises(StateError, match="newer fedmq"):
+        Ledger(path)
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StateError, match="cannot be used as a ledger"):
+        Ledger(path)
+    with pytest.raises(StateError, match="cannot be used as a ledger"):
+        Ledger(tmp_path / "missing" / "ledger.sqlite")
+
+
+def test_metrics_that_overflow_together_do_not_spoil_the_ledger(ledger: Ledger) -> None:
+    """Each is a finite number, as the wire demands; their weighted sum is not."""
+    ledger.open_round(1, now=0.5)
+    ledger.close_round(
+        1,
+        [row(train_metrics={"loss": 1e308}), row("b", train_metrics={"loss": 1e308})],
+        RESULT,
+        next_round=None,
+        install=nothing,
+    )
+    assert all(abs(value) < float("inf") for value in ledger.round(1)["worker_metrics"].values())

@@ -1,0 +1,150 @@
+"""The wire format: its bytes, and what is refused."""
+
+import msgpack
+import pytest
+
+from broker.codec import MAX_HEADER_BYTES, decode, encode
+from broker.errors import MalformedMessage
+from broker.messages import ModelHead, Presence, UpdateHead
+
+PRESENCE = Presence(worker="site-a", instance="0011223344556677", state="training", round=3, progress=0.25)
+FIELDS = PRESENCE.model_dump()
+
+
+def message(packed: bytes, payload: bytes = b"", *, version: int = 1, announced: int | None = None) -> bytes:
+    length = len(packed) if announced is None else announced
+    padding = bytes(-(8 + len(packed)) % 64)
+    return b"FMQ" + bytes([version]) + length.to_bytes(4, "little") + packed + padding + payload
+
+
+def refusal(body: bytes) -> str:
+    with pytest.raises(MalformedMessage) as caught:
+        decode(body, Presence)
+    return str(caught.value)
+
+
+def refusal_of(**changes: object) -> str:
+    return refusal(message(msgpack.packb(FIELDS | changes)))
+
+
+def test_a_message_is_magic_version_length_header_padding_payload() -> None:
+    """A known answer: what an implementation in another language has to write."""
+    packed = (
+        "86"  # a map of six
+        "a46b696e64a870726573656e6365"  # kind: presence
+        "a6776f726b6572a6736974652d61"  # worker: site-a
+        "a8696e7374616e6365b030303131323233333434353536363737"  # instance: 0011223344556677
+        "a57374617465a8747261696e696e67"  # state: training
+        "a5726f756e6403"  # round: 3
+        "a870726f6772657373cb3fd0000000000000"  # progress: 0.25
+    )
+    prefix, padding, payload = "464d5101" + "5f000000", "00" * 25, "7061796c6f6164"
+    assert encode(PRESENCE, b"payload").hex() == prefix + packed + padding + payload
+
+
+def test_the_payload_begins_at_a_multiple_of_64_bytes_and_is_not_copied() -> None:
+    body = encode(PRESENCE, b"payload")
+    head, payload = decode(body, Presence)
+    assert head == PRESENCE
+    assert payload == b"payload"
+    assert payload.obj is body
+    assert (len(body) - len(payload)) % 64 == 0
+
+
+def test_pickle_bytes_are_not_a_fedmq_message() -> None:
+    assert "not a fedmq message" in refusal(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.")
+
+
+def test_an_empty_body_is_refused() -> None:
+    assert "begins with nothing" in refusal(b"")
+
+
+def test_a_body_that_ends_within_the_prefix_is_cut_off() -> None:
+    assert "cut off after 6 bytes" in refusal(encode(PRESENCE)[:6])
+
+
+def test_a_body_that_ends_within_the_header_or_its_padding_is_cut_off() -> None:
+    body = encode(PRESENCE)
+    for length in (9, 50, len(body) - 1):
+        assert "cut off" in refusal(body[:length])
+
+
+def test_another_version_is_named() -> None:
+    assert "message format 2; this fedmq reads format 1" in refusal(message(b"\x80", version=2))
+
+
+def test_a_header_above_the_limit_is_refused_before_it_is_looked_at() -> None:
+    assert f"{MAX_HEADER_BYTES + 1} bytes announced" in refusal(message(b"\x80", announced=MAX_HEADER_BYTES + 1))
+    assert str(2**32 - 1) in refusal(message(b"\x80", announced=2**32 - 1))
+
+
+def test_a_header_above_the_limit_cannot_be_sent() -> None:
+    specs = tuple((f"{number:05d}" + "x" * 500, "uint8", ()) for number in range(9000))
+    fields = {"tensors": specs, "sha256": "0" * 64, "run": "r", "run_id": "r", "epoch": 0, "round": 0}
+    head = ModelHead.model_validate(fields | {"num_rounds": 1, "seed": 0})
+    with pytest.raises(MalformedMessage, match="at most 4194304"):
+        encode(head)
+
+
+def test_padding_that_is_not_zero_is_refused() -> None:
+    body = bytearray(encode(PRESENCE))
+    body[-1] = 1
+    assert "padding" in refusal(bytes(body))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\xc1",
+        b"\x81",
+        b"\x80\x80",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        b"\xc6\x00\x00\x00\x01a",
+        b"\xd4\x01a",
+        b"\xd6\xff\x00\x00\x00\x00",
+        b"\x81\x01\x02",
+        b"\x81\xa1\xff\x02",
+        b"\x91" * 5000,
+    ],
+)
+def test_a_header_that_is_not_plain_msgpack_is_refused(packed: bytes) -> None:
+    assert refusal(message(packed))
+
+
+def test_a_header_that_is_no_map_is_refused() -> None:
+    for value in (None, 1, "text", [1, 2], 1.5):
+        assert refusal(message(msgpack.packb(value)))
+
+
+def test_a_missing_field_is_named() -> None:
+    fields = dict(FIELDS)
+    del fields["instance"]
+    assert "Presence instance: Field required" in refusal(message(msgpack.packb(fields)))
+
+
+def test_an_unknown_field_is_named() -> None:
+    assert "surprise" in refusal_of(surprise=1)
+
+
+def test_all_problems_are_counted_and_the_first_is_told() -> None:
+    reason = refusal_of(worker="", round=-1)
+    assert "worker" in reason
+    assert "(and 1 more)" in reason
+
+
+def test_a_reason_is_one_line_whatever_the_sender_called_its_fields() -> None:
+    """It is logged and stored as one; a sender must not be able to write log lines of its own."""
+    assert "\n" not in refusal_of(**{"x\n12:00:00 INFO    all is well": 1})
+
+
+def test_a_message_of_another_kind_is_refused() -> None:
+    with pytest.raises(MalformedMessage):
+        decode(encode(PRESENCE), UpdateHead)
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    for value in (float("nan"), float("inf")):
+        assert "finite" in refusal_of(progress=value)

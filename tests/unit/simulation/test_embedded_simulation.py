@@ -1,0 +1,191 @@
+"""A whole federation in one process: the same code, the same result each time."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aggregator.settings import AggregatorSettings
+from broker.errors import ExitCode
+from learning import Site, load_task
+from simulation.baselines import Baseline, compare
+from simulation.cli import main
+from simulation.settings import SimulationSettings
+from simulation.sites import simulated_site, site_name
+
+TASK = """
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from learning import Split, Supervised
+from learning.partition import part_of
+
+
+def samples(number, seed):
+    random = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(number, 4, generator=random)
+    return inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+
+
+def data(site):
+    if site.is_aggregator:
+        return Split(test=samples(50, 1))
+    inputs, labels = samples(200, 2)
+    part = part_of(labels.numpy(), site)
+    return Split(train=(inputs[part], labels[part]))
+
+
+task = Supervised(model=lambda: nn.Linear(4, 3), data=data, loss=cross_entropy)
+blind = Supervised(
+    model=lambda: nn.Linear(4, 3), data=lambda site: Split() if site.is_aggregator else data(site), loss=cross_entropy
+)
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    path = tmp_path / "simulated_task.py"
+    path.write_text(TASK, encoding="utf-8")
+    return f"{path}:task"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """The command takes Ctrl-C and SIGTERM over; the test run wants them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def simulate(task: str, state: Path, *flags: str) -> dict[str, Any]:
+    code = main(["--task", task, "--state", str(state), "--workers", "3", "--rounds", "2", "--epochs", "1", *flags])
+    assert code == ExitCode.OK
+    loaded: dict[str, Any] = json.loads((state / "summary.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(task: str, tmp_path: Path) -> None:
+    digests = [
+        simulate(task, tmp_path / f"{number}", "--no-baselines", "--seed", seed)["final"]["model_sha256"]
+        for number, seed in enumerate(["5", "5", "6"])
+    ]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_a_model_that_travels_in_blobs_comes_to_the_same_digest(task: str, tmp_path: Path) -> None:
+    inline = simulate(task, tmp_path / "inline", "--no-baselines")
+    blobs = simulate(task, tmp_path / "blobs", "--no-baselines", "--inline-cap", "8", "--part-bytes", "16")
+    assert blobs["final"]["model_sha256"] == inline["final"]["model_sha256"]
+
+
+def test_a_summary_has_the_documented_fields_and_both_baselines(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = simulate(task, tmp_path / "run", "--partition", "dirichlet:0.5")
+    assert [row["round"] for row in summary["rounds"]] == [1, 2]
+    assert {row["closed_by"] for row in summary["rounds"]} == {"quorum"}
+    assert {row["folded"] for row in summary["rounds"]} == {3}
+    assert summary["final"]["round"] == 2
+    assert 0 <= summary["final"]["accuracy"] <= 1
+    assert len(summary["baselines"]["single_sites"]) == 3
+    assert summary["baselines"]["single_mean"].keys() == {"loss", "accuracy"}
+    assert "accuracy" in summary["baselines"]["pooled"]
+    told = capsys.readouterr().out
+    assert summary["final"]["model_sha256"] in told
+    assert "all data in one place" in told
+
+
+def test_a_share_quorum_is_of_all_workers(task: str, tmp_path: Path) -> None:
+    """All of them are there from the beginning; none is left out because another was faster."""
+    summary = simulate(task, tmp_path / "run", "--no-baselines", "--quorum", "100%")
+    assert [row["folded"] for row in summary["rounds"]] == [3, 3]
+
+
+def test_a_simulation_goes_on_from_its_directory(task: str, tmp_path: Path) -> None:
+    whole = simulate(task, tmp_path / "whole", "--no-baselines")
+    simulate(task, tmp_path / "parts", "--no-baselines", "--rounds", "1")
+    assert simulate(task, tmp_path / "parts", "--no-baselines")["final"] == whole["final"]
+
+
+def test_a_finished_simulation_is_shown_again(task: str, tmp_path: Path) -> None:
+    first = simulate(task, tmp_path / "run")
+    assert simulate(task, tmp_path / "run") == first
+
+
+def test_a_task_without_central_data_shows_what_workers_measured(task: str, tmp_path: Path) -> None:
+    summary = simulate(task.replace(":task", ":blind"), tmp_path / "run")
+    assert summary["final"]["metrics"] == {}
+    assert "train.loss" in summary["final"]["worker_metrics"]
+    assert "baselines" not in summary
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--task", "nonsense"], ExitCode.TASK),
+        (["--workers", "0"], ExitCode.USAGE),
+        (["--partition", "nonsense"], ExitCode.TASK),
+        (["--seed", "9"], ExitCode.STATE),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_an_exit_code(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: ExitCode
+) -> None:
+    state = tmp_path / "run"
+    simulate(task, state, "--no-baselines")
+    capsys.readouterr()
+    assert main(["--task", task, "--state", str(state), "--rounds", "2", *flags]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("fl-simulate: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+def test_the_aggregator_s_settings_are_those_of_the_simulation(tmp_path: Path) -> None:
+    settings = SimulationSettings(state=tmp_path, workers=5, lr=0.5, min_updates=2, seed=3)
+    run = settings.of_aggregator()
+    assert isinstance(run, AggregatorSettings)
+    assert (run.quorum, run.lr, run.min_updates, run.seed, run.state) == ("5", 0.5, 2, 3, tmp_path)
+    assert run.local == settings.local
+    assert AggregatorSettings.model_validate(run.model_dump(exclude={"broker"})) is not None
+    assert SimulationSettings(state=tmp_path, quorum="80%").of_aggregator().quorum == "80%"
+
+
+def test_two_directories_have_two_queues_and_one_has_one(tmp_path: Path) -> None:
+    queues = [SimulationSettings(state=tmp_path / name).of_aggregator().queue for name in ("a", "b", "a")]
+    assert queues[0] == queues[2] != queues[1]
+    assert SimulationSettings(state=tmp_path, queue="mine").of_aggregator().queue == "mine"
+
+
+def test_simulated_sites_share_the_data_out_without_overlap(task: str) -> None:
+    parts = [load_task(task, simulated_site(index, 3, "iid")) for index in range(3)]
+    assert sum(len(part.split.train[0]) for part in parts) == 200  # type: ignore[attr-defined]
+    assert [simulated_site(index, 3, "iid").name for index in range(3)] == [site_name(index) for index in range(3)]
+
+
+def test_a_baseline_is_trained_as_a_site_in_the_run_would_be(task: str) -> None:
+    """One site in a federation of one is that site alone."""
+    settings = SimulationSettings(task=task, epochs=1)
+    judge = load_task(task, Site())
+    torch.manual_seed(0)
+    initial = dict(judge.model().state_dict())
+    baseline = Baseline(
+        task=task, partition="iid", num_sites=1, rounds=2, seed=0, local=settings.local, initial=initial
+    )
+    told: list[str] = []
+    result = compare(baseline, judge, on_step=told.append)
+    assert told == ["site 1 of 1 alone", "all data in one place"]
+    assert result["single_mean"]["loss"] == result["single_sites"][0]["loss"]
+    assert result["single_sites"][0]["num_samples"] == 50
+
+
+def test_a_federation_of_one_is_that_site_alone(task: str, tmp_path: Path) -> None:
+    summary = simulate(task, tmp_path / "run", "--workers", "1")
+    assert summary["final"]["accuracy"] == pytest.approx(summary["baselines"]["single_mean"]["accuracy"])
+    assert summary["final"]["loss"] == pytest.approx(summary["baselines"]["single_mean"]["loss"], rel=1e-5)

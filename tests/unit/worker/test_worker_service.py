@@ -1,0 +1,399 @@
+"""The worker: newest model in, update out, over the embedded broker."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from broker.codec import decode, encode
+from broker.errors import TaskError
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
+from broker.tensors import State, chunks, cut, digest_of, specs_of, state_from
+from broker.topology import Topology
+from broker.transport import Source
+from learning.task import Plan
+from worker.service import Worker
+from worker.trainer import derived_seed
+
+STATE: State = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([0.5])}
+TOPOLOGY = Topology("updates")
+
+
+class Steps:
+    """A task of ten batches: adds 1 to the bias with each, asks whether to go on before, and calls ``between``."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.between: Callable[[int], object] = lambda step: None
+        self.step_of_bias = 1.0
+
+    def model(self) -> nn.Module:
+        return nn.Linear(2, 1)
+
+    def train(self, model: nn.Module, plan: Plan) -> Mapping[str, float]:
+        self.plans.append(plan)
+        for step in range(10):
+            if plan.cancelled():
+                break
+            with torch.no_grad():
+                model.bias += self.step_of_bias  # type: ignore[operator]
+            plan.progress((step + 1) / 10)
+            self.between(step)
+        return {"num_samples": 5, "loss": 0.25}
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        return {"accuracy": 0.5, "num_samples": 2}
+
+
+class Site:
+    """A worker on a broker of its own, and what an aggregator would do there."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.broker = MemoryBroker()
+        self.aggregator = MemoryTransport(self.broker)
+        self.task = Steps()
+        self.states: list[Presence] = []
+        self.transport = MemoryTransport(self.broker)
+        fields = {"topology": TOPOLOGY, "inline_cap": 2**20, "on_state": self.states.append} | settings
+        self.worker = Worker("site-a", self.task, self.transport, **fields)
+        self.worker.start()
+
+    def publish(
+        self, round_number: int = 1, *, state: State = STATE, payload: bytes | None = None, **changes: Any
+    ) -> None:
+        fields = {
+            "tensors": specs_of(state),
+            "sha256": digest_of(state),
+            "run": "demo",
+            "run_id": "demo.1",
+            "epoch": 1,
+            "round": round_number,
+            "num_rounds": 9,
+            "seed": 3,
+        }
+        head = ModelHead.model_validate(fields | changes)
+        body = b"".join(chunks(state, specs_of(state))) if payload is None else payload
+        self.aggregator.broadcast(encode(head, body))
+
+    def updates(self) -> list[UpdateHead]:
+        return [decode(body, UpdateHead)[0] for _, body in self.broker.queues[Source.UPDATES]]
+
+    def rounds(self) -> list[int]:
+        return [update.round for update in self.updates()]
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+def test_a_worker_answers_a_model_with_its_delta(site: Site) -> None:
+    site.publish()
+    assert site.worker.step()
+    ((sender, body),) = site.broker.queues[Source.UPDATES]
+    head, payload = decode(body, UpdateHead)
+    delta = state_from(bytearray(payload), head.tensors)
+    assert sender == head.worker == "site-a"
+    assert delta["bias"].tolist() == [10.0]
+    assert delta["weight"].tolist() == [[0.0, 0.0]]
+    assert (head.run_id, head.round, head.num_samples, head.instance) == ("demo.1", 1, 5, site.worker.presence.instance)
+    assert head.train_metrics == {"loss": 0.25}
+    assert head.eval_metrics == {"accuracy": 0.5, "num_samples": 2.0}
+    assert head.sha256 == digest_of(delta)
+
+
+def test_a_worker_without_a_model_waits(site: Site) -> None:
+    assert not site.worker.step()
+    assert not site.updates()
+
+
+def test_a_worker_that_starts_late_gets_the_model_that_is_there() -> None:
+    broker = MemoryBroker()
+    first = Site()
+    first.publish(4)
+    broker.heads.extend(first.broker.heads)
+    broker.num_heads = 1
+    worker = Worker("late", Steps(), MemoryTransport(broker), topology=TOPOLOGY, inline_cap=2**20)
+    worker.start()
+    assert worker.step()
+    assert len(broker.queues[Source.UPDATES]) == 1
+
+
+def test_the_plan_is_what_the_aggregator_said_with_the_worker_s_own_seed(site: Site) -> None:
+    local = {"epochs": 3, "batch_size": 0, "lr": 0.5, "momentum": 0.25, "mu": 0.125, "max_steps": 7}
+    site.publish(2, local=local)
+    site.worker.step()
+    (plan,) = site.task.plans
+    assert {name: getattr(plan, name) for name in local} == local
+    assert (plan.round, plan.seed, plan.device) == (2, derived_seed(3, 2, "site-a"), "cpu")
+
+
+def test_only_the_newest_of_several_models_is_trained(site: Site) -> None:
+    for number in (1, 2, 3):
+        site.publish(number)
+    site.worker.step()
+    assert site.rounds() == [3]
+
+
+def test_a_model_that_was_trained_already_and_older_ones_are_ignored(site: Site) -> None:
+    site.publish(3)
+    site.worker.step()
+    for number in (3, 2, 1):
+        site.publish(number)
+        site.worker.step()
+    assert site.rounds() == [3]
+
+
+def test_a_zombie_s_model_is_ignored(site: Site) -> None:
+    site.publish(3, epoch=2)
+    site.worker.step()
+    site.publish(4, epoch=1)
+    site.worker.step()
+    assert site.rounds() == [3]
+
+
+def test_an_aggregator_that_went_back_a_round_is_followed(site: Site) -> None:
+    site.publish(3, epoch=1)
+    site.worker.step()
+    site.publish(2, epoch=2)
+    site.worker.step()
+    assert site.rounds() == [3, 2]
+
+
+def test_a_model_of_another_run_is_trained(site: Site) -> None:
+    site.publish(3)
+    site.worker.step()
+    site.publish(1, run="next", run_id="next.1")
+    site.worker.step()
+    assert [update.run_id for update in site.updates()] == ["demo.1", "next.1"]
+
+
+def test_training_stops_when_a_newer_round_is_out_and_sends_nothing_for_the_old_one(site: Site) -> None:
+    site.publish(1)
+    site.task.between = lambda step: site.publish(2) if step == 3 and len(site.task.plans) == 1 else None
+    site.worker.step()
+    assert site.rounds() == [2]
+    assert len(site.task.plans) == 2
+
+
+def test_training_goes_on_while_the_update_may_still_count(site: Site) -> None:
+    site.publish(1, max_staleness=1)
+    site.task.between = lambda step: (
+        site.publish(2, max_staleness=1) if step == 3 and len(site.task.plans) == 1 else None
+    )
+    site.worker.step()
+    assert site.rounds() == [1, 2]
+
+
+def test_training_stops_when_the_update_would_be_too_stale(site: Site) -> None:
+    site.publish(1, max_staleness=1)
+    site.task.between = lambda step: (
+        site.publish(3, max_staleness=1) if step == 3 and len(site.task.plans) == 1 else None
+    )
+    site.worker.step()
+    assert site.rounds() == [3]
+
+
+def test_training_stops_when_the_run_is_finished_and_the_worker_leaves(site: Site) -> None:
+    site.publish(1)
+    site.task.between = lambda step: site.publish(2, is_finished=True) if step == 3 else None
+    site.worker.run()
+    assert site.worker.is_finished
+    assert site.rounds() == []
+    assert site.states[-1].state == "leaving"
+
+
+def test_training_stops_when_the_worker_is_told_to_stop(site: Site) -> None:
+    site.publish(1)
+    site.task.between = lambda step: site.worker.stop() if step == 3 else None
+    site.worker.run()
+    assert not site.worker.is_finished
+    assert site.rounds() == []
+    assert site.states[-1].state == "leaving"
+
+
+def test_a_worker_leaves_when_the_run_is_finished_before_it_came(site: Site) -> None:
+    site.publish(9, is_finished=True)
+    site.worker.run()
+    assert site.worker.is_finished
+    assert not site.task.plans
+
+
+def test_a_worker_of_one_run_waits_for_it_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(run="mine")
+    with caplog.at_level(logging.INFO):
+        for number in (1, 2):
+            site.publish(number)
+            site.worker.step()
+        site.publish(3, is_finished=True)
+        site.worker.step()
+    assert not site.worker.is_finished
+    assert site.rounds() == []
+    assert caplog.text.count("waiting for run 'mine'") == 1
+    site.publish(1, run="mine", run_id="mine.1")
+    site.worker.step()
+    assert site.rounds() == [1]
+
+
+def test_a_name_conflict_is_told_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 1, 2):
+        site.publish(number, name_conflicts=("other", "site-a"))
+        site.worker.step()
+    assert caplog.text.count("goes by the name 'site-a' too") == 1
+    assert site.rounds() == [1, 2]
+
+
+def test_a_conflict_of_others_is_none_of_ours(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.publish(1, name_conflicts=("other",))
+    site.worker.step()
+    assert "goes by the name" not in caplog.text
+
+
+def test_a_conflict_told_in_mid_training_does_not_disturb_it(site: Site) -> None:
+    site.publish(1)
+    site.task.between = lambda step: site.publish(1, name_conflicts=("site-a",)) if step == 3 else None
+    site.worker.step()
+    site.worker.step()
+    assert site.rounds() == [1]
+    assert len(site.task.plans) == 1
+
+
+def test_a_model_of_another_task_is_the_task_s_error(site: Site) -> None:
+    site.publish(state={"w": torch.zeros(3)})
+    with pytest.raises(TaskError, match=r"the model of run demo\.1 has no tensor 'bias'; is --task the one"):
+        site.worker.step()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"payload": b""}, "payload has 0 bytes; its tensors need 12"),
+        ({"payload": bytes(13)}, "payload has 13 bytes"),
+        ({"sha256": "0" * 64}, "digest"),
+        ({"state": STATE | {"bias": torch.tensor([float("nan")])}}, "NaN or infinity in 'bias'"),
+    ],
+)
+def test_a_bad_model_is_dropped_with_a_warning_and_the_next_one_is_trained(
+    site: Site, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], told: str
+) -> None:
+    site.publish(1, **changes)
+    site.worker.step()
+    assert told in caplog.text
+    assert site.rounds() == []
+    site.publish(2)
+    site.worker.step()
+    assert site.rounds() == [2]
+
+
+def test_rubbish_on_the_model_stream_is_dropped_with_a_warning(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.aggregator.broadcast(b"rubbish")
+    site.worker.step()
+    assert "a message on the model stream is dropped: not a fedmq message" in caplog.text
+    site.publish(1)
+    site.worker.step()
+    assert site.rounds() == [1]
+
+
+def in_blob(site: Site, parts: list[bytes] | None, **changes: Any) -> None:
+    blob = BlobRef(name=TOPOLOGY.model_blob("demo.1", 1), part_bytes=8)
+    if parts is not None:
+        site.aggregator.write_blob(blob.name, parts)
+    site.publish(1, blob=blob, payload=b"", **changes)
+
+
+def parts_of(state: State) -> list[bytes]:
+    return list(cut(chunks(state, specs_of(state)), 8))
+
+
+def test_a_model_in_a_blob_is_read(site: Site) -> None:
+    in_blob(site, parts_of(STATE))
+    site.worker.step()
+    assert site.rounds() == [1]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [None, [], parts_of(STATE)[:1], [b"", b""], [bytes(8), bytes(8)], [bytes(9), bytes(3)], [bytes(8), bytes(4)]],
+)
+def test_a_model_whose_blob_is_gone_or_broken_is_dropped(site: Site, parts: list[bytes] | None) -> None:
+    in_blob(site, parts)
+    site.worker.step()
+    assert site.rounds() == []
+    site.publish(2)
+    site.worker.step()
+    assert site.rounds() == [2]
+
+
+def test_an_update_above_the_inline_cap_goes_into_a_blob_of_its_own() -> None:
+    site = Site(inline_cap=8)
+    site.publish(2)
+    site.worker.step()
+    (update,) = site.updates()
+    assert update.blob is not None
+    assert update.blob.name == TOPOLOGY.update_blob("site-a", "demo.1", 2)
+    delta = state_from(bytearray(b"".join(site.broker.blobs[update.blob.name])), update.tensors)
+    assert delta["bias"].tolist() == [10.0]
+    assert digest_of(delta) == update.sha256
+
+
+@pytest.mark.parametrize("inline_cap", [0, 1, 7, 8, 9, 11])
+def test_any_inline_cap_that_settings_allow_makes_parts_that_the_wire_allows(inline_cap: int) -> None:
+    site = Site(inline_cap=inline_cap)
+    site.publish(1)
+    site.worker.step()
+    (update,) = site.updates()
+    assert update.blob is not None
+    assert update.blob.num_parts(update.num_bytes) == len(site.broker.blobs[update.blob.name])
+
+
+def test_a_training_that_diverges_sends_nothing_and_the_next_round_is_tried(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.task.step_of_bias = float("inf")
+    site.publish(1)
+    site.worker.step()
+    assert "round   1: no update: training gave NaN or infinity in 'bias'" in caplog.text
+    site.task.step_of_bias = 1.0
+    site.publish(2)
+    site.worker.step()
+    assert site.rounds() == [2]
+
+
+def test_a_worker_says_what_it_is_doing(site: Site) -> None:
+    site.publish(1)
+    site.worker.step()
+    assert [(presence.state, presence.round) for presence in site.states] == [
+        ("idle", 0),
+        ("training", 1),
+        ("sending", 1),
+        ("idle", 1),
+    ]
+    announced = [decode(body, Presence)[0] for _, body in site.broker.queues[Source.PRESENCE]]
+    assert announced == site.states
+    assert {presence.instance for presence in announced} == {site.worker.presence.instance}
+
+
+def test_a_sign_of_life_in_mid_training_tells_the_progress(site: Site) -> None:
+    seen: list[Presence] = []
+    site.task.between = lambda step: seen.append(site.worker.presence)
+    site.publish(1)
+    site.worker.step()
+    assert [presence.progress for presence in seen] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert site.worker.presence.progress == 0.0
+
+
+@pytest.mark.parametrize("fraction", [-1.0, 2.0, float("nan"), float("inf")])
+def test_a_task_s_odd_progress_does_not_break_the_signs_of_life(site: Site, fraction: float) -> None:
+    site.task.between = lambda step: (site.task.plans[-1].progress(fraction), site.worker.announce())
+    site.publish(1)
+    site.worker.step()
+    for _, body in site.broker.queues[Source.PRESENCE]:
+        decode(body, Presence)
+
+
+def test_two_workers_of_one_name_are_two_instances() -> None:
+    assert Site().worker.presence.instance != Site().worker.presence.instance

@@ -1,0 +1,126 @@
+"""A worker's name, device, settings and heartbeat."""
+
+import re
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from broker.errors import FedmqError, TaskError
+from learning import Site
+from worker.device import pick_device
+from worker.heartbeat import Heartbeat
+from worker.name import default_name
+from worker.settings import WorkerSettings
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_workers_without_a_name_on_one_machine_have_different_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    held = [default_name() for _ in range(3)]
+    assert [name for name, _ in held] == ["box", "box-2", "box-3"]
+    held[1][1].close()
+    again, lock = default_name()
+    assert again == "box-2"
+    for file in (lock, held[0][1], held[2][1]):
+        file.close()
+
+
+@pytest.mark.parametrize("host", ["pc.example.org", "Müller's Laptop", "x" * 300, "", "a b/c", ".."])
+def test_a_name_made_of_any_host_name_is_a_worker_s_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    for _ in range(2):
+        name, lock = default_name()
+        assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)
+        WorkerSettings(name=name)
+        lock.close()
+
+
+def test_a_name_whose_lock_belongs_to_another_user_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/tmp is everybody's: the file may be there and not ours to open."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    original = Path.open
+
+    def open_(self: Path, *arguments: Any, **keywords: Any) -> Any:
+        if self.name == "fl-worker-box.lock":
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", open_)
+    try:
+        name, lock = default_name()
+    except FedmqError:
+        return  # told to the person in one line: fine too
+    assert name == "box-2"
+    lock.close()
+
+
+def test_a_device_that_is_not_there_is_told() -> None:
+    assert pick_device("cpu") == "cpu"
+    index = torch.cuda.device_count()
+    with pytest.raises(TaskError, match=f"torch sees {index} GPUs; try --device auto"):
+        pick_device(f"cuda:{index}")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(TaskError, match="--device mps"):
+            pick_device("mps")
+
+
+def test_auto_is_a_device_that_works() -> None:
+    assert torch.zeros(1, device=pick_device("auto")).item() == 0.0
+
+
+def test_a_site_is_what_was_set_or_follows_from_the_name() -> None:
+    assert WorkerSettings().site_of("a") == Site(name="a", partition="iid")
+    settings = WorkerSettings(site="2/8", partition="dirichlet:0.5", partition_seed=7)
+    assert settings.site_of("a") == Site(name="a", partition="dirichlet:0.5", index=2, num_sites=8, seed=7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"site": "8/8"},
+        {"site": "1"},
+        {"site": "-1/8"},
+        {"site": "a/b"},
+        {"site": "1/8/9"},
+        {"site": "²/8"},
+        {"site": ""},
+        {"name": "a b"},
+        {"name": ""},
+        {"name": "a.b"},
+        {"device": "gpu"},
+        {"device": "cuda:x"},
+        {"threads": -1},
+        {"presence_every_s": 0},
+        {"run": "a b"},
+        {"surprise": 1},
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        WorkerSettings(**changes)
+
+
+def test_a_heartbeat_beats_until_it_is_left_and_its_thread_ends() -> None:
+    beats = threading.Semaphore(0)
+    with Heartbeat(beats.release, every_s=0.001):
+        for _ in range(3):
+            assert beats.acquire(timeout=20)
+        assert "heartbeat" in {thread.name for thread in threading.enumerate()}
+    assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_heartbeat_that_is_left_at_once_never_beats() -> None:
+    beats: list[int] = []
+    with Heartbeat(lambda: beats.append(1), every_s=1000):
+        pass
+    assert not beats
