@@ -71,7 +71,7 @@ class Broadcaster:
             self._transport.write_blob(blob.name, cut(pieces, settings.part_bytes))
             head = head.model_copy(update={"blob": blob})
             self._transport.broadcast(encode(head))
-            self._delete_outdated(number)
+            self._delete_outdated(number, is_finished=is_finished)
         self._head = head
 
     def tell_conflict(self, worker: str) -> bool:
@@ -92,9 +92,10 @@ class Broadcaster:
     def _names_in_conflict(self) -> tuple[str, ...]:
         return tuple(sorted(self._conflicts))[:_MAX_CONFLICTS]
 
-    def _delete_outdated(self, number: int) -> None:
-        """The model before this one may still be on its way to somebody; those before are not."""
-        outdated = [self._topology.model_blob(self._run.run_id, number - back) for back in (2, 3) if number > back]
+    def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
+        """The model before this one may still be on its way to somebody, unless the run is over; older ones are not."""
+        first = 1 if is_finished else 2
+        outdated = [self._topology.model_blob(self._run.run_id, number - back) for back in range(first, 4)]
         self._transport.delete_blobs(outdated)
 
     def _delete_earlier_run(self, head: ModelHead | None) -> None:
