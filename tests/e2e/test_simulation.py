@@ -1,0 +1,97 @@
+"""fl-simulate: the same bits in one process and over RabbitMQ, and no process left behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from federation import ATTENTIVE, Federation, run_command
+from rabbitmq_node import RabbitNode
+
+pytest_plugins = ["federation_plugin"]
+pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seconds
+
+DIGITS = ("--task", "digits", "--workers", "3", "--rounds", "3", "--partition", "dirichlet:0.5", "--no-baselines")
+
+
+@pytest.fixture(scope="module")
+def embedded_sha256(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the same run in one process, without a broker."""
+    folder = tmp_path_factory.mktemp("embedded")
+    done = run_command("simulation.cli", *DIGITS, "--state", str(folder / "state"), folder=folder)
+    assert done.returncode == 0, done.stderr
+    return final_sha256(folder / "state")
+
+
+def final_sha256(state: Path) -> str:
+    summary = json.loads((state / "summary.json").read_text())
+    assert [row["closed_by"] for row in summary["rounds"]] == ["quorum"] * 3
+    assert [row["folded"] for row in summary["rounds"]] == [3] * 3
+    return str(summary["final"]["model_sha256"])
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--inline-cap", "0", "--part-bytes", "4096")], ids=["inline", "in many small parts"]
+)
+def test_digits_over_rabbitmq_give_the_same_model_as_in_one_process(
+    federation: Federation, node: RabbitNode, embedded_sha256: str, flags: tuple[str, ...]
+) -> None:
+    own = ("--queue", federation.queue, "--state", str(federation.state))
+    simulation = federation.simulation(*DIGITS, *own, *flags)
+
+    assert simulation.ends() == 0, simulation.tail
+    assert final_sha256(federation.state) == embedded_sha256
+    assert embedded_sha256 in simulation.said
+    blobs = [name for name in node.ctl("list_queues", "name").split() if name.startswith(f"{federation.queue}.blob.")]
+    if not flags:
+        assert blobs == []
+        return
+    assert len(blobs) <= 2  # the final model, and the one before it
+    assert blobs[-1].startswith(f"{federation.queue}.blob.model.simulation.")
+    with federation.channel() as channel:
+        for name in blobs:
+            channel.queue_delete(name)
+
+
+def test_a_simulation_told_to_stop_takes_its_workers_along_and_goes_on_when_run_again(
+    federation: Federation, undisturbed_sha256: Callable[..., str]
+) -> None:
+    federation.gates.hold("worker-1", 2)
+    flags = ("--task", ATTENTIVE, "--workers", "2", "--rounds", "3", "--no-baselines")
+    own = ("--queue", federation.queue, "--state", str(federation.state))
+    simulation = federation.simulation(*flags, *own)
+    federation.gates.wait_for("worker-1", 2)
+    workers = psutil.Process(simulation.pid).children()
+    assert len(workers) == 2
+
+    simulation.terminate()
+
+    assert simulation.ends(timeout_s=15) == 130
+    assert not any(worker.is_running() for worker in workers)
+    assert f"stopped; to go on: the same command with --state {federation.state}" in " ".join(simulation.said.split())
+    federation.gates.release("worker-1", 2)
+    again = federation.simulation(*flags, *own)
+    assert again.ends() == 0, again.tail
+    assert federation.folded() == [(number, f"worker-{index}") for number in (1, 2, 3) for index in (0, 1)]
+    assert federation.summary["final"]["model_sha256"] == undisturbed_sha256("worker-0", "worker-1", rounds=3)
+
+
+def test_a_worker_that_fails_ends_the_simulation_and_is_named(federation: Federation) -> None:
+    task = federation.folder / "broken.py"
+    task.write_text(
+        "from torch import nn\n"
+        "class Broken:\n"
+        "    def __init__(self, site): pass\n"
+        "    def model(self): return nn.Linear(1, 1)\n"
+        "    def train(self, model, plan): return {}\n"
+        "    def evaluate(self, model): return {}\n"
+    )
+    own = ("--queue", federation.queue, "--state", str(federation.state))
+    simulation = federation.simulation("--task", f"{task}:Broken", "--workers", "2", *own)
+
+    assert simulation.ends() == 1
+    last = simulation.said.splitlines()[-1]
+    assert last.startswith("fl-simulate: worker-")
+    assert "must return num_samples" in last
+    assert "Traceback" not in simulation.said

@@ -1,0 +1,58 @@
+"""Fixtures of the end-to-end tests: `pytest_plugins = ["federation_plugin"]`.
+
+A federation of real processes on a real RabbitMQ, and what the same federation learns when nothing disturbs it.
+(No conftest.py in tests/e2e: tests elsewhere import the one above by its name, and there can be one of a name.)
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from federation import ATTENTIVE, Federation
+
+from aggregator.service import Aggregator
+from aggregator.settings import AggregatorSettings
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.topology import Topology
+from learning import Site, load_task
+from simulation.embedded import run_embedded
+from worker.service import Worker
+
+
+@pytest.fixture
+def federation(tmp_path: Path, broker_url: str, queue: str) -> Iterator[Federation]:
+    with Federation(tmp_path, broker=broker_url, queue=queue) as running:
+        yield running
+
+
+@pytest.fixture
+def undisturbed_sha256(tmp_path: Path) -> Callable[..., str]:
+    """The digest of the final model of these workers when every round has all of them and nothing goes wrong."""
+
+    def run(*names: str, rounds: int) -> str:
+        settings = AggregatorSettings(
+            task=ATTENTIVE, rounds=rounds, quorum=str(len(names)), state=tmp_path / "undisturbed"
+        )
+        broker, topology = MemoryBroker(), Topology(settings.queue)
+        workers = [
+            Worker(
+                name,
+                load_task(ATTENTIVE, Site(name=name)),
+                MemoryTransport(broker),
+                topology=topology,
+                inline_cap=settings.inline_cap,
+            )
+            for name in names
+        ]
+        rows: list[str] = []
+        aggregator = Aggregator(
+            settings,
+            load_task(ATTENTIVE, Site()),
+            MemoryTransport(broker),
+            on_round=lambda row: rows.append(row["model_sha256"]),
+        )
+        run_embedded(aggregator, workers)
+        assert len(rows) == rounds
+        return rows[-1]
+
+    return run
