@@ -91,6 +91,7 @@ def _beginning(
     return {
         "run": settings.run,
         "run_id": f"{settings.run}.{secrets.token_hex(4)}",
+        "queue": settings.queue,
         "task": settings.task,
         "seed": settings.seed,
         "base_round": 0,
@@ -121,6 +122,7 @@ def _taken_over(
     return {
         "run": head.run,
         "run_id": head.run_id,
+        "queue": settings.queue,
         "task": settings.task,
         "seed": head.seed,
         "base_round": head.round - 1,
@@ -130,7 +132,7 @@ def _taken_over(
 
 
 def _check_is_ours(settings: AggregatorSettings, facts: dict[str, Any], directory: StateDirectory) -> None:
-    for name in ("run", "task", "seed"):
+    for name in ("run", "queue", "task", "seed"):
         if facts[name] != getattr(settings, name):
             raise StateError(
                 f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"

@@ -1,6 +1,7 @@
 """Opening one connection to RabbitMQ, and what pika's exceptions mean to us: translated here and nowhere else."""
 
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from broker.errors import (
 from broker.settings import BrokerSettings, redacted
 
 _NOT_FOUND = 404
+_OUR_CERTIFICATE_REFUSED = re.compile(r"ALERT_(\w*CERTIFICATE|UNKNOWN_CA)")
 
 
 def parameters(settings: BrokerSettings, name: str) -> pika.URLParameters:
@@ -63,6 +65,8 @@ def connect(settings: BrokerSettings, name: str) -> pika.BlockingConnection:
     except (pika_errors.AMQPError, OSError) as error:
         if _is_certificate_error(error):
             raise BrokerRefused(f"{where}: its certificate cannot be trusted ({_root(error)}); see --tls-ca") from error
+        if _OUR_CERTIFICATE_REFUSED.search(str(_root(error))):
+            raise BrokerRefused(f"{where} does not accept our certificate; see --tls-cert and --tls-key") from error
         raise BrokerUnreachable(f"no broker at {where} ({_root(error)})") from error
 
 

@@ -1,9 +1,10 @@
 """The settings of the wire, and how any command reads its settings: flag, then environment, then file, then default."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -97,7 +98,7 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
 
     All problems are in one SettingsError. ``--help`` and unknown flags end the process, as argparse does.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description=description,
         epilog=f"examples:\n{examples}",
@@ -129,6 +130,13 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
         raise SettingsError(_explained(error, prog)) from error
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong without repeating a password that was part of it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"//[^/@\s]*:[^@\s]*@", "//…@", message))
+
+
 def _config_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
@@ -141,7 +149,9 @@ def _read_yaml(settings: type[BaseSettings], path: str) -> dict[str, object]:
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)  # the text of the line may hold a password
+        mark = getattr(error, "context_mark", None) or getattr(
+            error, "problem_mark", None
+        )  # the text of the line may hold a password
         where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
         raise SettingsError(f"--config {path} is not valid YAML{where}") from error
     if content is None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from rabbitmq_node import RabbitNode, find_scripts
+from rabbitmq_node import RabbitNode, skip_without_rabbitmq
 
 # What addresses the test run itself, and so stays readable inside a test.
 TEST_VARIABLES = ("FEDMQ_TEST_BROKER", "FEDMQ_REQUIRE_BROKER")
@@ -55,13 +55,3 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 def queue() -> str:
     """A queue name of the test's own, so that tests share a broker without meeting."""
     return f"t-{secrets.token_hex(6)}"
-
-
-def skip_without_rabbitmq() -> None:
-    """Skip where RabbitMQ is not installed, but fail where the run has promised one."""
-    if find_scripts() is not None:
-        return
-    reason = "no rabbitmq-server on this machine (apt install rabbitmq-server)"
-    if os.environ.get("CI", "").lower() in {"1", "true"} or os.environ.get("FEDMQ_REQUIRE_BROKER"):
-        pytest.fail(reason)
-    pytest.skip(reason)

@@ -10,6 +10,7 @@ Whatever was started ends with the `with` block, and with the test run, however 
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -81,6 +82,7 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # and so a process group, with what the command itself starts
             )
 
     @property
@@ -120,6 +122,12 @@ class Command:
         self._process.kill()
         self._process.wait()
 
+    def end(self) -> None:
+        """Leaves nothing of it running, nor of what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
 
 class Gates:
     """Holds the trainings of tasks/gated.py, one by one."""
@@ -157,9 +165,9 @@ class Federation:
         self._guard: subprocess.Popen[bytes]
 
     def __enter__(self) -> "Federation":
-        # It reads the pids of our processes, and kills them when our end of the pipe closes before it is told to go.
+        # It reads our pids, and kills these process groups when our end of the pipe closes before we end the guard.
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", 'while read -r pid; do pids="$pids $pid"; done; kill -9 $pids'],
+            ["/bin/sh", "-c", 'while read -r pid; do groups="$groups -$pid"; done; kill -9 $groups'],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -170,8 +178,7 @@ class Federation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for command in self._commands:
-            if command.is_running:
-                command.kill()
+            command.end()
         self._guard.kill()
         self._guard.communicate()
         with suppress(pika.exceptions.AMQPError):

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import NoReturn
 
 import psutil
+import pytest
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -348,3 +349,13 @@ def _accepts(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def skip_without_rabbitmq() -> None:
+    """Skip where RabbitMQ is not installed, but fail where the run has promised one."""
+    if find_scripts() is not None:
+        return
+    reason = "no rabbitmq-server on this machine (apt install rabbitmq-server)"
+    if os.environ.get("CI", "").lower() in {"1", "true"} or os.environ.get("FEDMQ_REQUIRE_BROKER"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import skip_without_rabbitmq
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from federation import run_command
 from pydantic import SecretStr
-from rabbitmq_node import RabbitNode, free_port
+from rabbitmq_node import RabbitNode, free_port, skip_without_rabbitmq
 
 from broker.errors import BrokerError, BrokerRefused, ExitCode, SettingsError
 from broker.rabbitmq import RabbitMQ

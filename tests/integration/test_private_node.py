@@ -8,8 +8,7 @@ from pathlib import Path
 import pika
 import psutil
 import pytest
-from conftest import skip_without_rabbitmq
-from rabbitmq_node import NodeError, RabbitNode
+from rabbitmq_node import NodeError, RabbitNode, skip_without_rabbitmq
 
 TESTS = Path(__file__).parent.parent
 
