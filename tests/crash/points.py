@@ -1,0 +1,215 @@
+"""Every boundary of the commit path, by name: where a process is killed, in the calls of the product's functions.
+
+The run they are counted in has three rounds and two workers, of which one answers first; the aggregator commits after
+each update. So a round is: fold, commit (sum file, ledger, ack), fold, close (model file, ledger, publish, ack). A
+blob has five parts. Most points lie in round 2, where there is something before and something after.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+SMALL, BLOB = "small", "blob"
+SIZES = (SMALL, BLOB)
+NUM_PARTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Killed ``when`` the ``call``-th call of ``target`` whose arguments show ``about`` begins or has ended.
+
+    ``calls`` gives the call for each size of model (see SIZES); a size that is not there does not come by.
+    """
+
+    name: str
+    member: str
+    target: str
+    when: str
+    calls: tuple[tuple[str, int], ...]
+    about: str = ""
+
+    def trigger(self, size: str) -> dict[str, Any]:
+        """What ``armed.arm`` takes."""
+        return {"target": self.target, "when": self.when, "call": dict(self.calls)[size], "about": self.about}
+
+    def applies(self, size: str) -> bool:
+        return size in dict(self.calls)
+
+
+def _both(call: int) -> tuple[tuple[str, int], ...]:
+    return ((SMALL, call), (BLOB, call))
+
+
+def _blob(call: int) -> tuple[tuple[str, int], ...]:
+    return ((BLOB, call),)
+
+
+FOLD = "aggregator.open_round:OpenRound.fold"
+ADD = "aggregator.mean:ExactSum.add"
+SAVE_FILE = "aggregator.checkpoint:save_file"
+SYNC = "aggregator.checkpoint:_sync"
+RENAME = "aggregator.checkpoint:Path.replace"
+SYNC_FOLDER = "aggregator.checkpoint:_sync_folder"
+COMMIT = "aggregator.ledger:Ledger.commit"
+CLOSE_ROUND = "aggregator.ledger:Ledger.close_round"
+INSERT = "aggregator.ledger:Ledger._insert"
+SET = "aggregator.ledger:Ledger._set"
+OPEN = "aggregator.ledger:Ledger._open"
+OPEN_ROUND = "aggregator.ledger:Ledger.open_round"
+RECORD = "aggregator.ledger:Ledger.record"
+CLAIM = "aggregator.ledger:Ledger.claim"
+WRITE_MODEL = "aggregator.checkpoint:StateDirectory.write_model"
+INSTALL = "aggregator.checkpoint:WrittenModel.install"
+LOAD_SUM = "aggregator.checkpoint:StateDirectory.load_sum"
+REMOVE_SUMS = "aggregator.checkpoint:StateDirectory.remove_sums"
+KEEP_ONLY = "aggregator.checkpoint:StateDirectory.keep_only"
+LINK = "aggregator.checkpoint:StateDirectory.link"
+SUMMARY = "aggregator.checkpoint:StateDirectory.write_summary"
+OPEN_RUN = "aggregator.service:open_run"
+ENSURE = "aggregator.broadcast:Broadcaster.ensure"
+PUBLISH = "aggregator.broadcast:Broadcaster.publish"
+LEAD = "broker.rabbitmq:RabbitMQ.lead"
+DECLARE = "broker.rabbitmq:RabbitMQ.declare"
+NEWEST = "broker.rabbitmq:RabbitMQ.newest_head"
+WRITE_BLOB = "broker.rabbitmq:RabbitMQ.write_blob"
+PART = "broker.rabbitmq:RabbitMQ._publish"
+HEAD = "broker.rabbitmq:RabbitMQ.broadcast"
+SEND = "broker.rabbitmq:RabbitMQ.send"
+ACK = "broker.rabbitmq:RabbitMQ.ack"
+DELETE = "broker.rabbitmq:RabbitMQ.delete_blobs"
+READ_PART = "broker.rabbitmq:_ack_of"
+QUEUE = "pika.adapters.blocking_connection:BlockingChannel.queue_declare"
+ON_WIRE = "pika.channel:Channel.basic_publish"
+TAKE_PART = "worker.service:Worker._take_part"
+TRAIN = "worker.trainer:Trainer.train"
+
+SUM_FILE, MODEL_FILE, MODELS_FOLDER, STATE_FOLDER = "sum-1-00002", "round-00002", "/models'", "/state'"
+MODEL_BLOB, UPDATE_BLOB = ".blob.model.", ".blob.update."
+
+
+def _around(name: str, target: str, calls: tuple[tuple[str, int], ...], about: str = "") -> list[Point]:
+    return [Point(f"{when} {name}", "aggregator", target, when, calls, about) for when in ("before", "after")]
+
+
+def _one(name: str, target: str, when: str, calls: tuple[tuple[str, int], ...], about: str = "") -> Point:
+    return Point(name, "aggregator", target, when, calls, about)
+
+
+def _of_worker(name: str, target: str, when: str, calls: tuple[tuple[str, int], ...], about: str = "") -> Point:
+    return Point(name, "anna", target, when, calls, about)
+
+
+START = [
+    *_around("leading", LEAD, _both(1)),
+    *_around("queues declared", DECLARE, _both(1)),
+    _one("half of the queues declared", QUEUE, "before", _both(4)),
+    *_around("initial model's file written", WRITE_MODEL, _both(1)),
+    *_around("initial model in its place", INSTALL, _both(1)),
+    *_around("new run recorded", RECORD, _both(1)),
+    *_around("epoch claimed", CLAIM, _both(1)),
+    _one("in the claim's transaction", SET, "after", _both(2), "'epoch'"),
+    *_around("first round opened", OPEN_ROUND, _both(1)),
+    *_around("first model published", PUBLISH, _both(1)),
+]
+COMMITTING = [
+    *_around("fold, first of the round", FOLD, _both(3)),
+    _one("in mid-fold, nothing committed", ADD, "after", ((SMALL, 3), (BLOB, 2 * NUM_PARTS + 2))),
+    *_around("sum file written", SAVE_FILE, _both(1), SUM_FILE),
+    *_around("sum file synced", SYNC, _both(1), SUM_FILE),
+    *_around("sum file renamed", RENAME, _both(1), SUM_FILE),
+    *_around("sum's folder synced", SYNC_FOLDER, _both(2), STATE_FOLDER),
+    *_around("commit", COMMIT, _both(2)),
+    _one("in the transaction, rows inserted", INSERT, "after", _both(3)),
+    _one("in the transaction, sum named", SET, "after", _both(3), "accumulated"),
+    *_around("ack of a commit", ACK, _both(3)),
+    *_around("update blob deleted after a commit", DELETE, _blob(2), UPDATE_BLOB + "anna"),
+    *_around("old sum removed", REMOVE_SUMS, _both(3)),
+    *_around("fold, last of the round", FOLD, _both(4)),
+    _one("in mid-fold, one update committed", ADD, "after", ((SMALL, 4), (BLOB, 3 * NUM_PARTS + 2))),
+    _one("in mid-read of an update blob", READ_PART, "before", _blob(3 * NUM_PARTS + 3)),
+]
+CLOSING = [
+    *_around("model file written", SAVE_FILE, _both(1), MODEL_FILE),
+    *_around("model file synced", SYNC, _both(1), MODEL_FILE),
+    *_around("model file renamed", RENAME, _both(1), MODEL_FILE),
+    *_around("model's folder synced", SYNC_FOLDER, _both(3), MODELS_FOLDER),
+    *_around("round closed", CLOSE_ROUND, _both(2)),
+    _one("in the closing transaction, rows inserted", INSERT, "after", _both(4)),
+    _one("in the closing transaction, next round opened", OPEN, "after", _both(3)),
+    *_around("model published", PUBLISH, _both(3)),
+    _one("model's blob made, empty", PART, "before", _blob(2 * NUM_PARTS + 1), MODEL_BLOB),
+    _one("model's blob, first part", PART, "after", _blob(2 * NUM_PARTS + 1), MODEL_BLOB),
+    _one("model's blob, middle part", PART, "after", _blob(2 * NUM_PARTS + 3), MODEL_BLOB),
+    _one("model's blob, last part", PART, "after", _blob(3 * NUM_PARTS), MODEL_BLOB),
+    *_around("head published", HEAD, _both(3)),
+    *_around("outdated model blob deleted", DELETE, _blob(1), MODEL_BLOB),
+    *_around("ack of a closed round", ACK, _both(4)),
+    *_around("update blob deleted after a closed round", DELETE, _blob(2), UPDATE_BLOB + "ben"),
+    _one("link to the last model renamed", RENAME, "before", _both(2), ".last.tmp"),
+    *_around("old models removed", KEEP_ONLY, _both(2)),
+]
+ENDING = [
+    *_around("last round closed", CLOSE_ROUND, _both(3)),
+    *_around("final model published", PUBLISH, _both(1), "'is_finished': True"),
+    _one("final model's blob, middle part", PART, "after", _blob(3 * NUM_PARTS + 3), MODEL_BLOB),
+    *_around("final head published", HEAD, _both(4)),
+    *_around("summary written", SUMMARY, _both(1)),
+    _one("summary renamed", RENAME, "before", _both(1), "summary"),
+    *_around("last ack", ACK, _both(6)),
+]
+WORKER = [
+    _of_worker("head received", TAKE_PART, "before", _both(2)),
+    _of_worker("in mid-read of a model blob", READ_PART, "before", _blob(NUM_PARTS + 3)),
+    _of_worker("before training", TRAIN, "before", _both(2)),
+    _of_worker("after training", TRAIN, "after", _both(2)),
+    _of_worker("before the update blob", WRITE_BLOB, "before", _blob(2)),
+    _of_worker("update blob made, empty", PART, "before", _blob(NUM_PARTS + 1), UPDATE_BLOB),
+    _of_worker("update blob, first part", PART, "after", _blob(NUM_PARTS + 1), UPDATE_BLOB),
+    _of_worker("update blob, middle part", PART, "after", _blob(NUM_PARTS + 3), UPDATE_BLOB),
+    _of_worker("update blob, last part", PART, "after", _blob(2 * NUM_PARTS), UPDATE_BLOB),
+    _of_worker("update sent, before", SEND, "before", _both(2)),
+    _of_worker("update on the wire, not confirmed", ON_WIRE, "after", _both(2), "update.anna"),
+    _of_worker("update sent and confirmed", SEND, "after", _both(2)),
+    _of_worker("final head received", TAKE_PART, "before", _both(4)),
+]
+
+CRASH_POINTS = [*START, *COMMITTING, *CLOSING, *ENDING, *WORKER]
+
+# -- more than one crash: points of a start that goes on from an earlier one, so they are counted anew --------------
+
+
+def _again(name: str, target: str, call: int = 1, about: str = "") -> list[Point]:
+    return [Point(f"{when} {name}", "aggregator", target, when, _both(call), about) for when in ("before", "after")]
+
+
+def _named(name: str) -> Point:
+    (found,) = [point for point in CRASH_POINTS if point.name == name]
+    return found
+
+
+COMMITTED, CLOSED = _named("after commit"), _named("after round closed")
+LAST_CLOSED, HALF_SENT = _named("after last round closed"), _named("update blob, middle part")
+
+IN_RECOVERY = [
+    *[(_named("after initial model in its place"), point) for point in _again("new run recorded", RECORD)],
+    *[(COMMITTED, point) for point in _again("epoch claimed", CLAIM)],
+    *[(COMMITTED, point) for point in _again("sum loaded", LOAD_SUM)],
+    *[(COMMITTED, point) for point in _again("model found on the stream", ENSURE)],
+    *[(COMMITTED, point) for point in _again("ack of an update that was committed before", ACK)],
+    *[(CLOSED, point) for point in _again("model published after all", PUBLISH)],
+    (CLOSED, _one("model's blob, middle part", PART, "after", _blob(3), MODEL_BLOB)),
+    (CLOSED, _one("after head published after all", HEAD, "after", _both(1))),
+    (CLOSED, _one("before ack of updates of a closed round", ACK, "before", _both(1))),
+    *[(LAST_CLOSED, point) for point in _again("final model published after all", PUBLISH)],
+    *[(LAST_CLOSED, point) for point in _again("summary written", SUMMARY)],
+    (HALF_SENT, _of_worker("update blob made again, empty", PART, "before", _blob(1), UPDATE_BLOB)),
+    (HALF_SENT, _of_worker("update blob again, last part", PART, "after", _blob(NUM_PARTS), UPDATE_BLOB)),
+    (_named("update sent and confirmed"), _of_worker("update sent a second time", SEND, "after", _both(1))),
+]
+IN_A_ROW = [
+    (_named("after fold, first of the round"), _again("commit", COMMIT)[1], _again("round closed", CLOSE_ROUND)[1]),
+    (_named("before sum file renamed"), _again("round closed", CLOSE_ROUND)[0], _again("head published", HEAD)[0]),
+    (_named("before head published"), _again("fold", FOLD)[1], _again("fold", FOLD)[0], _again("commit", COMMIT)[1]),
+    (_named("after ack of a commit"), _named("update sent and confirmed")),
+    (_named("after round closed"), _named("after training")),
+    (_named("before model published"), _named("update sent, before"), _again("round closed", CLOSE_ROUND)[1]),
+]

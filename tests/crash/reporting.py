@@ -1,0 +1,26 @@
+"""The table of crash points at the end of a test run."""
+
+import pytest
+from crash.cells import table
+from crash.points import SIZES
+
+TITLES = {
+    "crash once": "killed once, at each point, and the same command again",
+    "crash in turn": "killed again while it recovers, and several times in a row",
+}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name, title in TITLES.items():
+        results = {
+            cell: text
+            for outcome, text in (("failed", "FAILED"), ("passed", "ok"))
+            for report in terminalreporter.getreports(outcome)
+            for found, cell in getattr(report, "user_properties", [])
+            if found == name
+        }
+        if results:
+            rows = list(dict.fromkeys(row for row, _ in results))
+            terminalreporter.section(title)
+            for line in table(results, rows, SIZES):
+                terminalreporter.write_line(line)

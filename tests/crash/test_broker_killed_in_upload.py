@@ -1,0 +1,69 @@
+"""The broker is killed while a blob is on its way to it: whoever sends it sends it again, and no bit changes.
+
+The queues are older than the second that RabbitMQ 3.10 needs for them to survive; the blob's stream is as new as can be.
+"""
+
+from pathlib import Path
+
+import pytest
+from crash.cells import NAMES, NUM_ROUNDS, PACES
+from crash.fleet import AGGREGATOR, BLOB, COMMIT_AT_ONCE, Fleet
+from crash.points import MODEL_BLOB, NUM_PARTS, PART, UPDATE_BLOB
+from rabbitmq_node import RabbitNode, wait_until
+
+ON_WIRE = "pika.channel:Channel.queue_declare"
+SOON_S = 90.0
+
+MOMENTS = {
+    "update blob's stream asked for": ("anna", ON_WIRE, 2, UPDATE_BLOB),
+    "update blob, first part": ("anna", PART, NUM_PARTS + 1, UPDATE_BLOB),
+    "update blob, last part": ("anna", PART, 2 * NUM_PARTS, UPDATE_BLOB),
+    "model blob's stream asked for": (AGGREGATOR, ON_WIRE, 3, MODEL_BLOB),
+    "model blob, middle part": (AGGREGATOR, PART, 2 * NUM_PARTS + 3, MODEL_BLOB),
+}
+
+
+@pytest.fixture(scope="module")
+def expected(node: RabbitNode, tmp_path_factory: pytest.TempPathFactory) -> str:
+    node.start()
+    with _fleet(tmp_path_factory.mktemp("calm"), node, "calm-upload") as fleet:
+        for name in fleet.everybody:
+            fleet.start(name)
+        assert [fleet.members[name].wait(SOON_S) for name in fleet.everybody] == [0, 0, 0], fleet.logs()
+        assert fleet.final_sha256 is not None
+        return fleet.final_sha256
+
+
+def _fleet(folder: Path, node: RabbitNode, queue: str) -> Fleet:
+    return Fleet(
+        folder,
+        url=node.url,
+        queue=queue,
+        names=NAMES,
+        rounds=NUM_ROUNDS,
+        flags=BLOB,
+        aggregator_flags=COMMIT_AT_ONCE,
+        paces=PACES,
+    )
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_broker_killed_in_an_upload_changes_no_bit(
+    moment: str, expected: str, node: RabbitNode, tmp_path: Path, queue: str
+) -> None:
+    name, target, call, about = MOMENTS[moment]
+    trigger = {"target": target, "when": "after", "call": call, "about": about, "victim": node.pid}
+    with _fleet(tmp_path, node, queue) as fleet:
+        for member in fleet.everybody:
+            fleet.start(member, trigger if member == name else None)
+        try:
+            assert wait_until(lambda: not node.is_running, timeout_s=SOON_S), fleet.logs()
+        finally:
+            node.kill()
+            node.start()
+        statuses = [fleet.members[member].wait(SOON_S) for member in fleet.everybody]
+        assert statuses == [0, 0, 0], fleet.logs(num_lines=12)
+        assert fleet.miscounted() == {}
+        assert fleet.final_sha256 == expected
+    fleet.delete_queues()

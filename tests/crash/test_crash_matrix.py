@@ -1,0 +1,98 @@
+"""Killed at any boundary of the commit path and started again, a run ends with the bits of an undisturbed one.
+
+Cells run some at a time, since each mostly waits; a test waits for its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import pytest
+from crash.cells import Cell, Outcome, run_cell
+from crash.points import BLOB, CRASH_POINTS, IN_A_ROW, IN_RECOVERY, SIZES
+from rabbitmq_node import RabbitNode
+
+pytest_plugins = ["crash.reporting"]
+pytestmark = pytest.mark.timeout(300)
+
+NUM_LANES = min(12, 2 * (os.cpu_count() or 2) + 1)
+
+ONCE = [Cell(size, (point,)) for point in CRASH_POINTS for size in SIZES if point.applies(size)]
+IN_TURN = [
+    *(Cell(BLOB, points) for points in IN_RECOVERY),
+    *(Cell(size, points) for points in IN_A_ROW for size in SIZES),
+]
+
+Record = Callable[[str, object], None]
+"""What `record_property` is; told the name of a table, and (row, column). See reporting.py."""
+
+
+class Lanes:
+    """Runs cells in the background, as many at a time as the machine bears."""
+
+    def __init__(self, node: RabbitNode, folder: Path) -> None:
+        self._node, self._folder = node, folder
+        self._numbers = count()
+        self._pool = ThreadPoolExecutor(NUM_LANES)
+        self._outcomes: dict[Cell, Future[Outcome]] = {}
+        self._expected: str | None = None
+
+    def undisturbed(self) -> str:
+        """The digest of the final model when nothing disturbs, the same for both sizes."""
+        for future in [self._submit(Cell(size, ())) for size in SIZES]:
+            outcome = future.result()
+            assert outcome.is_ok, outcome
+            assert outcome.sha256 is not None
+            assert self._expected in (None, outcome.sha256)
+            self._expected = outcome.sha256
+        assert self._expected is not None
+        return self._expected
+
+    def begin(self, cells: list[Cell]) -> None:
+        self._outcomes |= {cell: self._submit(cell) for cell in cells}
+
+    def outcome(self, cell: Cell) -> Outcome:
+        return self._outcomes[cell].result()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _submit(self, cell: Cell) -> Future[Outcome]:
+        number = next(self._numbers)
+        folder, queue = self._folder / str(number), f"crash-{os.getpid()}-{number}"
+        return self._pool.submit(run_cell, cell, folder, url=self._node.url, queue=queue, expected=self._expected)
+
+
+@pytest.fixture(scope="module")
+def lanes(
+    request: pytest.FixtureRequest, node: RabbitNode, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lanes]:
+    """Every cell of this module that was not deselected, on its way."""
+    node.start()
+    running = Lanes(node, tmp_path_factory.mktemp("crash"))
+    wanted = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    try:
+        running.undisturbed()
+        params = [item.callspec.params["cell"] for item in wanted]
+        running.begin([cell for cell in params if isinstance(cell, Cell)])
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize("cell", ONCE, ids=lambda cell: cell.name)
+def test_killed_at_a_point_it_ends_with_the_same_bits(cell: Cell, lanes: Lanes, record_property: Record) -> None:
+    record_property("crash once", (f"{cell.points[0].member}: {cell.points[0].name}", cell.size))
+    outcome = lanes.outcome(cell)
+    assert outcome.is_ok, outcome
+
+
+@pytest.mark.parametrize("cell", IN_TURN, ids=lambda cell: cell.name)
+def test_killed_again_while_it_goes_on_it_ends_with_the_same_bits(
+    cell: Cell, lanes: Lanes, record_property: Record
+) -> None:
+    record_property("crash in turn", (cell.name.partition(" [")[0], cell.size))
+    outcome = lanes.outcome(cell)
+    assert outcome.is_ok, outcome
