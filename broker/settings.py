@@ -149,9 +149,8 @@ def _read_yaml(settings: type[BaseSettings], path: str) -> dict[str, object]:
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "context_mark", None) or getattr(
-            error, "problem_mark", None
-        )  # the text of the line may hold a password
+        # only where and what: the text of the line may hold a password
+        mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
         raise SettingsError(f"--config {path} is not valid YAML{where}") from error
     if content is None:
