@@ -67,9 +67,9 @@ class Broadcaster:
         if head.num_bytes <= settings.inline_cap:
             self._transport.broadcast(encode(head, b"".join(pieces)))
         else:
-            blob = BlobRef(name=self._topology.model_blob(head.run_id, number), part_bytes=settings.part_bytes)
-            self._transport.write_blob(blob.name, cut(pieces, settings.part_bytes))
-            head = head.model_copy(update={"blob": blob})
+            name = self._topology.model_blob(head.run_id, number)
+            name = self._transport.write_blob(name, cut(pieces, settings.part_bytes))
+            head = head.model_copy(update={"blob": BlobRef(name=name, part_bytes=settings.part_bytes)})
             self._transport.broadcast(encode(head))
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head

@@ -41,10 +41,13 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     torch.set_num_threads(1)  # the initial model is then the same on any machine
     task = load_task(settings.task, Site())
     asks_again = False
+    stopping = threading.Event()
     while True:
         try:
-            return _lead(settings, task, asks_again=asks_again)
+            return _lead(settings, task, stopping, asks_again=asks_again)
         except LeadershipLost as error:
+            if stopping.is_set():
+                return ExitCode.INTERRUPTED
             log.warning("%s; standing by", error)
             asks_again = False
         except QueueMissing as error:
@@ -53,16 +56,20 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         settings = settings.model_copy(update={"connect_timeout_s": math.inf})
 
 
-def _lead(settings: AggregatorSettings, task: Task, *, asks_again: bool) -> ExitCode:
+def _lead(settings: AggregatorSettings, task: Task, stopping: threading.Event, *, asks_again: bool) -> ExitCode:
     """One aggregator, from the moment it leads until it loses that, is told to stop, or the run is finished."""
-    stopping = threading.Event()
-    on_signals(stopping.set)
     transport = RabbitMQ(settings, role=f"aggregator {settings.run}")
+    on_signals(stopping.set)
     with contextlib.closing(transport):
         if not _wait_to_lead(transport, stopping):
             return ExitCode.INTERRUPTED
         with contextlib.closing(Aggregator(settings, task, transport, asks_again=asks_again)) as aggregator:
-            on_signals(aggregator.stop)
+
+            def stop() -> None:
+                stopping.set()
+                aggregator.stop()
+
+            on_signals(stop)
             aggregator.start()
             aggregator.run()
     return ExitCode.OK if aggregator.is_finished else ExitCode.INTERRUPTED

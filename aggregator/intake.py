@@ -1,5 +1,6 @@
 """Is this update one of ours, and does it fit? Nothing here is believed that the message says of itself."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,6 +103,11 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
         raise UnfitMessage("it has a body of its own and names a blob too")
-    elif head.blob.name != expected.topology.update_blob(head.worker, head.run_id, head.round):
+    elif not _is_own_blob(head, expected.topology):
         raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
     return Update(head, payload)
+
+
+def _is_own_blob(head: UpdateHead, topology: Topology) -> bool:
+    own = topology.update_blob(head.worker, head.run_id, head.round)
+    return head.blob is not None and re.fullmatch(re.escape(own) + r"(\.\d)?", head.blob.name) is not None

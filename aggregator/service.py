@@ -131,6 +131,8 @@ class Aggregator:
             self._broadcaster.publish(number)  # in the new epoch: who answered already answers again
         else:
             self._broadcaster.ensure(number)
+        self._start_clock(number)
+        self._report_at = self._clock()
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -147,6 +149,7 @@ class Aggregator:
     def stop(self) -> None:
         """Ends ``run`` after the event it is at. May be called from a signal handler."""
         self._is_stopping = True
+        self._transport.give_up_waiting()
         self._transport.wake()
 
     def finish(self) -> None:
@@ -304,7 +307,6 @@ class Aggregator:
     # -- closing --------------------------------------------------------------------------------------------
 
     def _open(self, number: int) -> None:
-        self._round = Round.open(number, self._policy, now=self._clock())
         self._open_round = OpenRound(
             number,
             epoch=self._epoch,
@@ -314,7 +316,12 @@ class Aggregator:
             specs=self._expected.specs,
             clock=self._clock,
         )
-        self._report_at = self._clock() + (_REPORT_EVERY_S if number > 1 else 0.0)
+        self._start_clock(number)
+
+    def _start_clock(self, number: int) -> None:
+        """The round's time runs from when its model is out."""
+        self._round = Round.open(number, self._policy, now=self._clock())
+        self._report_at = self._clock() + _REPORT_EVERY_S
         self._wake_at = self._round.deadline_at
 
     def _close_round(self, by: ClosedBy) -> None:
@@ -359,8 +366,8 @@ class Aggregator:
         else:
             if not is_surely_next:
                 self._ledger.open_round(number + 1, now=time.time())
-            self._open(number + 1)
             self._broadcaster.publish(number + 1)
+            self._open(number + 1)
         closed.settle()
         self._prune(number)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
 from broker.errors import SettingsError
@@ -19,7 +19,12 @@ def _checked_quorum(text: str) -> str:
     return text
 
 
-QuorumText = Annotated[str, AfterValidator(_checked_quorum)]
+def _as_text(value: object) -> object:
+    """A YAML file may say ``quorum: 3``."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+QuorumText = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked_quorum)]
 
 
 class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys

@@ -11,6 +11,7 @@ from pika import exceptions as pika_errors
 
 from broker.errors import (
     BrokerError,
+    BrokerFault,
     BrokerRefused,
     BrokerUnreachable,
     QueueFull,
@@ -19,7 +20,9 @@ from broker.errors import (
 )
 from broker.settings import BrokerSettings, redacted
 
+_IS_REFUSAL = re.compile(r"\((403|530)\)")
 _NOT_FOUND = 404
+_INTERNAL_ERROR = 541
 _OUR_CERTIFICATE_REFUSED = re.compile(r"ALERT_(\w*CERTIFICATE|UNKNOWN_CA)")
 
 
@@ -52,9 +55,11 @@ def connect(settings: BrokerSettings, name: str) -> pika.BlockingConnection:
     where = redacted(settings.broker)
     try:
         return pika.BlockingConnection(parameters(settings, name))
-    except pika_errors.ProbableAuthenticationError as error:
-        raise BrokerRefused(f"{where} refuses the user or password; check --broker or FEDMQ_BROKER") from error
-    except pika_errors.ProbableAccessDeniedError as error:
+    except (pika_errors.ProbableAuthenticationError, pika_errors.ProbableAccessDeniedError) as error:
+        if not _IS_REFUSAL.search(str(error)):  # pika also takes a connection lost in that moment for one
+            raise BrokerUnreachable(f"{where} closed the connection during login") from error
+        if isinstance(error, pika_errors.ProbableAuthenticationError):
+            raise BrokerRefused(f"{where} refuses the user or password; check --broker or FEDMQ_BROKER") from error
         raise BrokerRefused(f"{where}: the user may not use this virtual host, or there is none") from error
     except pika_errors.AuthenticationError as error:
         raise BrokerRefused(f"{where} offers no way to log in that we know: {error}") from error
@@ -100,6 +105,8 @@ def translated() -> Iterator[None]:
     except pika_errors.NackError as error:
         raise QueueFull("the queue is full and refuses messages for now") from error
     except pika_errors.ConnectionClosedByBroker as error:
+        if error.reply_code == _INTERNAL_ERROR:
+            raise BrokerFault(f"the broker failed and closed the connection: {error.reply_text}") from error
         raise BrokerUnreachable(f"connection closed by the broker: {error.reply_text}") from error
     except (pika_errors.AMQPError, OSError) as error:
         raise BrokerUnreachable(f"connection lost ({_root(error)})") from error

@@ -8,6 +8,7 @@ FedmqError                     1  FAILED
 │   ├── BrokerRefused          5  REFUSED      final: credentials, permission, certificate, arguments
 │   ├── QueueMissing           4  UNREACHABLE  passing: the queue or stream is not there (yet)
 │   ├── QueueFull              4  UNREACHABLE  passing: the queue takes no more for now
+│   ├── BrokerFault            1  FAILED       the broker itself failed at an operation
 │   ├── BlobLost               1  FAILED       a blob is gone, or has not all its parts
 │   └── LeadershipLost         1  FAILED       another aggregator may lead now; this one stands by
 ├── StateError                 6  STATE        the state directory is another run's, full or of no use
@@ -78,6 +79,10 @@ class QueueFull(BrokerError):
     """The results queue holds all that it may; it takes messages again when the aggregator has caught up."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+class BrokerFault(BrokerError):
+    """The broker failed at the operation itself (AMQP 541), and may do so each time it is asked."""
 
 
 class BlobLost(BrokerError):

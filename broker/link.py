@@ -7,6 +7,7 @@ the link, and waits for its result. A job that a lost connection interrupts is d
 import concurrent.futures
 import contextlib
 import logging
+import random
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
 from broker.connection import connect, translated
-from broker.errors import BrokerUnreachable, FedmqError, QueueFull, QueueMissing
+from broker.errors import BrokerFault, BrokerUnreachable, FedmqError, QueueFull, QueueMissing
 from broker.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ T = TypeVar("T")
 _IDLE_S = 5.0
 """How late it may be seen that the broker closed a channel; a lost connection is seen at once."""
 _PATIENCE_S = 10.0
+_LOOK_UP_S = 1.0
+_FAULT_PAUSE_S = 1.0
 _MAX_BACKOFF_S = 30.0
 _MAX_WAIT_FOR_QUEUE_S = 2.0
 
@@ -38,6 +41,7 @@ class _Job:
     run: Callable[["Link"], Any]
     is_retried: bool
     waits_for_queue: bool = False
+    raises_fault: bool = False
     num_waits: int = 0
     result: Future[Any] = field(default_factory=Future)
 
@@ -64,6 +68,7 @@ class Link:
         self._subscribed: list[BlockingChannel] = []
         self._connection: pika.BlockingConnection | None = None
         self._was_open = False
+        self._is_impatient = False
         self._why_lost: str | None = None
         self._failure: FedmqError = BrokerUnreachable("the connection is closed")
         self._stopping = threading.Event()
@@ -72,23 +77,37 @@ class Link:
 
     # -- from any thread ------------------------------------------------------------------------------------
 
-    def call(self, job: Callable[["Link"], T], *, is_retried: bool = True, waits_for_queue: bool = False) -> T:
+    def call(
+        self,
+        job: Callable[["Link"], T],
+        *,
+        is_retried: bool = True,
+        waits_for_queue: bool = False,
+        raises_fault: bool = False,
+    ) -> T:
         """Has the thread do ``job`` and returns its result.
 
         ``is_retried``: through lost connections. ``waits_for_queue``: through a missing or full queue, too.
+        ``raises_fault``: a BrokerFault is raised, and not tried again.
         """
-        result = self._add(_Job(job, is_retried, waits_for_queue))
-        while not concurrent.futures.wait([result], _PATIENCE_S).done:
-            # pika tells of a blocked connection only after the publish that is blocked
-            log.warning(
-                "%s: no answer for %.0f s: the broker is away, or short of memory or disk", self._name, _PATIENCE_S
-            )
+        result = self._add(_Job(job, is_retried, waits_for_queue, raises_fault))
+        waited_s = 0.0
+        while not concurrent.futures.wait([result], _LOOK_UP_S).done:
+            if self._is_impatient:
+                raise BrokerUnreachable("told to stop while the broker was away or took nothing")
+            waited_s += _LOOK_UP_S
+            if waited_s % _PATIENCE_S == 0:  # pika tells of a blocked connection only after the publish that is blocked
+                log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
         return result.result()  # type: ignore[no-any-return]
 
     def post(self, job: Callable[["Link"], None]) -> None:
         """Has the thread do ``job`` soon; if there is no connection, or it breaks first, it is forgotten."""
         if self._connection is not None:
             self._add(_Job(job, is_retried=False))
+
+    def give_up_waiting(self) -> None:
+        """Makes a ``call`` that waits raise BrokerUnreachable soon, and later ones too. Safe in a signal handler."""
+        self._is_impatient = True
 
     def close(self) -> None:
         """Does what was already asked for if the connection is open, then ends the thread."""
@@ -193,8 +212,11 @@ class Link:
         self._connection.add_on_connection_unblocked_callback(
             lambda _, frame: log.info("%s: the broker takes messages again", self._name)
         )
-        with translated():
-            self._on_open(self)
+        try:
+            with translated():
+                self._on_open(self)
+        except BrokerFault as error:
+            raise BrokerUnreachable(str(error)) from error
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
@@ -210,8 +232,11 @@ class Link:
     def _serve(self) -> None:
         while not self._stopping.is_set():
             self._do_jobs()
-            with translated():
-                self.wait_for_events(_IDLE_S)
+            try:
+                with translated():
+                    self.wait_for_events(_IDLE_S)
+            except BrokerFault as error:
+                raise BrokerUnreachable(str(error)) from error
             if self._why_lost is None and not all(channel.is_open for channel in self._subscribed):
                 self._lose("the broker closed a channel, perhaps because an ack took too long")
             if self._why_lost is not None:
@@ -232,6 +257,13 @@ class Link:
                 else:
                     job.result.set_exception(error)
                 raise
+            except BrokerFault as error:
+                if job.raises_fault or not job.is_retried:
+                    job.result.set_exception(error)
+                else:
+                    self._jobs.appendleft(job)
+                    self._stopping.wait(_FAULT_PAUSE_S)
+                raise BrokerUnreachable(str(error)) from error
             except (QueueFull, QueueMissing) as error:
                 if not job.waits_for_queue or self._stopping.is_set():
                     job.result.set_exception(error)
@@ -281,7 +313,8 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
 def _backoff_s(state: tenacity.RetryCallState) -> float:
     """Exponential with full jitter, so that a fleet does not come back in one moment."""
     longest_s = _MAX_WAIT_FOR_QUEUE_S if isinstance(_error_of(state), QueueMissing) else _MAX_BACKOFF_S
-    return float(tenacity.wait_random_exponential(multiplier=0.5, max=longest_s)(state))
+    growing_s = min(0.5 * 2 ** min(state.attempt_number - 1, 10), longest_s)
+    return random.SystemRandom().uniform(0.0, growing_s)  # the global one is the task's, and seeded
 
 
 class _OutOfPatience(tenacity.stop.stop_base):

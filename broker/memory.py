@@ -71,6 +71,9 @@ class MemoryTransport:
             self._is_woken = True
             self._changed.notify_all()
 
+    def give_up_waiting(self) -> None:
+        """Nothing here waits for a broker."""
+
     def _has_next(self) -> bool:
         return any(self._is_ready(source) for source in self._sources)
 
@@ -134,10 +137,11 @@ class MemoryTransport:
             self._broker.queues[source].append((sender, body))
             self._changed.notify_all()
 
-    def write_blob(self, name: str, parts: Iterable[bytes]) -> None:
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
         stored = tuple(parts)
         with self._changed:
             self._broker.blobs[name] = stored
+        return name
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         with self._changed:

@@ -14,7 +14,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.errors import BlobLost, FedmqError, LeadershipLost, QueueMissing
+from broker.errors import BlobLost, BrokerFault, FedmqError, LeadershipLost, QueueMissing
 from broker.link import Link
 from broker.settings import BrokerSettings
 from broker.tensors import Buffer
@@ -32,6 +32,7 @@ _NOT_FOUND = 404
 _LOCKED = 405
 
 _BLOB_PREFETCH = 3
+_MAX_NAMES = 10
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
 _COUNT_LAGS_S = 1.5
@@ -177,6 +178,11 @@ class RabbitMQ:
     def wake(self) -> None:
         self._inbox.put(None)
 
+    def give_up_waiting(self) -> None:
+        for link in (self._writer, self._reader):
+            if link is not None:
+                link.give_up_waiting()
+
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         marks = [(delivery.session, delivery.tag) for delivery in deliveries]
 
@@ -258,17 +264,30 @@ class RabbitMQ:
 
     # -- blobs ----------------------------------------------------------------------------------------------
 
-    def write_blob(self, name: str, parts: Iterable[bytes]) -> None:
-        def declare_anew(link: Link) -> None:
-            link.channel("declare").queue_delete(name)
-            link.channel("declare").queue_declare(name, durable=True, arguments=BLOB)
-
-        self._writer.call(declare_anew)
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
+        name = self._declare_anew(name)
         try:
             for index, part in enumerate(parts):
                 self._publish("", name, part, {_PART_HEADER: index}, waits_for_queue=False)
         except QueueMissing as error:
             raise BlobLost(f"blob {name} was deleted while it was written") from error
+        return name
+
+    def _declare_anew(self, name: str) -> str:
+        """A new, empty stream of this name; or of the next, if a kill in mid-declare left the broker half of one."""
+        for candidate in (name, *(f"{name}.{number}" for number in range(1, _MAX_NAMES))):
+
+            def declare(link: Link, candidate: str = candidate) -> None:
+                link.channel("declare").queue_delete(candidate)
+                link.channel("declare").queue_declare(candidate, durable=True, arguments=BLOB)
+
+            try:
+                self._writer.call(declare, raises_fault=True)
+            except BrokerFault as error:
+                log.warning("stream %s cannot be used any more: %s", candidate, error)
+            else:
+                return candidate
+        raise BlobLost(f"the broker can make no stream {name}")
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         reader = self._reading()
@@ -292,12 +311,15 @@ class RabbitMQ:
                 reader.call(self._blob.stop)
 
     def delete_blobs(self, names: Sequence[str]) -> None:
-        def do(link: Link) -> None:
-            for name in names:
+        for name in names:
+
+            def delete(link: Link, name: str = name) -> None:
                 link.channel("declare").queue_delete(name)
 
-        if names:
-            self._writer.call(do)
+            try:
+                self._writer.call(delete, raises_fault=True)
+            except BrokerFault as error:
+                log.warning("stream %s cannot be deleted and stays: %s", name, error)
 
     # -- the end --------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from broker.messages import MAX_PART_BYTES, QueueName
 
 S = TypeVar("S", bound=BaseSettings)
 ENV_PREFIX = "FEDMQ_"
+_NONE = "none"
 
 
 def _checked_url(url: SecretStr) -> SecretStr:
@@ -43,8 +44,8 @@ class WireSettings(BaseSettings):
         frozen=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,
-        cli_parse_none_str="none",
-        env_parse_none_str="none",
+        cli_parse_none_str=_NONE,
+        env_parse_none_str=_NONE,
     )
 
     tls_ca: FilePath | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
@@ -157,7 +158,7 @@ def _read_yaml(settings: type[BaseSettings], path: str) -> dict[str, object]:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SettingsError(f"--config {path}: expected `name: value` lines")
-    content = {key.replace("-", "_"): value for key, value in content.items()}
+    content = {key.replace("-", "_"): None if value == _NONE else value for key, value in content.items()}
     unknown = sorted(set(content) - set(settings.model_fields))
     if unknown:
         raise SettingsError(

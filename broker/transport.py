@@ -73,6 +73,9 @@ class Transport(Protocol):
     def wake(self) -> None:
         """Makes a ``receive`` that waits return None. May be called from any thread, and from a signal handler."""
 
+    def give_up_waiting(self) -> None:
+        """Makes methods that wait for a broker that is away raise BrokerUnreachable. Safe in a signal handler."""
+
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         """Lets the broker forget these updates. One that was delivered before a reconnect comes again instead."""
 
@@ -94,8 +97,11 @@ class Transport(Protocol):
     def announce(self, body: bytes, *, worker: str) -> None:
         """Sends a sign of life if that is possible right now; never waits, never fails."""
 
-    def write_blob(self, name: str, parts: Iterable[bytes]) -> None:
-        """Stores parts under a name, in place of what was there. BlobLost if somebody deletes it meanwhile."""
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
+        """Stores parts under a name, in place of what was there; BlobLost if somebody deletes it meanwhile.
+
+        Returns the name, or that with ``.1``, ``.2``, … after it where the broker cannot use the name any more.
+        """
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         """The parts of a blob in order, each once. BlobLost if it is not there or ends early."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from broker.codec import decode, encode
-from broker.errors import BlobLost, MessageError, TaskError, UnfitMessage
+from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
 from broker.tensors import Buffer, State, chunks, cut, digest_of, specs_of
@@ -63,8 +63,13 @@ class Worker:
 
     def run(self) -> None:
         """Steps until the run is finished, or ``stop`` is called."""
-        while not self.is_finished and not self._is_stopping:
-            self.step(None)
+        try:
+            while not self.is_finished and not self._is_stopping:
+                self.step(None)
+        except BrokerUnreachable as error:
+            if not self._is_stopping:
+                raise
+            log.warning("the last update was not sent: %s", error)
         self._set_state("leaving")
         self._transport.close()
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
@@ -72,6 +77,7 @@ class Worker:
     def stop(self) -> None:
         """Ends ``run`` before the next batch. May be called from a signal handler."""
         self._is_stopping = True
+        self._transport.give_up_waiting()
         self._transport.wake()
 
     def step(self, timeout_s: float | None = 0.0) -> bool:
@@ -202,8 +208,9 @@ class Worker:
             body = encode(update, b"".join(chunks(trained.delta, specs)))
         else:
             part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
-            blob = BlobRef(name=self._topology.update_blob(self._name, head.run_id, head.round), part_bytes=part_bytes)
-            self._transport.write_blob(blob.name, cut(chunks(trained.delta, specs), part_bytes))
+            name = self._topology.update_blob(self._name, head.run_id, head.round)
+            name = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
+            blob = BlobRef(name=name, part_bytes=part_bytes)
             body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
         self._transport.send(body, worker=self._name)
         log.info(

@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +30,10 @@ def run(program: str, argv: Sequence[str], trigger: dict[str, Any] | None, const
     return int(importlib.import_module(program).main(argv))
 
 
-def arm(target: str, when: str, call: int, about: str, victim: int = 0) -> None:
+def arm(target: str, when: str, call: int, about: str, victim: int = 0, delay_s: float = 0.0) -> None:
     """Has this process die ``when`` (before, after) the ``call``-th call whose arguments show ``about`` is made.
 
-    With ``victim``, the process of this id dies in its place.
+    With ``victim``, the process of this id dies in its place, ``delay_s`` later.
     """
     owner, name = owner_of(target)
     function = getattr(owner, name)
@@ -45,16 +46,17 @@ def arm(target: str, when: str, call: int, about: str, victim: int = 0) -> None:
             with lock:
                 is_it = next(count) == call
         if is_it and when == "before":
-            die(victim)
+            die(victim, delay_s)
         result = function(*args, **kwargs)
         if is_it:
-            die(victim)
+            die(victim, delay_s)
         return result
 
     setattr(owner, name, wrapped)
 
 
-def die(victim: int) -> None:
+def die(victim: int, delay_s: float) -> None:
+    time.sleep(delay_s)
     os.kill(victim or os.getpid(), signal.SIGKILL)
 
 
