@@ -34,6 +34,7 @@ class Broadcaster:
     def ensure(self, number: int, *, is_finished: bool = False) -> None:
         """Publishes the model that round ``number`` begins with unless it is the newest on the stream.
 
+        Who answered already answers again to a head of a new epoch, and to no other.
         ``is_finished`` says that the run is over, and the model the final one.
         """
         newest = newest_head(self._transport)
@@ -41,7 +42,7 @@ class Broadcaster:
         if head is None or head.run_id != self._run.run_id:
             self.publish(number, is_finished=is_finished)
             self._delete_earlier_run(head)
-        elif (head.round, head.is_finished) != (number, is_finished):
+        elif (head.round, head.is_finished) != (number, is_finished) or head.epoch < self._ledger.min_epoch():
             self.publish(number, is_finished=is_finished)
         else:
             self._head = head

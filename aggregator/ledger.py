@@ -231,7 +231,15 @@ class Ledger:
             )
             self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
             self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
-            self._set({"accumulated": None})
+            self._set({"accumulated": None, "min_epoch": self._epoch or 0})
+
+    def ask_again(self) -> None:
+        """All workers are to send their updates for the open round once more, in this epoch."""
+        self.record({"min_epoch": self._epoch or 0})
+
+    def min_epoch(self) -> int:
+        """A head of an earlier epoch does not ask for what the open round needs."""
+        return int(self.facts().get("min_epoch", 0))
 
     def attempt(self, message: str) -> int:
         """Notes that this message is about to be taken; returns for the how manieth time."""

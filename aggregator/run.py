@@ -128,6 +128,7 @@ def _taken_over(
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "epoch": head.epoch,
+        "min_epoch": head.epoch + 1,  # what was folded in the open round went with the other's state
     }
 
 

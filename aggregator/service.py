@@ -124,13 +124,11 @@ class Aggregator:
             log.error("%s; doing round %d again", error, number)
             self._ledger.undo_from(number)
             self._open(number)
-            self._asks_again = True
         if self._open_round.num_folded:
             log.info("round %d goes on with %d updates folded", number, self._open_round.num_folded)
         if self._asks_again:
-            self._broadcaster.publish(number)  # in the new epoch: who answered already answers again
-        else:
-            self._broadcaster.ensure(number)
+            self._ledger.ask_again()
+        self._broadcaster.ensure(number)
         self._start_clock(number)
         self._report_at = self._clock()
 

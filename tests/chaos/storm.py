@@ -274,7 +274,7 @@ def main() -> int:
                 results.append(storm.run(expected=expected))
                 print(results[-1].line() if results[-1].is_ok else results[-1], flush=True)
     finally:
-        if not given.keep and all(result.is_ok for result in results):
+        if not given.keep and len(results) == len(seeds) and all(result.is_ok for result in results):
             shutil.rmtree(folder, ignore_errors=True)
     num_ok = sum(result.is_ok for result in results)
     print(

@@ -1,0 +1,87 @@
+"""A message that kills whoever takes it is set aside after a bounded number of deaths; the others are not."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from unit.aggregator.embedded_run import StateTask, state_of
+
+import aggregator.service
+from aggregator.intake import Expected, Update, read_update
+from aggregator.service import Aggregator
+from aggregator.settings import AggregatorSettings
+from broker.codec import encode
+from broker.messages import UpdateHead
+from broker.rabbitmq import RabbitMQ
+from broker.tensors import chunks, digest_of, specs_of
+from broker.transport import Delivery
+
+MOST_LIVES = 12
+SOON_S = 20.0
+
+
+class Death(BaseException):
+    """Stands for a kill: nothing is committed, nothing is acked, the connection just ends."""
+
+
+def test_what_kills_the_aggregator_again_and_again_is_set_aside_and_the_rest_is_folded(
+    broker_url: str, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
+        if delivery.sender == "poison":
+            raise Death
+        return read_update(delivery, expected, round_number=round_number)
+
+    monkeypatch.setattr(aggregator.service, "read_update", deadly)
+    task = StateTask(state_of(weight=[1.0, 2.0]))
+    settings = AggregatorSettings(
+        broker=SecretStr(broker_url), queue=queue, state=tmp_path / "run", quorum="2", rounds=1, task="none"
+    )
+    lives = 0
+    is_sent = False
+    while True:
+        lives += 1
+        assert lives <= MOST_LIVES
+        transport = RabbitMQ(settings, role="aggregator")
+        leader = Aggregator(settings, task, transport)
+        try:
+            leader.start()
+            if not is_sent:
+                for worker in ("poison", "good", "fine"):
+                    transport.send(update_of(leader, worker), worker=worker)
+                is_sent = True
+            while not leader.is_finished:
+                leader.step(SOON_S)
+            break
+        except Death:
+            pass
+        finally:
+            leader.close()
+
+    verdicts = dict(leader_rows(tmp_path / "run"))
+    assert verdicts == {"poison": "refused", "good": "folded", "fine": "folded"}
+    assert lives > 3
+
+
+def update_of(leader: Aggregator, worker: str) -> bytes:
+    delta = {name: tensor * 0 + 1 for name, tensor in leader._task.model().state_dict().items()}
+    specs = specs_of(delta)
+    head = UpdateHead(
+        tensors=specs,
+        sha256=digest_of(delta),
+        run_id=leader._expected.run_id,
+        worker=worker,
+        instance="0" * 16,
+        round=1,
+        num_samples=1,
+        train_s=0.0,
+        sent_at=0.0,
+    )
+    return encode(head, b"".join(chunks(delta, specs)))
+
+
+def leader_rows(folder: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as ledger:
+        return ledger.execute("SELECT worker, verdict FROM updates").fetchall()
