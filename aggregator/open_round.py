@@ -3,7 +3,7 @@
 The commit rule, the only one that neither loses nor doubles:
 1. an update is folded only if its key is neither committed nor pending;
 2. a commit writes the sum to a new file, then, in one transaction, names that file together with the updates in it;
-3. only then are the updates acked, and their blobs deleted.
+3. only then are their blobs deleted and the updates acked; one that comes again is known by its key.
 """
 
 import time
@@ -151,9 +151,9 @@ class OpenRound:
         self._directory.remove_sums(self._epoch)
 
     def _settle(self) -> None:
+        self._transport.delete_blobs(self._blobs)  # before the acks: nothing would tell of them after a kill in between
         if self._deliveries:
             self._transport.ack(self._deliveries)
-        self._transport.delete_blobs(self._blobs)
         self._rows, self._deliveries, self._blobs = [], [], []
         self._keys.clear()
         self._oldest_at = None

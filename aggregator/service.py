@@ -360,13 +360,14 @@ class Aggregator:
         self._log_round(number)
         reason = self._reason_to_end(number)
         if reason is not None:
+            closed.settle()  # while there is still a reason to start again after a kill
             self._finish(number, reason)
         else:
             if not is_surely_next:
                 self._ledger.open_round(number + 1, now=time.time())
             self._broadcaster.publish(number + 1)
             self._open(number + 1)
-        closed.settle()
+            closed.settle()
         self._prune(number)
 
     def _reason_to_end(self, last: int) -> str | None:

@@ -115,6 +115,7 @@ def translated() -> Iterator[None]:
 def _channel_error(code: int, text: str) -> BrokerError:
     if code == _NOT_FOUND:
         return QueueMissing(text)
-    if "delivery acknowledgement" in text:  # the consumer timeout: a new channel is all it takes
+    if "delivery acknowledgement" in text or "does not have a replica" in text:
+        # the consumer timeout, or a stream that is being made or started just now: a new channel is all it takes
         return BrokerUnreachable(text)
     return BrokerRefused(f"the broker refuses: {text}")
