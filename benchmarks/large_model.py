@@ -1,0 +1,36 @@
+"""A task that is nothing but size: MODEL_MB megabytes (300) in 20 tensors, and a training that adds a constant.
+
+The aggregator's peak memory with two workers, over a RabbitMQ whose URL is in FEDMQ_BROKER:
+
+/usr/bin/time -v fl-aggregator --task benchmarks/large_model.py:task --rounds 2 --quorum 2 --state /tmp/large &
+fl-worker --task benchmarks/large_model.py:task --name a &
+fl-worker --task benchmarks/large_model.py:task --name b
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+NUM_TENSORS = 20
+
+
+class LargeModel:
+    """The task; it has no data."""
+
+    def model(self) -> nn.Module:
+        num_elements = int(os.environ.get("MODEL_MB", "300")) * 2**20 // 4 // NUM_TENSORS
+        return nn.ParameterList(nn.Parameter(torch.zeros(num_elements)) for _ in range(NUM_TENSORS))
+
+    def train(self, model: nn.Module, plan: Any) -> dict[str, float]:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.001)
+        return {"num_samples": 1}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
+
+task = LargeModel()
