@@ -10,7 +10,7 @@ import torch
 
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.command import configure_logging, exit_code_of, on_signals
+from broker.command import configure_logging, exit_code_of, on_signals, return_freed_memory
 from broker.errors import ExitCode, LeadershipLost, QueueMissing
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     configure_logging(settings.log_level)
+    return_freed_memory()
     torch.set_num_threads(1)  # the initial model is then the same on any machine
     task = load_task(settings.task, Site())
     asks_again = False

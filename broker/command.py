@@ -1,5 +1,7 @@
 """What all commands share: log lines, and an exit code with one clear line instead of a traceback."""
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -9,6 +11,7 @@ from types import FrameType
 
 from broker.errors import ExitCode, FedmqError
 
+_M_MMAP_THRESHOLD = -3
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
@@ -16,6 +19,15 @@ def configure_logging(level: str) -> None:
     """One event a line, on standard error."""
     logging.basicConfig(level=level, format=_FORMAT, datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+
+
+def return_freed_memory() -> None:
+    """Has glibc give blocks of 1 MiB and more back to the system when they are freed; other C libraries do as they do.
+
+    By default it learns from the first freed part of a model to keep such blocks, and memory grows by whole models.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def on_signals(stop: Callable[[], None]) -> None:
