@@ -267,12 +267,13 @@ def main() -> int:
     try:
         with RabbitNode(folder / "node") as node:
             expected = undisturbed(folder / "calm", node, num_rounds=given.rounds)
-            print(TITLE, flush=True)
-            for seed in seeds:
-                tell = print if given.seed is not None else lambda text: None
+        print(TITLE, flush=True)
+        for seed in seeds:
+            tell = print if given.seed is not None else lambda text: None
+            with RabbitNode(folder / f"node-{seed}") as node:  # one that was killed may bear the marks of it
                 storm = Storm(folder / str(seed), node, seed=seed, num_rounds=given.rounds, tell=tell)
                 results.append(storm.run(expected=expected))
-                print(results[-1].line() if results[-1].is_ok else results[-1], flush=True)
+            print(results[-1].line() if results[-1].is_ok else results[-1], flush=True)
     finally:
         if not given.keep and len(results) == len(seeds) and all(result.is_ok for result in results):
             shutil.rmtree(folder, ignore_errors=True)
