@@ -49,6 +49,7 @@ class Worker:
         self._on_state = on_state
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
+        self._last_blob: str | None = None
         self._is_stopping = False
         self._was_told_of_conflict = False
         self._skipped_run_id: str | None = None
@@ -127,6 +128,7 @@ class Worker:
         before, self._done = self._done, head
         if head.is_finished:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
+            self._delete_last_blob(head)
             self.is_finished = True
             return
         misfit = self._trainer.misfit(head.tensors)
@@ -143,6 +145,15 @@ class Worker:
             self._done = before
             return
         self._train_and_send(head, state)
+
+    def _delete_last_blob(self, head: ModelHead) -> None:
+        """Of an update that came after the run's end, and that no aggregator will ever read.
+
+        One that was killed after sending knows no name any more; it was for the last round, or is long deleted.
+        """
+        if head.num_bytes > self._inline_cap:
+            last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
+            self._transport.delete_blobs([self._last_blob or last])
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
@@ -209,7 +220,7 @@ class Worker:
         else:
             part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
             name = self._topology.update_blob(self._name, head.run_id, head.round)
-            name = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
+            name = self._last_blob = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
             blob = BlobRef(name=name, part_bytes=part_bytes)
             body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
         self._transport.send(body, worker=self._name)

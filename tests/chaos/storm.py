@@ -155,8 +155,6 @@ class Storm:
             result.is_equal = result.sha256 == expected
             result.seconds = time.monotonic() - begun_at
             result.logs = fleet.logs(num_lines=40)
-            if result.is_ok:
-                fleet.delete_queues()
         return result
 
     # -- the course of it -----------------------------------------------------------------------------------

@@ -73,4 +73,3 @@ def test_a_broker_killed_in_an_upload_changes_no_bit(
         assert statuses == [0, 0, 0], fleet.logs(num_lines=12)
         assert fleet.miscounted() == {}
         assert fleet.final_sha256 == expected
-    fleet.delete_queues()
