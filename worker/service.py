@@ -13,7 +13,7 @@ from broker.codec import decode, encode
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, State, chunks, cut, digest_of, specs_of
+from broker.tensors import Buffer, State, chunks, cut, digest_of, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
@@ -36,6 +36,7 @@ class Worker:
         run: str | None = None,
         device: str = "cpu",
         on_state: Callable[[Presence], None] = lambda presence: None,
+        announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
         self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
@@ -47,6 +48,7 @@ class Worker:
         self._run = run
         self._trainer = Trainer(task, device=device)
         self._on_state = on_state
+        self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
         self._last_blob: str | None = None
@@ -59,7 +61,7 @@ class Worker:
     def start(self) -> None:
         """Subscribes to the models; the newest one comes at once."""
         self._transport.listen(Source.MODELS)
-        self._set_state("idle")
+        self._set_state("idle", at_once=True)
         log.info("worker %s joins queue '%s', trains on %s", self._name, self._topology.queue, self._trainer.device)
 
     def run(self) -> None:
@@ -71,7 +73,7 @@ class Worker:
             if not self._is_stopping:
                 raise
             log.warning("the last update was not sent: %s", error)
-        self._set_state("leaving")
+        self._set_state("leaving", at_once=True)
         self._transport.close()
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
 
@@ -200,8 +202,9 @@ class Worker:
         return newest.round - head.round > newest.max_staleness
 
     def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float]) -> None:
-        self._set_state("sending", head.round)
         specs = specs_of(trained.delta)
+        is_inline = num_bytes_of(specs) <= self._inline_cap
+        self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
         update = UpdateHead(
             tensors=specs,
             sha256=digest_of(trained.delta),
@@ -215,7 +218,7 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=eval_metrics,
         )
-        if update.num_bytes <= self._inline_cap:
+        if is_inline:
             body = encode(update, b"".join(chunks(trained.delta, specs)))
         else:
             part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
@@ -234,14 +237,23 @@ class Worker:
 
     # -- signs of life --------------------------------------------------------------------------------------
 
-    def _set_state(self, state: Literal["idle", "training", "sending", "leaving"], round_number: int = 0) -> None:
+    def _set_state(
+        self,
+        state: Literal["idle", "training", "sending", "leaving"],
+        round_number: int = 0,
+        *,
+        at_once: bool = False,
+    ) -> None:
         self.presence = Presence(
             worker=self._name,
             instance=self.presence.instance,
             state=state,
             round=round_number,
         )
-        self.announce()
+        if at_once:
+            self.announce()
+        else:
+            self._announce_soon()
         self._on_state(self.presence)
 
     def announce(self) -> None:
