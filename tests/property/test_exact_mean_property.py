@@ -226,7 +226,7 @@ def test_the_fast_addition_and_the_plain_one_give_the_same_limbs(seed: int, scal
     limbs: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
     for add in (mean._add_small, mean._add_any):
         high, low = np.zeros(300, np.int64), np.zeros(300, np.int32)
-        add(high, low, values, float(weight))
+        add(high, low, values, float(weight), mean.Scratch())
         limbs.append((high, low))
 
     np.testing.assert_array_equal(limbs[0][0], limbs[1][0])
@@ -237,7 +237,7 @@ def test_ties_on_the_grid_go_to_even_on_both_paths() -> None:
     values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 2**26 + 0.5, 2**25 + 0.5]) / GRID
     for add in (mean._add_small, mean._add_any):
         high, low = np.zeros(7, np.int64), np.zeros(7, np.int32)
-        add(high, low, values, 1.0)
+        add(high, low, values, 1.0, mean.Scratch())
         assert (high * 2**26 + low).tolist() == [0, 2, 2, 0, -2, 2**26, 2**25]
 
 
