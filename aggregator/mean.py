@@ -18,7 +18,9 @@ float32 update allocates nothing. What is left to wait for is the memory of the 
 
 import math
 import mmap
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,6 +69,7 @@ class ExactSum:
     def __init__(self, specs: Specs) -> None:
         self.specs = specs
         self.limb_specs = canonical(_limb_specs(specs))
+        self._layout, self._limb_layout = _Layout(specs), _Layout(self.limb_specs)
         self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in specs}
         self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in specs}
         self._scratch = Scratch()
@@ -81,7 +84,7 @@ class ExactSum:
         A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. One that holds NaN or
         infinity, or leaves the range, is an UnfitMessage; then nothing of this piece was added.
         """
-        slices = list(_slices(self.specs, offset, piece))
+        slices = list(self._layout.slices(offset, piece))
         bound = max((self._largest(values, spec) for spec, _, values in slices), default=0.0) * abs(weight)
         self._admit(bound)
         self._is_carried = False
@@ -98,7 +101,7 @@ class ExactSum:
         that are not carried, or larger than ``bound`` allows, are an UnfitMessage; then nothing of this piece was
         added.
         """
-        slices = list(_slices(self.limb_specs, offset, piece))
+        slices = list(self._limb_layout.slices(offset, piece))
         if not bound >= 0:
             raise UnfitMessage(f"the bound of a partial sum cannot be {bound}")
         for spec, _, values in slices:
@@ -218,18 +221,26 @@ def _limb_specs(specs: Specs) -> Iterator[TensorSpec]:
         yield TensorSpec(f"low.{spec.name}", "int32", (spec.num_elements,))
 
 
-def _slices(specs: Specs, offset: int, piece: Buffer) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
-    """(spec, first element, values) of each tensor that a piece of the payload touches; nothing is copied."""
-    view = memoryview(piece)
-    end, stop = offset + len(view), 0
-    for spec in specs:
-        start, stop = stop, stop + spec.num_bytes
-        if start >= end:
-            return
-        low, high = max(start, offset), min(stop, end)
-        if low < high:
-            dtype = "uint16" if spec.dtype == "bfloat16" else spec.dtype
-            yield spec, (low - start) // spec.item_bytes, np.frombuffer(view[low - offset : high - offset], dtype)
+class _Layout:
+    """Where in a payload each tensor lies."""
+
+    def __init__(self, specs: Specs) -> None:
+        self._specs = specs
+        self._starts = [0, *accumulate(spec.num_bytes for spec in specs)]
+
+    def slices(self, offset: int, piece: Buffer) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
+        """(spec, first element, values) of each tensor that a piece touches; nothing is copied."""
+        view = memoryview(piece)
+        end = offset + len(view)
+        first = bisect_right(self._starts, offset) - 1
+        for index in range(max(first, 0), len(self._specs)):
+            spec, start, stop = self._specs[index], self._starts[index], self._starts[index + 1]
+            if start >= end:
+                return
+            low, high = max(start, offset), min(stop, end)
+            if low < high:
+                dtype = "uint16" if spec.dtype == "bfloat16" else spec.dtype
+                yield spec, (low - start) // spec.item_bytes, np.frombuffer(view[low - offset : high - offset], dtype)
 
 
 def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
