@@ -135,6 +135,27 @@ def test_any_split_into_partial_sums_gives_the_same_bits(
     assert bits(total) == bits(summed(specs, contributions))
 
 
+@settings(max_examples=100)
+@given(federations(), st.data())
+def test_partial_sums_that_travel_as_limbs_in_any_cut_give_the_same_bits(
+    federation: tuple[Specs, list[Contribution]], data: st.DataObject
+) -> None:
+    specs, contributions = federation
+    split = data.draw(st.integers(0, len(contributions)))
+    total = ExactSum(specs)
+    for part in (contributions[split:], contributions[:split]):
+        partial = summed(specs, part)
+        limbs = partial.limbs()
+        payload = b"".join(limbs[spec.name].tobytes() for spec in partial.limb_specs)
+        size = len(payload)
+        cuts = data.draw(st.sets(st.sampled_from(range(8, size, 8)), max_size=4)) if size > 8 else set()
+        for start, stop in pairwise([0, *sorted(cuts), size]):
+            total.add_limbs(start, payload[start:stop], bound=partial.bound)
+        total.end_update()
+
+    assert bits(total) == bits(summed(specs, contributions))
+
+
 @settings(max_examples=150)
 @given(federations(), st.data())
 def test_any_cut_of_the_payload_gives_the_same_bits(
