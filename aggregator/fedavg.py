@@ -30,10 +30,20 @@ def next_state(model: ModelFile, specs: Specs, exact_sum: ExactSum, *, total: in
         if spec is None or total == 0:
             state[name] = old.clone()
             continue
-        step = torch.from_numpy(exact_sum.divided(spec, total)) * server_lr
+        state[name] = _stepped(old, exact_sum, spec, by_name[name], total=total, server_lr=server_lr)
         exact_sum.forget(spec)
-        state[name] = _moved(old, step, by_name[name])
     return state
+
+
+def _stepped(
+    old: torch.Tensor, exact_sum: ExactSum, travelled: TensorSpec, spec: TensorSpec, *, total: int, server_lr: float
+) -> torch.Tensor:
+    """One tensor after the step, made block by block: beside the old and the new one, nothing of its size is held."""
+    new = torch.empty(old.shape, dtype=old.dtype)
+    before, after = old.reshape(-1), new.view(-1)
+    for block, mean in exact_sum.means(travelled, total):
+        after[block] = _moved(before[block], torch.from_numpy(mean).mul_(server_lr), spec)
+    return new
 
 
 def _moved(old: torch.Tensor, step: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
