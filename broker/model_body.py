@@ -1,8 +1,10 @@
 """The state that a model head is of: from its own message or from its blob, verified."""
 
+from collections.abc import Iterator
+
 from broker.errors import UnfitMessage
 from broker.messages import ModelHead
-from broker.tensors import Buffer, State, digest_of, first_not_finite, state_from
+from broker.tensors import Buffer, Digest, State, first_not_finite, state_from
 from broker.transport import Transport
 
 
@@ -11,9 +13,19 @@ def read_model(head: ModelHead, payload: Buffer, transport: Transport) -> State:
 
     A body that is not what its head says is an UnfitMessage, a blob that cannot be read a BlobLost.
     """
-    body = bytearray(payload) if head.blob is None else _from_blob(head, transport)
+    digest = Digest(head.tensors)
+    body = bytearray(head.num_bytes)
+    size = 0
+    for piece in [payload] if head.blob is None else _parts(head, transport):
+        if size + len(piece) > len(body):
+            raise UnfitMessage(f"payload has more than the {len(body)} bytes that its tensors need")
+        body[size : size + len(piece)] = piece
+        digest.add(piece)  # while the next part comes in
+        size += len(piece)
+    if size != len(body):
+        raise UnfitMessage(f"payload has {size} bytes; its tensors need {len(body)}")
     state = state_from(body, head.tensors)
-    if digest_of(state) != head.sha256:
+    if digest.hex() != head.sha256:
         raise UnfitMessage("its body is not the one that its digest is of")
     broken = first_not_finite(state)
     if broken:
@@ -21,14 +33,6 @@ def read_model(head: ModelHead, payload: Buffer, transport: Transport) -> State:
     return state
 
 
-def _from_blob(head: ModelHead, transport: Transport) -> bytearray:
+def _parts(head: ModelHead, transport: Transport) -> Iterator[Buffer]:
     assert head.blob is not None
-    body, offset = bytearray(head.num_bytes), 0
-    for part in transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes)):
-        if offset + len(part) > len(body):
-            raise UnfitMessage(f"its blob has more than the {len(body)} bytes announced")
-        body[offset : offset + len(part)] = part
-        offset += len(part)
-    if offset != len(body):
-        raise UnfitMessage(f"its blob has {offset} bytes; {len(body)} were announced")
-    return body
+    return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))

@@ -90,19 +90,21 @@ def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryvi
 
 
 def cut(pieces: Iterable[Buffer], part_bytes: int) -> Iterator[bytes]:
-    """The same bytes in parts of ``part_bytes``, the last one shorter; never more than one part is held."""
-    part = bytearray()
+    """The same bytes in parts of ``part_bytes``, the last one shorter, copied once; pieces are held for one part."""
+    views: list[memoryview] = []
+    room = part_bytes
     for piece in pieces:
         view = memoryview(piece)
         while view:
-            room = part_bytes - len(part)
-            part += view[:room]
+            views.append(view[:room])
             view = view[room:]
-            if len(part) == part_bytes:
-                yield bytes(part)
-                part.clear()
-    if part:
-        yield bytes(part)
+            room -= len(views[-1])
+            if room == 0:
+                yield b"".join(views)
+                views.clear()
+                room = part_bytes
+    if views:
+        yield b"".join(views)
 
 
 class Digest:
