@@ -62,6 +62,7 @@ class Broadcaster:
             seed=settings.seed,
             max_staleness=settings.max_staleness,
             local=settings.local,
+            compression=settings.update_compression,
             name_conflicts=self._names_in_conflict(),
         )
         pieces = self._directory.model(number - 1).pieces(head.tensors)

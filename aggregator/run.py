@@ -19,6 +19,9 @@ from broker.transport import Transport
 
 log = logging.getLogger(__name__)
 
+_OF_UPDATES_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0}
+"""What holds for ledgers that do not say."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -94,6 +97,7 @@ def _beginning(
         "queue": settings.queue,
         "task": settings.task,
         "seed": settings.seed,
+        **_of_updates(settings),
         "base_round": 0,
         "base_sha256": written.sha256,
         "epoch": 0,
@@ -109,9 +113,13 @@ def _taken_over(
     payload: Buffer,
 ) -> dict[str, Any]:
     problem = difference(specs_of(initial), head.tensors)
-    if problem or head.seed != settings.seed:
+    if head.seed != settings.seed:
+        problem = problem or f"has --seed {head.seed}"
+    if head.compression != settings.update_compression:
+        problem = problem or f"has the compression {head.compression}"
+    if problem:
         raise StateError(
-            f"run '{head.run}' is open on queue '{settings.queue}' and {problem or f'has --seed {head.seed}'};"
+            f"run '{head.run}' is open on queue '{settings.queue}' and {problem};"
             " to begin another run, give it another --run"
         )
     log.warning(
@@ -125,6 +133,7 @@ def _taken_over(
         "queue": settings.queue,
         "task": settings.task,
         "seed": head.seed,
+        **_of_updates(settings),
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "epoch": head.epoch,
@@ -132,8 +141,14 @@ def _taken_over(
     }
 
 
+def _of_updates(settings: AggregatorSettings) -> dict[str, Any]:
+    """What decides how updates of a run look: it cannot change while some are on their way."""
+    return {name: getattr(settings, name) for name in _OF_UPDATES_BEFORE}
+
+
 def _check_is_ours(settings: AggregatorSettings, facts: dict[str, Any], directory: StateDirectory) -> None:
-    for name in ("run", "queue", "task", "seed"):
+    facts = _OF_UPDATES_BEFORE | facts
+    for name in ("run", "queue", "task", "seed", *_OF_UPDATES_BEFORE):
         if facts[name] != getattr(settings, name):
             raise StateError(
                 f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"

@@ -27,6 +27,7 @@ from aggregator.run import open_run
 from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
 from broker.codec import decode
+from broker.compression import Encoding
 from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, StateError, UnfitMessage
 from broker.messages import Presence
 from broker.tensors import delta_specs, first_not_finite, num_bytes_of, specs_of
@@ -85,12 +86,13 @@ class Aggregator:
         """Opens the run or goes on with it, and sees to it that its newest model is on the stream."""
         model = self._initial_model()
         self._specs = specs_of(model.state_dict())
+        self._encoding = Encoding(delta_specs(self._specs), self._settings.update_compression)
         self._prefetch = self._affordable_prefetch()
         self._transport.declare()
         self._transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=self._prefetch)
         run = open_run(self._settings, model, directory=self._directory, ledger=self._ledger, transport=self._transport)
         self._epoch = run.epoch
-        self._expected = Expected(run.run_id, delta_specs(run.specs), self._topology)
+        self._expected = Expected(run.run_id, self._encoding, self._topology)
         self._evaluate = CentralEvaluation(self._task, model)
         self._broadcaster = Broadcaster(
             run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
@@ -105,7 +107,7 @@ class Aggregator:
 
     def _affordable_prefetch(self) -> int:
         """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""
-        update_bytes = max(1, num_bytes_of(delta_specs(self._specs)))
+        update_bytes = max(1, num_bytes_of(self._encoding.encoded))
         if update_bytes > self._settings.inline_cap:
             return _MAX_PREFETCH
         return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // update_bytes))
@@ -311,7 +313,7 @@ class Aggregator:
             directory=self._directory,
             ledger=self._ledger,
             transport=self._transport,
-            specs=self._expected.specs,
+            specs=self._encoding.folded,
             clock=self._clock,
         )
         self._start_clock(number)
@@ -390,7 +392,7 @@ class Aggregator:
             self._topology.update_blob(worker, self._expected.run_id, number)
             for worker, number in self._uploads.abandoned(before=before)
         ]
-        if num_bytes_of(self._expected.specs) > self._settings.inline_cap:
+        if num_bytes_of(self._encoding.encoded) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
 
     def _finish(self, last: int, reason: str) -> None:

@@ -11,6 +11,7 @@ from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings, redacted
 from broker.topology import Topology
 from learning import load_task
+from worker.carried import OnDisk
 from worker.device import pick_device
 from worker.heartbeat import Heartbeat
 from worker.name import default_name
@@ -63,6 +64,7 @@ def _work(settings: WorkerSettings) -> ExitCode:
             inline_cap=settings.inline_cap,
             run=settings.run,
             device=device,
+            carried=OnDisk(settings.state, name) if settings.state else None,
         )
         on_signals(worker.stop)
         worker.start()

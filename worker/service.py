@@ -9,14 +9,18 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from broker import zstd
 from broker.codec import decode, encode
+from broker.compression import Encoding
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, State, chunks, cut, digest_of, specs_of
+from broker.tensors import Buffer, State, chunks, cut, delta_specs, digest_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
+from worker.carried import Carried, InMemory, Store
+from worker.error_feedback import compress
 from worker.trainer import Diverged, Trained, Trainer, derived_seed
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ class Worker:
         inline_cap: int,
         run: str | None = None,
         device: str = "cpu",
+        carried: Store | None = None,
         on_state: Callable[[Presence], None] = lambda presence: None,
     ) -> None:
         self.is_finished = False
@@ -46,6 +51,8 @@ class Worker:
         self._inline_cap = inline_cap
         self._run = run
         self._trainer = Trainer(task, device=device)
+        self._carried: Store = carried or InMemory()
+        self._encoding: Encoding | None = None
         self._on_state = on_state
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
@@ -146,17 +153,19 @@ class Worker:
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
+        carried = self._carried.before(head.run_id, head.round) or Carried()
         eval_metrics = self._trainer.evaluate(state)
         cancel = _Cancel(lambda: self._is_over(head))
         try:
             trained = self._trainer.train(state, self._plan(head, cancel))
             if not cancel.was_seen:
-                self._send(head, trained, eval_metrics)
+                self._send(head, trained, eval_metrics, carried)
             elif not self._is_stopping:
                 log.info("round %3d: is over; training stopped after %.2f s", head.round, trained.train_s)
         except Diverged as error:
             log.error("round %3d: no update: %s", head.round, error)
         except BlobLost:
+            self._carried.forget(head.run_id, head.round)
             log.info("round %3d: is over; the update was not sent to its end", head.round)
         self._set_state("idle", head.round)
 
@@ -188,12 +197,18 @@ class Worker:
             return True  # an aggregator took over and went back
         return newest.round - head.round > newest.max_staleness
 
-    def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float]) -> None:
+    def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float], carried: Carried) -> None:
         self._set_state("sending", head.round)
-        specs = specs_of(trained.delta)
+        encoding = self._encoding_for(head)
+        seed = derived_seed(head.seed, head.round, self._name)
+        compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
+        if compressed.residual:  # before the update goes out: killed in between, it is trained again from the same
+            after = Carried(residual=compressed.residual)
+            self._carried.keep(head.run_id, head.round, before=carried, after=after)
         update = UpdateHead(
-            tensors=specs,
-            sha256=digest_of(trained.delta),
+            tensors=encoding.encoded,
+            sha256=digest_of(compressed.encoded),
+            compression=head.compression,
             run_id=head.run_id,
             worker=self._name,
             instance=self.presence.instance,
@@ -204,15 +219,7 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=eval_metrics,
         )
-        if update.num_bytes <= self._inline_cap:
-            body = encode(update, b"".join(chunks(trained.delta, specs)))
-        else:
-            part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
-            name = self._topology.update_blob(self._name, head.run_id, head.round)
-            name = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
-            blob = BlobRef(name=name, part_bytes=part_bytes)
-            body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
-        self._transport.send(body, worker=self._name)
+        self._transport.send(self._body(head, update, compressed.encoded), worker=self._name)
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
             head.round,
@@ -220,6 +227,24 @@ class Worker:
             trained.train_s,
             "  ".join(f"{name} {value:.4f}" for name, value in trained.metrics.items()),
         )
+
+    def _body(self, head: ModelHead, update: UpdateHead, encoded: State) -> bytes:
+        """The message of an update; a large one's payload is in a blob by then."""
+        payload, level = chunks(encoded, update.tensors), head.compression.zstd
+        if update.num_bytes <= self._inline_cap:
+            return encode(update, zstd.compressed(b"".join(payload), level))
+        part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
+        name = self._topology.update_blob(self._name, head.run_id, head.round)
+        name = self._transport.write_blob(name, zstd.compressed_parts(cut(payload, part_bytes), level))
+        blob = BlobRef(name=name, part_bytes=part_bytes)
+        return encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
+
+    def _encoding_for(self, head: ModelHead) -> Encoding:
+        """The last one, as long as models and compression stay the same."""
+        specs = delta_specs(head.tensors)
+        if self._encoding is None or (self._encoding.specs, self._encoding.compression) != (specs, head.compression):
+            self._encoding = Encoding(specs, head.compression)
+        return self._encoding
 
     # -- signs of life --------------------------------------------------------------------------------------
 
