@@ -63,6 +63,7 @@ class Broadcaster:
             max_staleness=settings.max_staleness,
             local=settings.local,
             compression=settings.update_compression,
+            shared=settings.shared_patterns,
             name_conflicts=self._names_in_conflict(),
         )
         pieces = self._directory.model(number - 1).pieces(head.tensors)

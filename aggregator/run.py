@@ -5,8 +5,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from aggregator.checkpoint import StateDirectory
 from aggregator.ledger import Ledger
 from aggregator.settings import AggregatorSettings
@@ -19,7 +17,7 @@ from broker.transport import Transport
 
 log = logging.getLogger(__name__)
 
-_OF_UPDATES_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0}
+_OF_UPDATES_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
 """What holds for ledgers that do not say."""
 
 
@@ -36,7 +34,7 @@ class Run:
 
 def open_run(
     settings: AggregatorSettings,
-    model: nn.Module,
+    initial: State,
     *,
     directory: StateDirectory,
     ledger: Ledger,
@@ -44,13 +42,14 @@ def open_run(
 ) -> Run:
     """The run in this directory; if that is empty, the open run of this name on the stream; or a new one.
 
+    ``initial`` are the shared tensors of the model that a new one begins with.
     Its newest model is verified; if it is damaged, the run goes back to the one before. Another run's directory,
     or one that the stream has left behind, is a StateError.
     """
-    specs = specs_of(model.state_dict())
+    specs = specs_of(initial)
     on_stream = newest_head(transport)
     if not ledger.facts():
-        ledger.record(_beginning(settings, dict(model.state_dict()), directory, transport, on_stream))
+        ledger.record(_beginning(settings, initial, directory, transport, on_stream))
     facts = ledger.facts()
     _check_is_ours(settings, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
@@ -113,6 +112,8 @@ def _taken_over(
     payload: Buffer,
 ) -> dict[str, Any]:
     problem = difference(specs_of(initial), head.tensors)
+    if head.shared != settings.shared_patterns:
+        problem = f"shares '{','.join(head.shared)}'"
     if head.seed != settings.seed:
         problem = problem or f"has --seed {head.seed}"
     if head.compression != settings.update_compression:

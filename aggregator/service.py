@@ -28,9 +28,10 @@ from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
 from broker.codec import decode
 from broker.compression import Encoding
-from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, StateError, UnfitMessage
+from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
 from broker.messages import Presence
-from broker.tensors import delta_specs, first_not_finite, num_bytes_of, specs_of
+from broker.shared import shared_state
+from broker.tensors import State, delta_specs, first_not_finite, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
@@ -85,12 +86,15 @@ class Aggregator:
     def start(self) -> None:
         """Opens the run or goes on with it, and sees to it that its newest model is on the stream."""
         model = self._initial_model()
-        self._specs = specs_of(model.state_dict())
+        shared = self._shared(model)
+        self._specs = specs_of(shared)
         self._encoding = Encoding(delta_specs(self._specs), self._settings.update_compression)
         self._prefetch = self._affordable_prefetch()
         self._transport.declare()
         self._transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=self._prefetch)
-        run = open_run(self._settings, model, directory=self._directory, ledger=self._ledger, transport=self._transport)
+        run = open_run(
+            self._settings, shared, directory=self._directory, ledger=self._ledger, transport=self._transport
+        )
         self._epoch = run.epoch
         self._expected = Expected(run.run_id, self._encoding, self._topology)
         self._evaluate = CentralEvaluation(self._task, model)
@@ -98,12 +102,18 @@ class Aggregator:
             run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
         )
         log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
-        del model
+        del model, shared
         self._go_on_after(self._ledger.last_closed_round())
 
     def _initial_model(self) -> nn.Module:
         torch.manual_seed(self._settings.seed)
         return self._task.model()
+
+    def _shared(self, model: nn.Module) -> State:
+        try:
+            return shared_state(model, self._settings.shared_patterns)
+        except ValueError as error:
+            raise SettingsError(f"--shared: {error}") from error
 
     def _affordable_prefetch(self) -> int:
         """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
 from broker.errors import SettingsError
-from broker.messages import MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName
+from broker.messages import MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns
 from broker.settings import BrokerSettings, WireSettings
 
 
@@ -34,6 +34,18 @@ def _none_as_text(value: object) -> object:
 
 
 CompressionText = Annotated[str, BeforeValidator(_none_as_text), AfterValidator(_checked_compression)]
+
+
+def _checked_patterns(text: str) -> str:
+    return ",".join(_patterns(text))
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    return _PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(",")))
+
+
+_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
+SharedText = Annotated[str, AfterValidator(_checked_patterns)]
 QuorumText = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked_quorum)]
 
 
@@ -63,6 +75,11 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     )
     zstd: Annotated[int, Field(ge=0, le=MAX_ZSTD_LEVEL)] = Field(
         0, description="level of the lossless zstd compression of updates, on top of the other; 0: none"
+    )
+    shared: SharedText = Field(
+        "*",
+        description="tensors of the model that travel and are averaged, as patterns of their names with commas"
+        " between (body.*,!*.bias; ! leaves out), or trainable: those that are trained; all others stay at each worker",
     )
     server_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the mean update")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
@@ -95,6 +112,10 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     @property
     def local(self) -> LocalTraining:
         return LocalTraining(**{name: getattr(self, name) for name in LocalTraining.model_fields})
+
+    @property
+    def shared_patterns(self) -> tuple[str, ...]:
+        return _patterns(self.shared)
 
     @property
     def update_compression(self) -> Compression:

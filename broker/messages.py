@@ -37,6 +37,10 @@ MAX_METRICS = 64
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
 
 
+SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern=r"^!?[^!,]")]
+SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
+
+
 class Header(BaseModel):
     """What every header has: it cannot be changed, has no other keys, and holds no NaN."""
 
@@ -143,6 +147,8 @@ class ModelHead(Tensors):
     local: LocalTraining = LocalTraining()
     compression: Compression = Compression()
     """That of every update of this run."""
+    shared: SharedPatterns = ("*",)
+    """Which tensors of the model travel; see shared.py. ``tensors`` are these."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers answer to; each of them should say so to its person."""
 

@@ -34,6 +34,10 @@ class Carried:
 class Store(Protocol):
     """Where it is kept."""
 
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is still there after a restart."""
+
     def before(self, run_id: str, round_number: int) -> Carried | None:
         """What a training for this round begins from; None if nothing is known of the run."""
 
@@ -46,6 +50,8 @@ class Store(Protocol):
 
 class InMemory:
     """For as long as the process lives: the last round and the one before, of one run."""
+
+    is_lasting = False
 
     def __init__(self) -> None:
         self._run_id = ""
@@ -73,6 +79,8 @@ class InMemory:
 
 class OnDisk:
     """For good: the last three rounds of each run. A file is written aside, synced, then renamed."""
+
+    is_lasting = True
 
     def __init__(self, folder: Path, worker: str) -> None:
         self._folder = folder / worker

@@ -15,7 +15,7 @@ from broker.compression import Encoding
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, State, chunks, cut, delta_specs, digest_of
+from broker.tensors import Buffer, State, chunks, cut, delta_specs, difference, digest_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
@@ -136,7 +136,7 @@ class Worker:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
             self.is_finished = True
             return
-        misfit = self._trainer.misfit(head.tensors)
+        misfit = self._trainer.misfit(head.tensors, head.shared)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
         try:
@@ -153,11 +153,12 @@ class Worker:
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
-        carried = self._carried.before(head.run_id, head.round) or Carried()
+        carried = self._carried.before(head.run_id, head.round) or self._fresh(head)
+        state = self._whole(head, state, carried)
         eval_metrics = self._trainer.evaluate(state)
         cancel = _Cancel(lambda: self._is_over(head))
         try:
-            trained = self._trainer.train(state, self._plan(head, cancel))
+            trained = self._trainer.train(state, self._plan(head, cancel), head.tensors)
             if not cancel.was_seen:
                 self._send(head, trained, eval_metrics, carried)
             elif not self._is_stopping:
@@ -168,6 +169,23 @@ class Worker:
             self._carried.forget(head.run_id, head.round)
             log.info("round %3d: is over; the update was not sent to its end", head.round)
         self._set_state("idle", head.round)
+
+    def _fresh(self, head: ModelHead) -> Carried:
+        """What is carried into the first round of a run."""
+        home = self._trainer.home(head.tensors, seed=head.seed)
+        if home:
+            log.info("run %s shares %d tensors; %d stay here", head.run_id, len(head.tensors), len(home))
+        if home and not self._carried.is_lasting:
+            log.warning("the tensors that stay here are lost when this worker is restarted; --state keeps them")
+        return Carried(home=home)
+
+    def _whole(self, head: ModelHead, state: State, carried: Carried) -> State:
+        """The model with the tensors that stay here."""
+        whole = state | carried.home
+        misfit = difference(self._trainer.specs, specs_of(whole))
+        if misfit:
+            raise TaskError(f"with what was kept of run {head.run_id}, the model {misfit}; was --task another one?")
+        return whole
 
     def _plan(self, head: ModelHead, cancel: "_Cancel") -> Plan:
         return Plan(
@@ -202,8 +220,8 @@ class Worker:
         encoding = self._encoding_for(head)
         seed = derived_seed(head.seed, head.round, self._name)
         compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
-        if compressed.residual:  # before the update goes out: killed in between, it is trained again from the same
-            after = Carried(residual=compressed.residual)
+        if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
+            after = Carried(residual=compressed.residual, home=trained.home)
             self._carried.keep(head.run_id, head.round, before=carried, after=after)
         update = UpdateHead(
             tensors=encoding.encoded,

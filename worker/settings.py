@@ -35,8 +35,8 @@ class WorkerSettings(BrokerSettings):
     )
     state: Path | None = Field(
         None,
-        description="directory for what is carried from round to round where updates are compressed; without it, a"
-        " restart loses that",
+        description="directory for what is carried from round to round where a run compresses updates or does not"
+        " share all tensors; without one, a restart loses that",
     )
     presence_every_s: Annotated[float, Field(gt=0)] = Field(10.0, description="seconds between signs of life")
     check: bool = Field(False, description="only see whether the broker and the queue are there; exits 0 if they are")
