@@ -9,6 +9,7 @@ DIR/<worker>/run-<run id>/round-00012.safetensors    residual.<tensor> and home.
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -133,7 +134,8 @@ def _write(path: Path, carried: Carried) -> None:
         temporary.replace(path)
         _sync(path.parent)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise StateError(f"cannot write {path}: {error}; make room, and the same command goes on") from error
 
 
