@@ -29,7 +29,7 @@ from aggregator.summary import summarize
 from broker.codec import decode
 from broker.compression import Encoding
 from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
-from broker.messages import Presence
+from broker.messages import MAX_TENSORS, Presence
 from broker.shared import shared_state
 from broker.tensors import State, delta_specs, first_not_finite, num_bytes_of, specs_of
 from broker.topology import Topology
@@ -88,7 +88,7 @@ class Aggregator:
         model = self._initial_model()
         shared = self._shared(model)
         self._specs = specs_of(shared)
-        self._encoding = Encoding(delta_specs(self._specs), self._settings.update_compression)
+        self._encoding = self._checked_encoding()
         self._prefetch = self._affordable_prefetch()
         self._transport.declare()
         self._transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=self._prefetch)
@@ -114,6 +114,15 @@ class Aggregator:
             return shared_state(model, self._settings.shared_patterns)
         except ValueError as error:
             raise SettingsError(f"--shared: {error}") from error
+
+    def _checked_encoding(self) -> Encoding:
+        encoding = Encoding(delta_specs(self._specs), self._settings.update_compression)
+        if len(encoding.encoded) > MAX_TENSORS:
+            raise SettingsError(
+                f"--compression {self._settings.compression} makes {len(encoding.encoded)} tensors of the model's"
+                f" {len(self._specs)}; at most {MAX_TENSORS} can travel"
+            )
+        return encoding
 
     def _affordable_prefetch(self) -> int:
         """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""

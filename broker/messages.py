@@ -79,10 +79,6 @@ class Compression(Header):
             raise ValueError(f"a share is a number above 0 and at most 1, as in topk:0.01, not {share!r}") from error
 
     @property
-    def is_lossy(self) -> bool:
-        return self.method != "none"
-
-    @property
     def text(self) -> str:
         """What ``parse`` takes."""
         return self.method if self.share is None else f"{self.method}:{self.share:g}"
