@@ -15,7 +15,7 @@ from broker.compression import Encoding
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, State, chunks, cut, delta_specs, difference, digest_of, specs_of
+from broker.tensors import Buffer, State, chunks, cut, delta_specs, difference, digest_of, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
@@ -56,6 +56,7 @@ class Worker:
         self._on_state = on_state
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
+        self._last_blob: str | None = None
         self._is_stopping = False
         self._was_told_of_conflict = False
         self._skipped_run_id: str | None = None
@@ -134,6 +135,7 @@ class Worker:
         before, self._done = self._done, head
         if head.is_finished:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
+            self._delete_last_blob(head)
             self.is_finished = True
             return
         misfit = self._trainer.misfit(head.tensors, head.shared)
@@ -150,6 +152,15 @@ class Worker:
             self._done = before
             return
         self._train_and_send(head, state)
+
+    def _delete_last_blob(self, head: ModelHead) -> None:
+        """Of an update that came after the run's end, and that no aggregator will ever read.
+
+        One that was killed after sending knows no name any more; it was for the last round, or is long deleted.
+        """
+        if num_bytes_of(self._encoding_for(head).encoded) > self._inline_cap:
+            last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
+            self._transport.delete_blobs([self._last_blob or last])
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
@@ -253,7 +264,9 @@ class Worker:
             return encode(update, zstd.compressed(b"".join(payload), level))
         part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
         name = self._topology.update_blob(self._name, head.run_id, head.round)
-        name = self._transport.write_blob(name, zstd.compressed_parts(cut(payload, part_bytes), level))
+        name = self._last_blob = self._transport.write_blob(
+            name, zstd.compressed_parts(cut(payload, part_bytes), level)
+        )
         blob = BlobRef(name=name, part_bytes=part_bytes)
         return encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
 
