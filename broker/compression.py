@@ -44,6 +44,7 @@ class Encoding:
         self.compression = compression
         self.specs = specs
         """Those of the delta."""
+        self._places = {spec.name: place for place, spec in enumerate(specs)}
         width = len(str(len(specs)))
         self._forms = {spec.name: _form(spec, f"{index:0{width}d}", compression) for index, spec in enumerate(specs)}
         self.encoded = canonical(spec for form in self._forms.values() for spec in form.encoded)
@@ -59,12 +60,16 @@ class Encoding:
         return self.encoded == self.folded
 
     def encode(self, delta: Mapping[str, torch.Tensor], *, seed: int) -> State:
-        """What travels. The lossy tensors of ``delta`` may be float32 or float64, whatever their spec says."""
+        """What travels in place of a whole delta; see ``encode_tensor``."""
         state: State = {}
-        for index, spec in enumerate(self.specs):
-            random = Random(np.random.SeedSequence([seed, index]))
-            state |= self._forms[spec.name].encode(delta[spec.name].detach().to("cpu"), random)
+        for spec in self.specs:
+            state |= self.encode_tensor(spec, delta[spec.name], seed=seed)
         return state
+
+    def encode_tensor(self, spec: TensorSpec, tensor: torch.Tensor, *, seed: int) -> State:
+        """What travels in place of one tensor; a lossy one may be float32 or float64, whatever its spec says."""
+        random = Random(np.random.SeedSequence([seed, self._places[spec.name]]))
+        return self._forms[spec.name].encode(tensor.detach().to("cpu"), random)
 
     def decoded(self, encoded: Mapping[str, torch.Tensor], spec: TensorSpec) -> torch.Tensor:
         """One tensor of the delta as the other side gets it."""

@@ -1,4 +1,4 @@
-"""Error feedback: what a lossy compression left out of one update is added to the next (Seide et al. 2014; EF21's kin).
+"""Error feedback: what a lossy compression left out of one update is added to the next (Seide et al. 2014, 1-bit SGD).
 
     total    = delta + residual
     residual = total - what the aggregator decodes
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from broker.compression import Encoding
-from broker.tensors import State, first_not_finite
+from broker.tensors import State
 from worker.trainer import Diverged
 
 
@@ -26,19 +26,21 @@ class Compressed:
 
 def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) -> Compressed:
     """The delta and the last round's residual, encoded. The same arguments give the same bits."""
-    totals = dict(delta)
-    for spec in encoding.lossy:
-        total = _widened(delta[spec.name])
-        totals[spec.name] = total + residual[spec.name] if spec.name in residual else total
-    broken = first_not_finite(totals)
-    if broken:
-        raise Diverged(
-            f"the delta with the last round's residual leaves the range of '{broken}'; a smaller --lr may help"
-        )
-    encoded = encoding.encode(totals, seed=seed)
-    left = {spec.name: totals.pop(spec.name) - encoding.decoded(encoded, spec) for spec in encoding.lossy}
+    encoded: State = {}
+    left: State = {}
+    lossy = set(encoding.lossy)
+    for spec in encoding.specs:  # tensor by tensor, so that no further whole delta lies in memory
+        if spec not in lossy:
+            encoded |= encoding.encode_tensor(spec, delta[spec.name], seed=seed)
+            continue
+        total = _total(delta[spec.name], residual.get(spec.name))
+        if not bool(torch.isfinite(total).all()):
+            raise Diverged(f"the delta and what was left of the last one leave the range of '{spec.name}'")
+        encoded |= (sent := encoding.encode_tensor(spec, total, seed=seed))
+        left[spec.name] = total - encoding.decoded(sent, spec)
     return Compressed(encoded, left)
 
 
-def _widened(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+def _total(delta: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    wide = delta if delta.dtype == torch.float64 else delta.to(torch.float32)
+    return wide if residual is None else wide + residual
