@@ -86,6 +86,13 @@ class OnDisk:
     def __init__(self, folder: Path, worker: str) -> None:
         self._folder = folder / worker
 
+    def check(self) -> None:
+        """A StateError if nothing can be kept there."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"cannot write to the state directory {self._folder}: {error.strerror}") from error
+
     def before(self, run_id: str, round_number: int) -> Carried | None:
         number = _base(self._rounds(run_id), round_number)
         return None if number is None else _read(self._path(run_id, number))
@@ -124,7 +131,7 @@ def _outdated(rounds: Collection[int], round_number: int, *, num_kept: int) -> l
 def _write(path: Path, carried: Carried) -> None:
     state = {f"residual.{name}": tensor for name, tensor in carried.residual.items()}
     state |= {f"home.{name}": tensor for name, tensor in carried.home.items()}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(".tmp")  # what a kill leaves of it is written over when the round is done again
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(

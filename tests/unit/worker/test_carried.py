@@ -9,6 +9,7 @@ import torch
 from broker.errors import ExitCode, StateError
 from broker.tensors import digest_of
 from worker.carried import Carried, InMemory, OnDisk, Store
+from worker.cli import main
 
 
 def carried(value: float) -> Carried:
@@ -108,6 +109,16 @@ def test_three_rounds_of_a_run_are_on_the_disk_and_no_half_of_one(tmp_path: Path
     ]
 
 
+def test_what_a_kill_left_of_a_file_is_written_over(tmp_path: Path) -> None:
+    folder = tmp_path / "site-a" / "run-r.1"
+    folder.mkdir(parents=True)
+    (folder / "round-00001.tmp").write_bytes(b"half a file")
+    store = OnDisk(tmp_path, "site-a")
+    assert store.before("r.1", 1) is None
+    keep(store, 1)
+    assert sorted(path.name for path in folder.iterdir()) == ["round-00000.safetensors", "round-00001.safetensors"]
+
+
 def test_a_run_id_of_dots_stays_in_its_folder(tmp_path: Path) -> None:
     keep(OnDisk(tmp_path / "state", "site-a"), 1, run_id="..")
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
@@ -139,3 +150,19 @@ def test_a_folder_that_cannot_be_written_is_a_state_error(tmp_path: Path) -> Non
     (tmp_path / "site-a").write_text("a file is here")
     with pytest.raises(StateError, match="cannot write"):
         keep(OnDisk(tmp_path, "site-a"), 1)
+
+
+def test_a_worker_whose_state_directory_cannot_be_written_ends_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("a file is here")
+    code = main(["--task", "digits", "--name", "site-a", "--state", str(tmp_path / "file")])
+    assert code == ExitCode.STATE
+    error = capsys.readouterr().err
+    assert error.startswith(f"fl-worker: cannot write to the state directory {tmp_path}/file/site-a: ")
+    assert error.count("\n") == 1
+
+
+def test_a_state_directory_that_can_be_written_is_made(tmp_path: Path) -> None:
+    OnDisk(tmp_path / "new", "site-a").check()
+    assert (tmp_path / "new" / "site-a").is_dir()
