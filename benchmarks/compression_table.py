@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 RUN = ("--task", "digits", "--workers", "8", "--partition", "dirichlet:0.5", "--rounds", "20", "--no-baselines")
+_ROOT = Path(__file__).parents[1]
 CASES = (
     ("none", 0),
     ("none", 3),
@@ -84,7 +85,11 @@ def _measured(compression: str, zstd: int, seed: int, run: tuple[str, ...]) -> _
     with tempfile.TemporaryDirectory() as folder:
         own = ("--compression", compression, "--zstd", str(zstd), "--seed", str(seed), "--state", folder)
         subprocess.run(
-            [sys.executable, "-m", "simulation.cli", *run, *own], check=True, stdout=subprocess.DEVNULL, timeout=1800
+            [sys.executable, "-m", "simulation.cli", *run, *own],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=1800,
+            cwd=_ROOT,
         )
         final = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))["final"]
         with closing(sqlite3.connect(Path(folder) / "ledger.sqlite")) as ledger:
