@@ -59,6 +59,7 @@ def _work(settings: WorkerSettings) -> ExitCode:
         device = pick_device(settings.device)
         transport = RabbitMQ(settings, role=f"worker {name}")
         stack.callback(transport.close)
+        heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
         worker = Worker(
             name,
             task,
@@ -68,10 +69,11 @@ def _work(settings: WorkerSettings) -> ExitCode:
             run=settings.run,
             device=device,
             carried=carried,
+            announce_soon=heartbeat.soon,
         )
         on_signals(worker.stop)
         worker.start()
-        stack.enter_context(Heartbeat(worker.announce, every_s=settings.presence_every_s))
+        stack.enter_context(heartbeat)
         worker.run()
     return ExitCode.OK
 

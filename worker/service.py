@@ -41,6 +41,7 @@ class Worker:
         device: str = "cpu",
         carried: Store | None = None,
         on_state: Callable[[Presence], None] = lambda presence: None,
+        announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
         self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
@@ -54,6 +55,7 @@ class Worker:
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
         self._on_state = on_state
+        self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
         self._last_blob: str | None = None
@@ -66,7 +68,7 @@ class Worker:
     def start(self) -> None:
         """Subscribes to the models; the newest one comes at once."""
         self._transport.listen(Source.MODELS)
-        self._set_state("idle")
+        self._set_state("idle", at_once=True)
         log.info("worker %s joins queue '%s', trains on %s", self._name, self._topology.queue, self._trainer.device)
 
     def run(self) -> None:
@@ -78,7 +80,7 @@ class Worker:
             if not self._is_stopping:
                 raise
             log.warning("the last update was not sent: %s", error)
-        self._set_state("leaving")
+        self._set_state("leaving", at_once=True)
         self._transport.close()
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
 
@@ -227,8 +229,9 @@ class Worker:
         return newest.round - head.round > newest.max_staleness
 
     def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float], carried: Carried) -> None:
-        self._set_state("sending", head.round)
         encoding = self._encoding_for(head)
+        is_inline = num_bytes_of(encoding.encoded) <= self._inline_cap
+        self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
         seed = derived_seed(head.seed, head.round, self._name)
         compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
         if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
@@ -279,14 +282,23 @@ class Worker:
 
     # -- signs of life --------------------------------------------------------------------------------------
 
-    def _set_state(self, state: Literal["idle", "training", "sending", "leaving"], round_number: int = 0) -> None:
+    def _set_state(
+        self,
+        state: Literal["idle", "training", "sending", "leaving"],
+        round_number: int = 0,
+        *,
+        at_once: bool = False,
+    ) -> None:
         self.presence = Presence(
             worker=self._name,
             instance=self.presence.instance,
             state=state,
             round=round_number,
         )
-        self.announce()
+        if at_once:
+            self.announce()
+        else:
+            self._announce_soon()
         self._on_state(self.presence)
 
     def announce(self) -> None:
