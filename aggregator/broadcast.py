@@ -88,6 +88,8 @@ class Broadcaster:
             seed=settings.seed,
             max_staleness=settings.max_staleness,
             local=settings.local,
+            compression=settings.update_compression,
+            shared=settings.shared_patterns,
             name_conflicts=self._names_in_conflict(),
             blob=body.blob,
         )

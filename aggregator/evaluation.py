@@ -9,7 +9,10 @@ from learning.task import Task
 
 
 class CentralEvaluation:
-    """A task's evaluation at the aggregator. Without test data it keeps no model in memory."""
+    """A task's evaluation at the aggregator. Without test data it keeps no model in memory.
+
+    Tensors that are not shared stay as they are in ``model``.
+    """
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         self._task = task
@@ -19,6 +22,6 @@ class CentralEvaluation:
         """The metrics of a model; empty without test data. Those that are not finite are left out."""
         if self._model is None:
             return {}
-        self._model.load_state_dict(model.state())
+        self._model.load_state_dict(model.state(), strict=False)
         metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
         return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from aggregator.ledger import UpdateRow, Verdict
 from broker.codec import decode
+from broker.compression import Encoding
 from broker.errors import UnfitMessage
-from broker.messages import UpdateHead
-from broker.tensors import Buffer, Digest, Specs, difference
+from broker.messages import MAX_PART_BYTES, UpdateHead
+from broker.tensors import Buffer, Digest, difference
 from broker.topology import Topology
 from broker.transport import Delivery, Transport
+from broker.zstd import decompressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +21,21 @@ class Expected:
     """What an update of this run looks like."""
 
     run_id: str
-    specs: Specs
-    """Those of a delta, in canonical order."""
+    encoding: Encoding
+    """How it travels, and what is folded of it."""
     topology: Topology
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Update:
     """An update that is what it should be, as far as its header tells."""
 
     head: UpdateHead
     payload: memoryview
     """Empty when the body is in a blob."""
+    encoding: Encoding
+    num_wire_bytes: int
+    """What came of it so far: the message, and the parts of its blob that were read."""
 
     @property
     def blob_name(self) -> str | None:
@@ -52,7 +57,7 @@ class Update:
             staleness=round_number - head.round,
             num_samples=head.num_samples,
             weight=weight,
-            num_bytes=head.num_bytes,
+            num_bytes=self.num_wire_bytes,
             train_s=head.train_s,
             queue_s=max(0.0, now - head.sent_at),
             train_metrics=head.train_metrics,
@@ -60,14 +65,25 @@ class Update:
         )
 
     def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
-        """(offset, bytes) of the body, piece by piece.
+        """(offset, bytes) of the delta to fold, in the specs of ``encoding.folded``, piece by piece.
 
         Raises UnfitMessage instead of giving the last piece if the digest is not the announced one, or a part
-        has not the announced size; BlobLost if the blob cannot be read to its end.
+        has not the announced size; also at numbers that no encoder writes. BlobLost if the blob cannot be read to
+        its end.
         """
+        if self.encoding.is_direct:
+            yield from self._encoded(transport)
+            return
+        decoder = self.encoding.decoder()
+        for offset, piece in self._encoded(transport):
+            yield from decoder.pieces(offset, piece)
+
+    def _encoded(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
+        """(offset, bytes) of the body, without zstd, verified as told in ``pieces``."""
         digest = Digest(self.head.tensors)
         offset = 0
-        for piece, size in self._sized(transport):
+        for part, size in self._sized(transport):
+            piece = decompressed(part, size) if self.head.compression.zstd else part
             if len(piece) != size:
                 raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
             digest.add(piece)
@@ -77,12 +93,14 @@ class Update:
             offset += size
 
     def _sized(self, transport: Transport) -> Iterator[tuple[Buffer, int]]:
+        """Each part as it came, and the size that it has without zstd."""
         blob, num_bytes = self.head.blob, self.head.num_bytes
         if blob is None:
             yield self.payload, num_bytes
             return
         num_parts = blob.num_parts(num_bytes)
         for index, part in enumerate(transport.read_blob(blob.name, num_parts)):
+            self.num_wire_bytes += len(part)
             yield part, min(blob.part_bytes, num_bytes - index * blob.part_bytes)
 
 
@@ -95,17 +113,24 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
         raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
         raise UnfitMessage(f"update for round {head.round}, which is not open; the open one is {round_number}")
-    problem = difference(expected.specs, head.tensors)
+    if head.compression != expected.encoding.compression:
+        raise UnfitMessage(
+            f"its compression is {head.compression}; that of this run is {expected.encoding.compression}"
+        )
+    problem = difference(expected.encoding.encoded, head.tensors)
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
     if head.blob is None:
-        if len(payload) != head.num_bytes:
+        if head.compression.zstd:
+            if head.num_bytes > MAX_PART_BYTES:
+                raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; such a one must be in parts")
+        elif len(payload) != head.num_bytes:
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
         raise UnfitMessage("it has a body of its own and names a blob too")
     elif not _is_own_blob(head, expected.topology):
         raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
-    return Update(head, payload)
+    return Update(head, payload, expected.encoding, len(delivery.body))
 
 
 def _is_own_blob(head: UpdateHead, topology: Topology) -> bool:

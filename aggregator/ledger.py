@@ -55,7 +55,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRow:
-    """One update as the ledger tells it. Times in seconds; ``received_at`` is Unix time."""
+    """One update as the ledger tells it. Times in seconds; ``received_at`` is Unix time.
+
+    ``num_bytes`` is what came over the wire: the message with its header, and the parts of its blob that were read
+    (none, if the update is late or a duplicate), as they were compressed.
+    """
 
     received_at: float
     round: int

@@ -8,6 +8,7 @@ The commit rule, the only one that neither loses nor doubles:
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from aggregator.checkpoint import StateDirectory
 from aggregator.intake import Update
@@ -75,7 +76,7 @@ class OpenRound:
         self.num_folded += 1
         self.total += base_weight
         self._keys[update.head.key] = update.head.instance
-        self.note(row, delivery, blob=update.blob_name)
+        self.note(replace(row, num_bytes=update.num_wire_bytes), delivery, blob=update.blob_name)
 
     def note(self, row: UpdateRow | None, delivery: Delivery | None, *, blob: str | None = None) -> None:
         """Remembers a decision until the commit: a ledger row, a delivery to ack, a blob to delete."""

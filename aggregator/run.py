@@ -5,8 +5,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from aggregator.checkpoint import StateDirectory
 from aggregator.ledger import Ledger
 from aggregator.settings import AggregatorSettings
@@ -18,6 +16,9 @@ from broker.tensors import Buffer, Specs, State, difference, first_not_finite, s
 from broker.transport import Transport
 
 log = logging.getLogger(__name__)
+
+_OF_UPDATES_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
+"""What holds for ledgers that do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Run:
 
 def open_run(
     settings: AggregatorSettings,
-    model: nn.Module,
+    initial: State,
     *,
     directory: StateDirectory,
     ledger: Ledger,
@@ -41,13 +42,14 @@ def open_run(
 ) -> Run:
     """The run in this directory; if that is empty, the open run of this name on the stream; or a new one.
 
+    ``initial`` are the shared tensors of the model that a new one begins with.
     Its newest model is verified; if it is damaged, the run goes back to the one before. Another run's directory,
     or one that the stream has left behind, is a StateError.
     """
-    specs = specs_of(model.state_dict())
+    specs = specs_of(initial)
     on_stream = newest_head(transport)
     if not ledger.facts():
-        ledger.record(_beginning(settings, dict(model.state_dict()), directory, transport, on_stream))
+        ledger.record(_beginning(settings, initial, directory, transport, on_stream))
     facts = ledger.facts()
     _check_is_ours(settings, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
@@ -94,6 +96,7 @@ def _beginning(
         "queue": settings.queue,
         "task": settings.task,
         "seed": settings.seed,
+        **_of_updates(settings),
         "base_round": 0,
         "base_sha256": written.sha256,
         "epoch": 0,
@@ -109,9 +112,15 @@ def _taken_over(
     payload: Buffer,
 ) -> dict[str, Any]:
     problem = difference(specs_of(initial), head.tensors)
-    if problem or head.seed != settings.seed:
+    if head.shared != settings.shared_patterns:
+        problem = f"shares '{','.join(head.shared)}'"
+    if head.seed != settings.seed:
+        problem = problem or f"has --seed {head.seed}"
+    if head.compression != settings.update_compression:
+        problem = problem or f"has the compression {head.compression}"
+    if problem:
         raise StateError(
-            f"run '{head.run}' is open on queue '{settings.queue}' and {problem or f'has --seed {head.seed}'};"
+            f"run '{head.run}' is open on queue '{settings.queue}' and {problem};"
             " to begin another run, give it another --run"
         )
     log.warning(
@@ -125,6 +134,7 @@ def _taken_over(
         "queue": settings.queue,
         "task": settings.task,
         "seed": head.seed,
+        **_of_updates(settings),
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "epoch": head.epoch,
@@ -132,8 +142,14 @@ def _taken_over(
     }
 
 
+def _of_updates(settings: AggregatorSettings) -> dict[str, Any]:
+    """What decides how updates of a run look: it cannot change while some are on their way."""
+    return {name: getattr(settings, name) for name in _OF_UPDATES_BEFORE}
+
+
 def _check_is_ours(settings: AggregatorSettings, facts: dict[str, Any], directory: StateDirectory) -> None:
-    for name in ("run", "queue", "task", "seed"):
+    facts = _OF_UPDATES_BEFORE | facts
+    for name in ("run", "queue", "task", "seed", *_OF_UPDATES_BEFORE):
         if facts[name] != getattr(settings, name):
             raise StateError(
                 f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"

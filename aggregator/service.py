@@ -27,9 +27,11 @@ from aggregator.run import open_run
 from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
 from broker.codec import decode
-from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, StateError, UnfitMessage
-from broker.messages import Presence
-from broker.tensors import Buffer, chunks, delta_specs, first_not_finite, num_bytes_of, specs_of
+from broker.compression import Encoding
+from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
+from broker.messages import MAX_TENSORS, Presence
+from broker.shared import shared_state
+from broker.tensors import Buffer, State, chunks, delta_specs, first_not_finite, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
@@ -84,19 +86,23 @@ class Aggregator:
     def start(self) -> None:
         """Opens the run or goes on with it, and sees to it that its newest model is on the stream."""
         model = self._initial_model()
-        self._specs = specs_of(model.state_dict())
+        shared = self._shared(model)
+        self._specs = specs_of(shared)
+        self._encoding = self._checked_encoding()
         self._prefetch = self._affordable_prefetch()
         self._transport.declare()
         self._transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=self._prefetch)
-        run = open_run(self._settings, model, directory=self._directory, ledger=self._ledger, transport=self._transport)
+        run = open_run(
+            self._settings, shared, directory=self._directory, ledger=self._ledger, transport=self._transport
+        )
         self._epoch = run.epoch
-        self._expected = Expected(run.run_id, delta_specs(run.specs), self._topology)
+        self._expected = Expected(run.run_id, self._encoding, self._topology)
         self._evaluate = CentralEvaluation(self._task, model)
         self._broadcaster = Broadcaster(
             run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
         )
         log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
-        del model
+        del model, shared
         best = best_of(self._ledger.rounds(), self._settings.stop_metric)
         self._best_so_far = [] if best is None else [self._ledger.round(best[1])]
         self._go_on_after(self._ledger.last_closed_round())
@@ -105,9 +111,24 @@ class Aggregator:
         torch.manual_seed(self._settings.seed)
         return self._task.model()
 
+    def _shared(self, model: nn.Module) -> State:
+        try:
+            return shared_state(model, self._settings.shared_patterns)
+        except ValueError as error:
+            raise SettingsError(f"--shared: {error}") from error
+
+    def _checked_encoding(self) -> Encoding:
+        encoding = Encoding(delta_specs(self._specs), self._settings.update_compression)
+        if len(encoding.encoded) > MAX_TENSORS:
+            raise SettingsError(
+                f"--compression {self._settings.compression} makes {len(encoding.encoded)} tensors of the model's"
+                f" {len(self._specs)}; at most {MAX_TENSORS} can travel"
+            )
+        return encoding
+
     def _affordable_prefetch(self) -> int:
         """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""
-        update_bytes = max(1, num_bytes_of(delta_specs(self._specs)))
+        update_bytes = max(1, num_bytes_of(self._encoding.encoded))
         if update_bytes > self._settings.inline_cap:
             return _MAX_PREFETCH
         return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // update_bytes))
@@ -314,7 +335,7 @@ class Aggregator:
             directory=self._directory,
             ledger=self._ledger,
             transport=self._transport,
-            specs=self._expected.specs,
+            specs=self._encoding.folded,
             clock=self._clock,
         )
         self._start_clock(number)
@@ -395,7 +416,7 @@ class Aggregator:
             self._topology.update_blob(worker, self._expected.run_id, number)
             for worker, number in self._uploads.abandoned(before=before)
         ]
-        if num_bytes_of(self._expected.specs) > self._settings.inline_cap:
+        if num_bytes_of(self._encoding.encoded) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
 
     def _end(self, reason: str) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
 from broker.errors import SettingsError
-from broker.messages import LocalTraining, RunName
+from broker.messages import MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns
 from broker.settings import BrokerSettings, WireSettings
 
 
@@ -24,6 +24,28 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _checked_compression(text: str) -> str:
+    return Compression.parse(text).text
+
+
+def _none_as_text(value: object) -> object:
+    """Flags and files read ``none`` as no value."""
+    return "none" if value is None else value
+
+
+CompressionText = Annotated[str, BeforeValidator(_none_as_text), AfterValidator(_checked_compression)]
+
+
+def _checked_patterns(text: str) -> str:
+    return ",".join(_patterns(text))
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    return _PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(",")))
+
+
+_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
+SharedText = Annotated[str, AfterValidator(_checked_patterns)]
 QuorumText = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked_quorum)]
 
 
@@ -46,6 +68,19 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="fold updates up to so many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
     weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all the same")
+    compression: CompressionText = Field(
+        "none",
+        description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, the share of"
+        " elements that changed most); what that leaves out, a worker adds to its next update",
+    )
+    zstd: Annotated[int, Field(ge=0, le=MAX_ZSTD_LEVEL)] = Field(
+        0, description="level of the lossless zstd compression of updates, on top of the other; 0: none"
+    )
+    shared: SharedText = Field(
+        "*",
+        description="tensors of the model that travel and are averaged, as patterns of their names with commas"
+        " between (body.*,!*.bias; ! leaves out), or trainable: those that are trained; all others stay at each worker",
+    )
     server_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the mean update")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of the initial model and of every local training"
@@ -77,6 +112,14 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     @property
     def local(self) -> LocalTraining:
         return LocalTraining(**{name: getattr(self, name) for name in LocalTraining.model_fields})
+
+    @property
+    def shared_patterns(self) -> tuple[str, ...]:
+        return _patterns(self.shared)
+
+    @property
+    def update_compression(self) -> Compression:
+        return Compression.parse(self.compression, zstd=self.zstd)
 
 
 class AggregatorSettings(RunSettings, BrokerSettings):  # type: ignore[misc]

@@ -7,8 +7,9 @@
     8+h     p     zero bytes up to the next multiple of 64
     8+h+p   n     the payload: the tensors' bytes as told in tensors.py; empty when the header names a blob
 
-A blob holds the payload alone, cut into parts. There is no pickle, no code and no extension type in it, and
-decoding trusts nothing: every size is checked against what was announced before anything is allocated for it.
+A blob holds the payload alone, cut into parts. With zstd (see zstd.py) the payload, or each part, is one frame, and
+n its size; ``tensors`` and ``sha256`` are of what is in it. There is no pickle, no code and no extension type in it,
+and decoding trusts nothing: every size is checked against what was announced before anything is allocated for it.
 """
 
 from typing import TypeVar

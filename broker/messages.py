@@ -20,6 +20,8 @@ MAX_NUM_SAMPLES = 2**29 - 1
 
 MAX_TENSORS = 100_000
 MAX_PART_BYTES = 8 * 2**20
+MAX_ZSTD_LEVEL = 19
+COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
 
 WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -33,6 +35,10 @@ METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
 MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
 MAX_METRICS = 64
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
+
+
+SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern=r"^!?[^!,]")]
+SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
 
 
 class Header(BaseModel):
@@ -52,8 +58,46 @@ class LocalTraining(Header):
     max_steps: int = Field(0, ge=0, le=2**31, description="most local optimizer steps a round; 0: no limit")
 
 
+class Compression(Header):
+    """How the updates of a run travel; it goes out with each model. What each method does is in compression.py."""
+
+    method: Literal["none", "float16", "bfloat16", "int8", "topk"] = "none"
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of ``topk``: the share of a tensor's elements that travels."""
+    zstd: Annotated[StrictInt, Field(ge=0, le=MAX_ZSTD_LEVEL)] = 0
+    """Level of the lossless compression of each message body or part; 0: none."""
+
+    @classmethod
+    def parse(cls, text: str, *, zstd: int = 0) -> Self:
+        """From ``none``, ``float16``, ``bfloat16``, ``int8`` or ``topk:SHARE``. Anything else is a ValueError."""
+        method, colon, share = text.partition(":")
+        if method not in COMPRESSIONS or (method == "topk") != bool(colon):
+            raise ValueError(f"expected {', '.join(COMPRESSIONS)}:SHARE (such as topk:0.01), not {text!r}")
+        try:
+            return cls.model_validate({"method": method, "share": float(share) if colon else None, "zstd": zstd})
+        except ValueError as error:
+            raise ValueError(f"a share is a number above 0 and at most 1, as in topk:0.01, not {share!r}") from error
+
+    @property
+    def text(self) -> str:
+        """What ``parse`` takes."""
+        return self.method if self.share is None else f"{self.method}:{self.share:g}"
+
+    def __str__(self) -> str:
+        return self.text + (f" with zstd {self.zstd}" if self.zstd else "")
+
+    @model_validator(mode="after")
+    def _a_share_belongs_to_topk(self) -> Self:
+        if (self.method == "topk") != (self.share is not None):
+            raise ValueError("topk has a share, and no other method has")
+        return self
+
+
 class BlobRef(Header):
-    """A body that travels apart, in parts of ``part_bytes`` (a multiple of 8), the last one shorter."""
+    """A body that travels apart, in parts of ``part_bytes`` (a multiple of 8), the last one shorter.
+
+    With zstd, each part is compressed on its own; ``part_bytes`` is its size before.
+    """
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_.-]+$")]
     part_bytes: Annotated[StrictInt, Field(ge=8, le=MAX_PART_BYTES, multiple_of=8)]
@@ -97,6 +141,10 @@ class ModelHead(Tensors):
     seed: StrictInt = Field(ge=0, lt=2**63)
     max_staleness: RoundNumber = 0
     local: LocalTraining = LocalTraining()
+    compression: Compression = Compression()
+    """That of every update of this run."""
+    shared: SharedPatterns = ("*",)
+    """Which tensors of the model travel; see shared.py. ``tensors`` are these."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers answer to; each of them should say so to its person."""
 
@@ -110,7 +158,10 @@ class ModelHead(Tensors):
 
 
 class UpdateHead(Tensors):
-    """What a worker learned: the delta (trained minus received) of each tensor that is averaged."""
+    """What a worker learned: the delta (trained minus received) of each tensor that is averaged.
+
+    ``tensors`` and ``sha256`` are those of the delta as it is encoded by the run's compression, before zstd.
+    """
 
     kind: Literal["update"] = "update"
     run_id: RunId
@@ -119,6 +170,7 @@ class UpdateHead(Tensors):
     """Random for each worker process: two instances of one name at a time are two workers."""
     round: RoundNumber
     """The round whose model it was trained from."""
+    compression: Compression = Compression()
     num_samples: Annotated[StrictInt, Field(ge=1, le=MAX_NUM_SAMPLES)]
     train_s: Seconds
     sent_at: Seconds

@@ -5,7 +5,8 @@ code point. Tensors follow each other without gaps, little-endian, row-major; so
 of its item size, and a cut at a multiple of 8 bytes never splits an element.
 
 The digest of a state is the SHA-256 of ``msgpack([[name, dtype, [dim, ...]], ...])`` in that order, followed by
-the payload. It is the ``model_sha256`` of a summary and the ``sha256`` of every message.
+the payload. It is the ``model_sha256`` of a summary and the ``sha256`` of every message. What travels of an update is
+the delta as a state, or, in a run that compresses, the state that compression.py makes of it.
 """
 
 import hashlib

@@ -25,6 +25,7 @@ from simulation.embedded import run_embedded
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
 from simulation.sites import simulated_site, site_name
+from worker.carried import OnDisk
 from worker.service import Worker
 
 _PROG = "fl-simulate"
@@ -95,6 +96,7 @@ class Simulation:
                 MemoryTransport(broker),
                 topology=Topology(self._run_settings.queue),
                 inline_cap=self._settings.inline_cap,
+                carried=OnDisk(self.folder / "workers", site_name(index)),
             )
             for index in range(self._settings.workers)
         ]

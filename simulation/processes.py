@@ -66,6 +66,7 @@ class WorkerProcesses:
             "partition": settings.partition,
             "device": "cpu",
             "inline-cap": str(settings.inline_cap),
+            "state": str(self._logs),
         }
         flags = [part for flag, value in arguments.items() for part in (f"--{flag}", value)]
         flags += [part for name_ in ("tls_ca", "tls_cert", "tls_key") for part in self._tls_flag(name_)]

@@ -11,6 +11,7 @@ from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings, redacted
 from broker.topology import Topology
 from learning import load_task
+from worker.carried import OnDisk
 from worker.device import pick_device
 from worker.heartbeat import Heartbeat
 from worker.name import default_name
@@ -21,7 +22,7 @@ _PROG = "fl-worker"
 _DESCRIPTION = "Takes the newest model off the broker, trains it on this site's data, and publishes the update."
 _EXAMPLES = """\
   fl-worker --queue updates --broker amqp://user:secret@broker:5672/ --task digits
-  fl-worker --task my_task.py:task --name hospital-a --device auto
+  fl-worker --task my_task.py:task --name hospital-a --device auto --state /var/lib/fedmq
   fl-worker --task digits --site 0/8 --partition dirichlet:0.5
   fl-worker --check"""
 
@@ -49,6 +50,9 @@ def _check(settings: WorkerSettings) -> ExitCode:
 def _work(settings: WorkerSettings) -> ExitCode:
     with contextlib.ExitStack() as stack:
         name = settings.name or _lasting_name(stack)
+        carried = OnDisk(settings.state, name) if settings.state else None
+        if carried is not None:
+            carried.check()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         task = load_task(settings.task, settings.site_of(name))
@@ -64,6 +68,7 @@ def _work(settings: WorkerSettings) -> ExitCode:
             inline_cap=settings.inline_cap,
             run=settings.run,
             device=device,
+            carried=carried,
             announce_soon=heartbeat.soon,
         )
         on_signals(worker.stop)

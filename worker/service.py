@@ -9,14 +9,18 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from broker import zstd
 from broker.codec import decode, encode
+from broker.compression import Encoding
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, State, chunks, cut, digest_of, num_bytes_of, specs_of
+from broker.tensors import Buffer, State, chunks, cut, delta_specs, difference, digest_of, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
+from worker.carried import Carried, InMemory, Store
+from worker.error_feedback import compress
 from worker.trainer import Diverged, Trained, Trainer, derived_seed
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ class Worker:
         inline_cap: int,
         run: str | None = None,
         device: str = "cpu",
+        carried: Store | None = None,
         on_state: Callable[[Presence], None] = lambda presence: None,
         announce_soon: Callable[[], None] | None = None,
     ) -> None:
@@ -47,6 +52,8 @@ class Worker:
         self._inline_cap = inline_cap
         self._run = run
         self._trainer = Trainer(task, device=device)
+        self._carried: Store = carried or InMemory()
+        self._encoding: Encoding | None = None
         self._on_state = on_state
         self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
@@ -133,7 +140,7 @@ class Worker:
             self._delete_last_blob(head)
             self.is_finished = True
             return
-        misfit = self._trainer.misfit(head.tensors)
+        misfit = self._trainer.misfit(head.tensors, head.shared)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
         try:
@@ -153,25 +160,45 @@ class Worker:
 
         One that was killed after sending knows no name any more; it was for the last round, or is long deleted.
         """
-        if head.num_bytes > self._inline_cap:
+        if num_bytes_of(self._encoding_for(head).encoded) > self._inline_cap:
             last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
             self._transport.delete_blobs([self._last_blob or last])
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
+        carried = self._carried.before(head.run_id, head.round) or self._fresh(head)
+        state = self._whole(head, state, carried)
         eval_metrics = self._trainer.evaluate(state)
         cancel = _Cancel(lambda: self._is_over(head))
         try:
-            trained = self._trainer.train(state, self._plan(head, cancel))
+            trained = self._trainer.train(state, self._plan(head, cancel), head.tensors)
             if not cancel.was_seen:
-                self._send(head, trained, eval_metrics)
+                self._send(head, trained, eval_metrics, carried)
             elif not self._is_stopping:
                 log.info("round %3d: is over; training stopped after %.2f s", head.round, trained.train_s)
         except Diverged as error:
             log.error("round %3d: no update: %s", head.round, error)
         except BlobLost:
+            self._carried.forget(head.run_id, head.round)
             log.info("round %3d: is over; the update was not sent to its end", head.round)
         self._set_state("idle", head.round)
+
+    def _fresh(self, head: ModelHead) -> Carried:
+        """What is carried into the first round of a run."""
+        home = self._trainer.home(head.tensors, seed=head.seed)
+        if home:
+            log.info("run %s shares %d tensors; %d stay here", head.run_id, len(head.tensors), len(home))
+        if home and not self._carried.is_lasting:
+            log.warning("the tensors that stay here are lost when this worker is restarted; --state keeps them")
+        return Carried(home=home)
+
+    def _whole(self, head: ModelHead, state: State, carried: Carried) -> State:
+        """The model with the tensors that stay here."""
+        whole = state | carried.home
+        misfit = difference(self._trainer.specs, specs_of(whole))
+        if misfit:
+            raise TaskError(f"with what was kept of run {head.run_id}, the model {misfit}; was --task another one?")
+        return whole
 
     def _plan(self, head: ModelHead, cancel: "_Cancel") -> Plan:
         return Plan(
@@ -201,13 +228,19 @@ class Worker:
             return True  # an aggregator took over and went back
         return newest.round - head.round > newest.max_staleness
 
-    def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float]) -> None:
-        specs = specs_of(trained.delta)
-        is_inline = num_bytes_of(specs) <= self._inline_cap
+    def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float], carried: Carried) -> None:
+        encoding = self._encoding_for(head)
+        is_inline = num_bytes_of(encoding.encoded) <= self._inline_cap
         self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
+        seed = derived_seed(head.seed, head.round, self._name)
+        compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
+        if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
+            after = Carried(residual=compressed.residual, home=trained.home)
+            self._carried.keep(head.run_id, head.round, before=carried, after=after)
         update = UpdateHead(
-            tensors=specs,
-            sha256=digest_of(trained.delta),
+            tensors=encoding.encoded,
+            sha256=digest_of(compressed.encoded),
+            compression=head.compression,
             run_id=head.run_id,
             worker=self._name,
             instance=self.presence.instance,
@@ -218,15 +251,7 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=eval_metrics,
         )
-        if is_inline:
-            body = encode(update, b"".join(chunks(trained.delta, specs)))
-        else:
-            part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
-            name = self._topology.update_blob(self._name, head.run_id, head.round)
-            name = self._last_blob = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
-            blob = BlobRef(name=name, part_bytes=part_bytes)
-            body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
-        self._transport.send(body, worker=self._name)
+        self._transport.send(self._body(head, update, compressed.encoded), worker=self._name)
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
             head.round,
@@ -234,6 +259,26 @@ class Worker:
             trained.train_s,
             "  ".join(f"{name} {value:.4f}" for name, value in trained.metrics.items()),
         )
+
+    def _body(self, head: ModelHead, update: UpdateHead, encoded: State) -> bytes:
+        """The message of an update; a large one's payload is in a blob by then."""
+        payload, level = chunks(encoded, update.tensors), head.compression.zstd
+        if update.num_bytes <= self._inline_cap:
+            return encode(update, zstd.compressed(b"".join(payload), level))
+        part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
+        name = self._topology.update_blob(self._name, head.run_id, head.round)
+        name = self._last_blob = self._transport.write_blob(
+            name, zstd.compressed_parts(cut(payload, part_bytes), level)
+        )
+        blob = BlobRef(name=name, part_bytes=part_bytes)
+        return encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
+
+    def _encoding_for(self, head: ModelHead) -> Encoding:
+        """The last one, as long as models and compression stay the same."""
+        specs = delta_specs(head.tensors)
+        if self._encoding is None or (self._encoding.specs, self._encoding.compression) != (specs, head.compression):
+            self._encoding = Encoding(specs, head.compression)
+        return self._encoding
 
     # -- signs of life --------------------------------------------------------------------------------------
 

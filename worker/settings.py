@@ -1,5 +1,6 @@
 """All that can be set of a worker."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -31,6 +32,11 @@ class WorkerSettings(BrokerSettings):
     )
     partition_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of the partition; all sites must have the same"
+    )
+    state: Path | None = Field(
+        None,
+        description="directory for what is carried from round to round where a run compresses updates or does not"
+        " share all tensors; without one, a restart loses that",
     )
     presence_every_s: Annotated[float, Field(gt=0)] = Field(10.0, description="seconds between signs of life")
     check: bool = Field(False, description="only see whether the broker and the queue are there; exits 0 if they are")

@@ -5,7 +5,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import nn
 
 from broker.errors import FedmqError, TaskError
 from broker.messages import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME
+from broker.shared import ALL, shared_state
 from broker.tensors import Specs, State, delta_specs, difference, first_not_finite, specs_of
 from learning.task import Plan, Task
 
@@ -23,7 +24,9 @@ class Trained:
     """What a local training gave."""
 
     delta: State
-    """Trained minus received: floating-point tensors in their dtype, integer ones as int64."""
+    """Trained minus received, of the shared tensors: floating-point ones in their dtype, integer ones as int64."""
+    home: State
+    """The others, as they are now."""
     num_samples: int
     train_s: float
     metrics: dict[str, float]
@@ -48,18 +51,29 @@ class Trainer:
         self._model: nn.Module = task.model().to(device)
         self.specs: Specs = specs_of(self._model.state_dict())
 
-    def misfit(self, specs: Specs) -> str | None:
-        """Why a model with these specs is not this task's; None if it is."""
-        return difference(self.specs, specs)
+    def misfit(self, specs: Specs, shared: Sequence[str] = ALL) -> str | None:
+        """Why these specs are not those of the shared tensors of this task's model; None if they are."""
+        try:
+            return difference(specs_of(shared_state(self._model, shared)), specs)
+        except ValueError as error:
+            return f"shares tensors that are not here: {error}"
+
+    def home(self, shared: Specs, *, seed: int) -> State:
+        """The tensors that are not shared as a run begins with them: the same at every site, by its seed."""
+        if len(shared) == len(self.specs):
+            return {}
+        _seed_everything(seed)
+        return _rest(self._task.model().state_dict(), shared)
 
     def evaluate(self, state: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """The task's metrics of a received model on the site's own held-out data."""
         self._model.load_state_dict(state)
         return _finite(self._task.evaluate(self._model))
 
-    def train(self, state: Mapping[str, torch.Tensor], plan: Plan) -> Trained:
-        """Trains from ``state``. The same state, plan and data give the same bits, with as many threads.
+    def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
+        """Trains from ``state``, of which ``shared`` (None: all) are to travel.
 
+        The same state, plan and data give the same bits, with as many threads.
         A task that gives no usable num_samples is a TaskError; training into NaN is Diverged.
         """
         _seed_everything(plan.seed)
@@ -68,11 +82,13 @@ class Trainer:
         metrics = dict(self._task.train(self._model, plan))
         train_s = time.perf_counter() - begun_at
         num_samples = _num_samples(metrics.pop("num_samples", None))
-        delta = _delta(self._model.state_dict(), state, delta_specs(self.specs))
-        broken = first_not_finite(delta)
+        shared = self.specs if shared is None else shared
+        trained = self._model.state_dict()
+        delta, home = _delta(trained, state, delta_specs(shared)), _rest(trained, shared)
+        broken = first_not_finite(delta) or first_not_finite(home)
         if broken:
             raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
-        return Trained(delta, num_samples, train_s, _finite(metrics))
+        return Trained(delta, home, num_samples, train_s, _finite(metrics))
 
 
 def _seed_everything(seed: int) -> None:
@@ -93,6 +109,11 @@ def _delta(trained: Mapping[str, torch.Tensor], received: Mapping[str, torch.Ten
         new, old = trained[spec.name].detach().to("cpu"), received[spec.name]
         delta[spec.name] = new - old if spec.is_float else new.to(torch.int64) - old.to(torch.int64)
     return delta
+
+
+def _rest(state: Mapping[str, torch.Tensor], shared: Specs) -> State:
+    names = {spec.name for spec in shared}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if name not in names}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

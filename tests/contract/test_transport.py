@@ -1,12 +1,15 @@
 """One suite for both transports: whatever holds for RabbitMQ holds for the embedded broker."""
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from broker import zstd
 from broker.errors import BlobLost, QueueMissing
 from broker.memory import MemoryBroker, MemoryTransport
+from broker.messages import MAX_PART_BYTES
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.topology import Topology
@@ -202,6 +205,19 @@ def test_a_blob_is_read_part_by_part_by_any_number_of_readers(aggregator: Transp
             assert [bytes(part) for part in transport.read_blob("t-blob.x", 7)] == parts
     finally:
         aggregator.delete_blobs(["t-blob.x"])
+
+
+def test_parts_in_zstd_come_out_one_by_one_as_they_were(aggregator: Transport, worker: Transport) -> None:
+    """Of compressible and of random bytes, at the largest size of a part, where a frame is longer than its part."""
+    parts = [bytes(MAX_PART_BYTES), secrets.token_bytes(MAX_PART_BYTES), b"the last one"]
+    worker.listen(Source.MODELS)
+    aggregator.write_blob("t-blob.zstd", zstd.compressed_parts(parts, 3))
+    try:
+        frames = worker.read_blob("t-blob.zstd", 3)
+        for part, frame in zip(parts, frames, strict=True):
+            assert zstd.decompressed(frame, len(part)) == part
+    finally:
+        aggregator.delete_blobs(["t-blob.zstd"])
 
 
 def test_a_blob_written_again_replaces_the_first(aggregator: Transport, worker: Transport) -> None:

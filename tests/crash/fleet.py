@@ -46,6 +46,7 @@ class Fleet:
         quorum: int | None = None,
         flags: Sequence[str] = (),
         aggregator_flags: Sequence[str] = (),
+        worker_flags: Sequence[str] = (),
         urls: Mapping[str, str] | None = None,
         paces: Mapping[str, float] | None = None,
     ) -> None:
@@ -55,6 +56,7 @@ class Fleet:
         self.members: dict[str, Forked] = {}
         self._url, self._urls, self._paces = url, dict(urls or {}), dict(paces or {})
         self._flags = ("--queue", queue, "--task", TASK, "--connect-timeout-s", "60", *flags)
+        self._of_workers = tuple(worker_flags)
         ends = ("--rounds", str(rounds), "--quorum", str(quorum or len(names)), "--deadline-s", "none")
         self._of_aggregator = (*ends, "--part-bytes", str(PART_BYTES), *aggregator_flags)
 
@@ -78,7 +80,7 @@ class Fleet:
         if name == AGGREGATOR:
             program, own = "aggregator.cli", ("--state", str(self.state), *self._of_aggregator)
         else:
-            program, own = "worker.cli", ("--name", name)
+            program, own = "worker.cli", ("--name", name, *self._of_workers)
         env = {"FEDMQ_BROKER": self._urls.get(name, self._url), "PACE": str(self._paces.get(name, 0.0))}
         arguments = (program, [*own, *self._flags], dict(trigger) if trigger else None, dict(constants or {}))
         log = self.folder / f"{name}.log"

@@ -54,6 +54,27 @@ def test_digits_over_rabbitmq_give_the_same_model_as_in_one_process(
             channel.queue_delete(name)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--compression", "int8", "--zstd", "3", "--inline-cap", "0", "--part-bytes", "4096"),
+        ("--compression", "topk:0.05", "--shared", "!6.bias"),
+    ],
+    ids=["int8 and zstd, in parts", "topk, and a bias of one's own"],
+)
+def test_what_is_compressed_and_kept_at_home_is_the_same_over_rabbitmq(
+    federation: Federation, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    embedded = run_command("simulation.cli", *DIGITS, *flags, "--state", str(tmp_path / "embedded"), folder=tmp_path)
+    assert embedded.returncode == 0, embedded.stderr
+
+    simulation = federation.simulation(*DIGITS, *flags, "--state", str(federation.state))
+
+    assert simulation.ends() == 0, simulation.tail
+    assert final_sha256(federation.state) == final_sha256(tmp_path / "embedded")
+    assert (federation.state / "workers" / "worker-2").is_dir()
+
+
 def test_a_simulation_told_to_stop_takes_its_workers_along_and_goes_on_when_run_again(
     federation: Federation, undisturbed_sha256: Callable[..., str]
 ) -> None:

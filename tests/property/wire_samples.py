@@ -7,7 +7,7 @@ import msgpack
 import torch
 
 from broker.codec import encode
-from broker.messages import BlobRef, LocalTraining, ModelHead, UpdateHead
+from broker.messages import BlobRef, Compression, LocalTraining, ModelHead, UpdateHead
 from broker.tensors import DTYPES, State, chunks, digest_of, specs_of
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -69,8 +69,17 @@ def update_head(state: State, **changes: Any) -> UpdateHead:
 
 SMALL: State = {"w": torch.tensor([[0.5, -1.0, 2.0]]), "b": torch.tensor(3.0), "n": torch.tensor([1, 2])}
 BLOB = BlobRef(name="updates.blob.update.site-a.demo.0a1b2c3d.3", part_bytes=16)
-UPDATES = [encode(update_head(SMALL), payload_of(SMALL)), encode(update_head(SMALL, blob=BLOB))]
-MODELS = [encode(model_head(SMALL), payload_of(SMALL)), encode(model_head(SMALL, blob=BLOB, is_finished=True))]
+TOPK = Compression(method="topk", share=0.5, zstd=3)
+UPDATES = [
+    encode(update_head(SMALL), payload_of(SMALL)),
+    encode(update_head(SMALL, blob=BLOB)),
+    encode(update_head(SMALL, compression=TOPK), payload_of(SMALL)),
+]
+MODELS = [
+    encode(model_head(SMALL), payload_of(SMALL)),
+    encode(model_head(SMALL, blob=BLOB, is_finished=True)),
+    encode(model_head(SMALL, compression=TOPK, shared=("*", "!x")), payload_of(SMALL)),
+]
 
 
 def message(packed: bytes, payload: bytes = b"", *, announced: int | None = None) -> bytes:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "simulation": {"broker", "learning", "worker", "aggregator"},
 }
 LEARNING_MAY_IMPORT_OF_BROKER = {"broker.errors"}
-WIRE_ONLY = {"pika", "msgpack"}
+WIRE_ONLY = {"pika", "msgpack", "zstandard"}
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 NEVER_CALLED = {"eval", "exec", "compile", "__import__"}
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from aggregator.rounds import OnShort, Quorum
 from aggregator.settings import AggregatorSettings
-from broker.messages import BlobRef, LocalTraining
+from broker.messages import BlobRef, Compression, LocalTraining
 from broker.topology import Topology
 
 
@@ -53,6 +53,16 @@ def test_the_local_training_is_what_was_set() -> None:
         {"patience": 3},
         {"lr": 0},
         {"momentum": 1},
+        {"compression": "int4"},
+        {"compression": "topk"},
+        {"compression": "topk:2"},
+        {"compression": "topk:nan"},
+        {"zstd": 20},
+        {"zstd": -1},
+        {"shared": ""},
+        {"shared": "a,,b"},
+        {"shared": "!"},
+        {"shared": ",".join(["a"] * 65)},
         {"surprise": 1},
     ],
 )
@@ -65,3 +75,18 @@ def test_the_longest_names_still_make_queue_names_that_the_broker_takes() -> Non
     """AMQP's names have at most 255 bytes; a blob's has queue, worker, run and round in it."""
     name = Topology("q" * 64).update_blob("w" * 64, f"{'r' * 64}.{'0' * 8}", 2**31)
     assert len(BlobRef(name=name, part_bytes=8).name) <= 255
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("topk:0.010", "topk:0.01"), ("int8", "int8"), ("none", "none"), (None, "none")]
+)
+def test_a_compression_is_kept_in_one_way_of_writing(given: str | None, kept: str) -> None:
+    """Flags and files read ``none`` as no value."""
+    settings = AggregatorSettings(compression=given, zstd=3)
+    assert settings.compression == kept
+    assert settings.update_compression == Compression.parse(kept, zstd=3)
+
+
+def test_patterns_are_told_one_by_one() -> None:
+    assert AggregatorSettings(shared="body.*, !*.bias").shared_patterns == ("body.*", "!*.bias")
+    assert AggregatorSettings().shared_patterns == ("*",)

@@ -84,6 +84,35 @@ def test_a_model_that_travels_in_blobs_comes_to_the_same_digest(task: str, tmp_p
     assert blobs["final"]["model_sha256"] == inline["final"]["model_sha256"]
 
 
+COMPRESSED = [
+    ["--compression", "float16"],
+    ["--compression", "int8"],
+    ["--compression", "topk:0.25"],
+    ["--shared", "weight"],
+    ["--compression", "int8", "--shared", "!bias"],
+]
+
+
+@pytest.mark.parametrize("flags", COMPRESSED, ids=" ".join)
+def test_a_compressed_run_comes_to_the_same_digest_however_it_travels(
+    task: str, tmp_path: Path, flags: list[str]
+) -> None:
+    small = ["--no-baselines", "--rounds", "4", *flags]
+    inline = simulate(task, tmp_path / "inline", *small)
+    blobs = simulate(task, tmp_path / "blobs", *small, "--inline-cap", "0", "--part-bytes", "8", "--zstd", "3")
+    assert blobs["final"]["model_sha256"] == inline["final"]["model_sha256"]
+    assert inline["final"]["model_sha256"] != simulate(task, tmp_path / "plain", *small[:3])["final"]["model_sha256"]
+
+
+@pytest.mark.parametrize("flags", COMPRESSED, ids=" ".join)
+def test_a_compressed_simulation_goes_on_from_its_directory(task: str, tmp_path: Path, flags: list[str]) -> None:
+    """Its workers are new ones; what they carried from round to round is in the directory too."""
+    small = ["--no-baselines", *flags]
+    whole = simulate(task, tmp_path / "whole", *small, "--rounds", "4")
+    simulate(task, tmp_path / "parts", *small, "--rounds", "2")
+    assert simulate(task, tmp_path / "parts", *small, "--rounds", "4")["final"] == whole["final"]
+
+
 def test_a_summary_has_the_documented_fields_and_both_baselines(
     task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

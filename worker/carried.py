@@ -1,0 +1,173 @@
+"""What a worker carries from round to round of a run, kept in memory or, with ``--state``, on the disk.
+
+A training for round r begins from what was carried out of the last round before r that an update was sent for; so one
+that is done again (after a kill, or for an aggregator that was killed) begins where it did before, and gives the same
+bits. What the worker began with counts as carried out of round 0.
+
+DIR/<worker>/run-<run id>/round-00012.safetensors    residual.<tensor> and home.<tensor>, after the update of round 12
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from broker.errors import StateError
+from broker.tensors import State, digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What stays at the site."""
+
+    residual: State = field(default_factory=dict)
+    """What compression left out so far; see error_feedback.py."""
+    home: State = field(default_factory=dict)
+    """The tensors of the model that are not shared."""
+
+
+class Store(Protocol):
+    """Where it is kept."""
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is still there after a restart."""
+
+    def before(self, run_id: str, round_number: int) -> Carried | None:
+        """What a training for this round begins from; None if nothing is known of the run."""
+
+    def keep(self, run_id: str, round_number: int, *, before: Carried, after: Carried) -> None:
+        """Remembers what is carried out of a round, and forgets later rounds and those long past."""
+
+    def forget(self, run_id: str, round_number: int) -> None:
+        """As if no update had been made for this round."""
+
+
+class InMemory:
+    """For as long as the process lives: the last round and the one before, of one run."""
+
+    is_lasting = False
+
+    def __init__(self) -> None:
+        self._run_id = ""
+        self._rounds: dict[int, Carried] = {}
+
+    def before(self, run_id: str, round_number: int) -> Carried | None:
+        if run_id != self._run_id:
+            return None
+        number = _base(self._rounds, round_number)
+        return None if number is None else self._rounds[number]
+
+    def keep(self, run_id: str, round_number: int, *, before: Carried, after: Carried) -> None:
+        if run_id != self._run_id:
+            self._run_id, self._rounds = run_id, {}
+        if not self._rounds:
+            self._rounds[0] = before
+        self._rounds[round_number] = after
+        for number in _outdated(self._rounds, round_number, num_kept=2):
+            del self._rounds[number]
+
+    def forget(self, run_id: str, round_number: int) -> None:
+        if run_id == self._run_id:
+            self._rounds.pop(round_number, None)
+
+
+class OnDisk:
+    """For good: the last three rounds of each run. A file is written aside, synced, then renamed."""
+
+    is_lasting = True
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self._folder = folder / worker
+
+    def check(self) -> None:
+        """A StateError if nothing can be kept there."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"cannot write to the state directory {self._folder}: {error.strerror}") from error
+
+    def before(self, run_id: str, round_number: int) -> Carried | None:
+        number = _base(self._rounds(run_id), round_number)
+        return None if number is None else _read(self._path(run_id, number))
+
+    def keep(self, run_id: str, round_number: int, *, before: Carried, after: Carried) -> None:
+        if not self._rounds(run_id):
+            _write(self._path(run_id, 0), before)
+        _write(self._path(run_id, round_number), after)
+        for number in _outdated(self._rounds(run_id), round_number, num_kept=3):
+            self._path(run_id, number).unlink(missing_ok=True)
+
+    def forget(self, run_id: str, round_number: int) -> None:
+        self._path(run_id, round_number).unlink(missing_ok=True)
+
+    def _rounds(self, run_id: str) -> list[int]:
+        paths = self._run_folder(run_id).glob("round-*.safetensors")
+        return [int(path.stem.removeprefix("round-")) for path in paths]
+
+    def _path(self, run_id: str, round_number: int) -> Path:
+        return self._run_folder(run_id) / f"round-{round_number:05d}.safetensors"
+
+    def _run_folder(self, run_id: str) -> Path:
+        return self._folder / f"run-{run_id}"
+
+
+def _base(rounds: Collection[int], round_number: int) -> int | None:
+    """The last before; where an aggregator went back further than is kept, the earliest there is."""
+    return max((number for number in rounds if number < round_number), default=min(rounds, default=None))
+
+
+def _outdated(rounds: Collection[int], round_number: int, *, num_kept: int) -> list[int]:
+    past = sorted(number for number in rounds if number <= round_number)
+    return [number for number in rounds if number > round_number] + past[:-num_kept]
+
+
+def _write(path: Path, carried: Carried) -> None:
+    state = {f"residual.{name}": tensor for name, tensor in carried.residual.items()}
+    state |= {f"home.{name}": tensor for name, tensor in carried.home.items()}
+    temporary = path.with_suffix(".tmp")  # what a kill leaves of it is written over when the round is done again
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in state.items()}, temporary, {"sha256": digest_of(state)}
+        )
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StateError(f"cannot write {path}: {error}; make room, and the same command goes on") from error
+
+
+def _read(path: Path) -> Carried:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sha256 = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StateError(f"{path} cannot be read: {error}; {_ADVICE}") from error
+    if digest_of(state) != sha256:
+        raise StateError(f"{path} is damaged: its digest is not the one written with it; {_ADVICE}")
+    return Carried(_part(state, "residual."), _part(state, "home."))
+
+
+_ADVICE = "remove it to go on from an earlier round, or its directory to begin with nothing"
+
+
+def _part(state: Mapping[str, torch.Tensor], prefix: str) -> State:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

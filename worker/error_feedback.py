@@ -1,0 +1,46 @@
+"""Error feedback: what a lossy compression left out of one update is added to the next (Seide et al. 2014, 1-bit SGD).
+
+    total    = delta + residual
+    residual = total - what the aggregator decodes
+
+So the sum of all decoded updates and the residual is the sum of all deltas, and nothing is lost for good.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from broker.compression import Encoding
+from broker.tensors import State
+from worker.trainer import Diverged
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A delta in the form in which it travels."""
+
+    encoded: State
+    residual: State
+    """What is left for the next round, of each lossy tensor: float64 for a float64 delta, otherwise float32."""
+
+
+def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) -> Compressed:
+    """The delta and the last round's residual, encoded. The same arguments give the same bits."""
+    encoded: State = {}
+    left: State = {}
+    lossy = set(encoding.lossy)
+    for spec in encoding.specs:  # tensor by tensor, so that no further whole delta lies in memory
+        if spec not in lossy:
+            encoded |= encoding.encode_tensor(spec, delta[spec.name], seed=seed)
+            continue
+        total = _total(delta[spec.name], residual.get(spec.name))
+        if not bool(torch.isfinite(total).all()):
+            raise Diverged(f"the delta and what was left of the last one leave the range of '{spec.name}'")
+        encoded |= (sent := encoding.encode_tensor(spec, total, seed=seed))
+        left[spec.name] = total - encoding.decoded(sent, spec)
+    return Compressed(encoded, left)
+
+
+def _total(delta: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    wide = delta if delta.dtype == torch.float64 else delta.to(torch.float32)
+    return wide if residual is None else wide + residual
