@@ -1,0 +1,80 @@
+"""The exact sum beside plain additions: GB/s of update bytes on one core, 16 updates of 100 MB."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aggregator.mean import ExactSum
+from benchmarks.figures import FEDMQ, MB, Row, Spread
+from broker.messages import MAX_PART_BYTES
+from broker.tensors import TensorSpec, canonical
+
+WORKLOAD = "fold"
+_NUM_BYTES, _NUM_TENSORS, _NUM_UPDATES = 100 * MB, 20, 16
+_WEIGHT = 17.0
+_REPEATS = 5
+
+Floats = NDArray[np.float32]
+
+
+def rows() -> list[Row]:
+    """One thread each; the parts are those in which updates travel."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        update = np.random.default_rng(0).standard_normal(_NUM_BYTES // 4, dtype=np.float32) * np.float32(1e-3)
+        return [
+            _row(FEDMQ, _exact(update), note="ExactSum.add of 8 MiB pieces"),
+            _row("torch acc.add_(x, alpha=w)", _torch(update)),
+            _row("numpy acc += x * w", _numpy(update)),
+        ]
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _row(system: str, fold: Callable[[], None], *, note: str = "") -> Row:
+    fold()  # touches all memory for the first time
+    speeds = [_NUM_UPDATES * _NUM_BYTES / 1e9 / _seconds(fold) for _ in range(_REPEATS)]
+    return Row(workload=WORKLOAD, system=system, unit="GB/s", value=Spread.of(speeds), note=note, is_more_better=True)
+
+
+def _seconds(fold: Callable[[], None]) -> float:
+    begun_at = time.perf_counter()
+    for _ in range(_NUM_UPDATES):
+        fold()
+    return time.perf_counter() - begun_at
+
+
+def _exact(update: Floats) -> Callable[[], None]:
+    num = len(update) // _NUM_TENSORS
+    total = ExactSum(canonical(TensorSpec(f"t{index:02}", "float32", (num,)) for index in range(_NUM_TENSORS)))
+    payload = memoryview(update.view(np.uint8))  # type: ignore[arg-type]
+
+    def fold() -> None:
+        for offset, piece in _pieces(payload):
+            total.add(offset, piece, _WEIGHT)
+        total.end_update()
+
+    return fold
+
+
+def _pieces(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
+    for offset in range(0, len(payload), MAX_PART_BYTES):
+        yield offset, payload[offset : offset + MAX_PART_BYTES]
+
+
+def _torch(update: Floats) -> Callable[[], None]:
+    total, values = torch.zeros(len(update)), torch.from_numpy(update)
+    return lambda: (total.add_(values, alpha=_WEIGHT), None)[1]
+
+
+def _numpy(update: Floats) -> Callable[[], None]:
+    total = np.zeros_like(update)
+
+    def fold() -> None:
+        np.add(total, update * np.float32(_WEIGHT), out=total)
+
+    return fold
