@@ -26,7 +26,7 @@ help:
 	@echo 'make bench   measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
 	@echo 'make lint    check format, lint and types'
 	@echo 'make format  put the sources in that format'
-	@echo 'make clean   remove $(VENV) and what the tools leave'
+	@echo 'make clean   remove $(VENV), .bench and what the tools leave'
 	@echo
 	@echo 'PYTHON=...       the interpreter to use; without it, the first on PATH that is 3.11 or newer'
 	@echo 'DEMO_ARGS=...    arguments of fl-simulate       PYTEST_ARGS=...  further arguments of pytest'
@@ -57,7 +57,7 @@ format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from rich.console import Console
 
 from benchmarks import facts, federation, folding, machine, memory, raw_pika, table
 from benchmarks.figures import FEDMQ, MB, Row
-from benchmarks.place import Failed, Place
+from benchmarks.peers import environments, flower, nvflare_simulator
+from benchmarks.place import ROOT, Failed, Place
 from benchmarks.raw_process import RAISED_BYTES, RELEASED_BYTES
 from benchmarks.workload import Workload, failed_row
 
@@ -28,6 +30,8 @@ _EXAMPLES = """\
 
 _OVERHEAD_BYTES = 40_000
 _PAYLOAD_MB, _LARGE_PAYLOAD_MB = (1, 10, 100), (1, 10, 100, 400)
+_FEWEST_ROUNDS = 5
+_MOST_FOR_STREAM_BYTES = 100 * MB
 _WORKERS, _LARGE_WORKERS = [4, 16, 64], [4, 16, 64, 256]
 
 
@@ -48,6 +52,7 @@ class Bench:
         """A round of 10,000 float32 parameters."""
         workload = Workload("overhead", _OVERHEAD_BYTES, num_rounds=50)
         yield self._fedmq(workload)
+        yield from self._peers(workload)
 
     def payload(self) -> Iterator[Row]:
         for num_mb in self._given.payload_mb:
@@ -56,9 +61,28 @@ class Bench:
             for size in (RELEASED_BYTES, RAISED_BYTES):
                 measure = partial(raw_pika.measure, workload, self._place, receive_bytes=size)
                 yield _measured(workload, raw_pika.SIZES[size], measure)
+            yield from self._peers(workload)
 
     def _fedmq(self, workload: Workload) -> Row:
         return _measured(workload, FEDMQ, partial(federation.measure, workload, self._place))
+
+    def _peers(self, workload: Workload) -> Iterator[Row]:
+        """Flower's deployment engine takes some seconds for any round, so it runs fewer."""
+        if not self._given.peers:
+            return
+        few = replace(workload, num_rounds=min(workload.num_rounds, _FEWEST_ROUNDS), timeout_s=workload.timeout_s + 300)
+        for system, name, measure, theirs in (
+            (flower.DEPLOYMENT, environments.FLOWER, flower.deployment, few),
+            (flower.STREAM, environments.FLOWER, flower.stream, workload),
+            (nvflare_simulator.SIMULATOR, environments.NVFLARE, nvflare_simulator.simulator, workload),
+        ):
+            if system == flower.STREAM and workload.num_bytes > _MOST_FOR_STREAM_BYTES:
+                yield failed_row(workload, system, "left out; it needs more than 13 GB of memory")
+                continue
+            yield _measured(workload, system, partial(self._peer, measure, theirs, name))
+
+    def _peer(self, measure: Callable[[Workload, Place, Path], Row], workload: Workload, name: str) -> Row:
+        return measure(workload, self._place, environments.environment(name, self._given.peers_folder))
 
     def memory(self) -> Iterator[Row]:
         counts = _LARGE_WORKERS if self._given.large else _WORKERS
@@ -117,6 +141,8 @@ def _left_out(given: argparse.Namespace) -> Iterator[str]:
         yield f"not asked for: {', '.join(missing)}"
     if not given.large:
         yield "left out: 400 MB, 256 workers (--large)"
+    if not given.peers:
+        yield "left out: Flower and NVFLARE (--peers)"
 
 
 def _given(argv: Sequence[str]) -> argparse.Namespace:
@@ -130,6 +156,10 @@ def _given(argv: Sequence[str]) -> argparse.Namespace:
         "--only", type=_names, default=_WORKLOADS, help=f"workloads, with commas: {', '.join(_WORKLOADS)} (all)"
     )
     parser.add_argument("--large", action="store_true", help="also a model of 400 MB and 256 workers")
+    parser.add_argument("--peers", action="store_true", help="also Flower and NVFLARE; installs them the first time")
+    parser.add_argument(
+        "--peers-folder", type=Path, default=ROOT / ".bench", help="for their environments (.bench of this repository)"
+    )
     parser.add_argument("--payload-mb", type=_sizes, help="sizes of the payload's models in MB, with commas (1,10,100)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     parser.add_argument(

@@ -28,9 +28,6 @@ class Workload:
         """What goes through the workers in a round: the model to each, an update from each."""
         return 2 * self.num_workers * self.num_bytes
 
-    def with_rounds(self, num_rounds: int) -> "Workload":
-        return Workload(self.name, self.num_bytes, num_rounds, self.num_workers, self.timeout_s)
-
 
 @dataclass(frozen=True, slots=True)
 class Opened:
