@@ -9,16 +9,17 @@ Idle is what an aggregator holds that waits for updates of a model of 40 KB: Pyt
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from statistics import median
 
 import torch
 from pydantic import SecretStr
 
-from benchmarks.federation import QUEUE, TASK, opened_at
+from benchmarks.federation import QUEUE, TASK
 from benchmarks.figures import FEDMQ, MB, Row, Spread
-from benchmarks.monitor import peak_bytes, rss_bytes
+from benchmarks.monitor import forget_peak, peak_bytes, rss_bytes
 from benchmarks.place import Broker, Command, Commands, Failed, Place, wait_for
 from broker.codec import decode, encode
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
@@ -30,18 +31,27 @@ from broker.transport import Source
 
 WORKLOAD = "memory"
 _IDLE_BYTES = 40_000
-_MODEL_WITHIN_S = 60.0
+_ROUNDS = 5
 _S_A_WORKER = 8.0
 _STARTS_WITHIN_S = 120.0
 _FREE_DISK_MB = 4_000
 
 
-def rows(place: Place, *, num_bytes: int, counts: list[int], num_waiting: int) -> Iterator[Row]:
-    """One row for each number of workers, and one for updates that were all there before the aggregator read any."""
-    idle = _idle_mb(place)
+def rows(place: Place, *, num_bytes: int, counts: Sequence[int], num_waiting: int) -> Iterator[Row]:
+    """One row for each number of workers, one for updates that were all there before the aggregator read any.
+
+    At last, how far the numbers of workers are apart.
+    """
+    idle_mb = _idle_mb(place)
+    measured = []
     for num_workers in counts:
-        yield _row(place, num_bytes, num_workers, idle, are_waiting=False)
-    yield _row(place, num_bytes, num_waiting, idle, are_waiting=True)
+        measured.append(_row(place, num_bytes, num_workers, idle_mb, are_waiting=False))
+        yield measured[-1]
+    yield _row(place, num_bytes, num_waiting, idle_mb, are_waiting=True)
+    peaks = [row.value.median for row in measured if row.value is not None]
+    if len(peaks) == len(counts):
+        system = f"highest over lowest of {', '.join(map(str, counts))} workers"
+        yield Row(workload=WORKLOAD, system=system, unit="×", value=Spread.of([max(peaks) / min(peaks)]))
 
 
 def _row(place: Place, num_bytes: int, num_workers: int, idle_mb: float, *, are_waiting: bool) -> Row:
@@ -49,12 +59,13 @@ def _row(place: Place, num_bytes: int, num_workers: int, idle_mb: float, *, are_
     workload = f"{WORKLOAD} {size}, {num_workers} workers" + (", all waiting" if are_waiting else "")
     try:
         _check_disk(place.folder, num_workers * num_bytes)
-        peak_mb, round_s = _measure(place, num_bytes, num_workers, are_waiting=are_waiting)
+        measure = _with_all_waiting if are_waiting else _round_by_round
+        peaks_mb, round_s = measure(place, num_bytes, num_workers)
     except Failed as error:
         return Row(workload=workload, system=FEDMQ, unit="MB", note=f"failed: {error}")
-    over_mb = peak_mb - idle_mb
-    note = f"{over_mb * MB / num_bytes:.2f} x the model over {idle_mb:.0f} MB idle; {round_s:.1f} s for all"
-    return Row(workload=workload, system=FEDMQ, unit="MB", value=Spread.of([over_mb]), note=note)
+    over = Spread.of([peak_mb - idle_mb for peak_mb in peaks_mb])
+    note = f"{over.median * MB / num_bytes:.2f} × the model over {idle_mb:.0f} MB idle; {round_s:.1f} s a round"
+    return Row(workload=workload, system=FEDMQ, unit="MB", value=over, note=note)
 
 
 def _check_disk(folder: Path, num_bytes: int) -> None:
@@ -69,32 +80,50 @@ def _idle_mb(place: Place) -> float:
         return rss_bytes(aggregator.pid) / MB
 
 
-def _measure(place: Place, num_bytes: int, num_workers: int, *, are_waiting: bool) -> tuple[float, float]:
-    """(peak of the aggregator in MB, seconds from the first update to the round's end)."""
-    with _waiting_aggregator(place, num_bytes, num_workers) as (broker, commands, aggregator, state):
-        with closing(_transport(broker)) as transport:
-            head, delta = _received(transport)
-            if are_waiting:
-                aggregator.end()
+def _round_by_round(place: Place, num_bytes: int, num_workers: int) -> tuple[list[float], float]:
+    """(the aggregator's peak in each round in MB, median of the seconds a round takes); all in one run."""
+    with (
+        _waiting_aggregator(place, num_bytes, num_workers) as (broker, _, aggregator, _),
+        closing(_transport(broker)) as transport,
+    ):
+        transport.listen(Source.MODELS)
+        head = _next_head(transport, 1, aggregator, num_workers)
+        delta = _delta(head)
+        peaks_mb, seconds = [], []
+        for number in range(2, 2 + _ROUNDS):
+            forget_peak(aggregator.pid)
             begun_at = time.monotonic()
             for index in range(num_workers):
                 _send(transport, head, delta, f"worker-{index}")
-        if are_waiting:
-            begun_at = time.monotonic()
-            aggregator = _start(commands, broker, num_bytes, num_workers, state)
-        wait_for(
-            lambda: len(opened_at(state)) > 1, while_running=[aggregator], timeout_s=60.0 + num_workers * _S_A_WORKER
-        )
-        seconds = time.monotonic() - begun_at
-        _await_model(broker, round_number=2)
-        return peak_bytes(aggregator.pid) / MB, seconds
+            head = _next_head(transport, number, aggregator, num_workers)
+            seconds.append(time.monotonic() - begun_at)
+            peaks_mb.append(peak_bytes(aggregator.pid) / MB)
+    return peaks_mb, median(seconds)
+
+
+def _with_all_waiting(place: Place, num_bytes: int, num_workers: int) -> tuple[list[float], float]:
+    """The same of one round, whose updates are all on the broker when an aggregator starts."""
+    with (
+        _waiting_aggregator(place, num_bytes, num_workers) as (broker, commands, aggregator, state),
+        closing(_transport(broker)) as transport,
+    ):
+        transport.listen(Source.MODELS)
+        head = _next_head(transport, 1, aggregator, num_workers)
+        aggregator.end()
+        delta = _delta(head)
+        for index in range(num_workers):
+            _send(transport, head, delta, f"worker-{index}")
+        begun_at = time.monotonic()
+        aggregator = _start(commands, broker, num_bytes, num_workers, state)
+        _next_head(transport, 2, aggregator, num_workers)
+        return [peak_bytes(aggregator.pid) / MB], time.monotonic() - begun_at
 
 
 @contextmanager
 def _waiting_aggregator(
     place: Place, num_bytes: int, num_workers: int
 ) -> Iterator[tuple[Broker, Commands, Command, Path]]:
-    """An aggregator whose first round is open; the second, which nobody will answer, keeps it from leaving."""
+    """An aggregator whose first round is open; the last one, which nobody will answer, keeps it from leaving."""
     with place.room("memory") as room, room.broker() as broker, room.commands() as commands:
         state = room.folder / "state"
         aggregator = _start(commands, broker, num_bytes, num_workers, state)
@@ -109,7 +138,18 @@ def _has_model(aggregator: Command) -> bool:
 
 
 def _start(commands: Commands, broker: Broker, num_bytes: int, num_workers: int, state: Path) -> Command:
-    flags = ("--queue", QUEUE, "--task", TASK, "--rounds", "2", "--quorum", str(num_workers), "--deadline-s", "none")
+    flags = (
+        "--queue",
+        QUEUE,
+        "--task",
+        TASK,
+        "--rounds",
+        str(_ROUNDS + 1),
+        "--quorum",
+        str(num_workers),
+        "--deadline-s",
+        "none",
+    )
     return commands.product(
         "aggregator.cli",
         *flags,
@@ -125,26 +165,24 @@ def _transport(broker: Broker) -> RabbitMQ:
     return RabbitMQ(BrokerSettings(broker=SecretStr(broker.url), queue=QUEUE), role="benchmark")
 
 
-def _await_model(broker: Broker, *, round_number: int) -> ModelHead:
+def _next_head(transport: RabbitMQ, number: int, aggregator: Command, num_workers: int) -> ModelHead:
     """The head of the model for this round, when it is on the stream."""
-    with closing(_transport(broker)) as transport:
-        return _head(transport, round_number)
+    found: list[ModelHead] = []
+
+    def is_there() -> bool:
+        delivery = transport.receive(0.0)
+        if delivery is not None:
+            head, _ = decode(delivery.body, ModelHead)
+            found.extend([head] if head.round == number else [])
+        return bool(found)
+
+    wait_for(is_there, while_running=[aggregator], timeout_s=_STARTS_WITHIN_S + num_workers * _S_A_WORKER)
+    return found[0]
 
 
-def _head(transport: RabbitMQ, round_number: int) -> ModelHead:
-    transport.listen(Source.MODELS)
-    while (delivery := transport.receive(_MODEL_WITHIN_S)) is not None:
-        head, _ = decode(delivery.body, ModelHead)
-        if head.round == round_number:
-            return head
-    raise Failed(f"no model for round {round_number} came within {_MODEL_WITHIN_S:g} s")
-
-
-def _received(transport: RabbitMQ) -> tuple[ModelHead, State]:
-    """The head of the first model, and an update of it."""
-    head = _head(transport, 1)
-    specs = delta_specs(head.tensors)
-    return head, {spec.name: torch.full(spec.shape, 0.001) for spec in specs}
+def _delta(head: ModelHead) -> State:
+    """An update of this model, the same for every worker."""
+    return {spec.name: torch.full(spec.shape, 0.001) for spec in delta_specs(head.tensors)}
 
 
 def _send(transport: RabbitMQ, head: ModelHead, delta: State, worker: str) -> None:

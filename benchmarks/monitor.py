@@ -35,8 +35,8 @@ class _Seen:
 class Monitor:
     """Watches the processes with these pids.
 
-    With ``follows_children`` also all that they start; ``moves`` then names roles by a word of the command line, for
-    children that are not of their parent's role.
+    With ``follows_children`` also all that they start, and kills what is left of it in the end; ``moves`` then names
+    roles by a word of the command line, for children that are not of their parent's role.
     """
 
     def __init__(
@@ -69,6 +69,8 @@ class Monitor:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        if self._follows_children:
+            self.kill_all()
 
     # -- what was seen --------------------------------------------------------------------------------------
 
@@ -102,14 +104,13 @@ class Monitor:
         before, after = self._cpu_s[index - 1], self._cpu_s[index]
         return {role: before.get(role, 0.0) + share * (after[role] - before.get(role, 0.0)) for role in after}
 
-    def kill_all(self) -> int:
-        """Kills what is left of the processes seen; a process of a reused pid is another one. Returns how many."""
+    def kill_all(self) -> None:
+        """Kills what is left of the processes seen; a process of a reused pid is another one."""
         left = [process for process in self._seen if process.is_running()]
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
-        return len(left)
 
     # -- looking --------------------------------------------------------------------------------------------
 
@@ -165,6 +166,11 @@ class Monitor:
 def peak_bytes(pid: int) -> int:
     """The most memory that a process ever held (VmHWM); 0 if it is gone."""
     return _status_bytes(pid, "VmHWM:")
+
+
+def forget_peak(pid: int) -> None:
+    """The peak of a process of ours begins anew, with what it holds now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
 def rss_bytes(pid: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rabbitmq_node import GuardedProcess, RabbitNode
 
 ROOT = Path(__file__).parent.parent
-_TAIL_LINES = 15
+_TAIL_LINES = 5
 _LEAVES_S = 10.0
 _LOOKS_EVERY_S = 0.05
 
@@ -40,6 +40,7 @@ class Command:
     def __init__(self, args: Sequence[str | Path], *, log: Path, env: dict[str, str]) -> None:
         self._log = log
         self._process = GuardedProcess(args, env, log)
+        self._has_ended = False
 
     @property
     def pid(self) -> int:
@@ -59,7 +60,9 @@ class Command:
 
     def end(self) -> None:
         """SIGTERM to it, then SIGKILL to it and all that it started; returns when they are gone."""
-        self._process.terminate(timeout_s=_LEAVES_S)
+        if not self._has_ended:
+            self._has_ended = True
+            self._process.terminate(timeout_s=_LEAVES_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ _INSTALLS_WITHIN_S = 900.0
 def environment(name: str, folder: Path) -> Path:
     """The virtual environment with this peer, made if it is not there; takes minutes the first time."""
     wanted = [_peers()[name], *(_pinned(beside) for beside in _BESIDE[name])]
-    home = folder / name
+    home = folder.absolute() / name
     stamp = home / ".installed"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != "\n".join(wanted):
         _call([sys.executable, "-m", "venv", "--clear", str(home)])

@@ -42,9 +42,7 @@ def deployment(workload: Workload, place: Place, home: Path) -> Row:
             submit = [_program(home, "flwr"), "run", str(SCRIPTS / "flower_app"), _FEDERATION, "-c"]
             commands.start([*submit, _told(workload, opened)], name="run", env=env)
             wait_for_rounds(opened, workload, monitor, while_running=[link, *nodes])
-        found = row(workload, DEPLOYMENT, opened, monitor, note="state in memory, as by default")
-    monitor.kill_all()
-    return found
+        return row(workload, DEPLOYMENT, opened, monitor, note="state in memory, as by default")
 
 
 def stream(workload: Workload, place: Place, home: Path) -> Row:
@@ -63,9 +61,7 @@ def stream(workload: Workload, place: Place, home: Path) -> Row:
         ]
         with _monitor(server.pid, [client.pid for client in clients]) as monitor:
             wait_for_rounds(opened, workload, monitor, while_running=[server])
-        found = row(workload, STREAM, opened, monitor, note="nothing is durable")
-    monitor.kill_all()
-    return found
+        return row(workload, STREAM, opened, monitor, note="nothing is durable")
 
 
 def _program(home: Path, name: str) -> str:

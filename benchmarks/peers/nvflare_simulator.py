@@ -20,8 +20,8 @@ def simulator(workload: Workload, place: Place, home: Path) -> Row:
         flags += ["--workers", str(workload.num_workers), "--opened", str(opened)]
         job = commands.start(
             [
-                home / "bin" / "python",
-                SCRIPTS / "nvflare_job.py",
+                str(home / "bin" / "python"),
+                str(SCRIPTS / "nvflare_job.py"),
                 *flags,
                 "--workspace",
                 str(room.folder / "workspace"),
@@ -32,6 +32,4 @@ def simulator(workload: Workload, place: Place, home: Path) -> Row:
         moves = {_CLIENT_MODULE: "worker"}
         with Monitor({"aggregator": [job.pid]}, every_s=EVERY_S, follows_children=True, moves=moves) as monitor:
             wait_for_rounds(opened, workload, monitor, while_running=[job])
-        found = row(workload, SIMULATOR, opened, monitor, note="nothing is durable")
-    monitor.kill_all()
-    return found
+        return row(workload, SIMULATOR, opened, monitor, note="nothing is durable")
