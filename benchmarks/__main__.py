@@ -22,7 +22,7 @@ from benchmarks.raw_process import RAISED_BYTES, RELEASED_BYTES
 from benchmarks.workload import Workload, failed_row
 
 _EXAMPLES = """\
-  make bench                                                       about ten minutes; no peers, nothing above 100 MB
+  make bench                                                       a quarter of an hour; no peers, nothing above 100 MB
   make bench BENCH_ARGS='--json bench.json'
   make bench BENCH_ARGS='--only overhead,payload --peers'          beside Flower and NVFLARE
   make bench BENCH_ARGS='--only payload --payload-mb 100'

@@ -21,31 +21,34 @@ Floats = NDArray[np.float32]
 
 
 def rows() -> list[Row]:
-    """One thread each; the parts are those in which updates travel."""
+    """One thread; the three take turns, so that all meet the same neighbours on the machine."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    update = np.random.default_rng(0).standard_normal(_NUM_BYTES // 4, dtype=np.float32) * np.float32(1e-3)
+    folds = {
+        FEDMQ: _exact(update),
+        "torch acc.add_(x, alpha=w)": _torch(update),
+        "numpy acc += x * w": _numpy(update),
+    }
     try:
-        update = np.random.default_rng(0).standard_normal(_NUM_BYTES // 4, dtype=np.float32) * np.float32(1e-3)
-        return [
-            _row(FEDMQ, _exact(update), note="ExactSum.add of 8 MiB pieces"),
-            _row("torch acc.add_(x, alpha=w)", _torch(update)),
-            _row("numpy acc += x * w", _numpy(update)),
-        ]
+        for fold in folds.values():
+            fold()  # touches all memory for the first time
+        turns = [{system: _gb_per_s(fold) for system, fold in folds.items()} for _ in range(_REPEATS)]
     finally:
         torch.set_num_threads(num_threads)
+    return [_row(system, [turn[system] for turn in turns]) for system in folds]
 
 
-def _row(system: str, fold: Callable[[], None], *, note: str = "") -> Row:
-    fold()  # touches all memory for the first time
-    speeds = [_NUM_UPDATES * _NUM_BYTES / 1e9 / _seconds(fold) for _ in range(_REPEATS)]
+def _row(system: str, speeds: list[float]) -> Row:
+    note = f"pieces of {MAX_PART_BYTES >> 20} MiB" if system == FEDMQ else ""
     return Row(workload=WORKLOAD, system=system, unit="GB/s", value=Spread.of(speeds), note=note, is_more_better=True)
 
 
-def _seconds(fold: Callable[[], None]) -> float:
+def _gb_per_s(fold: Callable[[], None]) -> float:
     begun_at = time.perf_counter()
     for _ in range(_NUM_UPDATES):
         fold()
-    return time.perf_counter() - begun_at
+    return _NUM_UPDATES * _NUM_BYTES / 1e9 / (time.perf_counter() - begun_at)
 
 
 def _exact(update: Floats) -> Callable[[], None]:
@@ -68,7 +71,11 @@ def _pieces(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _torch(update: Floats) -> Callable[[], None]:
     total, values = torch.zeros(len(update)), torch.from_numpy(update)
-    return lambda: (total.add_(values, alpha=_WEIGHT), None)[1]
+
+    def fold() -> None:
+        total.add_(values, alpha=_WEIGHT)
+
+    return fold
 
 
 def _numpy(update: Floats) -> Callable[[], None]:
