@@ -52,6 +52,8 @@ class Bench:
         """A round of 10,000 float32 parameters."""
         workload = Workload("overhead", _OVERHEAD_BYTES, num_rounds=50)
         yield self._fedmq(workload)
+        bare = partial(raw_pika.measure_durable_round, workload, self._place)
+        yield _measured(workload, raw_pika.DURABLE_ROUND, bare)
         yield from self._peers(workload)
 
     def payload(self) -> Iterator[Row]:

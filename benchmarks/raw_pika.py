@@ -1,11 +1,17 @@
 """pika alone, moving the same bytes in the same parts: what a pipeline on it can reach.
 
 The limits are one publisher, and after it one consumer. The yardstick has the processes of a federation at once: one
-that publishes the model and reads all updates, and the workers; raw_process.py says what each does.
+that publishes the model and reads all updates, and the workers; raw_process.py says what each does. Beside a small
+model, where nothing but waiting counts, durable_round.py is the yardstick.
 """
+
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import pika
 
+from benchmarks import durable_round
 from benchmarks.figures import MB, Row, Spread
 from benchmarks.machine import WORKLOAD as LIMITS
 from benchmarks.monitor import Monitor
@@ -17,6 +23,8 @@ _LIMIT_BYTES = 100 * MB
 _LIMIT_REPEATS = 1 + 5
 """The first does not count."""
 _LIMIT_TIMEOUT_S = 120.0
+_QUORUM_QUEUE_SETTLES_S = 1.0
+DURABLE_ROUND = "bare durable round"
 SIZES = {RELEASED_BYTES: "raw pika", RAISED_BYTES: "raw pika, receive size 128 KiB"}
 
 
@@ -40,32 +48,46 @@ def limit_rows(place: Place) -> list[Row]:
 
 
 def measure(workload: Workload, place: Place, *, receive_bytes: int) -> Row:
-    """Seconds a round with the same processes at once, and what they used."""
+    """Seconds a round of the same bytes with the same processes at once, and what they used."""
+    streams = (MODELS, *(updates_of(index) for index in range(workload.num_workers)))
     with place.room("raw") as room, room.broker() as broker, room.commands() as commands:
-        _declare(broker, workload)
+        _declare(broker, {name: stream_arguments(workload.num_bytes) for name in streams})
         size = {"num_bytes": workload.num_bytes, "num_rounds": workload.rounds_to_run, "size": receive_bytes}
         workers = [_start(commands, broker, "worker", index=index, **size) for index in range(workload.num_workers)]
         aggregator = _start(commands, broker, "aggregator", num_workers=workload.num_workers, **size)
-        roles = {
-            "aggregator": [aggregator.pid],
-            "worker": [worker.pid for worker in workers],
-            "broker": broker.pids,
-        }
-        with Monitor(roles) as monitor:
-            opened = Opened(_numbers(aggregator, num=workload.rounds_to_run, timeout_s=workload.timeout_s))
+        return _watched(workload, SIZES[receive_bytes], broker, aggregator, workers)
+
+
+def measure_durable_round(workload: Workload, place: Place) -> Row:
+    """The same of a bare round whose every step is on the disk."""
+    with place.room("bare") as room, room.broker() as broker, room.commands() as commands:
+        _declare(broker, durable_round.QUEUES)
+        time.sleep(_QUORUM_QUEUE_SETTLES_S)
+        flags = ["--url", broker.url, "--folder", str(room.folder), "--workers", str(workload.num_workers)]
+        flags += ["--bytes", str(workload.num_bytes), "--rounds", str(workload.rounds_to_run)]
+        aggregator, *workers = [
+            commands.product("benchmarks.durable_round", role, *flags, name=f"bare-{role}")
+            for role in ("aggregator", *["worker"] * workload.num_workers)
+        ]
+        return _watched(workload, DURABLE_ROUND, broker, aggregator, workers)
+
+
+def _watched(workload: Workload, system: str, broker: Broker, aggregator: Command, workers: list[Command]) -> Row:
+    roles = {"aggregator": [aggregator.pid], "worker": [worker.pid for worker in workers], "broker": broker.pids}
+    with Monitor(roles) as monitor:
+        opened = Opened(_numbers(aggregator, num=workload.rounds_to_run, timeout_s=workload.timeout_s))
     usage = monitor.usage(
         opened.since,
         opened.until,
         num_rounds=len(opened.seconds),
         num_processes={"worker": workload.num_workers},
     )
-    return row_of(workload, SIZES[receive_bytes], opened.seconds, usage)
+    return row_of(workload, system, opened.seconds, usage)
 
 
-def _declare(broker: Broker, workload: Workload) -> None:
+def _declare(broker: Broker, queues: Mapping[str, dict[str, Any]]) -> None:
     with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
-        for name in (MODELS, *(updates_of(index) for index in range(workload.num_workers))):
-            arguments = stream_arguments(workload.num_bytes)
+        for name, arguments in queues.items():
             connection.channel().queue_declare(name, durable=True, arguments=arguments)
 
 
