@@ -1,7 +1,7 @@
 """``make bench``: limits of this machine, fedmq, and on request its peers, in one run and one table."""
 
 import argparse
-import os
+import logging
 import shlex
 import sys
 import tempfile
@@ -20,6 +20,8 @@ from benchmarks.peers import environments, flower, nvflare_simulator
 from benchmarks.place import ROOT, Failed, Place
 from benchmarks.raw_process import RAISED_BYTES, RELEASED_BYTES
 from benchmarks.workload import Workload, failed_row
+
+log = logging.getLogger(__name__)
 
 _EXAMPLES = """\
   make bench                                                       a quarter of an hour; no peers, nothing above 100 MB
@@ -43,10 +45,7 @@ class Bench:
 
     def limits(self) -> Iterator[Row]:
         yield from machine.rows(self._place.folder, when="before")
-        try:
-            yield from raw_pika.limit_rows(self._place)
-        except (Failed, NodeError) as error:
-            yield Row(workload=machine.WORKLOAD, system="raw pika", note=f"failed: {error}")
+        yield from raw_pika.limit_rows(self._place)
 
     def overhead(self) -> Iterator[Row]:
         """A round of 10,000 float32 parameters."""
@@ -104,6 +103,9 @@ def _measured(workload: Workload, system: str, measure: Callable[[], Row]) -> Ro
         return measure()
     except (Failed, NodeError) as error:
         return failed_row(workload, system, error)
+    except Exception as error:
+        log.exception("%s at %s", system, workload.name)
+        return failed_row(workload, system, error)
 
 
 _WORKLOADS = ("limits", "overhead", "payload", "memory", "fold")
@@ -113,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
     given = _given(argv)
     console = Console(width=None if sys.stdout.isatty() else 200)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=given.folder) as folder:
-        place = Place(Path(folder), given.broker)
+        place = Place(Path(folder).absolute())
         known = facts.of_this_run(place.folder)
         begun_at = time.monotonic()
         rows = _run(Bench(given, place), given.only, console)
@@ -130,11 +132,20 @@ def main(argv: Sequence[str]) -> int:
 def _run(bench: Bench, names: Sequence[str], console: Console) -> list[Row]:
     rows: list[Row] = []
     for name in (*names, *(["limits_after"] if "limits" in names else [])):
-        for row in getattr(bench, name)():
+        for row in _one_by_one(bench, name):
             value = "–" if row.value is None else f"{table.number(row.value.median)} {row.unit}"
             console.print(f"{row.workload}: {row.system}: {value}  {row.note}", highlight=False)
             rows.append(row)
     return rows
+
+
+def _one_by_one(bench: Bench, name: str) -> Iterator[Row]:
+    """The rows of a workload; a failure ends it, and the others go on."""
+    try:
+        yield from getattr(bench, name)()
+    except Exception as error:
+        log.exception("workload %s", name)
+        yield Row(workload=name, system=FEDMQ, note=f"failed: {error}")
 
 
 def _left_out(given: argparse.Namespace) -> Iterator[str]:
@@ -164,12 +175,6 @@ def _given(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--payload-mb", type=_sizes, help="sizes of the payload's models in MB, with commas (1,10,100)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
-    parser.add_argument(
-        "--broker",
-        metavar="URL",
-        default=os.environ.get("FEDMQ_TEST_BROKER"),
-        help="a RabbitMQ to use; by default private nodes, whose memory and CPU are then measured as well",
-    )
     parser.add_argument("--folder", type=Path, help="where state and broker write (the system's temporary folder)")
     given = parser.parse_args(argv)
     given.payload_mb = given.payload_mb or (_LARGE_PAYLOAD_MB if given.large else _PAYLOAD_MB)

@@ -30,7 +30,7 @@ def measure(workload: Workload, place: Place) -> Row:
         roles = {
             "aggregator": [aggregator.pid],
             "worker": [worker.pid for worker in workers],
-            "broker": broker.pids,
+            "broker": [broker.pid],
         }
         with Monitor(roles) as monitor:
             is_done = (state / "summary.json").exists

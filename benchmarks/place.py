@@ -24,14 +24,10 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A RabbitMQ, and the process it is, where that is one of ours."""
+    """A running RabbitMQ of our own."""
 
     url: str
-    pid: int | None = None
-
-    @property
-    def pids(self) -> list[int]:
-        return [] if self.pid is None else [self.pid]
+    pid: int
 
 
 class Command:
@@ -70,23 +66,19 @@ class Place:
     """One run's folder."""
 
     folder: Path
-    url: str | None = None
-    """The broker to use; None: a private node for each run, whose memory then begins anew."""
 
     @contextmanager
     def room(self, name: str) -> Iterator["Place"]:
         """A folder below this one, which is gone afterwards."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         try:
-            yield Place(folder, self.url)
+            yield Place(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def broker(self) -> Iterator[Broker]:
-        if self.url is not None:
-            yield Broker(self.url)
-            return
+        """A private node, whose memory begins anew."""
         with RabbitNode(self.folder / "node") as node:
             yield Broker(node.url, node.pid)
 

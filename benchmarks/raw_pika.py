@@ -73,7 +73,7 @@ def measure_durable_round(workload: Workload, place: Place) -> Row:
 
 
 def _watched(workload: Workload, system: str, broker: Broker, aggregator: Command, workers: list[Command]) -> Row:
-    roles = {"aggregator": [aggregator.pid], "worker": [worker.pid for worker in workers], "broker": broker.pids}
+    roles = {"aggregator": [aggregator.pid], "worker": [worker.pid for worker in workers], "broker": [broker.pid]}
     with Monitor(roles) as monitor:
         opened = Opened(_numbers(aggregator, num=workload.rounds_to_run, timeout_s=workload.timeout_s))
     usage = monitor.usage(
