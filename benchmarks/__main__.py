@@ -6,9 +6,9 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from rabbitmq_node import NodeError
@@ -30,7 +30,6 @@ _EXAMPLES = """\
   make bench BENCH_ARGS='--only payload --payload-mb 100'
   make bench BENCH_ARGS='--large'                                  400 MB models and 256 workers, too"""
 
-_OVERHEAD_BYTES = 40_000
 _PAYLOAD_MB, _LARGE_PAYLOAD_MB = (1, 10, 100), (1, 10, 100, 400)
 _FEWEST_ROUNDS = 5
 _MOST_FOR_STREAM_BYTES = 100 * MB
@@ -49,7 +48,7 @@ class Bench:
 
     def overhead(self) -> Iterator[Row]:
         """A round of 10,000 float32 parameters."""
-        workload = Workload("overhead", _OVERHEAD_BYTES, num_rounds=50)
+        workload = Workload("overhead", federation.IDLE_BYTES, num_rounds=50)
         yield self._fedmq(workload)
         bare = partial(raw_pika.measure_durable_round, workload, self._place)
         yield _measured(workload, raw_pika.DURABLE_ROUND, bare)
@@ -58,7 +57,7 @@ class Bench:
     def payload(self) -> Iterator[Row]:
         for num_mb in self._given.payload_mb:
             workload = Workload(f"payload {num_mb} MB", num_mb * MB, num_rounds=5, timeout_s=120 + 6 * num_mb)
-            yield self._fedmq(workload)
+            yield federation.with_multiples(self._fedmq(workload), workload, self._idle_mb)
             for size in (RELEASED_BYTES, RAISED_BYTES):
                 measure = partial(raw_pika.measure, workload, self._place, receive_bytes=size)
                 yield _measured(workload, raw_pika.SIZES[size], measure)
@@ -87,7 +86,12 @@ class Bench:
 
     def memory(self) -> Iterator[Row]:
         counts = _LARGE_WORKERS if self._given.large else _WORKERS
-        return memory.rows(self._place, num_bytes=100 * MB, counts=counts, num_waiting=64)
+        idle_mb = self._idle_mb["aggregator"]
+        return memory.rows(self._place, num_bytes=100 * MB, counts=counts, num_waiting=64, idle_mb=idle_mb)
+
+    @cached_property
+    def _idle_mb(self) -> Mapping[str, float]:
+        return federation.idle_mb(self._place)
 
     def fold(self) -> Iterator[Row]:
         yield from folding.rows()

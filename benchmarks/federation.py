@@ -1,16 +1,19 @@
 """fedmq at a workload: one aggregator, every worker a process, a broker, all as a user would start them."""
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.figures import FEDMQ, Row
+from benchmarks.figures import FEDMQ, MB, Row
 from benchmarks.monitor import Monitor
 from benchmarks.place import ROOT, Place, wait_for
 from benchmarks.workload import Opened, Workload, row_of
 
 TASK = f"{ROOT / 'benchmarks' / 'large_model.py'}:task"
 QUEUE = "bench"
+IDLE_BYTES = 40_000
 
 
 def measure(workload: Workload, place: Place) -> Row:
@@ -43,6 +46,21 @@ def measure(workload: Workload, place: Place) -> Row:
         num_processes={"worker": workload.num_workers},
     )
     return row_of(workload, FEDMQ, opened.seconds, usage)
+
+
+def idle_mb(place: Place) -> Mapping[str, float]:
+    """What a process of each role holds without a model worth the name: the most of it in rounds of 40 KB."""
+    return measure(Workload("idle", IDLE_BYTES, num_rounds=1, num_workers=1), place).usage.peak_mb
+
+
+def with_multiples(row: Row, workload: Workload, idle: Mapping[str, float]) -> Row:
+    """The row with a note of how many times the model each role held, over what it holds without."""
+    multiples = [
+        f"{role} {(row.usage.peak_mb[role] - idle[role]) * MB / workload.num_bytes:.2f} ×"
+        for role in ("aggregator", "worker")
+        if role in row.usage.peak_mb
+    ]
+    return replace(row, note=f"{', '.join(multiples)} the model over idle") if multiples else row
 
 
 def opened_at(state: Path) -> list[float]:

@@ -2,8 +2,6 @@
 
 One process plays all workers: it reads the model once, and publishes an update in the name of each, through fedmq's own
 transport and codec, as workers would. What the aggregator holds does not depend on how many processes wrote them.
-
-Idle is what an aggregator holds that waits for updates of a model of 40 KB: Python, PyTorch and two connections.
 """
 
 import secrets
@@ -19,7 +17,7 @@ from pydantic import SecretStr
 
 from benchmarks.federation import QUEUE, TASK
 from benchmarks.figures import FEDMQ, MB, Row, Spread
-from benchmarks.monitor import forget_peak, peak_bytes, rss_bytes
+from benchmarks.monitor import forget_peak, peak_bytes
 from benchmarks.place import Broker, Command, Commands, Failed, Place, wait_for
 from broker.codec import decode, encode
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
@@ -30,19 +28,17 @@ from broker.topology import Topology
 from broker.transport import Source
 
 WORKLOAD = "memory"
-_IDLE_BYTES = 40_000
 _ROUNDS = 5
 _S_A_WORKER = 8.0
 _STARTS_WITHIN_S = 120.0
 _FREE_DISK_MB = 4_000
 
 
-def rows(place: Place, *, num_bytes: int, counts: Sequence[int], num_waiting: int) -> Iterator[Row]:
+def rows(place: Place, *, num_bytes: int, counts: Sequence[int], num_waiting: int, idle_mb: float) -> Iterator[Row]:
     """One row for each number of workers, one for updates that were all there before the aggregator read any.
 
-    At last, how far the numbers of workers are apart.
+    At last, how far the numbers of workers are apart. Values are over ``idle_mb``.
     """
-    idle_mb = _idle_mb(place)
     measured = []
     for num_workers in counts:
         measured.append(_row(place, num_bytes, num_workers, idle_mb, are_waiting=False))
@@ -72,12 +68,6 @@ def _check_disk(folder: Path, num_bytes: int) -> None:
     free_mb = shutil.disk_usage(folder).free / MB
     if free_mb < num_bytes / MB + _FREE_DISK_MB:
         raise Failed(f"{free_mb:.0f} MB of disk are free, and the waiting updates alone may take {num_bytes / MB:.0f}")
-
-
-def _idle_mb(place: Place) -> float:
-    with _waiting_aggregator(place, _IDLE_BYTES, 1) as (_, _, aggregator, _):
-        time.sleep(1.0)  # nothing says that it has come to rest
-        return rss_bytes(aggregator.pid) / MB
 
 
 def _round_by_round(place: Place, num_bytes: int, num_workers: int) -> tuple[list[float], float]:

@@ -165,22 +165,13 @@ class Monitor:
 
 def peak_bytes(pid: int) -> int:
     """The most memory that a process ever held (VmHWM); 0 if it is gone."""
-    return _status_bytes(pid, "VmHWM:")
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def forget_peak(pid: int) -> None:
     """The peak of a process of ours begins anew, with what it holds now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
-
-
-def rss_bytes(pid: int) -> int:
-    """The memory that a process holds now; 0 if it is gone."""
-    return _status_bytes(pid, "VmRSS:")
-
-
-def _status_bytes(pid: int, key: str) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
-    return 0

@@ -16,7 +16,8 @@ _MEANING = """\
 Values are medians, with the lowest and highest of n in brackets. × fedmq: how many times as well fedmq does beside this
 row (seconds: theirs over ours; GB/s: ours over theirs). MB/s: the bytes of all models and updates of a round over its
 seconds. CPU s and peak MB: of one aggregator / one worker / the broker: user and system seconds a round; the most that
-the largest process of the role held, and in brackets all of the role at a time, where that is more."""
+the largest process of the role held, and in brackets all of the role at a time, where that is more. Over idle: beside
+what a process of that role holds in rounds of a 40 KB model."""
 
 
 def show(rows: Sequence[Row], *, command: str, facts: Mapping[str, Any], console: Console) -> None:
