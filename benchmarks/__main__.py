@@ -3,6 +3,7 @@
 import argparse
 import logging
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ _EXAMPLES = """\
 
 _PAYLOAD_MB, _LARGE_PAYLOAD_MB = (1, 10, 100), (1, 10, 100, 400)
 _FEWEST_ROUNDS = 5
+_TERMINATED = 128 + signal.SIGTERM
 _MOST_FOR_STREAM_BYTES = 100 * MB
 _WORKERS, _LARGE_WORKERS = (4, 16, 64), (4, 16, 64, 256)
 
@@ -117,6 +119,7 @@ _WORKLOADS = ("limits", "overhead", "payload", "memory", "fold")
 
 def main(argv: Sequence[str]) -> int:
     given = _given(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # what was started and written goes with us
     console = Console(width=None if sys.stdout.isatty() else 200)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=given.folder) as folder:
         place = Place(Path(folder).absolute())

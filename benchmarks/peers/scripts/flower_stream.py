@@ -11,7 +11,7 @@ from flwr.server import ServerConfig, start_server
 from flwr.server.strategy import FedAvg
 
 NUM_TENSORS = 20
-STEP = np.float32(0.001)
+STEP = 0.001
 MAX_MESSAGE_BYTES = 2**31 - 1
 
 
@@ -27,14 +27,18 @@ class TimedFedAvg(FedAvg):
 
 
 class Adding(NumPyClient):
-    """Adds a constant to the model and sends it back."""
+    """Adds a constant of its own to the model and sends it back."""
+
+    def __init__(self, index: int) -> None:
+        self.constant = np.float32(STEP * (1 + index))
 
     def fit(self, parameters, config):  # type: ignore[no-untyped-def]
-        return [values + STEP for values in parameters], 1, {}
+        return [values + self.constant for values in parameters], 1, {}
 
 
 def serve(given: argparse.Namespace) -> None:
-    model = [np.zeros(given.bytes // 4 // NUM_TENSORS, np.float32) for _ in range(NUM_TENSORS)]
+    random, num_elements = np.random.default_rng(0), given.bytes // 4 // NUM_TENSORS
+    model = [random.standard_normal(num_elements, dtype=np.float32) for _ in range(NUM_TENSORS)]
     strategy = TimedFedAvg(
         fraction_fit=1.0,
         fraction_evaluate=0.0,
@@ -56,7 +60,7 @@ def serve(given: argparse.Namespace) -> None:
 def take_part(given: argparse.Namespace) -> None:
     start_client(
         server_address=given.address,
-        client=Adding().to_client(),
+        client=Adding(given.index).to_client(),
         insecure=True,
         grpc_max_message_length=MAX_MESSAGE_BYTES,
     )
@@ -70,7 +74,7 @@ def main() -> None:
     for name in ("--bytes", "--rounds", "--workers"):
         server.add_argument(name, type=int, required=True)
     server.add_argument("--opened", type=Path, required=True)
-    client.add_argument("--index", type=int)
+    client.add_argument("--index", type=int, required=True)
     given = parser.parse_args()
     (serve if given.role == "server" else take_part)(given)
 

@@ -27,7 +27,7 @@ class TimedFedAvg(FedAvg):
 
     def load_model(self) -> FLModel:
         num_elements = self.num_bytes // 4 // NUM_TENSORS
-        return FLModel(params={f"tensor-{index}": torch.zeros(num_elements) for index in range(NUM_TENSORS)})
+        return FLModel(params={f"tensor-{index}": torch.randn(num_elements) for index in range(NUM_TENSORS)})
 
     def save_model(self, model: FLModel) -> None:
         pass

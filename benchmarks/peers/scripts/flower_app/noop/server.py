@@ -36,5 +36,6 @@ def main(grid: Grid, context: Context) -> None:
         fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=num_workers, min_available_nodes=num_workers
     )
     strategy.opened = Path(str(config["opened"]))
-    model = ArrayRecord({name: Array(np.zeros(num_elements, np.float32)) for name in names})
+    random = np.random.default_rng(0)
+    model = ArrayRecord({name: Array(random.standard_normal(num_elements, dtype=np.float32)) for name in names})
     strategy.start(grid=grid, initial_arrays=model, num_rounds=int(config["rounds"]))
