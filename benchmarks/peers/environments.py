@@ -19,7 +19,7 @@ _INSTALLS_WITHIN_S = 900.0
 
 def environment(name: str, folder: Path) -> Path:
     """The virtual environment with this peer, made if it is not there; takes minutes the first time."""
-    wanted = [_peers()[name], *(_pinned(beside) for beside in _BESIDE[name])]
+    wanted = requirements(name)
     home = folder.absolute() / name
     stamp = home / ".installed"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != "\n".join(wanted):
@@ -27,6 +27,11 @@ def environment(name: str, folder: Path) -> Path:
         _call([str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", *wanted])
         stamp.write_text("\n".join(wanted), encoding="utf-8")
     return home
+
+
+def requirements(name: str) -> list[str]:
+    """What to install for this peer: itself first."""
+    return [_peers()[name], *(_pinned(beside) for beside in _BESIDE[name])]
 
 
 def _peers() -> dict[str, str]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks import table
 from benchmarks.figures import FEDMQ, Row, Spread, Usage
 from benchmarks.monitor import Monitor
+from benchmarks.peers import environments
 from benchmarks.place import Failed, Place, wait_for
 from benchmarks.workload import Opened, Workload, failed_row, row_of
 
@@ -98,3 +99,10 @@ def test_the_table_and_the_file_have_the_command_the_ratio_and_why_a_peer_has_no
     table.write_json(tmp_path / "bench.json", rows, command="make bench", facts={"cores": "2"})
     written = json.loads((tmp_path / "bench.json").read_text())
     assert [found["ratio_to_fedmq"] for found in written["rows"]] == [1.0, 3.0, None]
+
+
+def test_every_peer_has_a_pinned_version_and_what_its_scripts_need_beside_it() -> None:
+    for name in (environments.FLOWER, environments.NVFLARE):
+        wanted = environments.requirements(name)
+        assert wanted[0].startswith(f"{name}==")
+        assert all("==" in requirement for requirement in wanted)
