@@ -9,22 +9,24 @@ PYTHON ?=
 PYTEST_ARGS ?=
 CHAOS_ARGS ?= --seeds 20 --rounds 12
 SOAK_ARGS ?= --rounds 1000
+BENCH_ARGS ?=
 DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
 PACKAGES := aggregator broker learning simulation worker
 SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test chaos soak lint format clean rabbitmq
+.PHONY: help demo test chaos soak bench lint format clean rabbitmq
 
 help:
 	@echo 'make demo    train the digits demo with 8 workers in one process, without a broker'
 	@echo 'make test    run every test, the ones on a private RabbitMQ included'
 	@echo 'make chaos   kill, pause and cut at random: CHAOS_ARGS="--seed 7 --rounds 20" repeats one seed'
 	@echo 'make soak    1,000 rounds with workers that come and go'
+	@echo 'make bench   measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
 	@echo 'make lint    check format, lint and types'
 	@echo 'make format  put the sources in that format'
-	@echo 'make clean   remove $(VENV) and what the tools leave'
+	@echo 'make clean   remove $(VENV), .bench and what the tools leave'
 	@echo
 	@echo 'PYTHON=...       the interpreter to use; without it, the first on PATH that is 3.11 or newer'
 	@echo 'DEMO_ARGS=...    arguments of fl-simulate       PYTEST_ARGS=...  further arguments of pytest'
@@ -42,6 +44,9 @@ chaos: $(VENV)/.installed-test rabbitmq
 soak: $(VENV)/.installed-test rabbitmq
 	PYTHONPATH=tests:. $(BIN)/python -m soak.endurance $(SOAK_ARGS)
 
+bench: $(VENV)/.installed-test rabbitmq
+	PYTHONPATH=tests:. $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -52,7 +57,7 @@ format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ----------------------------------------------------------------------------

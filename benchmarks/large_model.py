@@ -1,6 +1,10 @@
 """A task that is nothing but size: MODEL_MB megabytes (300) in 20 tensors, and a training that adds a constant.
 
-The aggregator's peak memory with two workers, over a RabbitMQ whose URL is in FEDMQ_BROKER:
+The model is random, and the constant another one for each training: no two tensors are the same bytes. A system that
+knows equal bytes again would otherwise be spared most of the work that it is measured at.
+
+MODEL_BYTES, where it is set, says the same in bytes. The aggregator's peak memory with two workers, over a RabbitMQ
+whose URL is in FEDMQ_BROKER:
 
 /usr/bin/time -v fl-aggregator --task benchmarks/large_model.py:task --rounds 2 --quorum 2 --state /tmp/large &
 fl-worker --task benchmarks/large_model.py:task --name a &
@@ -14,19 +18,22 @@ import torch
 from torch import nn
 
 NUM_TENSORS = 20
+ITEM_BYTES = 4
 
 
 class LargeModel:
     """The task; it has no data."""
 
     def model(self) -> nn.Module:
-        num_elements = int(os.environ.get("MODEL_MB", "300")) * 2**20 // 4 // NUM_TENSORS
-        return nn.ParameterList(nn.Parameter(torch.zeros(num_elements)) for _ in range(NUM_TENSORS))
+        num_bytes = int(os.environ.get("MODEL_BYTES") or int(os.environ.get("MODEL_MB", "300")) * 2**20)
+        num_elements = num_bytes // ITEM_BYTES // NUM_TENSORS
+        return nn.ParameterList(nn.Parameter(torch.randn(num_elements)) for _ in range(NUM_TENSORS))
 
     def train(self, model: nn.Module, plan: Any) -> dict[str, float]:
+        constant = 0.001 * (1 + plan.seed % 1000)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.001)
+                parameter.add_(constant)
         return {"num_samples": 1}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

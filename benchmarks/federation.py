@@ -1,0 +1,69 @@
+"""fedmq at a workload: one aggregator, every worker a process, a broker, all as a user would start them."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.figures import FEDMQ, MB, Row
+from benchmarks.monitor import Monitor
+from benchmarks.place import ROOT, Place, wait_for
+from benchmarks.workload import Opened, Workload, row_of
+
+TASK = f"{ROOT / 'benchmarks' / 'large_model.py'}:task"
+QUEUE = "bench"
+IDLE_BYTES = 40_000
+
+
+def measure(workload: Workload, place: Place) -> Row:
+    """Seconds from one round to the next, as the ledger tells them, and what all processes used meanwhile."""
+    with place.room("fedmq") as room, room.broker() as broker, room.commands() as commands:
+        settings = {"FEDMQ_BROKER": broker.url, "MODEL_BYTES": str(workload.num_bytes)}
+        common = ("--queue", QUEUE, "--task", TASK)
+        state = room.folder / "state"
+        rounds = ("--rounds", str(workload.rounds_to_run), "--quorum", str(workload.num_workers))
+        aggregator = commands.product(
+            "aggregator.cli", *common, *rounds, "--state", str(state), name="aggregator", **settings
+        )
+        workers = [
+            commands.product("worker.cli", *common, "--name", f"worker-{index}", name=f"worker-{index}", **settings)
+            for index in range(workload.num_workers)
+        ]
+        roles = {
+            "aggregator": [aggregator.pid],
+            "worker": [worker.pid for worker in workers],
+            "broker": [broker.pid],
+        }
+        with Monitor(roles) as monitor:
+            is_done = (state / "summary.json").exists
+            wait_for(is_done, while_running=[aggregator], timeout_s=workload.timeout_s)
+        opened = Opened(opened_at(state))
+    usage = monitor.usage(
+        opened.since,
+        opened.until,
+        num_rounds=len(opened.seconds),
+        num_processes={"worker": workload.num_workers},
+    )
+    return row_of(workload, FEDMQ, opened.seconds, usage)
+
+
+def idle_mb(place: Place) -> Mapping[str, float]:
+    """What a process of each role holds without a model worth the name: the most of it in rounds of 40 KB."""
+    return measure(Workload("idle", IDLE_BYTES, num_rounds=1, num_workers=1), place).usage.peak_mb
+
+
+def with_multiples(row: Row, workload: Workload, idle: Mapping[str, float]) -> Row:
+    """The row with a note of how many times the model each role held, over what it holds without."""
+    multiples = [
+        f"{role} {(row.usage.peak_mb[role] - idle[role]) * MB / workload.num_bytes:.2f} ×"
+        for role in ("aggregator", "worker")
+        if role in row.usage.peak_mb
+    ]
+    return replace(row, note=f"{', '.join(multiples)} the model over idle") if multiples else row
+
+
+def opened_at(state: Path) -> list[float]:
+    """When each round was opened, as Unix times."""
+    with closing(sqlite3.connect(f"file:{state}/ledger.sqlite?mode=ro", uri=True)) as ledger:
+        return [at for (at,) in ledger.execute("SELECT opened_at FROM rounds ORDER BY round")]

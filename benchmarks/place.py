@@ -1,0 +1,126 @@
+"""Where a run takes place: a folder of its own, a broker, and processes that end with it."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rabbitmq_node import GuardedProcess, RabbitNode
+
+ROOT = Path(__file__).parent.parent
+_TAIL_LINES = 5
+_LEAVES_S = 10.0
+_LOOKS_EVERY_S = 0.05
+
+
+class Failed(Exception):
+    """A measurement that came to nothing; the message says why, and becomes the note of its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A running RabbitMQ of our own."""
+
+    url: str
+    pid: int
+
+
+class Command:
+    """A running command of ours; what it says goes to a file."""
+
+    def __init__(self, args: Sequence[str | Path], *, log: Path, env: dict[str, str]) -> None:
+        self._log = log
+        self._process = GuardedProcess(args, env, log)
+        self._has_ended = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.is_running
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def tail(self) -> str:
+        return "\n".join(self.said.splitlines()[-_TAIL_LINES:])
+
+    def end(self) -> None:
+        """SIGTERM to it, then SIGKILL to it and all that it started; returns when they are gone."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._process.terminate(timeout_s=_LEAVES_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One run's folder."""
+
+    folder: Path
+
+    @contextmanager
+    def room(self, name: str) -> Iterator["Place"]:
+        """A folder below this one, which is gone afterwards."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        try:
+            yield Place(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def broker(self) -> Iterator[Broker]:
+        """A private node, whose memory begins anew."""
+        with RabbitNode(self.folder / "node") as node:
+            yield Broker(node.url, node.pid)
+
+    @contextmanager
+    def commands(self) -> Iterator["Commands"]:
+        started = Commands(self.folder)
+        try:
+            yield started
+        finally:
+            started.end()
+
+
+class Commands:
+    """The commands of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: list[Command] = []
+
+    def start(self, args: Sequence[str | Path], *, name: str, env: dict[str, str]) -> Command:
+        command = Command(args, log=self._folder / f"{len(self._running)}-{name}.log", env=env)
+        self._running.append(command)
+        return command
+
+    def product(self, module: str, *flags: str, name: str, **settings: str) -> Command:
+        """One of fedmq's own commands, of these sources, with these environment variables."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("FEDMQ_")}
+        env = inherited | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | settings
+        return self.start([sys.executable, "-m", module, *flags], name=name, env=env)
+
+    def end(self) -> None:
+        for command in reversed(self._running):
+            command.end()
+
+
+def wait_for(claim: Callable[[], bool], *, while_running: Sequence[Command], timeout_s: float) -> None:
+    """Returns when ``claim()`` holds; Failed when it does not in time, or one of the commands has ended without."""
+    deadline = time.monotonic() + timeout_s
+    while not claim():
+        ended = next((command for command in while_running if not command.is_running), None)
+        if ended is not None and not claim():
+            raise Failed(f"a process ended early: {ended.tail}")
+        if time.monotonic() > deadline:
+            raise Failed(f"not done after {timeout_s:g} s")
+        time.sleep(_LOOKS_EVERY_S)
