@@ -17,11 +17,11 @@ def read_model(head: ModelHead, payload: Buffer, transport: Transport) -> State:
     body = bytearray(head.num_bytes)
     size = 0
     for piece in [payload] if head.blob is None else _parts(head, transport):
-        if size + len(piece) > len(body):
-            raise UnfitMessage(f"payload has more than the {len(body)} bytes that its tensors need")
-        body[size : size + len(piece)] = piece
+        begin, size = size, size + len(piece)
+        if size > len(body):
+            break
+        body[begin:size] = piece
         digest.add(piece)  # while the next part comes in
-        size += len(piece)
     if size != len(body):
         raise UnfitMessage(f"payload has {size} bytes; its tensors need {len(body)}")
     state = state_from(body, head.tensors)
