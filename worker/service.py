@@ -15,7 +15,7 @@ from broker.compression import Encoding
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, State, chunks, cut, delta_specs, difference, digest_of, num_bytes_of, specs_of
+from broker.tensors import Buffer, Digest, State, chunks, cut, delta_specs, difference, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
@@ -237,9 +237,11 @@ class Worker:
         if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
             after = Carried(residual=compressed.residual, home=trained.home)
             self._carried.keep(head.run_id, head.round, before=carried, after=after)
+        payload, blob, sha256 = self._payload(head, encoding, compressed.encoded)
         update = UpdateHead(
             tensors=encoding.encoded,
-            sha256=digest_of(compressed.encoded),
+            sha256=sha256,
+            blob=blob,
             compression=head.compression,
             run_id=head.run_id,
             worker=self._name,
@@ -251,7 +253,7 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=eval_metrics,
         )
-        self._transport.send(self._body(head, update, compressed.encoded), worker=self._name)
+        self._transport.send(encode(update, payload), worker=self._name)
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
             head.round,
@@ -260,18 +262,16 @@ class Worker:
             "  ".join(f"{name} {value:.4f}" for name, value in trained.metrics.items()),
         )
 
-    def _body(self, head: ModelHead, update: UpdateHead, encoded: State) -> bytes:
-        """The message of an update; a large one's payload is in a blob by then."""
-        payload, level = chunks(encoded, update.tensors), head.compression.zstd
-        if update.num_bytes <= self._inline_cap:
-            return encode(update, zstd.compressed(b"".join(payload), level))
+    def _payload(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
+        """(payload, blob, digest) of an update's message; a large payload is in its blob by then."""
+        digest, level = Digest(encoding.encoded), head.compression.zstd
+        pieces = digest.of(chunks(encoded, encoding.encoded))  # taken while the part before is on its way
+        if num_bytes_of(encoding.encoded) <= self._inline_cap:
+            return zstd.compressed(b"".join(pieces), level), None, digest.hex()
         part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
         name = self._topology.update_blob(self._name, head.run_id, head.round)
-        name = self._last_blob = self._transport.write_blob(
-            name, zstd.compressed_parts(cut(payload, part_bytes), level)
-        )
-        blob = BlobRef(name=name, part_bytes=part_bytes)
-        return encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
+        name = self._last_blob = self._transport.write_blob(name, zstd.compressed_parts(cut(pieces, part_bytes), level))
+        return b"", BlobRef(name=name, part_bytes=part_bytes), digest.hex()
 
     def _encoding_for(self, head: ModelHead) -> Encoding:
         """The last one, as long as models and compression stay the same."""
