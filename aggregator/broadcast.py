@@ -62,6 +62,8 @@ class Broadcaster:
             seed=settings.seed,
             max_staleness=settings.max_staleness,
             local=settings.local,
+            num_shards=settings.shards,
+            weighting=settings.weighting,
             name_conflicts=self._names_in_conflict(),
         )
         pieces = self._directory.model(number - 1).pieces(head.tensors)

@@ -15,6 +15,10 @@ from aggregator.mean import ExactSum
 from broker.tensors import DTYPES, Specs, State, TensorSpec
 
 
+_EXACT_UNCARRIED = 2.0**20
+"""Below it a quotient does not depend on what was carried; from here on only equal limbs give equal quotients."""
+
+
 def discount(staleness: int) -> float:
     """The factor on the weight of an update that is so many rounds behind (FedBuff, section 5)."""
     return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
@@ -22,6 +26,8 @@ def discount(staleness: int) -> float:
 
 def next_state(model: ModelFile, specs: Specs, exact_sum: ExactSum, *, total: int, server_lr: float) -> State:
     """The next global model. Takes the sum apart tensor by tensor, so that both never lie in memory whole."""
+    if exact_sum.bound >= _EXACT_UNCARRIED:
+        exact_sum.carry()
     travelled = {spec.name: spec for spec in exact_sum.specs}
     state: State = {}
     by_name = {spec.name: spec for spec in specs}

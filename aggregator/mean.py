@@ -40,6 +40,9 @@ _TO_HIGH_BITS = np.float64(_TO_HIGH).view(np.int64)
 _SMALL = 2.0**18
 """Products below it can be rounded by addition; larger ones are rounded and cast, with the same result."""
 
+_ROUNDING = 1 + 2.0**-40
+"""A bound is a sum of floats; this is more than what their rounding can have taken from it."""
+
 MAX_SUM = 2.0**30
 """What the sum of |weight * delta| must stay below, for each parameter."""
 
@@ -100,6 +103,47 @@ class ExactSum:
         self._bound += other._bound
         self._num_uncarried += 1
         self.carry()
+
+    def add_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
+        """Adds a piece, as ``limb_pieces`` gives them, of another sum over the same specs, whose bound is ``bound``.
+
+        A piece begins at a multiple of 8 bytes and ends at one, or at the end; ``end_update`` says that all are in.
+        One that leaves the range is an UnfitMessage; then nothing of this piece was added.
+        """
+        if not self._bound + bound < MAX_SUM:
+            raise UnfitMessage(f"the sum of the partial sums may reach {MAX_SUM:.3g}")
+        most = {8: int(bound / _HIGH_STEP * _ROUNDING) + 1, 4: _HALF_CARRY}
+        slices = list(self._limb_slices(offset, piece))
+        for own, values in slices:
+            largest = max(int(values.max()), -int(values.min()))
+            if largest > most[own.itemsize]:
+                raise UnfitMessage(
+                    f"a limb of the partial sum is {largest}; its bound {bound:.3g} leaves at most {most}"
+                )
+        self._bound_of_update = bound
+        for own, values in slices:
+            own += values
+
+    def limb_pieces(self) -> Iterator[memoryview]:
+        """The sum as bytes: the high limbs of each tensor in the order of the specs, then the low ones; not copied."""
+        self.carry()
+        for limbs in (self._high, self._low):
+            for spec in self.specs:
+                if spec.num_elements:  # an empty view cannot be cast
+                    yield memoryview(limbs[spec.name]).cast("B")  # type: ignore[arg-type]
+
+    def _limb_slices(self, offset: int, piece: Buffer) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """(own limbs, limbs to add to them) of each tensor that a piece of ``limb_pieces`` touches."""
+        view = memoryview(piece)
+        start, end = 0, offset + len(view)
+        for limbs, dtype in ((self._high, np.int64), (self._low, np.int32)):
+            for spec in self.specs:
+                own: NDArray[Any] = limbs[spec.name]
+                low, high = max(start, offset), min(start + own.nbytes, end)
+                if low < high:
+                    own = own[(low - start) // own.itemsize : (high - start) // own.itemsize]
+                    yield own, np.frombuffer(view[low - offset : high - offset], dtype)
+                start += limbs[spec.name].nbytes
 
     def carry(self) -> None:
         """Brings every ``low`` into its range; the value stays the same, and equal values get equal limbs."""

@@ -212,7 +212,7 @@ class Worker:
             name = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
             blob = BlobRef(name=name, part_bytes=part_bytes)
             body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
-        self._transport.send(body, worker=self._name)
+        self._transport.send(body, worker=self._name, num_shards=head.num_shards)
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
             head.round,
