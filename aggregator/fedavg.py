@@ -14,7 +14,6 @@ from aggregator.checkpoint import ModelFile
 from aggregator.mean import ExactSum
 from broker.tensors import DTYPES, Specs, State, TensorSpec
 
-
 _EXACT_UNCARRIED = 2.0**20
 """Below it a quotient does not depend on what was carried; from here on only equal limbs give equal quotients."""
 
