@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
@@ -626,9 +627,10 @@ def test_the_blob_of_a_sum_that_was_never_sent_is_gone_when_the_round_is_closed(
 def test_the_sum_stays_exact_where_its_high_limbs_leave_the_range_of_a_float(tmp_path: Path) -> None:
     """From 2**53 steps on, a float rounds; two sums that are equal must round alike."""
     found = set()
-    deltas = [{"w": torch.tensor([2.0**20 * (1 + 2.0**-23 * number)])} for number in range(8)]
+    values = np.random.default_rng(0)
+    deltas = [{"w": torch.from_numpy(values.standard_normal(2000)) * 2.0**21} for _ in range(8)]
     for num_shards in (0, 1, 3):
-        task = StateTask({"w": torch.tensor([0.0])})
+        task = StateTask({"w": torch.zeros(2000, dtype=torch.float64)})
         root = EmbeddedRun.make(tmp_path / str(num_shards), task, shards=num_shards, rounds=1, quorum="8")
         run = ShardedRun(root, [])
         run.partials = [run.partial(shard) for shard in range(num_shards)]
