@@ -7,16 +7,16 @@
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
 <queue>.leader      exclusive   empty; whose connection holds it is the one aggregator, the others stand by
 
-With N shards, a worker's updates take the way of its shard, crc32 of its name modulo N, and the root aggregator
-gets one partial sum for many of them:
+With N shards, a worker's updates take the way of its shard, the first eight bytes (little-endian) of the SHA-256
+of its name modulo N, and the root aggregator gets one partial sum for many of them:
 
 <queue>.shard.<i>         quorum     updates, behind <queue>.in, key update.<i>.<worker>; read by a partial aggregator
 <queue>.shard.<i>.leader  exclusive  as <queue>.leader, of the one partial aggregator of this shard
 <queue>                              also has partial sums, key partial.<i>, and updates that a partial passed on
 """
 
+import hashlib
 import re
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,8 +132,11 @@ class Topology:
 
 
 def shard_of(worker: str, num_shards: int) -> int:
-    """The shard that a worker's updates go to: the same for all of them, so that who folds them knows its own."""
-    return zlib.crc32(worker.encode()) % num_shards
+    """The shard that a worker's updates go to: the same for all of them, so that who folds them knows its own.
+
+    Not a CRC: its last bits hardly differ between names that count up.
+    """
+    return int.from_bytes(hashlib.sha256(worker.encode()).digest()[:8], "little") % num_shards
 
 
 def update_key(worker: str, num_shards: int = 0) -> str:
