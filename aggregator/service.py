@@ -111,6 +111,8 @@ class Aggregator:
         return affordable_prefetch(sizes, self._settings.inline_cap)
 
     def _go_on_after(self, last: int) -> None:
+        if last > self._ledger.base_round():  # it may have been closed a moment before a kill
+            self._delete_abandoned_partials(self._partials_of(last, int(self._ledger.round(last)["num_folded"])))
         reason = self._reason_to_end(last)
         if reason is not None:
             self._finish(last, reason)
@@ -358,10 +360,11 @@ class Aggregator:
             specs=self._expected.specs,
             clock=self._clock,
         )
-        self._partial_uploads = PartialUploads(
-            number, num_shards=self._settings.shards, num_before=self._open_round.num_folded
-        )
+        self._partial_uploads = self._partials_of(number, self._open_round.num_folded)
         self._start_clock(number)
+
+    def _partials_of(self, number: int, num_before: int) -> PartialUploads:
+        return PartialUploads(number, num_shards=self._settings.shards, num_before=num_before)
 
     def _start_clock(self, number: int) -> None:
         """The round's time runs from when its model is out."""
@@ -404,7 +407,7 @@ class Aggregator:
             install=written.install,
             num_present=self._attendance.num_present(now=self._clock()),
         )
-        self._delete_abandoned_partials()
+        self._delete_abandoned_partials(self._partial_uploads)
         self._log_round(number)
         reason = self._reason_to_end(number)
         if reason is not None:
@@ -441,11 +444,11 @@ class Aggregator:
         if num_bytes_of(self._expected.specs) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
 
-    def _delete_abandoned_partials(self) -> None:
-        """The same of partial sums, once the round is closed and each that still comes is late."""
+    def _delete_abandoned_partials(self, uploads: PartialUploads) -> None:
+        """The same of partial sums, once their round is closed and each that still comes is late."""
         names = [
-            self._topology.partial_blob(shard, self._expected.run_id, self._round.number, sequence)
-            for shard, sequence in self._partial_uploads.unknown()
+            self._topology.partial_blob(shard, self._expected.run_id, uploads.round, sequence)
+            for shard, sequence in uploads.unknown()
         ]
         if limb_bytes_of(self._expected.specs) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
