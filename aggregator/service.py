@@ -244,7 +244,11 @@ class Aggregator:
                 self._decide_on(update, delivery)
             else:
                 partial = read_partial(delivery, self._expected, round_number=self._round.number)
-                self._decide_on_partial(partial, delivery)
+                try:
+                    self._decide_on_partial(partial, delivery)
+                except (MessageError, BlobLost):
+                    self._transport.delete_blobs([partial.blob_name] if partial.blob_name else [])  # never replayed
+                    raise
         except (MessageError, BlobLost) as error:
             self._refuse(delivery, str(error))
         if message is not None:

@@ -6,6 +6,7 @@ import pytest
 from federation import Command, Federation, run_command
 
 from broker.codec import encode
+from broker.errors import ExitCode
 from broker.messages import ModelHead, PartialHead
 from broker.topology import partial_key, shard_of
 
@@ -182,3 +183,22 @@ def bad_sum(model: ModelHead) -> bytes:
         }
     )
     return encode(head, bytes(head.num_bytes))
+
+
+def test_a_partial_told_to_stop_leaves_what_it_has_not_sent_to_the_next(federation: Federation, expected: str) -> None:
+    held, first, *_ = SHARDS[0]
+    federation.gates.hold(held, 2)
+    partials = [federation.partial(0, 2, "--flush-s", "3600"), federation.partial(1, 2)]
+    for partial in partials:
+        partial.says("partial aggregator of shard")
+    aggregator = federation.aggregator(*RUN)
+    workers = [federation.worker(name) for name in NAMES]
+    partials[0].says(f"round   1 ← {first}")
+    partials[0].terminate()
+    assert partials[0].ends() == ExitCode.INTERRUPTED
+    partials[0] = federation.partial(0, 2)
+    federation.gates.release(held, 2)
+
+    assert [each.ends() for each in (aggregator, *partials, *workers)] == [0] * 7
+    assert federation.summary["final"]["model_sha256"] == expected
+    assert_all_folded_once(federation)

@@ -18,9 +18,9 @@ from unit.aggregator.sharded_run import (
     workers_in,
 )
 
-from aggregator.mean import ExactSum
 from broker.codec import decode, encode
 from broker.messages import BlobRef, PartialHead
+from broker.tensors import cut
 from broker.topology import partial_key
 
 A, B = names_of(0, 3), names_of(1, 3)
@@ -573,11 +573,9 @@ def test_a_sum_that_turns_out_to_be_bad_half_way_costs_those_before_it_nothing(
         run.answer(A, blob_bytes=64)
         run.settle()
         run.pass_time()
-        good = ExactSum(run.root.aggregator._expected.specs)
-        parts = [bytes(64)] * -(-12 * sum(spec.num_elements for spec in good.specs) // 64)
         head = bad_head(run, names_of(1, 5)[3:])
         assert head.blob is not None
-        run.root.site.write_blob(head.blob.name, [*parts[:-1], b"\x01" * 64])
+        run.root.site.write_blob(head.blob.name, cut([b"\x01" + bytes(head.num_bytes - 1)], 64))
         run.root.site.send_partial(encode(head), shard=1)
         run.settle()
         run.answer(B, blob_bytes=64)
@@ -585,6 +583,8 @@ def test_a_sum_that_turns_out_to_be_bad_half_way_costs_those_before_it_nothing(
         run.pass_time()
     assert digest(run) == digest_without_shards(inline_cap=0)
     assert folded(run) == each_once()
+    assert run.root.reasons == ["its body is not the one that its digest is of"] * ROUNDS
+    assert [name for name in run.root.broker.blobs if ".model." not in name] == []
 
 
 def bad_head(run: ShardedRun, names: list[str]) -> PartialHead:
