@@ -1,9 +1,11 @@
 """Root, partial aggregators and workers as processes over RabbitMQ: the same bits as with one aggregator."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from federation import Command, Federation, run_command
+from rabbitmq_node import RabbitNode, skip_without_rabbitmq
 
 from broker.codec import encode
 from broker.errors import ExitCode
@@ -202,3 +204,32 @@ def test_a_partial_told_to_stop_leaves_what_it_has_not_sent_to_the_next(federati
     assert [each.ends() for each in (aggregator, *partials, *workers)] == [0] * 7
     assert federation.summary["final"]["model_sha256"] == expected
     assert_all_folded_once(federation)
+
+
+def test_a_broker_killed_in_mid_round_costs_nothing(tmp_path: Path, queue: str, expected: str) -> None:
+    held = SHARDS[0][0]
+    skip_without_rabbitmq()
+    folder = tmp_path / "private"
+    folder.mkdir()
+    with (
+        RabbitNode(tmp_path / "node") as node,
+        Federation(folder, broker=started(node).url, queue=queue) as federation,
+    ):
+        federation.gates.hold(held, 2)
+        partials = started_partials(federation)
+        aggregator = federation.aggregator(*RUN, "--commit-every-s", "0.05")
+        workers = [federation.worker(name) for name in NAMES]
+        federation.wait_for_verdict("folded", SHARDS[1][0], 2)
+        node.kill()
+        partials[0].says("connection lost")
+        node.start()
+        federation.gates.release(held, 2)
+
+        assert [each.ends() for each in (aggregator, *partials, *workers)] == [0] * 7
+        assert federation.summary["final"]["model_sha256"] == expected
+        assert_all_folded_once(federation)
+
+
+def started(node: RabbitNode) -> RabbitNode:
+    node.start()
+    return node
