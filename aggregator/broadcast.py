@@ -1,16 +1,27 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from aggregator.checkpoint import StateDirectory
 from aggregator.ledger import Ledger
 from aggregator.run import Run, newest_head
 from aggregator.settings import AggregatorSettings
 from broker.codec import encode
 from broker.messages import BlobRef, ModelHead
-from broker.tensors import cut
+from broker.tensors import Buffer, cut, num_bytes_of
 from broker.topology import Topology
 from broker.transport import Transport
 
 _MAX_CONFLICTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The body of a model, ready to be published: the bytes that go with its head, or the blob that it names."""
+
+    payload: bytes = b""
+    blob: BlobRef | None = None
 
 
 class Broadcaster:
@@ -40,14 +51,29 @@ class Broadcaster:
         newest = newest_head(self._transport)
         head = newest[0] if newest else None
         if head is None or head.run_id != self._run.run_id:
-            self.publish(number, is_finished=is_finished)
+            self.publish(number, self._stage_file(number), is_finished=is_finished)
             self._delete_earlier_run(head)
         elif (head.round, head.is_finished) != (number, is_finished) or head.epoch < self._ledger.min_epoch():
-            self.publish(number, is_finished=is_finished)
+            self.publish(number, self._stage_file(number), is_finished=is_finished)
         else:
             self._head = head
 
-    def publish(self, number: int, *, is_finished: bool = False) -> None:
+    def stage(self, number: int, pieces: Iterable[Buffer]) -> Staged:
+        """Brings the body of the model that round ``number`` begins with to where its head will find it.
+
+        Nobody reads it before that head is out: the round before may still be open, and closed with other bits.
+        """
+        if num_bytes_of(self._run.specs) <= self._settings.inline_cap:
+            return Staged(b"".join(pieces))
+        part_bytes = self._settings.part_bytes
+        name = self._topology.model_blob(self._run.run_id, number)
+        name = self._transport.write_blob(name, cut(pieces, part_bytes))
+        return Staged(blob=BlobRef(name=name, part_bytes=part_bytes))
+
+    def _stage_file(self, number: int) -> Staged:
+        return self.stage(number, self._directory.model(number - 1).pieces(self._run.specs))
+
+    def publish(self, number: int, body: Staged, *, is_finished: bool = False) -> None:
         """Publishes the model that round ``number`` begins with. Doing it again changes nothing for readers."""
         settings = self._settings
         head = ModelHead(
@@ -65,15 +91,10 @@ class Broadcaster:
             num_shards=settings.shards,
             weighting=settings.weighting,
             name_conflicts=self._names_in_conflict(),
+            blob=body.blob,
         )
-        pieces = self._directory.model(number - 1).pieces(head.tensors)
-        if head.num_bytes <= settings.inline_cap:
-            self._transport.broadcast(encode(head, b"".join(pieces)))
-        else:
-            name = self._topology.model_blob(head.run_id, number)
-            name = self._transport.write_blob(name, cut(pieces, settings.part_bytes))
-            head = head.model_copy(update={"blob": BlobRef(name=name, part_bytes=settings.part_bytes)})
-            self._transport.broadcast(encode(head))
+        self._transport.broadcast(encode(head, body.payload))
+        if body.blob is not None:
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head
 
@@ -86,7 +107,7 @@ class Broadcaster:
             return False
         self._conflicts.add(worker)
         if self._head.blob is None:
-            self.publish(self._head.round)
+            self.publish(self._head.round, self._stage_file(self._head.round))
         else:
             self._head = self._head.model_copy(update={"name_conflicts": self._names_in_conflict()})
             self._transport.broadcast(encode(self._head))

@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from aggregator.mean import ExactSum
+from aggregator.safetensors_file import SafetensorsFile
 from broker.errors import DamagedFile, StateError
-from broker.tensors import Digest, Specs, State, chunks, difference, digest_of, specs_of
+from broker.tensors import Buffer, Digest, Specs, State, chunks, difference, specs_of
 
 
 class StateDirectory:
@@ -54,13 +55,17 @@ class StateDirectory:
 
     # -- models ---------------------------------------------------------------------------------------------
 
+    def new_model(self, round_number: int, specs: Specs) -> "NewModel":
+        """The model after a round, to be written piece by piece."""
+        return NewModel(self.model_path(round_number), specs, round_number=round_number)
+
     def write_model(self, round_number: int, state: State) -> "WrittenModel":
         """Writes the model after a round durably, but not yet in its place."""
-        sha256 = digest_of(state)
-        path = self.model_path(round_number)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        _save(temporary, _apart(state), {"model_sha256": sha256, "round": str(round_number)})
-        return WrittenModel(temporary, path, sha256)
+        specs = specs_of(state)
+        new = self.new_model(round_number, specs)
+        for piece in chunks(state, specs):
+            new.write(piece)
+        return new.finish()
 
     def model(self, round_number: int) -> "ModelFile":
         """The model after a round, as it lies in its file."""
@@ -88,7 +93,7 @@ class StateDirectory:
         limbs = exact_sum.limbs()
         path = self.folder / name
         temporary = path.with_suffix(".tmp")
-        _save(temporary, {key: torch.from_numpy(limb) for key, limb in limbs.items()}, {})
+        _save(temporary, {key: torch.from_numpy(limb) for key, limb in limbs.items()})
         _put_in_place(temporary, path)
         return _sum_digest(limbs)
 
@@ -125,6 +130,36 @@ class StateDirectory:
         _put_in_place(temporary, self.summary)
 
 
+class NewModel:
+    """A model on its way to the disk; a StateError if there is no room for it."""
+
+    def __init__(self, path: Path, specs: Specs, *, round_number: int) -> None:
+        self._path = path
+        self._temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        with self._in_writing():
+            self._written = SafetensorsFile(self._temporary, specs, round_number=round_number)
+
+    def write(self, piece: Buffer) -> None:
+        """Takes the next piece of the payload."""
+        with self._in_writing():
+            self._written.write(piece)
+
+    def finish(self) -> "WrittenModel":
+        """Has it on the disk when this returns, but not yet in its place."""
+        with self._in_writing(), self._written.file as file:
+            sha256 = self._written.finish()
+            _sync(file)
+        return WrittenModel(self._temporary, self._path, sha256)
+
+    @contextmanager
+    def _in_writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._temporary.unlink(missing_ok=True)
+            raise _not_written(self._path, error) from error
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenModel:
     """A model on the disk that is not in its place yet."""
@@ -132,6 +167,11 @@ class WrittenModel:
     temporary: Path
     path: Path
     sha256: str
+
+    @property
+    def model(self) -> "ModelFile":
+        """As it lies there."""
+        return ModelFile(self.temporary)
 
     def install(self) -> None:
         """Puts it in its place, durably."""
@@ -183,26 +223,14 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DamagedFile(f"{path} cannot be read: {error}") from error
 
 
-def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     try:
-        save_file(dict(tensors), path, metadata=metadata)
+        save_file(dict(tensors), path)
         with path.open("rb") as file:
             _sync(file)
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
         raise _not_written(path, error) from error
-
-
-def _apart(state: State) -> State:
-    """The same values, each tensor contiguous and in memory of its own, as the file format wants them."""
-    result: State = {}
-    seen: set[int] = set()
-    for name, tensor in state.items():
-        dense = tensor.detach().contiguous()
-        where = dense.untyped_storage().data_ptr()
-        result[name] = dense.clone() if where in seen else dense
-        seen.add(where)
-    return result
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

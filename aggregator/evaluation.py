@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from broker.tensors import State
+from aggregator.checkpoint import ModelFile
 from learning.task import Task
 
 
@@ -15,10 +15,10 @@ class CentralEvaluation:
         self._task = task
         self._model = model if task.evaluate(model) else None
 
-    def __call__(self, state: State) -> dict[str, float]:
+    def __call__(self, model: ModelFile) -> dict[str, float]:
         """The metrics of a model; empty without test data. Those that are not finite are left out."""
         if self._model is None:
             return {}
-        self._model.load_state_dict(state)
+        self._model.load_state_dict(model.state())
         metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
         return {name: value for name, value in metrics.items() if math.isfinite(value)}

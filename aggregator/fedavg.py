@@ -7,12 +7,13 @@ updates move the model less. Integer tensors are rounded half to even; boolean o
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 
 from aggregator.checkpoint import ModelFile
 from aggregator.mean import ExactSum
-from broker.tensors import DTYPES, Specs, State, TensorSpec
+from broker.tensors import DTYPES, Specs, TensorSpec
 
 _EXACT_UNCARRIED = 2.0**20
 """Below it a quotient does not depend on what was carried; from here on only equal limbs give equal quotients."""
@@ -23,22 +24,34 @@ def discount(staleness: int) -> float:
     return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
 
 
-def next_state(model: ModelFile, specs: Specs, exact_sum: ExactSum, *, total: int, server_lr: float) -> State:
-    """The next global model. Takes the sum apart tensor by tensor, so that both never lie in memory whole."""
+def next_tensors(
+    model: ModelFile, specs: Specs, exact_sum: ExactSum, *, total: int, server_lr: float
+) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
+    """The next global model, tensor by tensor in the order of ``specs``.
+
+    Takes the sum apart on the way: neither model lies in memory whole, and the sum shrinks.
+    """
     if exact_sum.bound >= _EXACT_UNCARRIED:
         exact_sum.carry()
     travelled = {spec.name: spec for spec in exact_sum.specs}
-    state: State = {}
-    by_name = {spec.name: spec for spec in specs}
-    for name, old in model.tensors(specs):
-        spec = travelled.get(name)
-        if spec is None or total == 0:
-            state[name] = old.clone()
+    for spec, (name, old) in zip(specs, model.tensors(specs), strict=True):
+        of_delta = travelled.get(name)
+        if of_delta is None or total == 0:
+            yield spec, old
             continue
-        step = torch.from_numpy(exact_sum.divided(spec, total)) * server_lr
-        exact_sum.forget(spec)
-        state[name] = _moved(old, step, by_name[name])
-    return state
+        yield spec, _stepped(old, exact_sum, of_delta, spec, total=total, server_lr=server_lr)
+        exact_sum.forget(of_delta)
+
+
+def _stepped(
+    old: torch.Tensor, exact_sum: ExactSum, travelled: TensorSpec, spec: TensorSpec, *, total: int, server_lr: float
+) -> torch.Tensor:
+    """One tensor after the step, made block by block: beside the old and the new one, nothing of its size is held."""
+    new = torch.empty(old.shape, dtype=old.dtype)
+    before, after = old.reshape(-1), new.view(-1)
+    for block, mean in exact_sum.means(travelled, total):
+        after[block] = _moved(before[block], torch.from_numpy(mean).mul_(server_lr), spec)
+    return new
 
 
 def _moved(old: torch.Tensor, step: torch.Tensor, spec: TensorSpec) -> torch.Tensor:

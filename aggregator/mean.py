@@ -11,19 +11,23 @@ limbs would give a range no model needs, for a third more memory; one limb canno
 
 Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its unit in the last place is the grid
 step; the low bits of the sum are then the integer. That is one vector addition where rint and a cast are slow.
+
+All is done block by block in memory that the sum owns: the passes over a block find it in the cache, and adding a
+float32 update allocates nothing. What is left to wait for is the memory of the limbs, 24 bytes a parameter.
 """
 
 import math
 import mmap
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import UnfitMessage
-from broker.tensors import Buffer, Specs, TensorSpec
+from broker.tensors import Buffer, Specs, TensorSpec, canonical
 
 Floats = NDArray[np.float64]
 Integer = TypeVar("Integer", bound=np.integer[Any])
@@ -40,15 +44,20 @@ _TO_HIGH_BITS = np.float64(_TO_HIGH).view(np.int64)
 _SMALL = 2.0**18
 """Products below it can be rounded by addition; larger ones are rounded and cast, with the same result."""
 
-_ROUNDING = 1 + 2.0**-40
-"""A bound is a sum of floats; this is more than what their rounding can have taken from it."""
-
 MAX_SUM = 2.0**30
 """What the sum of |weight * delta| must stay below, for each parameter."""
 
-_BLOCK = 2**14
-"""Elements worked on at a time: two float64 blocks stay in the cache."""
+_BLOCK = 2**15
+"""Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half of
+it costs more in calls, twice of it falls out of the cache."""
 _OWN_MEMORY_BYTES = 2**20
+
+
+class Scratch:
+    """Two blocks of float64 to work in, so that nothing is allocated for a block."""
+
+    def __init__(self) -> None:
+        self.scaled, self.rest = np.empty(_BLOCK), np.empty(_BLOCK)
 
 
 class ExactSum:
@@ -59,12 +68,15 @@ class ExactSum:
 
     def __init__(self, specs: Specs) -> None:
         self.specs = specs
+        self.limb_specs = canonical(_limb_specs(specs))
+        self._layout, self._limb_layout = _Layout(specs), _Layout(self.limb_specs)
         self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in specs}
         self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in specs}
-        self._starts = np.cumsum([0] + [spec.num_bytes for spec in specs]).tolist()
+        self._scratch = Scratch()
         self._bound = 0.0
         self._bound_of_update = 0.0
         self._num_uncarried = 0
+        self._is_carried = True
 
     def add(self, offset: int, piece: Buffer, weight: float) -> None:
         """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
@@ -72,20 +84,39 @@ class ExactSum:
         A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. One that holds NaN or
         infinity, or leaves the range, is an UnfitMessage; then nothing of this piece was added.
         """
-        slices = list(self._slices(offset, piece))
-        bound = max((_largest(values, spec) for spec, _, values in slices), default=0.0) * abs(weight)
-        if not self._bound + bound < MAX_SUM:
-            raise UnfitMessage(
-                f"num_samples times delta reaches {bound:.3g}; the sum over a round must stay below {MAX_SUM:.3g}"
-            )
-        self._bound_of_update = max(self._bound_of_update, bound)
+        slices = list(self._layout.slices(offset, piece))
+        bound = max((self._largest(values, spec) for spec, _, values in slices), default=0.0) * abs(weight)
+        self._admit(bound)
+        self._is_carried = False
         add = _add_small if bound < _SMALL else _add_any
         for spec, start, values in slices:
-            stop = start + len(values)
-            add(self._high[spec.name][start:stop], self._low[spec.name][start:stop], values, weight)
+            high, low = self._high[spec.name][start:], self._low[spec.name][start:]
+            for block in _blocks(len(values)):
+                add(high[block], low[block], self._numbers(values[block], spec), weight, self._scratch)
+
+    def add_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
+        """Adds a piece of the payload of another sum's limbs, as ``limb_specs`` has them and ``limbs`` gives them.
+
+        ``bound`` is the other sum's. Pieces are cut as those of updates, and ``end_update`` ends them too. Limbs
+        that are not carried, or larger than ``bound`` allows, are an UnfitMessage; then nothing of this piece was
+        added.
+        """
+        slices = list(self._limb_layout.slices(offset, piece))
+        if not bound >= 0:
+            raise UnfitMessage(f"the bound of a partial sum cannot be {bound}")
+        for spec, _, values in slices:
+            limit = (bound + 1) / _HIGH_STEP if spec.dtype == "int64" else _HALF_CARRY
+            if not self._largest(values, spec) <= limit:
+                raise UnfitMessage(f"partial sum: '{spec.name}' is larger than its bound of {bound:.3g} allows")
+        self._admit(bound)
+        self._is_carried = False
+        for spec, start, values in slices:
+            limb, _, name = spec.name.partition(".")
+            sums: NDArray[Any] = self._high[name] if limb == "high" else self._low[name]
+            sums[start : start + len(values)] += values
 
     def end_update(self) -> None:
-        """Says that all pieces of one update were added."""
+        """Says that all pieces of one update, or of one partial sum, were added."""
         self._bound += self._bound_of_update
         self._bound_of_update = 0.0
         self._num_uncarried += 1
@@ -94,74 +125,53 @@ class ExactSum:
 
     def add_sum(self, other: "ExactSum") -> None:
         """Adds what another sum over the same specs holds."""
-        if not self._bound + other._bound < MAX_SUM:
-            raise UnfitMessage(f"the sum of the partial sums may reach {MAX_SUM:.3g}")
+        self._admit(other._bound)
         other.carry()
+        self._is_carried = False
         for spec in self.specs:
             self._high[spec.name] += other._high[spec.name]
             self._low[spec.name] += other._low[spec.name]
-        self._bound += other._bound
-        self._num_uncarried += 1
-        self.carry()
+        self.end_update()
 
-    def add_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
-        """Adds a piece, as ``limb_pieces`` gives them, of another sum over the same specs, whose bound is ``bound``.
-
-        A piece begins at a multiple of 8 bytes and ends at one, or at the end; ``end_update`` says that all are in.
-        One that leaves the range is an UnfitMessage; then nothing of this piece was added.
-        """
+    def _admit(self, bound: float) -> None:
+        """An UnfitMessage if what is added, at most ``bound`` in magnitude, could leave the range."""
         if not self._bound + bound < MAX_SUM:
-            raise UnfitMessage(f"the sum of the partial sums may reach {MAX_SUM:.3g}")
-        most = {8: int(bound / _HIGH_STEP * _ROUNDING) + 1, 4: _HALF_CARRY}
-        slices = list(self._limb_slices(offset, piece))
-        for own, values in slices:
-            largest = max(int(values.max()), -int(values.min()))
-            if largest > most[own.itemsize]:
-                raise UnfitMessage(
-                    f"a limb of the partial sum is {largest}; its bound {bound:.3g} leaves at most {most}"
-                )
-        self._bound_of_update = bound
-        for own, values in slices:
-            own += values
-
-    def limb_pieces(self) -> Iterator[memoryview]:
-        """The sum as bytes: the high limbs of each tensor in the order of the specs, then the low ones; not copied."""
-        self.carry()
-        for limbs in (self._high, self._low):
-            for spec in self.specs:
-                if spec.num_elements:  # an empty view cannot be cast
-                    yield memoryview(limbs[spec.name]).cast("B")  # type: ignore[arg-type]
-
-    def _limb_slices(self, offset: int, piece: Buffer) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """(own limbs, limbs to add to them) of each tensor that a piece of ``limb_pieces`` touches."""
-        view = memoryview(piece)
-        start, end = 0, offset + len(view)
-        for limbs, dtype in ((self._high, np.int64), (self._low, np.int32)):
-            for spec in self.specs:
-                own: NDArray[Any] = limbs[spec.name]
-                low, high = max(start, offset), min(start + own.nbytes, end)
-                if low < high:
-                    own = own[(low - start) // own.itemsize : (high - start) // own.itemsize]
-                    yield own, np.frombuffer(view[low - offset : high - offset], dtype)
-                start += limbs[spec.name].nbytes
+            raise UnfitMessage(
+                f"num_samples times delta reaches {bound:.3g}; the sum over a round must stay below {MAX_SUM:.3g}"
+            )
+        self._bound_of_update = max(self._bound_of_update, bound)
 
     def carry(self) -> None:
         """Brings every ``low`` into its range; the value stays the same, and equal values get equal limbs."""
+        if self._is_carried:
+            return
         for name, low in self._low.items():
             for block in _blocks(len(low)):
-                carried = (low[block] + _HALF_CARRY) >> _LOW_BITS
-                low[block] -= carried << _LOW_BITS
-                self._high[name][block] += carried
+                _carry(self._high[name][block], low[block], self._scratch)
         self._num_uncarried = 0
+        self._is_carried = True
+
+    def means(self, spec: TensorSpec, total: int) -> Iterator[tuple[slice, Floats]]:
+        """The sum of one tensor over ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
+
+        A block lies in the sum's own memory: it may be changed, and is gone with the next one.
+        """
+        high, low = self._high[spec.name], self._low[spec.name]
+        for block in _blocks(len(high)):
+            num = len(high[block])
+            mean, rest = self._scratch.scaled[:num], self._scratch.rest[:num]
+            np.multiply(high[block], _HIGH_STEP, out=mean)
+            np.multiply(low[block], _LOW_STEP, out=rest)
+            mean += rest
+            mean /= total
+            yield block, mean
 
     def divided(self, spec: TensorSpec, total: int) -> Floats:
-        """The sum of one tensor over ``total``, as float64 of the tensor's shape; off by at most 2**-51 of it."""
-        mean: Floats = self._high[spec.name].astype(np.float64)
-        mean *= _HIGH_STEP
-        for block in _blocks(len(mean)):
-            mean[block] += self._low[spec.name][block] * _LOW_STEP
-        mean /= total
-        return mean.reshape(spec.shape)
+        """All of ``means``, as one array of the tensor's shape."""
+        whole = np.empty(spec.num_elements)
+        for block, mean in self.means(spec, total):
+            whole[block] = mean
+        return whole.reshape(spec.shape)
 
     def forget(self, spec: TensorSpec) -> None:
         """Frees the memory of one tensor; its sum is then no longer there."""
@@ -176,6 +186,13 @@ class ExactSum:
             arrays[f"low.{spec.name}"] = self._low[spec.name]
         return arrays
 
+    def limb_pieces(self) -> Iterator[memoryview]:
+        """The payload of the limbs, as ``limb_specs`` has them, a tensor at a time; nothing is copied."""
+        limbs = self.limbs()
+        for spec in self.limb_specs:
+            if spec.num_elements:  # an empty view cannot be cast
+                yield memoryview(limbs[spec.name]).cast("B")  # type: ignore[arg-type]
+
     @property
     def bound(self) -> float:
         """The sum of |weight * delta| is at most this, for every parameter."""
@@ -185,19 +202,52 @@ class ExactSum:
     def bound(self, bound: float) -> None:
         self._bound = bound
 
-    def _slices(self, offset: int, piece: Buffer) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
-        """(spec, first element, values) of each tensor that a piece touches."""
+    def _largest(self, values: NDArray[Any], spec: TensorSpec) -> float:
+        """The largest magnitude; not finite values are an UnfitMessage."""
+        largest = 0.0
+        for block in _blocks(len(values)):
+            numbers = self._numbers(values[block], spec)
+            of_block = max(float(numbers.max()), -float(numbers.min()))
+            if not math.isfinite(of_block):
+                raise UnfitMessage(f"tensor '{spec.name}' holds NaN or infinity")
+            largest = max(largest, of_block)
+        return largest
+
+    def _numbers(self, values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+        """A block as numbers. A bfloat16, which numpy does not know, is the upper half of a float32."""
+        if spec.dtype != "bfloat16":
+            return values
+        bits = self._scratch.rest.view(np.uint32)[: len(values)]
+        np.left_shift(values, 16, out=bits, dtype=np.uint32)
+        return bits.view(np.float32)
+
+
+def _limb_specs(specs: Specs) -> Iterator[TensorSpec]:
+    for spec in specs:
+        yield TensorSpec(f"high.{spec.name}", "int64", (spec.num_elements,))
+        yield TensorSpec(f"low.{spec.name}", "int32", (spec.num_elements,))
+
+
+class _Layout:
+    """Where in a payload each tensor lies."""
+
+    def __init__(self, specs: Specs) -> None:
+        self._specs = specs
+        self._starts = [0, *accumulate(spec.num_bytes for spec in specs)]
+
+    def slices(self, offset: int, piece: Buffer) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
+        """(spec, first element, values) of each tensor that a piece touches; nothing is copied."""
         view = memoryview(piece)
         end = offset + len(view)
         first = bisect_right(self._starts, offset) - 1
-        for index in range(max(first, 0), len(self.specs)):
-            spec, start = self.specs[index], self._starts[index]
+        for index in range(max(first, 0), len(self._specs)):
+            spec, start, stop = self._specs[index], self._starts[index], self._starts[index + 1]
             if start >= end:
                 return
-            low, high = max(start, offset), min(start + spec.num_bytes, end)
+            low, high = max(start, offset), min(stop, end)
             if low < high:
-                raw = view[low - offset : high - offset]
-                yield spec, (low - start) // spec.item_bytes, _values(raw, spec.dtype)
+                dtype = "uint16" if spec.dtype == "bfloat16" else spec.dtype
+                yield spec, (low - start) // spec.item_bytes, np.frombuffer(view[low - offset : high - offset], dtype)
 
 
 def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
@@ -208,48 +258,53 @@ def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
     return np.frombuffer(mmap.mmap(-1, num_bytes), dtype)
 
 
-def _values(raw: memoryview, dtype: str) -> NDArray[Any]:
-    """The bytes as an array; nothing is copied, but for bfloat16, which numpy does not know."""
-    if dtype == "bfloat16":
-        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(raw, dtype)
+def _add_small(
+    high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float, scratch: Scratch
+) -> None:
+    """Adds a block of which no product reaches ``_SMALL``."""
+    num = len(values)
+    x, r = scratch.scaled[:num], scratch.rest[:num]
+    np.copyto(x, values)  # apart from the multiplication, which would cast through a buffer of its own
+    np.multiply(x, weight / _HIGH_STEP, out=x)
+    np.add(x, _TO_HIGH, out=r)
+    np.add(high, r.view(np.int64), out=high)
+    np.subtract(high, _TO_HIGH_BITS, out=high)
+    np.subtract(r, _TO_HIGH, out=r)
+    np.subtract(x, r, out=x)
+    _add_low(low, x, r)
 
 
-def _largest(values: NDArray[Any], spec: TensorSpec) -> float:
-    """The largest magnitude; not finite values are an UnfitMessage."""
-    largest = max(abs(float(values.max())), abs(float(values.min())))
-    if not math.isfinite(largest):
-        raise UnfitMessage(f"tensor '{spec.name}' holds NaN or infinity")
-    return largest
+def _add_any(
+    high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float, scratch: Scratch
+) -> None:
+    """Adds a block, whatever is in it; slower, and allocates."""
+    num = len(values)
+    x, r = scratch.scaled[:num], scratch.rest[:num]
+    np.copyto(x, values)
+    np.multiply(x, weight / _HIGH_STEP, out=x)
+    np.rint(x, out=r)
+    high += r.astype(np.int64)
+    np.subtract(x, r, out=x)
+    _add_low(low, x, r)
 
 
-def _add_small(high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float) -> None:
-    scaled, rounded = np.empty(_BLOCK), np.empty(_BLOCK)
-    for block in _blocks(len(values)):
-        num = len(values[block])
-        x, r = scaled[:num], rounded[:num]
-        np.multiply(values[block], weight / _HIGH_STEP, out=x, dtype=np.float64)
-        np.add(x, _TO_HIGH, out=r)
-        high[block] += r.view(np.int64) - _TO_HIGH_BITS
-        r -= _TO_HIGH
-        x -= r
-        _add_low(low[block], x)
-
-
-def _add_any(high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float) -> None:
-    for block in _blocks(len(values)):
-        x = np.multiply(values[block], weight / _HIGH_STEP, dtype=np.float64)
-        r = np.rint(x)
-        high[block] += r.astype(np.int64)
-        x -= r
-        _add_low(low[block], x)
-
-
-def _add_low(low: NDArray[np.int32], x: Floats) -> None:
+def _add_low(low: NDArray[np.int32], x: Floats, free: Floats) -> None:
     """``x`` is what is left below ``high``, in its steps: at most one half."""
-    x += _TO_LOW
-    low += x.view(np.int64).astype(np.int32)  # the low 32 bits of _TO_LOW are zero
+    integers = free.view(np.int32)[: len(x)]
+    np.add(x, _TO_LOW, out=x)
+    np.copyto(integers, x.view(np.int64), casting="unsafe")  # the low 32 bits of _TO_LOW are zero
+    np.add(low, integers, out=low)
+
+
+def _carry(high: NDArray[np.int64], low: NDArray[np.int32], scratch: Scratch) -> None:
+    carried, wide = scratch.rest.view(np.int32)[: len(low)], scratch.scaled.view(np.int64)[: len(low)]
+    np.add(low, _HALF_CARRY, out=carried)
+    np.right_shift(carried, _LOW_BITS, out=carried)
+    np.copyto(wide, carried)
+    np.add(high, wide, out=high)
+    np.left_shift(carried, _LOW_BITS, out=carried)
+    np.subtract(low, carried, out=low)
 
 
 def _blocks(num: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, num, _BLOCK))
+    return (slice(start, min(start + _BLOCK, num)) for start in range(0, num, _BLOCK))

@@ -6,17 +6,17 @@ Here the pure parts meet the wire. ``step()`` handles one event, an update, a si
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from aggregator.broadcast import Broadcaster
-from aggregator.checkpoint import StateDirectory
+from aggregator.checkpoint import NewModel, StateDirectory
 from aggregator.early_stop import reason_to_stop
 from aggregator.evaluation import CentralEvaluation
-from aggregator.fedavg import discount, next_state
+from aggregator.fedavg import discount, next_tensors
 from aggregator.intake import Expected, Update, base_weight_of, read_update
 from aggregator.ledger import Ledger, RoundResult, UpdateRow, Verdict
 from aggregator.open_round import OpenRound
@@ -31,7 +31,7 @@ from aggregator.summary import summarize
 from broker.codec import decode
 from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, StateError, UnfitMessage
 from broker.messages import Presence
-from broker.tensors import delta_specs, first_not_finite, limb_bytes_of, num_bytes_of, specs_of
+from broker.tensors import Buffer, chunks, delta_specs, first_not_finite, limb_bytes_of, num_bytes_of, specs_of
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
 
@@ -96,6 +96,8 @@ class Aggregator:
         )
         log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
         del model
+        best = best_of(self._ledger.rounds(), self._settings.stop_metric)
+        self._best_so_far = [] if best is None else [self._ledger.round(best[1])]
         self._go_on_after(self._ledger.last_closed_round())
 
     def _initial_model(self) -> nn.Module:
@@ -115,7 +117,8 @@ class Aggregator:
             self._delete_abandoned_partials(self._partials_of(last, int(self._ledger.round(last)["num_folded"])))
         reason = self._reason_to_end(last)
         if reason is not None:
-            self._finish(last, reason)
+            self._broadcaster.ensure(last + 1, is_finished=True)
+            self._end(reason)
             return
         number = last + 1
         self._attendance.expect(self._ledger.num_present(), now=self._clock())
@@ -377,53 +380,55 @@ class Aggregator:
         self._wake_at = self._round.deadline_at
 
     def _close_round(self, by: ClosedBy) -> None:
-        number, total = self._round.number, self._open_round.total
-        if by is ClosedBy.ABANDONED:
-            total = 0
-        state = next_state(
-            self._directory.model(number - 1),
-            self._specs,
-            self._open_round.sum,
-            total=total,
-            server_lr=self._settings.server_lr,
-        )
-        broken = first_not_finite(state)
-        if broken:
-            raise StateError(
-                f"round {number}: the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr"
-            )
-        written = self._directory.write_model(number, state)
+        number = self._round.number
+        total = 0 if by is ClosedBy.ABANDONED else self._open_round.total
+        new = self._directory.new_model(number, self._specs)
+        body = self._broadcaster.stage(number + 1, self._next_pieces(new, total))
+        written = new.finish()
         result = RoundResult(
             closed_by=by,
             closed_at=time.time(),
             seconds=self._clock() - self._round.opened_at,
             num_samples=total,
             model_sha256=written.sha256,
-            metrics=self._evaluate(state),
+            metrics=self._evaluate(written.model),
         )
-        del state
         self._delete_abandoned_uploads()
         is_surely_next = number < self._settings.rounds and self._settings.stop_metric is None
-        closed = self._open_round
+        closed, partial_uploads = self._open_round, self._partial_uploads
         closed.close(
             result,
             next_round=number + 1 if is_surely_next else None,
             install=written.install,
             num_present=self._attendance.num_present(now=self._clock()),
         )
-        self._delete_abandoned_partials(self._partial_uploads)
         self._log_round(number)
         reason = self._reason_to_end(number)
         if reason is not None:
             closed.settle()  # while there is still a reason to start again after a kill
-            self._finish(number, reason)
+            self._broadcaster.publish(number + 1, body, is_finished=True)
+            self._end(reason)
         else:
             if not is_surely_next:
                 self._ledger.open_round(number + 1, now=time.time())
-            self._broadcaster.publish(number + 1)
+            self._broadcaster.publish(number + 1, body)
             self._open(number + 1)
             closed.settle()
+        self._delete_abandoned_partials(partial_uploads)
         self._prune(number)
+
+    def _next_pieces(self, new: NewModel, total: int) -> Iterator[Buffer]:
+        """The payload of the next model, tensor by tensor as it is made; it has gone into its file by then."""
+        number = self._round.number
+        old, server_lr = self._directory.model(number - 1), self._settings.server_lr
+        for spec, tensor in next_tensors(old, self._specs, self._open_round.sum, total=total, server_lr=server_lr):
+            if first_not_finite({spec.name: tensor}):
+                raise StateError(
+                    f"round {number}: the mean leaves the range of tensor '{spec.name}'; lower --server-lr or --lr"
+                )
+            for piece in chunks({spec.name: tensor}, (spec,)):
+                new.write(piece)
+                yield piece
 
     def _reason_to_end(self, last: int) -> str | None:
         if last >= self._settings.rounds:
@@ -457,8 +462,8 @@ class Aggregator:
         if limb_bytes_of(self._expected.specs) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
 
-    def _finish(self, last: int, reason: str) -> None:
-        self._broadcaster.ensure(last + 1, is_finished=True)
+    def _end(self, reason: str) -> None:
+        """The final model is out: what remains is to say so."""
         settings = self._settings.model_dump(mode="json", exclude={"broker"})
         metric = self._settings.stop_metric
         with self._ledger.transaction():
@@ -467,7 +472,8 @@ class Aggregator:
         log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary)
 
     def _prune(self, last: int) -> None:
-        best = best_of(self._ledger.rounds(), self._settings.stop_metric)
+        best = best_of([*self._best_so_far, self._ledger.round(last)], self._settings.stop_metric)
+        self._best_so_far = [] if best is None else [self._ledger.round(best[1])]
         keep = rounds_to_keep(last, best[1] if best else None, keep_every=self._settings.keep_every)
         with self._ledger.transaction():  # only while no other aggregator has taken over
             self._directory.link("last", last)

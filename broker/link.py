@@ -90,7 +90,14 @@ class Link:
         ``is_retried``: through lost connections. ``waits_for_queue``: through a missing or full queue, too.
         ``raises_fault``: a BrokerFault is raised, and not tried again.
         """
-        result = self._add(_Job(job, is_retried, waits_for_queue, raises_fault))
+        return self.result_of(self._add(_Job(job, is_retried, waits_for_queue, raises_fault)))  # type: ignore[no-any-return]
+
+    def submit(self, job: Callable[["Link"], T]) -> "Future[T]":
+        """Has the thread do ``job`` after those before it, through lost connections; see ``result_of``."""
+        return self._add(_Job(job, is_retried=True))
+
+    def result_of(self, result: "Future[T]") -> T:
+        """Waits for a job, and says so if that takes long."""
         waited_s = 0.0
         while not concurrent.futures.wait([result], _LOOK_UP_S).done:
             if self._is_impatient:
@@ -98,7 +105,7 @@ class Link:
             waited_s += _LOOK_UP_S
             if waited_s % _PATIENCE_S == 0:  # pika tells of a blocked connection only after the publish that is blocked
                 log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
-        return result.result()  # type: ignore[no-any-return]
+        return result.result()
 
     def post(self, job: Callable[["Link"], None]) -> None:
         """Has the thread do ``job`` soon; if there is no connection, or it breaks first, it is forgotten."""
@@ -130,13 +137,14 @@ class Link:
 
     # -- for jobs, in the thread ----------------------------------------------------------------------------
 
-    def channel(self, role: str) -> BlockingChannel:
-        """The channel for one role, opened when first asked for; publishing on it waits for confirms."""
+    def channel(self, role: str, *, confirms: bool = True) -> BlockingChannel:
+        """The channel for one role, opened when first asked for; publishing on it waits for confirms, or does not."""
         channel = self._channels.get(role)
         if channel is None or not channel.is_open:
             assert self._connection is not None
             channel = self._channels[role] = self._connection.channel()
-            channel.confirm_delivery()
+            if confirms:
+                channel.confirm_delivery()
         return channel
 
     def subscription(self, role: str) -> BlockingChannel:

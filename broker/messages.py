@@ -163,8 +163,9 @@ def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
 class PartialHead(Tensors):
     """The exact sum of updates of one shard for one round. It counts as a whole, or not at all.
 
-    ``tensors`` are those of the updates. The payload is the sum's two limbs, as told in ``aggregator/mean.py``: for
-    each tensor, in that order, its high limbs (int64), then for each its low limbs (int32).
+    ``tensors`` are those of the updates. The payload is the sum's two limbs, as told in ``aggregator/mean.py``: of
+    each tensor the high ones (int64), in the order of the tensors' names, then of each the low ones (int32). The
+    digest is over ``tensors`` and this payload.
     """
 
     kind: Literal["partial"] = "partial"

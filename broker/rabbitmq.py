@@ -7,7 +7,10 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pika
@@ -32,6 +35,8 @@ _NOT_FOUND = 404
 _LOCKED = 405
 
 _BLOB_PREFETCH = 3
+_PARTS_ON_THEIR_WAY = 2
+"""Parts that the writer still has to send while the next is made ready."""
 _MAX_NAMES = 10
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
@@ -244,7 +249,8 @@ class RabbitMQ:
         properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
 
         def do(link: Link) -> None:
-            link.channel("presence").basic_publish(self._topology.inbound, presence_key(worker), body, properties)
+            channel = link.channel("presence", confirms=False)
+            channel.basic_publish(self._topology.inbound, presence_key(worker), body, properties)
 
         self._writer.post(do)
 
@@ -257,12 +263,7 @@ class RabbitMQ:
         *,
         waits_for_queue: bool = True,
     ) -> None:
-        properties = pika.BasicProperties(
-            delivery_mode=pika.DeliveryMode.Persistent,
-            content_type=_CONTENT_TYPE,
-            headers=headers,
-            timestamp=int(time.time()),
-        )
+        properties = _durable(headers)
         self._writer.call(
             lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),
             waits_for_queue=waits_for_queue,
@@ -272,9 +273,14 @@ class RabbitMQ:
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
         name = self._declare_anew(name)
+        on_their_way: deque[Future[None]] = deque()
         try:
             for index, part in enumerate(parts):
-                self._publish("", name, part, {_PART_HEADER: index}, waits_for_queue=False)
+                on_their_way.append(self._writer.submit(partial(_publish_part, name=name, index=index, part=part)))
+                if len(on_their_way) > _PARTS_ON_THEIR_WAY:
+                    self._writer.result_of(on_their_way.popleft())
+            while on_their_way:
+                self._writer.result_of(on_their_way.popleft())
         except QueueMissing as error:
             raise BlobLost(f"blob {name} was deleted while it was written") from error
         return name
@@ -377,6 +383,20 @@ class _BlobConsumer:
 
     def interrupt(self) -> None:
         self._arrived.put(None)
+
+
+def _publish_part(link: Link, *, name: str, index: int, part: bytes) -> None:
+    """Returns when the broker has it: a part that a lost connection interrupts is published again, in its turn."""
+    link.channel("publish").basic_publish("", name, part, _durable({_PART_HEADER: index}), mandatory=True)
+
+
+def _durable(headers: dict[str, Any] | None) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        delivery_mode=pika.DeliveryMode.Persistent,
+        content_type=_CONTENT_TYPE,
+        headers=headers,
+        timestamp=int(time.time()),
+    )
 
 
 def _text(key: str | bytes) -> str:

@@ -4,6 +4,8 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from rabbitmq_node import RabbitNode, skip_without_rabbitmq
@@ -31,12 +33,25 @@ def isolated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
     """A private RabbitMQ, started with the first test that wants one.
 
-    A test that stops or kills it starts it again before it ends.
+    All tests share it, so nobody kills it: see `mortal_node`.
     """
+    with _private_node(tmp_path_factory.mktemp("rabbitmq")) as running:
+        yield running
+
+
+@pytest.fixture
+def mortal_node(tmp_path: Path) -> Iterator[RabbitNode]:
+    """A RabbitMQ of the test's own, to be killed: RabbitMQ 3.10 may come back with streams and queues half made."""
+    with _private_node(tmp_path / "rabbitmq") as running:
+        yield running
+
+
+@contextmanager
+def _private_node(folder: Path) -> Iterator[RabbitNode]:
     if os.environ.get("FEDMQ_TEST_BROKER"):
         pytest.skip("needs a private node, and FEDMQ_TEST_BROKER names another broker")
     skip_without_rabbitmq()
-    with RabbitNode(tmp_path_factory.mktemp("rabbitmq")) as running:
+    with RabbitNode(folder) as running:
         yield running
 
 
@@ -47,7 +62,6 @@ def broker_url(request: pytest.FixtureRequest) -> str:
     if given:
         return given
     running: RabbitNode = request.getfixturevalue("node")
-    running.start()  # a test that failed may have left it down; does nothing while it runs
     return running.url
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from federation import ATTENTIVE, Federation
+from rabbitmq_node import RabbitNode
 
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
@@ -22,6 +23,13 @@ from worker.service import Worker
 @pytest.fixture
 def federation(tmp_path: Path, broker_url: str, queue: str) -> Iterator[Federation]:
     with Federation(tmp_path, broker=broker_url, queue=queue) as running:
+        yield running
+
+
+@pytest.fixture
+def mortal_federation(tmp_path: Path, mortal_node: RabbitNode, queue: str) -> Iterator[Federation]:
+    """A federation on a broker that the test may kill."""
+    with Federation(tmp_path, broker=mortal_node.url, queue=queue) as running:
         yield running
 
 

@@ -55,6 +55,7 @@ def _work(settings: WorkerSettings) -> ExitCode:
         device = pick_device(settings.device)
         transport = RabbitMQ(settings, role=f"worker {name}")
         stack.callback(transport.close)
+        heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
         worker = Worker(
             name,
             task,
@@ -63,10 +64,11 @@ def _work(settings: WorkerSettings) -> ExitCode:
             inline_cap=settings.inline_cap,
             run=settings.run,
             device=device,
+            announce_soon=heartbeat.soon,
         )
         on_signals(worker.stop)
         worker.start()
-        stack.enter_context(Heartbeat(worker.announce, every_s=settings.presence_every_s))
+        stack.enter_context(heartbeat)
         worker.run()
     return ExitCode.OK
 

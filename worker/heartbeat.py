@@ -3,12 +3,16 @@
 import threading
 from collections.abc import Callable
 
+_SHORTEST_S = 1.0
+"""Rounds may last milliseconds; a sign of life for each step of each would cost more than the rounds."""
+
 
 class Heartbeat:
-    """Calls ``beat`` every ``every_s`` seconds, from a thread of its own, inside a ``with``."""
+    """Calls ``beat`` every ``every_s`` seconds, and when asked to, from a thread of its own, inside a ``with``."""
 
     def __init__(self, beat: Callable[[], None], *, every_s: float) -> None:
         self._beat, self._every_s = beat, every_s
+        self._is_due = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -18,8 +22,17 @@ class Heartbeat:
 
     def __exit__(self, *error: object) -> None:
         self._stopping.set()
+        self._is_due.set()
         self._thread.join()
 
+    def soon(self) -> None:
+        """Has it beat at once, or a second after the last time: many changes make one sign of life."""
+        self._is_due.set()
+
     def _run(self) -> None:
-        while not self._stopping.wait(self._every_s):
-            self._beat()
+        while not self._stopping.is_set():
+            self._is_due.wait(self._every_s)
+            self._is_due.clear()
+            if not self._stopping.is_set():
+                self._beat()
+                self._stopping.wait(min(_SHORTEST_S, self._every_s))

@@ -13,7 +13,7 @@ from broker.codec import decode, encode
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, State, chunks, cut, digest_of, specs_of
+from broker.tensors import Buffer, State, chunks, cut, digest_of, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
@@ -36,6 +36,7 @@ class Worker:
         run: str | None = None,
         device: str = "cpu",
         on_state: Callable[[Presence], None] = lambda presence: None,
+        announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
         self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
@@ -47,8 +48,10 @@ class Worker:
         self._run = run
         self._trainer = Trainer(task, device=device)
         self._on_state = on_state
+        self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
+        self._last_blob: str | None = None
         self._is_stopping = False
         self._was_told_of_conflict = False
         self._skipped_run_id: str | None = None
@@ -58,7 +61,7 @@ class Worker:
     def start(self) -> None:
         """Subscribes to the models; the newest one comes at once."""
         self._transport.listen(Source.MODELS)
-        self._set_state("idle")
+        self._set_state("idle", at_once=True)
         log.info("worker %s joins queue '%s', trains on %s", self._name, self._topology.queue, self._trainer.device)
 
     def run(self) -> None:
@@ -70,7 +73,7 @@ class Worker:
             if not self._is_stopping:
                 raise
             log.warning("the last update was not sent: %s", error)
-        self._set_state("leaving")
+        self._set_state("leaving", at_once=True)
         self._transport.close()
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
 
@@ -127,6 +130,7 @@ class Worker:
         before, self._done = self._done, head
         if head.is_finished:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
+            self._delete_last_blob(head)
             self.is_finished = True
             return
         misfit = self._trainer.misfit(head.tensors)
@@ -143,6 +147,15 @@ class Worker:
             self._done = before
             return
         self._train_and_send(head, state)
+
+    def _delete_last_blob(self, head: ModelHead) -> None:
+        """Of an update that came after the run's end, and that no aggregator will ever read.
+
+        One that was killed after sending knows no name any more; it was for the last round, or is long deleted.
+        """
+        if head.num_bytes > self._inline_cap:
+            last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
+            self._transport.delete_blobs([self._last_blob or last])
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
@@ -189,8 +202,9 @@ class Worker:
         return newest.round - head.round > newest.max_staleness
 
     def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float]) -> None:
-        self._set_state("sending", head.round)
         specs = specs_of(trained.delta)
+        is_inline = num_bytes_of(specs) <= self._inline_cap
+        self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
         update = UpdateHead(
             tensors=specs,
             sha256=digest_of(trained.delta),
@@ -204,12 +218,12 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=eval_metrics,
         )
-        if update.num_bytes <= self._inline_cap:
+        if is_inline:
             body = encode(update, b"".join(chunks(trained.delta, specs)))
         else:
             part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
             name = self._topology.update_blob(self._name, head.run_id, head.round)
-            name = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
+            name = self._last_blob = self._transport.write_blob(name, cut(chunks(trained.delta, specs), part_bytes))
             blob = BlobRef(name=name, part_bytes=part_bytes)
             body = encode(update.model_copy(update={"blob": blob, "sent_at": time.time()}))
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
@@ -223,14 +237,23 @@ class Worker:
 
     # -- signs of life --------------------------------------------------------------------------------------
 
-    def _set_state(self, state: Literal["idle", "training", "sending", "leaving"], round_number: int = 0) -> None:
+    def _set_state(
+        self,
+        state: Literal["idle", "training", "sending", "leaving"],
+        round_number: int = 0,
+        *,
+        at_once: bool = False,
+    ) -> None:
         self.presence = Presence(
             worker=self._name,
             instance=self.presence.instance,
             state=state,
             round=round_number,
         )
-        self.announce()
+        if at_once:
+            self.announce()
+        else:
+            self._announce_soon()
         self._on_state(self.presence)
 
     def announce(self) -> None:

@@ -155,8 +155,6 @@ class Storm:
             result.is_equal = result.sha256 == expected
             result.seconds = time.monotonic() - begun_at
             result.logs = fleet.logs(num_lines=40)
-            if result.is_ok:
-                fleet.delete_queues()
         return result
 
     # -- the course of it -----------------------------------------------------------------------------------
@@ -267,12 +265,13 @@ def main() -> int:
     try:
         with RabbitNode(folder / "node") as node:
             expected = undisturbed(folder / "calm", node, num_rounds=given.rounds)
-            print(TITLE, flush=True)
-            for seed in seeds:
-                tell = print if given.seed is not None else lambda text: None
+        print(TITLE, flush=True)
+        for seed in seeds:
+            tell = print if given.seed is not None else lambda text: None
+            with RabbitNode(folder / f"node-{seed}") as node:  # one that was killed may bear the marks of it
                 storm = Storm(folder / str(seed), node, seed=seed, num_rounds=given.rounds, tell=tell)
                 results.append(storm.run(expected=expected))
-                print(results[-1].line() if results[-1].is_ok else results[-1], flush=True)
+            print(results[-1].line() if results[-1].is_ok else results[-1], flush=True)
     finally:
         if not given.keep and len(results) == len(seeds) and all(result.is_ok for result in results):
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,12 +11,11 @@ NUM_ROUNDS = 8
 
 @pytest.fixture(scope="module")
 def expected(node: RabbitNode, tmp_path_factory: pytest.TempPathFactory) -> str:
-    node.start()
     return undisturbed(tmp_path_factory.mktemp("calm"), node, num_rounds=NUM_ROUNDS)
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_storm_changes_no_bit(seed: int, expected: str, tmp_path: Path, node: RabbitNode) -> None:
-    result = Storm(tmp_path, node, seed=seed, num_rounds=NUM_ROUNDS, tell=print).run(expected=expected)
+def test_a_storm_changes_no_bit(seed: int, expected: str, tmp_path: Path, mortal_node: RabbitNode) -> None:
+    result = Storm(tmp_path, mortal_node, seed=seed, num_rounds=NUM_ROUNDS, tell=print).run(expected=expected)
     assert result.is_ok, result

@@ -11,6 +11,7 @@ from typing import Any
 SMALL, BLOB = "small", "blob"
 SIZES = (SMALL, BLOB)
 NUM_PARTS = 5
+NUM_TENSORS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ OPEN = "aggregator.ledger:Ledger._open"
 OPEN_ROUND = "aggregator.ledger:Ledger.open_round"
 RECORD = "aggregator.ledger:Ledger.record"
 CLAIM = "aggregator.ledger:Ledger.claim"
+WRITE_PIECE = "aggregator.checkpoint:NewModel.write"
+FINISH_MODEL = "aggregator.checkpoint:NewModel.finish"
 WRITE_MODEL = "aggregator.checkpoint:StateDirectory.write_model"
 INSTALL = "aggregator.checkpoint:WrittenModel.install"
 LOAD_SUM = "aggregator.checkpoint:StateDirectory.load_sum"
@@ -71,7 +74,7 @@ LEAD = "broker.rabbitmq:RabbitMQ.lead"
 DECLARE = "broker.rabbitmq:RabbitMQ.declare"
 NEWEST = "broker.rabbitmq:RabbitMQ.newest_head"
 WRITE_BLOB = "broker.rabbitmq:RabbitMQ.write_blob"
-PART = "broker.rabbitmq:RabbitMQ._publish"
+PART = "broker.rabbitmq:_publish_part"
 HEAD = "broker.rabbitmq:RabbitMQ.broadcast"
 SEND = "broker.rabbitmq:RabbitMQ.send"
 ACK = "broker.rabbitmq:RabbitMQ.ack"
@@ -128,7 +131,8 @@ COMMITTING = [
     _one("in mid-read of an update blob", READ_PART, "before", _blob(3 * NUM_PARTS + 3)),
 ]
 CLOSING = [
-    *_around("model file written", SAVE_FILE, _both(1), MODEL_FILE),
+    _one("model file written in part", WRITE_PIECE, "after", _both(2 * NUM_TENSORS + 1)),
+    *_around("model file written", FINISH_MODEL, _both(3)),
     *_around("model file synced", SYNC, _both(1), MODEL_FILE),
     *_around("model file renamed", RENAME, _both(1), MODEL_FILE),
     *_around("model's folder synced", SYNC_FOLDER, _both(3), MODELS_FOLDER),

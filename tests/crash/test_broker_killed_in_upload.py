@@ -32,7 +32,6 @@ MOMENTS = {
 
 @pytest.fixture(scope="module")
 def expected(node: RabbitNode, tmp_path_factory: pytest.TempPathFactory) -> str:
-    node.start()
     with _fleet(tmp_path_factory.mktemp("calm"), node, "calm-upload") as fleet:
         for name in fleet.everybody:
             fleet.start(name)
@@ -57,8 +56,9 @@ def _fleet(folder: Path, node: RabbitNode, queue: str) -> Fleet:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_broker_killed_in_an_upload_changes_no_bit(
-    moment: str, expected: str, node: RabbitNode, tmp_path: Path, queue: str
+    moment: str, expected: str, mortal_node: RabbitNode, tmp_path: Path, queue: str
 ) -> None:
+    node = mortal_node
     name, target, call, about, delay_s = MOMENTS[moment]
     trigger = {"target": target, "when": "after", "call": call, "about": about, "victim": node.pid, "delay_s": delay_s}
     with _fleet(tmp_path, node, queue) as fleet:
@@ -73,4 +73,3 @@ def test_a_broker_killed_in_an_upload_changes_no_bit(
         assert statuses == [0, 0, 0], fleet.logs(num_lines=12)
         assert fleet.miscounted() == {}
         assert fleet.final_sha256 == expected
-    fleet.delete_queues()

@@ -75,7 +75,6 @@ def lanes(
     request: pytest.FixtureRequest, node: RabbitNode, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lanes]:
     """Every cell of this module that was not deselected, on its way."""
-    node.start()
     running = Lanes(node, tmp_path_factory.mktemp("crash"))
     wanted = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
     try:

@@ -131,22 +131,25 @@ def test_a_worker_killed_in_training_and_started_again_takes_part_in_the_same_ro
     assert federation.summary["final"]["model_sha256"] == expected
 
 
-def test_a_broker_killed_in_mid_run_disturbs_nothing(federation: Federation, node: RabbitNode, expected: str) -> None:
+def test_a_broker_killed_in_mid_run_disturbs_nothing(
+    mortal_federation: Federation, mortal_node: RabbitNode, expected: str
+) -> None:
     """One update is folded and not committed, the other one is finished while there is no broker.
 
     The queues are older than the second that RabbitMQ 3.10 needs for them to survive: round 1 took longer.
     """
+    federation = mortal_federation
     federation.gates.hold("worker-1", 2)
     aggregator = federation.aggregator(*RUN, *NEVER, task=DEAF)
     quick, slow = (federation.worker(name, task=DEAF) for name in NAMES)
     aggregator.says("round   2 ← worker-0")
     federation.gates.wait_for("worker-1", 2)
 
-    node.kill()
+    mortal_node.kill()
     federation.gates.release("worker-1", 2)
     for command in (aggregator, quick, slow):
         command.says("trying again in")
-    node.restart()
+    mortal_node.start()
 
     assert [aggregator.ends(), quick.ends(), slow.ends()] == [0, 0, 0]
     assert federation.folded() == ALL_FOLDED_ONCE

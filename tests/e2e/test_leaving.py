@@ -51,23 +51,21 @@ def test_a_worker_told_to_stop_twice_does_not_finish_its_training(federation: Fe
 
 
 def test_a_worker_with_an_update_to_send_leaves_though_the_broker_is_gone(
-    federation: Federation, node: RabbitNode
+    mortal_federation: Federation, mortal_node: RabbitNode
 ) -> None:
+    federation = mortal_federation
     federation.gates.hold("one", 1)
     aggregator = federation.aggregator(task=DEAF)
     worker = federation.worker("one", task=DEAF)
     federation.gates.wait_for("one", 1)
-    node.kill()
-    try:
-        worker.says("trying again in")
-        federation.gates.release("one", 1)
-        worker.terminate()
-        assert worker.ends(timeout_s=AT_ONCE_S) == 0
-        aggregator.says("trying again in")
-        aggregator.terminate()
-        assert aggregator.ends(timeout_s=AT_ONCE_S) == 130
-    finally:
-        node.restart()
+    mortal_node.kill()
+    worker.says("trying again in")
+    federation.gates.release("one", 1)
+    worker.terminate()
+    assert worker.ends(timeout_s=AT_ONCE_S) == 0
+    aggregator.says("trying again in")
+    aggregator.terminate()
+    assert aggregator.ends(timeout_s=AT_ONCE_S) == 130
 
 
 def test_a_worker_that_comes_to_a_finished_run_leaves_with_success(federation: Federation) -> None:

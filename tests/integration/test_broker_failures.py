@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from rabbitmq_node import RabbitNode
@@ -198,17 +198,20 @@ def test_a_stream_cut_by_retention_still_gives_the_newest_model(connect: Callabl
             number = int.from_bytes(bytes(delivery.body[:16]), "little")
 
 
-def test_what_was_confirmed_survives_the_kill_of_the_broker(
-    node: RabbitNode, connect: Callable[[str], RabbitMQ]
-) -> None:
-    aggregator, worker = connect("aggregator"), connect("worker")
+def test_what_was_confirmed_survives_the_kill_of_the_broker(mortal_node: RabbitNode, queue: str) -> None:
+    settings = BrokerSettings(broker=mortal_node.url, queue=queue, heartbeat_s=4)
+    with closing(RabbitMQ(settings, role="aggregator")) as aggregator, closing(RabbitMQ(settings, role="a")) as worker:
+        _survive_the_kill(mortal_node, aggregator, worker)
+
+
+def _survive_the_kill(node: RabbitNode, aggregator: RabbitMQ, worker: RabbitMQ) -> None:
     aggregator.declare()
     aggregator.broadcast(b"model")
     aggregator.write_blob("t-survives", [b"part one", b"part two"])
     for number in range(3):
         worker.send(bytes([number]), worker="a")
     node.kill()
-    node.restart()
+    node.start()
     worker.listen(Source.MODELS)
     aggregator.listen(Source.UPDATES)
     head = worker.receive(SOON_S)

@@ -135,6 +135,27 @@ def test_any_split_into_partial_sums_gives_the_same_bits(
     assert bits(total) == bits(summed(specs, contributions))
 
 
+@settings(max_examples=100)
+@given(federations(), st.data())
+def test_partial_sums_that_travel_as_limbs_in_any_cut_give_the_same_bits(
+    federation: tuple[Specs, list[Contribution]], data: st.DataObject
+) -> None:
+    specs, contributions = federation
+    split = data.draw(st.integers(0, len(contributions)))
+    total = ExactSum(specs)
+    for part in (contributions[split:], contributions[:split]):
+        partial = summed(specs, part)
+        limbs = partial.limbs()
+        payload = b"".join(limbs[spec.name].tobytes() for spec in partial.limb_specs)
+        size = len(payload)
+        cuts = data.draw(st.sets(st.sampled_from(range(8, size, 8)), max_size=4)) if size > 8 else set()
+        for start, stop in pairwise([0, *sorted(cuts), size]):
+            total.add_limbs(start, payload[start:stop], bound=partial.bound)
+        total.end_update()
+
+    assert bits(total) == bits(summed(specs, contributions))
+
+
 @settings(max_examples=150)
 @given(federations(), st.data())
 def test_any_split_into_partial_sums_that_travel_gives_the_same_bits_and_bound(
@@ -248,7 +269,7 @@ def test_the_fast_addition_and_the_plain_one_give_the_same_limbs(seed: int, scal
     limbs: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
     for add in (mean._add_small, mean._add_any):
         high, low = np.zeros(300, np.int64), np.zeros(300, np.int32)
-        add(high, low, values, float(weight))
+        add(high, low, values, float(weight), mean.Scratch())
         limbs.append((high, low))
 
     np.testing.assert_array_equal(limbs[0][0], limbs[1][0])
@@ -259,7 +280,7 @@ def test_ties_on_the_grid_go_to_even_on_both_paths() -> None:
     values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 2**26 + 0.5, 2**25 + 0.5]) / GRID
     for add in (mean._add_small, mean._add_any):
         high, low = np.zeros(7, np.int64), np.zeros(7, np.int32)
-        add(high, low, values, 1.0)
+        add(high, low, values, 1.0, mean.Scratch())
         assert (high * 2**26 + low).tolist() == [0, 2, 2, 0, -2, 2**26, 2**25]
 
 

@@ -12,8 +12,8 @@ NUM_ROUNDS = 60
 
 @pytest.mark.timeout(300)
 def test_a_run_with_workers_that_come_and_go_holds_no_more_at_its_end(node: RabbitNode, tmp_path: Path) -> None:
-    node.start()
     report = endure(tmp_path, node, num_rounds=NUM_ROUNDS, is_large=True)
-    assert report.problems(since=NUM_ROUNDS // 2) == [], report.logs
+    problems = report.problems(since=NUM_ROUNDS // 2)
+    assert problems == [], f"{problems}\n{report.logs}"
     assert report.num_visits > 0
     assert {AGGREGATOR, STEADY} == set(report.samples)

@@ -139,7 +139,7 @@ def test_all_dtypes_and_shapes_are_summed_side_by_side() -> None:
 
 
 def test_blocks_of_any_length_are_summed() -> None:
-    for num in (2**14 - 1, 2**14, 2**14 + 1, 2**15 + 3):
+    for num in (2**15 - 1, 2**15, 2**15 + 1, 2**16 + 3):
         specs = (TensorSpec("w", "float32", (num,)),)
         values = np.random.default_rng(num).normal(size=num).astype(np.float32)
         exact_sum = ExactSum(specs)
@@ -169,3 +169,33 @@ def test_a_forgotten_tensor_is_gone_and_the_others_are_not() -> None:
     assert exact_sum.divided(SPECS[1], 1).tolist() == [5, 6]
     with pytest.raises(KeyError):
         exact_sum.divided(SPECS[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "bound"),
+    [
+        pytest.param(2**32 * 3, 0, 1.0, id="higher than its bound"),
+        pytest.param(-(2**63), 0, 1.0, id="lowest"),
+        pytest.param(0, 2**25 + 1, 1.0, id="not carried"),
+        pytest.param(0, 0, MAX_SUM, id="out of range"),
+        pytest.param(0, 0, float("nan"), id="bound is no number"),
+        pytest.param(0, 0, -1.0, id="negative bound"),
+    ],
+)
+def test_limbs_that_cannot_be_are_unfit_and_leave_the_sum_as_it_was(high: int, low: int, bound: float) -> None:
+    exact_sum = summed([1, 2, 3, 4, 5, 6])
+    payload = np.full(6, high, np.int64).tobytes() + np.full(6, low, np.int32).tobytes()
+    with pytest.raises(UnfitMessage):
+        exact_sum.add_limbs(0, payload, bound=bound)
+    assert values_of(exact_sum) == [1, 2, 3, 4, 5, 6]
+    assert exact_sum.bound == 6.0
+
+
+def test_means_by_block_are_those_of_the_whole() -> None:
+    specs = (TensorSpec("w", "float32", (2**16 + 3,)),)
+    exact_sum = ExactSum(specs)
+    exact_sum.add(0, np.random.default_rng(0).normal(size=2**16 + 3).astype(np.float32).tobytes(), 3.0)
+    exact_sum.end_update()
+    blocks = np.concatenate([mean.copy() for _, mean in exact_sum.means(specs[0], 7)])
+    limbs = exact_sum.limbs()
+    np.testing.assert_array_equal(blocks, (limbs["high.w"] * 2.0**-32 + limbs["low.w"] * 2.0**-58) / 7)

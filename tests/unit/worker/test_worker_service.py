@@ -397,3 +397,21 @@ def test_a_task_s_odd_progress_does_not_break_the_signs_of_life(site: Site, frac
 
 def test_two_workers_of_one_name_are_two_instances() -> None:
     assert Site().worker.presence.instance != Site().worker.presence.instance
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(is_restarted: bool) -> None:
+    site = Site(inline_cap=8)
+    name = TOPOLOGY.update_blob("site-a", "demo.1", 2)
+    if is_restarted:
+        site.transport.write_blob(name, [b"sent before it was killed"])
+    else:
+        site.publish(2)
+        site.worker.step()
+    assert name in site.broker.blobs
+
+    site.publish(3, is_finished=True)
+    site.worker.step()
+
+    assert site.worker.is_finished
+    assert site.broker.blobs == {}

@@ -1,0 +1,33 @@
+"""What is set of pika that is not of its interface: there, it is used; elsewhere, everything works without."""
+
+from types import SimpleNamespace
+
+import pytest
+from rabbitmq_node import RabbitNode
+
+from broker import connection as connections
+from broker.connection import _receiving_in_large_pieces, connect
+from broker.settings import BrokerSettings
+
+
+def test_a_connection_takes_much_at_once_off_its_socket(node: RabbitNode) -> None:
+    with connect(BrokerSettings(broker=node.url), "test") as connection:
+        transport = connection._impl._transport
+        assert (transport._MAX_RECV_BYTES, transport._MAX_CONSUME_BYTES) == (2**17, 2**19)
+
+
+@pytest.mark.parametrize("other", [SimpleNamespace(), SimpleNamespace(_impl=SimpleNamespace(_transport=None))])
+def test_another_pika_is_left_as_it_is(other: SimpleNamespace) -> None:
+    before = repr(other)
+    assert _receiving_in_large_pieces(other) is other  # type: ignore[arg-type]
+    assert repr(other) == before
+
+
+def test_without_it_messages_come_all_the_same(node: RabbitNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_AT_ONCE_BYTES", {"_NOT_OF_PIKA": 1})
+    with connect(BrokerSettings(broker=node.url), "test") as connection:
+        channel = connection.channel()
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.basic_publish("", queue, bytes(300_000))
+        _, _, body = next(channel.consume(queue, inactivity_timeout=30))
+        assert body == bytes(300_000)
