@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _SUSPECT_AFTER = 3
 """A message that came back so often may be what kills us; the root has a way to find out."""
 
+_UNKNOWN_INSTANCE = ""
+
 
 class PartialAggregator:
     """One shard's, until the run is finished. ``step()`` handles one event."""
@@ -172,6 +174,7 @@ class PartialAggregator:
     def _take(self, delivery: Delivery) -> None:
         """Folds an update, or passes it on."""
         if self._model is None or delivery.num_returns >= _SUSPECT_AFTER:
+            self._known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
             self._pass_on(delivery)
             return
         try:

@@ -22,6 +22,7 @@ from broker.codec import decode, encode
 from broker.messages import BlobRef, PartialHead
 from broker.tensors import cut
 from broker.topology import partial_key
+from broker.transport import Delivery, Source
 
 A, B = names_of(0, 3), names_of(1, 3)
 EVERYBODY = [*A, *B]
@@ -328,6 +329,17 @@ def test_the_same_update_twice_counts_once_before_and_after_its_sum_was_sent(mak
     assert run.left_in_shards() == 0
     for partial in run.partials:
         assert partial._transport._unacked == {}  # type: ignore[attr-defined]
+
+
+def test_what_came_back_again_and_again_is_passed_on_unread_and_its_worker_is_not_summed_up(make: Make) -> None:
+    run = make(quorum="3")
+    body = run.root.update(A[0], delta_of(A[0], 1), num_samples=samples_of(A[0]))
+    run.partials[0]._take(Delivery(Source.UPDATES, body, A[0], num_returns=3))
+    assert run.waiting() == [(A[0], body)]
+    run.answer(A, instance="fedcba9876543210")
+    run.pass_time()
+    assert folded(run) == each_once(A, 1)
+    assert run.root.reasons == []
 
 
 def test_a_second_worker_of_a_name_is_a_duplicate_and_comes_after_the_sum_with_the_first(make: Make) -> None:
