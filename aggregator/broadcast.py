@@ -90,6 +90,8 @@ class Broadcaster:
             local=settings.local,
             compression=settings.update_compression,
             shared=settings.shared_patterns,
+            num_shards=settings.shards,
+            weighting=settings.weighting,
             name_conflicts=self._names_in_conflict(),
             blob=body.blob,
         )

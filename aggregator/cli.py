@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from aggregator.partial import PartialAggregator
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.command import configure_logging, exit_code_of, on_signals, return_freed_memory
@@ -20,12 +21,17 @@ from learning import Site, Task, load_task
 log = logging.getLogger(__name__)
 
 _PROG = "fl-aggregator"
-_DESCRIPTION = "Broadcasts the global model, folds the workers' updates into an exact mean, and closes the rounds."
+_DESCRIPTION = """\
+Broadcasts the global model, folds the workers' updates into an exact mean, and closes the rounds;
+or, with --role partial, sums up the updates of one shard of the workers for the aggregator that does."""
 _EXAMPLES = """\
   fl-aggregator --queue updates --task digits --rounds 20 --quorum 3 --deadline-s 60
   fl-aggregator --config run.yaml --state /var/lib/fedmq/run-7 --run run-7
   fl-aggregator --task my_task.py:task --quorum 80% --min-updates 5 --on-short extend
-killed? the same command goes on from its --state. Started twice? the second stands by."""
+  fl-aggregator --task digits --rounds 20 --quorum 8 --shards 2          (beside it, on any machines:)
+  fl-aggregator --role partial --shard 0/2 --broker amqp://user:secret@broker:5672/ --queue updates
+  fl-aggregator --role partial --shard 1/2 --broker amqp://user:secret@broker:5672/ --queue updates
+killed? the same command goes on from its --state; a partial has none. Started twice? the second stands by."""
 
 _LOOK_EVERY_S = 1.0
 
@@ -40,7 +46,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     configure_logging(settings.log_level)
     return_freed_memory()
     torch.set_num_threads(1)  # the initial model is then the same on any machine
-    task = load_task(settings.task, Site())
+    task = load_task(settings.task, Site()) if settings.role == "root" else None
     asks_again = False
     stopping = threading.Event()
     while True:
@@ -52,19 +58,29 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
             log.warning("%s; standing by", error)
             asks_again = False
         except QueueMissing as error:
-            log.error("%s; making the queues anew, and asking the workers to send again", error)
+            then = ", and asking the workers to send again" if settings.role == "root" else ""
+            log.error("%s; making the queues anew%s", error, then)
             asks_again = True
         settings = settings.model_copy(update={"connect_timeout_s": math.inf})
 
 
-def _lead(settings: AggregatorSettings, task: Task, stopping: threading.Event, *, asks_again: bool) -> ExitCode:
-    """One aggregator, from the moment it leads until it loses that, is told to stop, or the run is finished."""
-    transport = RabbitMQ(settings, role=f"aggregator {settings.run}")
+def _lead(settings: AggregatorSettings, task: Task | None, stopping: threading.Event, *, asks_again: bool) -> ExitCode:
+    """One aggregator, from the moment it leads until it loses that, is told to stop, or the run is finished.
+
+    Without a task it is a partial one.
+    """
+    role = f"aggregator {settings.run}" if task else f"partial aggregator {settings.shard} {settings.run}"
+    transport = RabbitMQ(settings, role=role, topology=settings.topology)
     on_signals(stopping.set)
     with contextlib.closing(transport):
         if not _wait_to_lead(transport, stopping):
             return ExitCode.INTERRUPTED
-        with contextlib.closing(Aggregator(settings, task, transport, asks_again=asks_again)) as aggregator:
+        aggregator: Aggregator | PartialAggregator
+        if task is None:
+            aggregator = PartialAggregator(settings, transport)
+        else:
+            aggregator = Aggregator(settings, task, transport, asks_again=asks_again)
+        with contextlib.closing(aggregator):
 
             def stop() -> None:
                 stopping.set()
@@ -77,7 +93,7 @@ def _lead(settings: AggregatorSettings, task: Task, stopping: threading.Event, *
 
 
 def _wait_to_lead(transport: Transport, stopping: threading.Event) -> bool:
-    """True once no other aggregator leads this queue; False if told to stop before."""
+    """True once no other aggregator leads this queue or shard; False if told to stop before."""
     is_told = False
     while not stopping.is_set():
         if transport.lead():

@@ -15,6 +15,9 @@ from aggregator.checkpoint import ModelFile
 from aggregator.mean import ExactSum
 from broker.tensors import DTYPES, Specs, TensorSpec
 
+_EXACT_UNCARRIED = 2.0**20
+"""Below it a quotient does not depend on what was carried; from here on only equal limbs give equal quotients."""
+
 
 def discount(staleness: int) -> float:
     """The factor on the weight of an update that is so many rounds behind (FedBuff, section 5)."""
@@ -28,6 +31,8 @@ def next_tensors(
 
     Takes the sum apart on the way: neither model lies in memory whole, and the sum shrinks.
     """
+    if exact_sum.bound >= _EXACT_UNCARRIED:
+        exact_sum.carry()
     travelled = {spec.name: spec for spec in exact_sum.specs}
     for spec, (name, old) in zip(specs, model.tensors(specs), strict=True):
         of_delta = travelled.get(name)

@@ -2,14 +2,14 @@
 
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from aggregator.ledger import UpdateRow, Verdict
 from broker.codec import decode
 from broker.compression import Encoding
 from broker.errors import UnfitMessage
-from broker.messages import MAX_PART_BYTES, UpdateHead
+from broker.messages import MAX_PART_BYTES, Folded, Tensors, UpdateHead
 from broker.tensors import Buffer, Digest, difference
 from broker.topology import Topology
 from broker.transport import Delivery, Transport
@@ -45,63 +45,90 @@ class Update:
         self, verdict: Verdict, *, round_number: int, reason: str | None = None, weight: float | None = None
     ) -> UpdateRow:
         """The ledger's row of this update, decided now, in the round that is open."""
-        head, now = self.head, time.time()
-        return UpdateRow(
-            received_at=now,
-            round=round_number,
-            verdict=verdict,
-            reason=reason,
-            worker=head.worker,
-            instance=head.instance,
-            base_round=head.round,
-            staleness=round_number - head.round,
-            num_samples=head.num_samples,
-            weight=weight,
-            num_bytes=self.num_wire_bytes,
-            train_s=head.train_s,
-            queue_s=max(0.0, now - head.sent_at),
-            train_metrics=head.train_metrics,
-            eval_metrics=head.eval_metrics,
-        )
+        head = self.head
+        row = row_of(head, verdict, base_round=head.round, round_number=round_number, reason=reason, weight=weight)
+        return replace(row, num_bytes=self.num_wire_bytes)
 
     def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
         """(offset, bytes) of the delta to fold, in the specs of ``encoding.folded``, piece by piece.
 
-        Raises UnfitMessage instead of giving the last piece if the digest is not the announced one, or a part
-        has not the announced size; also at numbers that no encoder writes. BlobLost if the blob cannot be read to
-        its end.
+        Raises what ``pieces_of`` raises, and UnfitMessage at numbers that no encoder writes.
         """
+        encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0)
         if self.encoding.is_direct:
-            yield from self._encoded(transport)
+            yield from encoded
             return
         decoder = self.encoding.decoder()
-        for offset, piece in self._encoded(transport):
+        for offset, piece in encoded:
             yield from decoder.pieces(offset, piece)
 
-    def _encoded(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
-        """(offset, bytes) of the body, without zstd, verified as told in ``pieces``."""
-        digest = Digest(self.head.tensors)
-        offset = 0
-        for part, size in self._sized(transport):
-            piece = decompressed(part, size) if self.head.compression.zstd else part
-            if len(piece) != size:
-                raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
-            digest.add(piece)
-            if offset + size == self.head.num_bytes and digest.hex() != self.head.sha256:
-                raise UnfitMessage("its body is not the one that its digest is of")
-            yield offset, piece
-            offset += size
+    def _parts(self, transport: Transport) -> Iterator[Buffer]:
+        for part in parts_of(self.head, self.payload, transport):
+            self.num_wire_bytes += len(part) if self.head.blob else 0
+            yield part
 
-    def _sized(self, transport: Transport) -> Iterator[tuple[Buffer, int]]:
-        """Each part as it came, and the size that it has without zstd."""
-        blob, num_bytes = self.head.blob, self.head.num_bytes
-        if blob is None:
-            yield self.payload, num_bytes
-            return
-        num_parts = blob.num_parts(num_bytes)
-        for index, part in enumerate(transport.read_blob(blob.name, num_parts)):
-            self.num_wire_bytes += len(part)
-            yield part, min(blob.part_bytes, num_bytes - index * blob.part_bytes)
+
+def row_of(
+    update: UpdateHead | Folded,
+    verdict: Verdict,
+    *,
+    base_round: int,
+    round_number: int,
+    reason: str | None = None,
+    weight: float | None = None,
+) -> UpdateRow:
+    """The ledger's row of an update that was trained from the model of ``base_round``."""
+    now = time.time()
+    return UpdateRow(
+        received_at=now,
+        round=round_number,
+        verdict=verdict,
+        reason=reason,
+        worker=update.worker,
+        instance=update.instance,
+        base_round=base_round,
+        staleness=round_number - base_round,
+        num_samples=update.num_samples,
+        weight=weight,
+        num_bytes=update.num_bytes,
+        train_s=update.train_s,
+        queue_s=max(0.0, now - update.sent_at),
+        train_metrics=update.train_metrics,
+        eval_metrics=update.eval_metrics,
+    )
+
+
+def base_weight_of(update: UpdateHead | Folded, weighting: str) -> int:
+    """What an update counts with, before a discount for staleness; the mean is over the sum of these."""
+    return update.num_samples if weighting == "samples" else 1
+
+
+def parts_of(head: Tensors, payload: Buffer, transport: Transport) -> Iterator[Buffer]:
+    """The body that a head is of, as it came: from its own message, or from its blob."""
+    if head.blob is None:
+        return iter([payload])
+    return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))
+
+
+def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False) -> Iterator[tuple[int, Buffer]]:
+    """(offset, bytes) of the body that these parts are, each a zstd frame or not, piece by piece.
+
+    Raises UnfitMessage instead of giving the last piece if the digest is not the announced one, or a part
+    has not the announced size; BlobLost if the blob cannot be read to its end.
+    """
+    digest = Digest(head.tensors)
+    part_bytes = head.blob.part_bytes if head.blob else head.num_bytes
+    offset = 0
+    for part in parts:
+        size = min(part_bytes, head.num_bytes - offset)
+        piece = decompressed(part, size) if are_zstd else part
+        if len(piece) != size:
+            raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
+        digest.add(piece)
+        if offset + size == head.num_bytes and digest.hex() != head.sha256:
+            raise UnfitMessage("its body is not the one that its digest is of")
+        yield offset, piece
+        offset += size
 
 
 def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
@@ -120,19 +147,20 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
     problem = difference(expected.encoding.encoded, head.tensors)
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
+    own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
+    check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
+    return Update(head, payload, expected.encoding, len(delivery.body))
+
+
+def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
+    """An UnfitMessage unless the body is in the message, of the right size, or in the sender's own blob."""
     if head.blob is None:
-        if head.compression.zstd:
+        if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
                 raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; such a one must be in parts")
         elif len(payload) != head.num_bytes:
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
         raise UnfitMessage("it has a body of its own and names a blob too")
-    elif not _is_own_blob(head, expected.topology):
+    elif not re.fullmatch(re.escape(own_blob) + r"(\.\d)?", head.blob.name):
         raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
-    return Update(head, payload, expected.encoding, len(delivery.body))
-
-
-def _is_own_blob(head: UpdateHead, topology: Topology) -> bool:
-    own = topology.update_blob(head.worker, head.run_id, head.round)
-    return head.blob is not None and re.fullmatch(re.escape(own) + r"(\.\d)?", head.blob.name) is not None

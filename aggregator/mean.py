@@ -186,6 +186,13 @@ class ExactSum:
             arrays[f"low.{spec.name}"] = self._low[spec.name]
         return arrays
 
+    def limb_pieces(self) -> Iterator[memoryview]:
+        """The payload of the limbs, as ``limb_specs`` has them, a tensor at a time; nothing is copied."""
+        limbs = self.limbs()
+        for spec in self.limb_specs:
+            if spec.num_elements:  # an empty view cannot be cast
+                yield memoryview(limbs[spec.name]).cast("B")  # type: ignore[arg-type]
+
     @property
     def bound(self) -> float:
         """The sum of |weight * delta| is at most this, for every parameter."""

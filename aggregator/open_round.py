@@ -7,15 +7,16 @@ The commit rule, the only one that neither loses nor doubles:
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from aggregator.checkpoint import StateDirectory
 from aggregator.intake import Update
 from aggregator.ledger import Accumulated, Ledger, RoundResult, UpdateRow, Verdict
 from aggregator.mean import ExactSum
+from aggregator.partial_sum import PartialSum
 from broker.errors import BlobLost, UnfitMessage
-from broker.tensors import Specs
+from broker.tensors import Buffer, Specs
 from broker.transport import Delivery, Transport
 
 
@@ -64,19 +65,34 @@ class OpenRound:
 
     def fold(self, update: Update, delivery: Delivery, row: UpdateRow, *, weight: float, base_weight: int) -> None:
         """Adds an update to the sum. After an UnfitMessage or BlobLost, half of it may be in: then ``mend`` it."""
+        self._add(update.pieces(self._transport), lambda offset, piece: self.sum.add(offset, piece, weight))
+        self.num_folded += 1
+        self.total += base_weight
+        self._keys[update.head.key] = update.head.instance
+        self.note(replace(row, num_bytes=update.num_wire_bytes), delivery, blob=update.blob_name)
+
+    def fold_partial(self, partial: PartialSum, delivery: Delivery, rows: list[UpdateRow], *, base_weight: int) -> None:
+        """Adds a partial sum: all of its updates, which have these rows. Fails as ``fold`` does."""
+        bound = partial.head.bound
+        pieces = partial.pieces(self._transport)
+        self._add(pieces, lambda offset, piece: self.sum.add_limbs(offset, piece, bound=bound))
+        self.num_folded += len(rows)
+        self.total += base_weight
+        for update in partial.head.updates:
+            self._keys[partial.head.round, update.worker] = update.instance
+        self._rows.extend(rows)
+        self.note(None, delivery, blob=partial.blob_name)
+
+    def _add(self, pieces: Iterator[tuple[int, Buffer]], add: Callable[[int, Buffer], None]) -> None:
         begun = False
         try:
-            for offset, piece in update.pieces(self._transport):
-                self.sum.add(offset, piece, weight)
+            for offset, piece in pieces:
+                add(offset, piece)
                 begun = True
         except (UnfitMessage, BlobLost):
             self._is_spoiled = begun
             raise
         self.sum.end_update()
-        self.num_folded += 1
-        self.total += base_weight
-        self._keys[update.head.key] = update.head.instance
-        self.note(replace(row, num_bytes=update.num_wire_bytes), delivery, blob=update.blob_name)
 
     def note(self, row: UpdateRow | None, delivery: Delivery | None, *, blob: str | None = None) -> None:
         """Remembers a decision until the commit: a ledger row, a delivery to ack, a blob to delete."""

@@ -84,3 +84,27 @@ class Uploads:
         for worker, _ in found:
             del self._rounds[worker]
         return found
+
+
+class PartialUploads:
+    """The partial sums of a round. A partial that dies while it sends one leaves a blob that no message names.
+
+    ``num_before`` are the updates that were in before a restart; so many partial sums may have been in, too.
+    """
+
+    def __init__(self, round_number: int, *, num_shards: int, num_before: int) -> None:
+        self.round = round_number
+        self._next = dict.fromkeys(range(num_shards), 0)
+        self._num_before = num_before
+
+    def arrived(self, shard: int, round_number: int, sequence: int) -> None:
+        if round_number == self.round and shard in self._next:
+            self._next[shard] = max(self._next[shard], sequence + 1)
+
+    def unknown(self) -> list[tuple[int, int]]:
+        """(shard, sequence) of those that may have been begun and did not arrive."""
+        return [
+            (shard, sequence)
+            for shard, following in self._next.items()
+            for sequence in range(0 if self._num_before else following, following + self._num_before + 1)
+        ]

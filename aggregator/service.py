@@ -17,10 +17,12 @@ from aggregator.checkpoint import NewModel, StateDirectory
 from aggregator.early_stop import reason_to_stop
 from aggregator.evaluation import CentralEvaluation
 from aggregator.fedavg import discount, next_tensors
-from aggregator.intake import Expected, Update, read_update
+from aggregator.intake import Expected, Update, base_weight_of, read_update
 from aggregator.ledger import Ledger, RoundResult, UpdateRow, Verdict
 from aggregator.open_round import OpenRound
-from aggregator.presence import Attendance, Uploads
+from aggregator.partial_sum import PartialSum, read_partial
+from aggregator.prefetch import affordable_prefetch
+from aggregator.presence import Attendance, PartialUploads, Uploads
 from aggregator.retention import best_of, rounds_to_keep
 from aggregator.rounds import Close, ClosedBy, Extended, Round, decide
 from aggregator.run import open_run
@@ -31,17 +33,22 @@ from broker.compression import Encoding
 from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
 from broker.messages import MAX_TENSORS, Presence
 from broker.shared import shared_state
-from broker.tensors import Buffer, State, chunks, delta_specs, first_not_finite, num_bytes_of, specs_of
-from broker.topology import Topology
+from broker.tensors import (
+    Buffer,
+    State,
+    chunks,
+    delta_specs,
+    first_not_finite,
+    limb_bytes_of,
+    num_bytes_of,
+    specs_of,
+)
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
 
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 30.0
-_PREFETCH_BYTES = 64 * 2**20
-_MAX_PREFETCH = 64
-_MIN_PREFETCH = 4
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
 
@@ -70,9 +77,10 @@ class Aggregator:
         self._clock = clock
         self._on_round = on_round
         self._policy = settings.policy
-        self._topology = Topology(settings.queue)
+        self._topology = settings.topology
         self._attendance = Attendance()
         self._uploads = Uploads()
+        self._partial_uploads: PartialUploads
         self._is_stopping = False
         self._round: Round
         self._open_round: OpenRound
@@ -128,12 +136,14 @@ class Aggregator:
 
     def _affordable_prefetch(self) -> int:
         """Updates in memory are at most 64 MiB or four of them; those in blobs are only descriptors."""
-        update_bytes = max(1, num_bytes_of(self._encoding.encoded))
-        if update_bytes > self._settings.inline_cap:
-            return _MAX_PREFETCH
-        return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // update_bytes))
+        sizes = [num_bytes_of(self._encoding.encoded)]
+        if self._settings.shards:
+            sizes.append(limb_bytes_of(self._encoding.folded))
+        return affordable_prefetch(sizes, self._settings.inline_cap)
 
     def _go_on_after(self, last: int) -> None:
+        if last > self._ledger.base_round():  # it may have been closed a moment before a kill
+            self._delete_abandoned_partials(self._partials_of(last, int(self._ledger.round(last)["num_folded"])))
         reason = self._reason_to_end(last)
         if reason is not None:
             self._broadcaster.ensure(last + 1, is_finished=True)
@@ -260,9 +270,17 @@ class Aggregator:
         try:
             if message is not None and self._ledger.attempt(message) > _MAX_ATTEMPTS:
                 raise UnfitMessage(f"the aggregator died {_MAX_ATTEMPTS} times while it took this message")
-            update = read_update(delivery, self._expected, round_number=self._round.number)
-            self._uploads.arrived(update.head.worker)
-            self._decide_on(update, delivery)
+            if delivery.shard is None:
+                update = read_update(delivery, self._expected, round_number=self._round.number)
+                self._uploads.arrived(update.head.worker)
+                self._decide_on(update, delivery)
+            else:
+                partial = read_partial(delivery, self._expected, round_number=self._round.number)
+                try:
+                    self._decide_on_partial(partial, delivery)
+                except (MessageError, BlobLost):
+                    self._transport.delete_blobs([partial.blob_name] if partial.blob_name else [])  # never replayed
+                    raise
         except (MessageError, BlobLost) as error:
             self._refuse(delivery, str(error))
         if message is not None:
@@ -286,7 +304,7 @@ class Aggregator:
             self._open_round.note(row, delivery, blob=update.blob_name)
             self._log_update(update, "late")
         else:
-            base_weight = head.num_samples if self._settings.weighting == "samples" else 1
+            base_weight = base_weight_of(head, self._settings.weighting)
             weight = base_weight * discount(staleness)
             row = update.row(Verdict.FOLDED, round_number=self._round.number, weight=weight)
             self._open_round.fold(update, delivery, row, weight=weight, base_weight=base_weight)
@@ -300,6 +318,34 @@ class Aggregator:
             row = update.row(Verdict.DUPLICATE, round_number=self._round.number, reason=reason)
             self._log_update(update, "duplicate")
         self._open_round.note(row, delivery, blob=update.blob_name)
+
+    def _decide_on_partial(self, partial: PartialSum, delivery: Delivery) -> None:
+        """Folds all updates of a partial sum or none: one that has some that are in already is refused."""
+        head, number = partial.head, self._round.number
+        known = {update.worker: self._open_round.instance_of(head.round, update.worker) for update in head.updates}
+        new = [update for update in head.updates if known[update.worker] is None]
+        self._partial_uploads.arrived(head.shard, head.round, head.sequence)
+        for update in head.updates:
+            self._uploads.arrived(update.worker)
+        if not new:
+            self._open_round.note(None, delivery, blob=partial.blob_name)
+        elif head.round < number:
+            reason = f"round {head.round} is closed; the open one is {number}"
+            for update in new:
+                self._open_round.note(partial.row(update, Verdict.LATE, round_number=number, reason=reason), None)
+            self._open_round.note(None, delivery, blob=partial.blob_name)
+            self._log_partial(partial, "late")
+        elif len(new) < len(head.updates):
+            names = ", ".join(update.worker for update in head.updates if known[update.worker] is not None)
+            raise UnfitMessage(f"of its {len(head.updates)} updates those of {names} are in already")
+        else:
+            weights = [base_weight_of(update, self._settings.weighting) for update in head.updates]
+            rows = [
+                partial.row(update, Verdict.FOLDED, round_number=number, weight=float(weight))
+                for update, weight in zip(head.updates, weights, strict=True)
+            ]
+            self._open_round.fold_partial(partial, delivery, rows, base_weight=sum(weights))
+            self._log_partial(partial, "folded")
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
         log.warning("update from '%s' set aside in %s: %s", delivery.sender, self._topology.dead, reason)
@@ -326,6 +372,18 @@ class Aggregator:
             verdict,
         )
 
+    def _log_partial(self, partial: PartialSum, verdict: str) -> None:
+        head = partial.head
+        num_samples = sum(update.num_samples for update in head.updates)
+        log.info(
+            "round %3d ⇐ shard %-10d %6d samples of %d updates  %s",
+            head.round,
+            head.shard,
+            num_samples,
+            len(head.updates),
+            verdict,
+        )
+
     # -- closing --------------------------------------------------------------------------------------------
 
     def _open(self, number: int) -> None:
@@ -338,7 +396,11 @@ class Aggregator:
             specs=self._encoding.folded,
             clock=self._clock,
         )
+        self._partial_uploads = self._partials_of(number, self._open_round.num_folded)
         self._start_clock(number)
+
+    def _partials_of(self, number: int, num_before: int) -> PartialUploads:
+        return PartialUploads(number, num_shards=self._settings.shards, num_before=num_before)
 
     def _start_clock(self, number: int) -> None:
         """The round's time runs from when its model is out."""
@@ -362,7 +424,7 @@ class Aggregator:
         )
         self._delete_abandoned_uploads()
         is_surely_next = number < self._settings.rounds and self._settings.stop_metric is None
-        closed = self._open_round
+        closed, partial_uploads = self._open_round, self._partial_uploads
         closed.close(
             result,
             next_round=number + 1 if is_surely_next else None,
@@ -381,6 +443,7 @@ class Aggregator:
             self._broadcaster.publish(number + 1, body)
             self._open(number + 1)
             closed.settle()
+        self._delete_abandoned_partials(partial_uploads)
         self._prune(number)
 
     def _next_pieces(self, new: NewModel, total: int) -> Iterator[Buffer]:
@@ -417,6 +480,15 @@ class Aggregator:
             for worker, number in self._uploads.abandoned(before=before)
         ]
         if num_bytes_of(self._encoding.encoded) > self._settings.inline_cap:
+            self._transport.delete_blobs(names)
+
+    def _delete_abandoned_partials(self, uploads: PartialUploads) -> None:
+        """The same of partial sums, once their round is closed and each that still comes is late."""
+        names = [
+            self._topology.partial_blob(shard, self._expected.run_id, uploads.round, sequence)
+            for shard, sequence in uploads.unknown()
+        ]
+        if limb_bytes_of(self._encoding.folded) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
 
     def _end(self, reason: str) -> None:

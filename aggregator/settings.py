@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
 from broker.errors import SettingsError
-from broker.messages import MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns
+from broker.messages import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns
 from broker.settings import BrokerSettings, WireSettings
+from broker.topology import Topology
 
 
 def _checked_quorum(text: str) -> str:
@@ -123,7 +124,18 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
 
 
 class AggregatorSettings(RunSettings, BrokerSettings):  # type: ignore[misc]
-    """One aggregator."""
+    """One aggregator: the root, which has the model, or the partial aggregator of one shard."""
+
+    role: Literal["root", "partial"] = Field(
+        "root", description="root: leads the run; partial: sums up the updates of one --shard for the root"
+    )
+    shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] = Field(
+        0, description="for the root: number of shards, each with a partial aggregator of its own; 0: none"
+    )
+    shard: str | None = Field(None, description="for a partial: I/N, the I-th of the root's N --shards, from 0")
+    flush_s: Annotated[float, Field(gt=0)] = Field(
+        0.2, description="for a partial: seconds without an update after which it sends what it has"
+    )
 
     quorum: QuorumText = Field(
         "100%",
@@ -131,6 +143,37 @@ class AggregatorSettings(RunSettings, BrokerSettings):  # type: ignore[misc]
     )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
     state: Path = Field(Path("state"), description="directory for models, ledger and summary; the run goes on from it")
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_one(cls, text: str | None) -> str | None:
+        if text is not None:
+            _shard_of(text)
+        return text
+
+    @model_validator(mode="after")
+    def _role_has_what_it_needs(self) -> Self:
+        if self.role == "partial" and self.shard is None:
+            raise ValueError("--role partial needs --shard I/N, such as --shard 0/2")
+        if self.role == "root" and self.shard is not None:
+            raise ValueError("--shard is for --role partial; the root takes --shards N")
+        if self.shards and self.max_staleness:
+            raise ValueError(
+                "--shards needs --max-staleness 0: a partial sum that is late cannot be discounted exactly"
+            )
+        return self
+
+    @property
+    def own_shard(self) -> tuple[int, int]:
+        """(I, N) of a partial aggregator."""
+        assert self.shard is not None
+        return _shard_of(self.shard)
+
+    @property
+    def topology(self) -> Topology:
+        if self.role == "partial":
+            return Topology(self.queue, shard=self.own_shard[0])
+        return Topology(self.queue, num_shards=self.shards)
 
     @property
     def policy(self) -> RoundPolicy:
@@ -142,3 +185,10 @@ class AggregatorSettings(RunSettings, BrokerSettings):  # type: ignore[misc]
             on_short=OnShort(self.on_short),
             max_staleness=self.max_staleness,
         )
+
+
+def _shard_of(text: str) -> tuple[int, int]:
+    index, slash, num_shards = text.partition("/")
+    if not (slash and index.isdecimal() and num_shards.isdecimal() and int(index) < int(num_shards) <= MAX_SHARDS):
+        raise ValueError(f"expected I/N with 0 <= I < N <= {MAX_SHARDS}, such as 0/2")
+    return int(index), int(num_shards)

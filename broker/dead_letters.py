@@ -24,7 +24,7 @@ from broker.errors import BrokerError, BrokerUnreachable, MalformedMessage, Queu
 from broker.messages import UpdateHead
 from broker.rabbitmq import REASON_HEADER, SENDER_HEADER
 from broker.settings import BrokerSettings
-from broker.topology import Topology, update_key
+from broker.topology import Topology, sender_of, update_key
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class DeadLetters:
         why = _text(death.get("reason")) or "no reason given"
         when = death.get("time")
         return (
-            key.removeprefix(update_key("")) if key else None,
+            sender_of(key) if key else None,
             _WHY_BY_BROKER.get(why, why),
             when if isinstance(when, datetime) else _moment(properties.timestamp),
         )

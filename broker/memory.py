@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from broker.errors import BlobLost, QueueMissing
 from broker.tensors import Buffer
+from broker.topology import partial_key, shard_of
 from broker.transport import DeadLetter, Delivery, Source
 
 
@@ -19,22 +20,25 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.is_declared = False
-        self.leader: object | None = None
+        self.leaders: dict[int | None, object] = {}
+        """Who leads each shard; None: the root."""
         self.heads: deque[bytes] = deque(maxlen=1)
         self.num_heads = 0
         self.queues: dict[Source, deque[tuple[str, bytes]]] = {
             Source.UPDATES: deque(),
             Source.PRESENCE: deque(maxlen=10_000),
         }
+        self.shards: dict[int, deque[tuple[str, bytes]]] = {}
         self.blobs: dict[str, tuple[bytes, ...]] = {}
         self.dead: list[DeadLetter] = []
 
 
 class MemoryTransport:
-    """One participant's view of a MemoryBroker."""
+    """One participant's view of a MemoryBroker, or of one shard of it."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryBroker, *, shard: int | None = None) -> None:
         self._broker = broker
+        self._shard = shard
         self._changed = broker.changed
         self._sources: tuple[Source, ...] = ()
         self._prefetch = 16
@@ -53,9 +57,7 @@ class MemoryTransport:
 
     def lead(self) -> bool:
         with self._changed:
-            if self._broker.leader is None:
-                self._broker.leader = self
-            return self._broker.leader is self
+            return self._broker.leaders.setdefault(self._shard, self) is self
 
     def listen(self, *sources: Source, prefetch: int = 16) -> None:
         self._sources, self._prefetch = sources, prefetch
@@ -82,7 +84,12 @@ class MemoryTransport:
             return self._next_head < self._broker.num_heads
         if source is Source.UPDATES and len(self._unacked) >= self._prefetch:
             return False
-        return bool(self._broker.queues[source])
+        return bool(self._queue(source))
+
+    def _queue(self, source: Source) -> deque[tuple[str, bytes]]:
+        if source is Source.UPDATES and self._shard is not None:
+            return self._broker.shards.setdefault(self._shard, deque())
+        return self._broker.queues[source]
 
     def _next(self) -> Delivery | None:
         for source in self._sources:
@@ -91,7 +98,7 @@ class MemoryTransport:
             if source is Source.MODELS:
                 self._next_head = self._broker.num_heads
                 return Delivery(source, self._broker.heads[-1])
-            sender, body = self._broker.queues[source].popleft()
+            sender, body = self._queue(source).popleft()
             if source is Source.PRESENCE:
                 return Delivery(source, body, sender)
             tag = next(self._tags)
@@ -107,7 +114,7 @@ class MemoryTransport:
 
     def give_back(self) -> None:
         with self._changed:
-            self._broker.queues[Source.UPDATES].extendleft(reversed(self._unacked.values()))
+            self._queue(Source.UPDATES).extendleft(reversed(self._unacked.values()))
             self._unacked.clear()
             self._changed.notify_all()
 
@@ -126,15 +133,22 @@ class MemoryTransport:
             self._broker.num_heads += 1
             self._changed.notify_all()
 
-    def send(self, body: bytes, *, worker: str) -> None:
-        self._put(Source.UPDATES, worker, body)
+    def send(self, body: bytes, *, worker: str, num_shards: int = 0) -> None:
+        with self._changed:
+            queue = self._broker.queues[Source.UPDATES]
+            if num_shards:
+                queue = self._broker.shards.setdefault(shard_of(worker, num_shards), deque())
+            self._put(queue, worker, body)
+
+    def send_partial(self, body: bytes, *, shard: int) -> None:
+        self._put(self._broker.queues[Source.UPDATES], partial_key(shard), body)
 
     def announce(self, body: bytes, *, worker: str) -> None:
-        self._put(Source.PRESENCE, worker, body)
+        self._put(self._broker.queues[Source.PRESENCE], worker, body)
 
-    def _put(self, source: Source, sender: str, body: bytes) -> None:
+    def _put(self, queue: deque[tuple[str, bytes]], sender: str, body: bytes) -> None:
         with self._changed:
-            self._broker.queues[source].append((sender, body))
+            queue.append((sender, body))
             self._changed.notify_all()
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
@@ -158,5 +172,5 @@ class MemoryTransport:
     def close(self) -> None:
         self.give_back()
         self.listen()
-        if self._broker.leader is self:
-            self._broker.leader = None
+        if self._broker.leaders.get(self._shard) is self:
+            del self._broker.leaders[self._shard]

@@ -13,12 +13,16 @@ from pydantic import (
     model_validator,
 )
 
-from broker.tensors import Specs, canonical, num_bytes_of
+from broker.tensors import Specs, canonical, limb_bytes_of, num_bytes_of
+from broker.topology import shard_of
 
 MAX_NUM_SAMPLES = 2**29 - 1
 """num_samples times a float32 is exact in float64 up to here."""
 
 MAX_TENSORS = 100_000
+MAX_SHARDS = 1000
+MAX_FOLDED = 1000
+"""Updates in one partial sum."""
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
@@ -145,6 +149,10 @@ class ModelHead(Tensors):
     """That of every update of this run."""
     shared: SharedPatterns = ("*",)
     """Which tensors of the model travel; see shared.py. ``tensors`` are these."""
+    num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0
+    """Not 0: workers send to the partial aggregator of their shard, see topology.py."""
+    weighting: Literal["samples", "uniform"] = "samples"
+    """What an update counts with: its number of samples, or 1. For partial aggregators."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers answer to; each of them should say so to its person."""
 
@@ -185,6 +193,59 @@ class UpdateHead(Tensors):
         return (self.round, self.worker)
 
 
+class Folded(Header):
+    """One update in a partial sum: what the root's ledger says of it. The fields are those of its UpdateHead."""
+
+    worker: WorkerName
+    instance: Instance
+    num_samples: Annotated[StrictInt, Field(ge=1, le=MAX_NUM_SAMPLES)]
+    num_bytes: Annotated[StrictInt, Field(ge=0, lt=2**50)]
+    train_s: Seconds
+    sent_at: Seconds
+    train_metrics: Metrics = Field(default_factory=dict)
+    eval_metrics: Metrics = Field(default_factory=dict)
+
+
+def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
+    if len({update.worker for update in updates}) != len(updates):
+        raise ValueError("a worker is in it twice")
+    return updates
+
+
+class PartialHead(Tensors):
+    """The exact sum of updates of one shard for one round. It counts as a whole, or not at all.
+
+    ``tensors`` are those of the updates. The payload is the sum's two limbs, as told in ``aggregator/mean.py``: of
+    each tensor the high ones (int64), in the order of the tensors' names, then of each the low ones (int32). The
+    digest is over ``tensors`` and this payload.
+    """
+
+    kind: Literal["partial"] = "partial"
+    run_id: RunId
+    round: RoundNumber
+    """The round whose model all of them were trained from."""
+    shard: Annotated[StrictInt, Field(ge=0, lt=MAX_SHARDS)]
+    num_shards: Annotated[StrictInt, Field(ge=1, le=MAX_SHARDS)]
+    sequence: Annotated[StrictInt, Field(ge=0, lt=2**40)]
+    """How many partial sums of this shard for this round came before."""
+    bound: Annotated[float, Field(ge=0)]
+    """The sum of |weight * delta| is at most this, for every parameter."""
+    updates: Annotated[
+        tuple[Folded, ...], Field(min_length=1, max_length=MAX_FOLDED), AfterValidator(_of_different_workers)
+    ]
+
+    @property
+    def num_bytes(self) -> int:
+        return limb_bytes_of(self.tensors)
+
+    @model_validator(mode="after")
+    def _all_are_of_its_shard(self) -> Self:
+        for update in self.updates:
+            if shard_of(update.worker, self.num_shards) != self.shard:
+                raise ValueError(f"{update.worker} is not of shard {self.shard} of {self.num_shards}")
+        return self
+
+
 class Presence(Header):
     """A sign of life; nothing depends on any single one."""
 
@@ -203,4 +264,4 @@ class Presence(Header):
         return self
 
 
-AnyHeader = ModelHead | UpdateHead | Presence
+AnyHeader = ModelHead | UpdateHead | PartialHead | Presence

@@ -21,7 +21,7 @@ from broker.errors import BlobLost, BrokerFault, FedmqError, LeadershipLost, Que
 from broker.link import Link
 from broker.settings import BrokerSettings
 from broker.tensors import Buffer
-from broker.topology import BLOB, Topology, presence_key, update_key
+from broker.topology import BLOB, Topology, partial_key, presence_key, sender_of, update_key
 from broker.transport import Delivery, Source
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,15 @@ _QUORUM_QUEUE_SETTLES_S = 1.0
 
 
 class RabbitMQ:
-    """One process's way to RabbitMQ; ``role`` names its connections, for operators."""
+    """One process's way to RabbitMQ; ``role`` names its connections, for operators.
 
-    def __init__(self, settings: BrokerSettings, *, role: str) -> None:
+    ``topology`` has the names it uses and declares, by default those of ``settings.queue`` without shards.
+    """
+
+    def __init__(self, settings: BrokerSettings, *, role: str, topology: Topology | None = None) -> None:
         self._settings = settings
         self._role = role
-        self._topology = Topology(settings.queue)
+        self._topology = topology or Topology(settings.queue)
         self._inbox: queue.SimpleQueue[Delivery | FedmqError | None] = queue.SimpleQueue()
         self._newest: Delivery | None = None
         self._newest_lock = threading.Lock()
@@ -71,7 +74,7 @@ class RabbitMQ:
         self._declares = True
 
     def _declare(self, link: Link) -> None:
-        is_new = not _is_there(link, self._topology.updates)
+        is_new = not all(_is_there(link, name) for name in self._topology.update_queues)
         channel = link.channel("declare")
         for exchange, kind in self._topology.exchanges().items():
             channel.exchange_declare(exchange, exchange_type=kind, durable=True)
@@ -115,7 +118,7 @@ class RabbitMQ:
     def _end_leading(self, link: Link) -> None:
         """Between the lost connection and this one somebody else may have led."""
         if self._leads:
-            raise LeadershipLost(f"the connection that led queue '{self._topology.queue}' was lost")
+            raise LeadershipLost(f"the connection that led queue '{self._topology.updates}' was lost")
 
     # -- receiving ------------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class RabbitMQ:
             self._inbox.put(self._newest)
 
     def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        sender = _text(method.routing_key).removeprefix(update_key(""))
+        sender = sender_of(_text(method.routing_key))
         returns = (properties.headers or {}).get(_RETURNS_HEADER)
         num_returns = returns if isinstance(returns, int) else 0  # on a first delivery it is the sender's own word
         self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
@@ -236,8 +239,11 @@ class RabbitMQ:
     def broadcast(self, body: bytes) -> None:
         self._publish("", self._topology.models, body, waits_for_queue=False)
 
-    def send(self, body: bytes, *, worker: str) -> None:
-        self._publish(self._topology.inbound, update_key(worker), body)
+    def send(self, body: bytes, *, worker: str, num_shards: int = 0) -> None:
+        self._publish(self._topology.inbound, update_key(worker, num_shards), body)
+
+    def send_partial(self, body: bytes, *, shard: int) -> None:
+        self._publish(self._topology.inbound, partial_key(shard), body)
 
     def announce(self, body: bytes, *, worker: str) -> None:
         properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)

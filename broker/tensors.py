@@ -82,6 +82,11 @@ def num_bytes_of(specs: Specs) -> int:
     return sum(spec.num_bytes for spec in specs)
 
 
+def limb_bytes_of(specs: Specs) -> int:
+    """The size of the exact sum of such payloads, in bytes: an int64 and an int32 an element."""
+    return 12 * sum(spec.num_elements for spec in specs)
+
+
 def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryview]:
     """The payload of a state as views of its tensors' memory, one a tensor, nothing copied that is on the CPU."""
     for spec in specs:

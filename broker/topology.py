@@ -6,8 +6,17 @@
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
 <queue>.leader      exclusive   empty; whose connection holds it is the one aggregator, the others stand by
+
+With N shards, a worker's updates take the way of its shard, the first eight bytes (little-endian) of the SHA-256
+of its name modulo N, and the root aggregator gets one partial sum for many of them:
+
+<queue>.shard.<i>         quorum     updates, behind <queue>.in, key update.<i>.<worker>; read by a partial aggregator
+<queue>.shard.<i>.leader  exclusive  as <queue>.leader, of the one partial aggregator of this shard
+<queue>                              also has partial sums, key partial.<i>, and updates that a partial passed on
 """
 
+import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +47,13 @@ BLOB = {"x-queue-type": "stream", "x-max-age": "7D"}
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The names of one federation."""
+    """The names of one federation: as the root and the workers see them, or as a partial aggregator does."""
 
     queue: str
+    num_shards: int = 0
+    """For the root: how many shards it makes queues for."""
+    shard: int | None = None
+    """Not None: as seen by the partial aggregator of this shard, whose ``updates`` are those of the shard."""
 
     @property
     def models(self) -> str:
@@ -48,7 +61,11 @@ class Topology:
 
     @property
     def updates(self) -> str:
-        return self.queue
+        return self.queue if self.shard is None else self.updates_of(self.shard)
+
+    def updates_of(self, shard: int) -> str:
+        """The queue that the partial aggregator of this shard reads."""
+        return f"{self.queue}.shard.{shard}"
 
     @property
     def inbound(self) -> str:
@@ -68,7 +85,7 @@ class Topology:
 
     @property
     def leader(self) -> str:
-        return f"{self.queue}.leader"
+        return f"{self.updates}.leader"
 
     def model_blob(self, run_id: str, round_number: int) -> str:
         """The blob of the model that round ``round_number`` trains from."""
@@ -78,31 +95,70 @@ class Topology:
         """The blob of a worker's update for a round: the same after a restart, so that it replaces itself."""
         return f"{self.queue}.blob.update.{worker}.{run_id}.{round_number}"
 
+    def partial_blob(self, shard: int, run_id: str, round_number: int, sequence: int) -> str:
+        """The blob of the partial sum that is the ``sequence``-th, from 0, of a shard for a round."""
+        return f"{self.queue}.blob.partial.{shard}.{run_id}.{round_number}.{sequence}"
+
     def exchanges(self) -> dict[str, str]:
         """Exchange name -> type."""
         return {self.inbound: "topic", self.dead_letters: "fanout"}
 
     def queues(self) -> dict[str, Arguments]:
         """Queue name -> its arguments; all are durable."""
-        return {
-            self.models: MODELS,
-            self.updates: UPDATES | {"x-dead-letter-exchange": self.dead_letters},
-            self.dead: DEAD,
-            self.presence: PRESENCE,
-        }
+        updates = UPDATES | {"x-dead-letter-exchange": self.dead_letters}
+        if self.shard is not None:
+            return {self.models: MODELS, self.updates: updates, self.dead: DEAD}
+        shards = {self.updates_of(shard): updates for shard in range(self.num_shards)}
+        return {self.models: MODELS, self.updates: updates, self.dead: DEAD, self.presence: PRESENCE} | shards
+
+    @property
+    def update_queues(self) -> tuple[str, ...]:
+        """Those of the queues that take updates."""
+        return tuple(name for name, arguments in self.queues().items() if "x-single-active-consumer" in arguments)
 
     def bindings(self) -> tuple[tuple[str, str, str], ...]:
         """(exchange, queue, routing key)."""
+        dead = (self.dead_letters, self.dead, "")
+        if self.shard is not None:
+            return ((self.inbound, self.updates, f"update.{self.shard}.*"), dead)
+        shards = [(self.inbound, self.updates_of(shard), f"update.{shard}.*") for shard in range(self.num_shards)]
         return (
             (self.inbound, self.updates, "update.*"),
             (self.inbound, self.presence, "presence.*"),
-            (self.dead_letters, self.dead, ""),
+            dead,
+            *([(self.inbound, self.updates, "partial.*")] if shards else []),
+            *shards,
         )
 
 
-def update_key(worker: str) -> str:
-    """The routing key of this worker's updates."""
-    return f"update.{worker}"
+def shard_of(worker: str, num_shards: int) -> int:
+    """The shard that a worker's updates go to: the same for all of them, so that who folds them knows its own.
+
+    Not a CRC: its last bits hardly differ between names that count up.
+    """
+    return int.from_bytes(hashlib.sha256(worker.encode()).digest()[:8], "little") % num_shards
+
+
+def update_key(worker: str, num_shards: int = 0) -> str:
+    """The routing key of this worker's updates: to the root, or with shards to the partial aggregator of its shard."""
+    return f"update.{shard_of(worker, num_shards)}.{worker}" if num_shards else f"update.{worker}"
+
+
+def partial_key(shard: int) -> str:
+    """The routing key of a shard's partial sums."""
+    return f"partial.{shard}"
+
+
+def sender_of(key: str) -> str:
+    """The worker whose update has this routing key; of a partial sum, the key itself, which is no worker's name."""
+    kind, _, rest = key.partition(".")
+    return re.sub(r"^\d+\.", "", rest) if kind == "update" else key
+
+
+def shard_in(sender: str) -> int | None:
+    """The shard that a partial sum with this sender is of; None if that is a worker."""
+    found = re.fullmatch(r"partial\.(\d{1,9})", sender)
+    return int(found[1]) if found else None
 
 
 def presence_key(worker: str) -> str:

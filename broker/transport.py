@@ -1,4 +1,6 @@
-"""What workers and the aggregator ask of a broker. ``rabbitmq.py`` and ``memory.py`` both do it.
+"""What workers and aggregators ask of a broker. ``rabbitmq.py`` and ``memory.py`` both do it.
+
+A transport is of one federation, or of one shard of it (``Topology.shard``): then updates and the lead are the shard's.
 
 All methods may be called from one thread of the process, the one that runs its service; ``announce`` from any.
 Publishing returns when the broker has the message for good. A broken connection is mended inside: a method
@@ -12,6 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from broker.tensors import Buffer
+from broker.topology import shard_in
 
 
 class Source(StrEnum):
@@ -29,12 +32,17 @@ class Delivery:
     source: Source
     body: Buffer
     sender: str = ""
-    """The worker that the broker says it is from (from the routing key)."""
+    """The worker that the broker says it is from (from the routing key); ``partial.<shard>`` of a partial sum."""
     tag: int = 0
     """Ackable within its ``session``; both are the transport's own."""
     session: int = 0
     num_returns: int = 0
     """How often it was delivered before and came back."""
+
+    @property
+    def shard(self) -> int | None:
+        """The shard whose partial sum this is; None if it is an update."""
+        return shard_in(self.sender)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +99,11 @@ class Transport(Protocol):
     def broadcast(self, body: bytes) -> None:
         """Appends a model head to the stream."""
 
-    def send(self, body: bytes, *, worker: str) -> None:
-        """Puts an update onto the results queue."""
+    def send(self, body: bytes, *, worker: str, num_shards: int = 0) -> None:
+        """Puts an update onto the results queue, or onto that of the worker's shard."""
+
+    def send_partial(self, body: bytes, *, shard: int) -> None:
+        """Puts a shard's partial sum onto the root's results queue."""
 
     def announce(self, body: bytes, *, worker: str) -> None:
         """Sends a sign of life if that is possible right now; never waits, never fails."""

@@ -36,6 +36,9 @@ ROOT = Path(__file__).parent.parent
 GATED = Path(__file__).parent / "e2e" / "tasks" / "gated.py"
 ATTENTIVE, DEAF = f"{GATED}:Attentive", f"{GATED}:Deaf"
 
+MAX_SHARDS = 4
+"""Of a federation with partial aggregators."""
+
 SOON_S = 90.0
 """Far longer than anything takes, on a busy machine too; what does not happen until then does not happen."""
 
@@ -191,6 +194,11 @@ class Federation:
         own = ("--queue", self.queue, "--task", task, "--state", str(state or self.state))
         return self._start("aggregator.cli", (*own, *flags), "aggregator")
 
+    def partial(self, index: int, num_shards: int, *flags: str) -> Command:
+        """Starts the partial aggregator of a shard."""
+        own = ("--role", "partial", "--shard", f"{index}/{num_shards}", "--queue", self.queue)
+        return self._start("aggregator.cli", (*own, *flags), f"partial-{index}")
+
     def worker(self, name: str, *flags: str, task: str = ATTENTIVE) -> Command:
         own = ("--queue", self.queue, "--task", task, "--name", name)
         return self._start("worker.cli", (*own, *flags), name)
@@ -258,7 +266,7 @@ class Federation:
             yield channel
 
     def delete_queues(self, queue: str) -> None:
-        topology = Topology(queue)
+        topology = Topology(queue, num_shards=MAX_SHARDS)
         with self.channel() as channel:
             for name in topology.queues():
                 channel.queue_delete(name)

@@ -253,7 +253,7 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=eval_metrics,
         )
-        self._transport.send(encode(update, payload), worker=self._name)
+        self._transport.send(encode(update, payload), worker=self._name, num_shards=head.num_shards)
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
             head.round,

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from rabbitmq_node import wait_until
 
 from broker import zstd
 from broker.errors import BlobLost, QueueMissing
@@ -12,10 +13,11 @@ from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import MAX_PART_BYTES
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.topology import Topology
+from broker.topology import Topology, shard_of
 from broker.transport import Delivery, Source, Transport
 
-Join = Callable[[], Transport]
+Join = Callable[..., Transport]
+"""Without arguments, or with those of a topology: ``num_shards``, ``shard``."""
 SOON_S = 20.0
 NOT_COMING_S = 0.3
 
@@ -27,16 +29,18 @@ def join(request: pytest.FixtureRequest) -> Iterator[Join]:
     if request.param == "memory":
         broker = MemoryBroker()
 
-        def make() -> Transport:
-            return MemoryTransport(broker)
+        def make(topology: Topology) -> Transport:
+            return MemoryTransport(broker, shard=topology.shard)
     else:
         settings = BrokerSettings(broker=request.getfixturevalue("broker_url"), queue=request.getfixturevalue("queue"))
 
-        def make() -> Transport:
-            return RabbitMQ(settings, role="test")
+        def make(topology: Topology) -> Transport:
+            return RabbitMQ(settings, role="test", topology=topology)
 
-    def join() -> Transport:
-        joined.append(make())
+    queue = request.getfixturevalue("queue")
+
+    def join(**shards: int) -> Transport:
+        joined.append(make(Topology(queue, **shards)))
         return joined[-1]
 
     yield join
@@ -238,6 +242,85 @@ def test_a_blob_that_is_gone_is_lost(aggregator: Transport, worker: Transport) -
         list(worker.read_blob("t-blob.z", 1))
     aggregator.broadcast(b"still alive")
     assert expect(worker).body == b"still alive"
+
+
+@pytest.fixture
+def root(join: Join) -> Transport:
+    """The root aggregator's, with two shards."""
+    transport = join(num_shards=2)
+    transport.declare()
+    return transport
+
+
+def names_of_shard(shard: int, number: int) -> list[str]:
+    """Workers that are of this one of two shards."""
+    names = (f"site-{index}" for index in range(1000))
+    return [name for name in names if shard_of(name, 2) == shard][:number]
+
+
+def test_with_shards_an_update_goes_to_the_partial_aggregator_of_its_workers_shard(root: Transport, join: Join) -> None:
+    partials = [join(shard=0), join(shard=1)]
+    for shard, partial in enumerate(partials):
+        for name in names_of_shard(shard, 2):
+            root.send(name.encode(), worker=name, num_shards=2)
+        partial.declare()
+        partial.listen(Source.MODELS, Source.UPDATES)
+    root.listen(Source.PRESENCE, Source.UPDATES)
+    for shard, partial in enumerate(partials):
+        received = [expect(partial), expect(partial)]
+        assert [delivery.sender for delivery in received] == names_of_shard(shard, 2)
+        assert [bytes(delivery.body).decode() for delivery in received] == names_of_shard(shard, 2)
+        assert partial.receive(NOT_COMING_S) is None
+    assert root.receive(NOT_COMING_S) is None
+
+
+def test_a_partial_sum_and_what_is_passed_on_go_to_the_root(root: Transport, join: Join) -> None:
+    partial = join(shard=1)
+    partial.listen(Source.MODELS, Source.UPDATES)
+    partial.send_partial(b"sum", shard=1)
+    partial.send(b"passed on", worker="site-a")
+    root.listen(Source.PRESENCE, Source.UPDATES)
+    first, second = expect(root), expect(root)
+    assert (first.body, first.shard) == (b"sum", 1)
+    assert (second.body, second.shard, second.sender) == (b"passed on", None, "site-a")
+    assert partial.receive(NOT_COMING_S) is None
+
+
+def test_what_a_partial_aggregator_did_not_ack_goes_to_the_next_one(root: Transport, join: Join) -> None:
+    (worker,) = names_of_shard(0, 1)
+    partial = join(shard=0)
+    partial.listen(Source.UPDATES)
+    for body in (b"acked", b"not acked", b"given back"):
+        root.send(body, worker=worker, num_shards=2)
+    partial.ack([expect(partial)])
+    expect(partial), expect(partial)
+    partial.give_back()
+    assert {bytes(expect(partial).body) for _ in range(2)} == {b"not acked", b"given back"}
+    partial.close()
+    successor = join(shard=0)
+    successor.listen(Source.UPDATES)
+    assert {bytes(expect(successor).body) for _ in range(2)} == {b"not acked", b"given back"}
+    assert successor.receive(NOT_COMING_S) is None
+
+
+def test_the_root_and_one_partial_aggregator_of_each_shard_lead_at_a_time(root: Transport, join: Join) -> None:
+    assert root.lead()
+    first, other_shard, second = join(shard=0), join(shard=1), join(shard=0)
+    assert first.lead()
+    assert other_shard.lead()
+    assert not second.lead()
+    assert not join().lead()
+    first.close()
+    wait_until(second.lead, timeout_s=SOON_S)
+    assert second.lead()
+
+
+def test_partial_aggregators_get_every_head(root: Transport, join: Join) -> None:
+    partials = [join(shard=0), join(shard=1)]
+    for partial in partials:
+        partial.listen(Source.MODELS, Source.UPDATES)
+    root.broadcast(b"model")
+    assert [expect(partial).body for partial in partials] == [b"model"] * 2
 
 
 def test_wake_ends_a_wait_from_another_thread(aggregator: Transport) -> None:

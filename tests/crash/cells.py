@@ -27,6 +27,7 @@ class Cell:
     size: str
     points: tuple[Point, ...]
     """Of one member, the first is armed at its first start, the next one at its second, and so on."""
+    num_shards: int = 0
 
     @property
     def name(self) -> str:
@@ -66,6 +67,7 @@ def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: str | 
         flags=flags,
         aggregator_flags=COMMIT_AT_ONCE,
         paces=PACES,
+        num_shards=cell.num_shards,
     ) as fleet:
         _run(fleet, cell, outcome)
         outcome.sha256 = fleet.final_sha256

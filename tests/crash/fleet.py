@@ -23,6 +23,7 @@ from crash.zygote import Forked, zygote
 
 TASK = f"{Path(__file__).with_name('tiny_task.py')}:Tiny"
 AGGREGATOR = "aggregator"
+PARTIAL = "partial-"
 PART_BYTES = 192
 BLOB = ("--inline-cap", "0")
 COMMIT_AT_ONCE = ("--commit-every-s", "0.000001")
@@ -32,7 +33,7 @@ class Fleet:
     """Members are known by name: `aggregator`, and those of the workers. One that has ended can be started again.
 
     A round ends with ``quorum`` updates, by default one of each worker. ``urls`` gives a member another way to the
-    broker than ``url``. ``flags`` are for all.
+    broker than ``url``. ``flags`` are for all. With ``num_shards`` there are the members `partial-0`, and so on.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Fleet:
         worker_flags: Sequence[str] = (),
         urls: Mapping[str, str] | None = None,
         paces: Mapping[str, float] | None = None,
+        num_shards: int = 0,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.queue, self.names, self.rounds = folder, queue, tuple(names), rounds
@@ -58,7 +60,10 @@ class Fleet:
         self._flags = ("--queue", queue, "--task", TASK, "--connect-timeout-s", "60", *flags)
         self._of_workers = tuple(worker_flags)
         ends = ("--rounds", str(rounds), "--quorum", str(quorum or len(names)), "--deadline-s", "none")
-        self._of_aggregator = (*ends, "--part-bytes", str(PART_BYTES), *aggregator_flags)
+        self._of_partial = ("--part-bytes", str(PART_BYTES))
+        self._of_aggregator = (*ends, *self._of_partial, "--shards", str(num_shards), *aggregator_flags)
+        self._num_shards = num_shards
+        self._partials = tuple(f"{PARTIAL}{shard}" for shard in range(num_shards))
 
     def __enter__(self) -> "Fleet":
         return self
@@ -71,7 +76,7 @@ class Fleet:
 
     @property
     def everybody(self) -> tuple[str, ...]:
-        return (AGGREGATOR, *self.names)
+        return (AGGREGATOR, *self._partials, *self.names)
 
     def start(
         self, name: str, trigger: Mapping[str, Any] | None = None, *, constants: Mapping[str, Any] | None = None
@@ -79,6 +84,9 @@ class Fleet:
         """Starts a member, or the same command again; with ``trigger``, it will die at that point (see `armed`)."""
         if name == AGGREGATOR:
             program, own = "aggregator.cli", ("--state", str(self.state), *self._of_aggregator)
+        elif name in self._partials:
+            shard = f"{name.removeprefix(PARTIAL)}/{self._num_shards}"
+            program, own = "aggregator.cli", ("--role", "partial", "--shard", shard, *self._of_partial)
         else:
             program, own = "worker.cli", ("--name", name, *self._of_workers)
         env = {"FEDMQ_BROKER": self._urls.get(name, self._url), "PACE": str(self._paces.get(name, 0.0))}
@@ -150,18 +158,26 @@ class Fleet:
                 for name in self.names
                 for number in range(1, self.rounds + 1)
             ),
+            *(
+                f"{self.queue}.blob.partial.{shard}.{run_id}.{number}.{sequence}"
+                for shard in range(self._num_shards)
+                for number in range(1, self.rounds + 1)
+                for sequence in range(3)
+            ),
         ]
+        shards = [f"{self.queue}.shard.{shard}" for shard in range(self._num_shards)]
         with closing(pika.BlockingConnection(pika.URLParameters(self._url))) as connection:
             left += [name for name in blobs if _count(connection, name) is not None]
-            num_updates = _count(connection, self.queue)
-            left += [f"{num_updates} messages in {self.queue}"] if num_updates else []
+            for name in (self.queue, *shards):
+                num_updates = _count(connection, name)
+                left += [f"{num_updates} messages in {name}"] if num_updates else []
             num_dead = _count(connection, f"{self.queue}.dead")
             left += [f"{num_dead} messages in {self.queue}.dead"] if num_dead else []
             channel = connection.channel()
             final = f"{self.queue}.blob.model.{run_id}.{self.rounds + 1}"
             for name in (self.queue, f"{self.queue}.models", f"{self.queue}.dead", f"{self.queue}.presence", final):
                 channel.queue_delete(name)
-            for name in blobs:
+            for name in (*blobs, *shards):
                 channel.queue_delete(name)
             for name in (f"{self.queue}.in", f"{self.queue}.dlx"):
                 channel.exchange_delete(name)

@@ -176,6 +176,43 @@ WORKER = [
     _of_worker("final head received", TAKE_PART, "before", _both(4)),
 ]
 
+PARTIAL_FOLD = "aggregator.partial:PartialAggregator._fold"
+PARTIAL_OPEN = "aggregator.partial:PartialAggregator._open"
+PARTIAL_PASS_ON = "aggregator.partial:PartialAggregator._pass_on"
+SEND_SUM = "broker.rabbitmq:RabbitMQ.send_partial"
+FOLD_SUM = "aggregator.open_round:OpenRound.fold_partial"
+ADD_SUM = "aggregator.mean:ExactSum.add_limbs"
+SUM_BLOB, NUM_SUM_PARTS = ".blob.partial.", 13
+
+
+def _of_partial(name: str, target: str, calls: tuple[tuple[str, int], ...], about: str = "") -> list[Point]:
+    return [Point(f"{when} {name}", "partial-0", target, when, calls, about) for when in ("before", "after")]
+
+
+PARTIAL = [
+    *_of_partial("leading", LEAD, _both(1)),
+    *_of_partial("queues declared", DECLARE, _both(1)),
+    *_of_partial("open round seen", NEWEST, _both(1)),
+    *_of_partial("model of the second round seen", PARTIAL_OPEN, _both(2)),
+    *_of_partial("fold, first of a round", PARTIAL_FOLD, _both(3)),
+    Point("in mid-fold", "partial-0", ADD, "after", ((SMALL, 3), (BLOB, 2 * NUM_PARTS + 2))),
+    *_of_partial("fold, last of a round", PARTIAL_FOLD, _both(4)),
+    *_of_partial("sum's blob made", WRITE_BLOB, _blob(2)),
+    Point("sum's blob made, empty", "partial-0", PART, "before", _blob(NUM_SUM_PARTS + 1), SUM_BLOB),
+    Point("sum's blob, middle part", "partial-0", PART, "after", _blob(NUM_SUM_PARTS + 5), SUM_BLOB),
+    Point("sum's blob, last part", "partial-0", PART, "after", _blob(2 * NUM_SUM_PARTS), SUM_BLOB),
+    Point("sum on the wire, not confirmed", "partial-0", ON_WIRE, "after", _both(2), "'partial.0'"),
+    *_of_partial("sum sent", SEND_SUM, _both(2)),
+    *_of_partial("update blobs deleted", DELETE, _blob(2), UPDATE_BLOB),
+    *_of_partial("ack of what the sum is of", ACK, _both(2)),
+    *_around("fold of a partial sum", FOLD_SUM, _both(2)),
+    _one("in mid-fold of a partial sum", ADD_SUM, "after", ((SMALL, 2), (BLOB, NUM_SUM_PARTS + 5))),
+    *_around("round of partial sums closed", CLOSE_ROUND, _both(2)),
+    *_around("sum's blob deleted", DELETE, _blob(2), SUM_BLOB),
+    *_around("ack of a partial sum", ACK, _both(2)),
+]
+"""Of a run with one shard, whose partial sends one sum a round; where it begins with the second, counted from there."""
+
 CRASH_POINTS = [*START, *COMMITTING, *CLOSING, *ENDING, *WORKER]
 
 # -- more than one crash: points of a start that goes on from an earlier one, so they are counted anew --------------
@@ -216,4 +253,18 @@ IN_A_ROW = [
     (_named("after ack of a commit"), _named("update sent and confirmed")),
     (_named("after round closed"), _named("after training")),
     (_named("before model published"), _named("update sent, before"), _again("round closed", CLOSE_ROUND)[1]),
+]
+
+
+def _named_of_partial(name: str) -> Point:
+    (found,) = [point for point in PARTIAL if point.name == name]
+    return found
+
+
+PARTIAL_IN_TURN = [
+    *[(_named_of_partial("after sum sent"), point) for point in _of_partial("passed on", PARTIAL_PASS_ON, _both(1))],
+    *[(_named_of_partial("before sum sent"), point) for point in _of_partial("passed on", PARTIAL_PASS_ON, _both(1))],
+    (_named_of_partial("sum on the wire, not confirmed"), _named_of_partial("after round of partial sums closed")),
+    (_named_of_partial("after sum sent"), _named_of_partial("before fold of a partial sum")),
+    (_named_of_partial("before ack of what the sum is of"), _named("update sent and confirmed")),
 ]

@@ -7,6 +7,7 @@ from crash.points import SIZES
 TITLES = {
     "crash once": "killed once, at each point, and the same command again",
     "crash in turn": "killed again while it recovers, and several times in a row",
+    "crash of partials": "killed with a partial aggregator between workers and root",
 }
 
 

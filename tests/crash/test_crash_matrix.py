@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from crash.cells import Cell, Outcome, run_cell
-from crash.points import BLOB, CRASH_POINTS, IN_A_ROW, IN_RECOVERY, SIZES
+from crash.points import BLOB, CRASH_POINTS, IN_A_ROW, IN_RECOVERY, PARTIAL, PARTIAL_IN_TURN, SIZES
 from rabbitmq_node import RabbitNode
 
 pytest_plugins = ["crash.reporting"]
@@ -23,6 +23,11 @@ ONCE = [Cell(size, (point,)) for point in CRASH_POINTS for size in SIZES if poin
 IN_TURN = [
     *(Cell(BLOB, points) for points in IN_RECOVERY),
     *(Cell(size, points) for points in IN_A_ROW for size in SIZES),
+]
+
+SHARDED = [
+    *(Cell(size, (point,), num_shards=1) for point in PARTIAL for size in SIZES if point.applies(size)),
+    *(Cell(size, points, num_shards=1) for points in PARTIAL_IN_TURN for size in SIZES),
 ]
 
 Record = Callable[[str, object], None]
@@ -95,3 +100,13 @@ def test_killed_again_while_it_goes_on_it_ends_with_the_same_bits(
     record_property("crash in turn", (cell.name.partition(" [")[0], cell.size))
     outcome = lanes.outcome(cell)
     assert outcome.is_ok, outcome
+
+
+@pytest.mark.parametrize("cell", SHARDED, ids=lambda cell: cell.name)
+def test_with_a_partial_aggregator_it_ends_with_the_same_bits(
+    cell: Cell, lanes: Lanes, record_property: Record
+) -> None:
+    record_property("crash of partials", (cell.name.partition(" [")[0], cell.size))
+    outcome = lanes.outcome(cell)
+    assert outcome.is_ok, outcome
+    assert not outcome.left, outcome

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aggregator import mean
 from aggregator.checkpoint import StateDirectory
 from aggregator.mean import ExactSum
-from broker.tensors import DTYPES, Specs, State, TensorSpec, canonical, chunks
+from broker.tensors import DTYPES, Specs, State, TensorSpec, canonical, chunks, cut, limb_bytes_of
 
 GRID = 2**58
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -154,6 +154,28 @@ def test_partial_sums_that_travel_as_limbs_in_any_cut_give_the_same_bits(
         total.end_update()
 
     assert bits(total) == bits(summed(specs, contributions))
+
+
+@settings(max_examples=150)
+@given(federations(), st.data())
+def test_any_split_into_partial_sums_that_travel_gives_the_same_bits_and_bound(
+    federation: tuple[Specs, list[Contribution]], data: st.DataObject
+) -> None:
+    """Some updates in partial sums, which travel in parts of any size, some straight into the total."""
+    specs, contributions = federation
+    split: list[list[Contribution]] = [[], [], []]
+    for each in contributions:
+        split[data.draw(st.integers(0, 2))].append(each)
+    total = summed(specs, split[0])
+    for contributed in split[1:]:
+        partial, offset = summed(specs, contributed), 0
+        for part in cut(partial.limb_pieces(), data.draw(st.integers(1, 40).map(lambda n: 8 * n))):
+            total.add_limbs(offset, part, bound=partial.bound)
+            offset += len(part)
+        assert offset == limb_bytes_of(specs)
+        total.end_update()
+    assert bits(total) == bits(summed(specs, contributions))
+    assert total.bound == pytest.approx(summed(specs, contributions).bound)
 
 
 @settings(max_examples=150)

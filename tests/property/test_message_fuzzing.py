@@ -7,18 +7,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.aggregator.embedded_run import Holder, StateTask
-from wire_samples import MODELS, SMALL, UPDATES, altered, broken, garbage, model_head, payload_of
+from wire_samples import (
+    MODELS,
+    PARTIALS,
+    SMALL,
+    SUM_BLOB,
+    UPDATES,
+    altered,
+    broken,
+    garbage,
+    model_head,
+    payload_of,
+    sum_of,
+)
 
 from aggregator.intake import Expected, read_update
 from aggregator.mean import ExactSum
+from aggregator.partial_sum import read_partial
 from broker.codec import decode, encode
 from broker.compression import Encoding
 from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import Compression, Header, ModelHead, Presence, UpdateHead
+from broker.messages import Compression, Header, ModelHead, PartialHead, Presence, UpdateHead
 from broker.shared import ALL
 from broker.tensors import specs_of
-from broker.topology import Topology
+from broker.topology import Topology, partial_key
 from broker.transport import Delivery, Source
 from worker.service import Worker
 
@@ -63,7 +76,7 @@ def test_a_model_with_other_fields_is_decoded_or_malformed(body: bytes) -> None:
 @settings(max_examples=1000)
 @given(garbage())
 def test_garbage_is_malformed_as_any_kind(body: bytes) -> None:
-    for kind in (UpdateHead, ModelHead, Presence):
+    for kind in (UpdateHead, ModelHead, PartialHead, Presence):
         assert_decoded_or_malformed(body, kind)
 
 
@@ -86,6 +99,32 @@ def test_an_aggregator_reads_any_update_or_refuses_it_and_its_sum_stays_finite(b
         reason = "none"
     assert reason
     assert all(abs(exact_sum.divided(spec, 1)).max(initial=0) < 2**30 for spec in exact_sum.specs)
+
+
+@settings(max_examples=1000)
+@given(broken(PARTIALS) | altered(PARTIALS))
+def test_a_broken_partial_sum_is_decoded_or_malformed(body: bytes) -> None:
+    assert_decoded_or_malformed(body, PartialHead)
+
+
+@settings(max_examples=1500)
+@given(broken(PARTIALS) | altered(PARTIALS) | garbage(), st.binary(max_size=70))
+def test_a_root_reads_any_partial_sum_or_refuses_it_and_its_sum_stays_in_its_range(body: bytes, part: bytes) -> None:
+    """Through its whole way: header, fit, blob, digest, sum."""
+    expected = Expected("demo.0a1b2c3d", Encoding(specs_of(SMALL), Compression()), Topology("updates"))
+    transport = MemoryTransport(MemoryBroker())
+    transport.write_blob(SUM_BLOB.name, [part[number : number + 16] for number in range(0, 70, 16)])
+    exact_sum = ExactSum(expected.encoding.folded)
+    try:
+        partial = read_partial(Delivery(Source.UPDATES, body, partial_key(0)), expected, round_number=5)
+        for offset, piece in partial.pieces(transport):
+            exact_sum.add_limbs(offset, piece, bound=partial.head.bound)
+    except (MessageError, BlobLost) as error:
+        reason = str(error)
+    else:
+        reason = "none"
+    assert reason
+    assert all(abs(exact_sum.divided(spec, 1)).max(initial=0) < 2**30 + 1 for spec in exact_sum.specs)
 
 
 @settings(max_examples=500)
@@ -126,6 +165,11 @@ def test_the_samples_are_valid_before_they_are_broken() -> None:
         decode(body, UpdateHead)
     for body in MODELS:
         decode(body, ModelHead)
+    expected = Expected("demo.0a1b2c3d", Encoding(specs_of(SMALL), Compression()), Topology("updates"))
+    for body in PARTIALS:
+        read_partial(Delivery(Source.UPDATES, body, partial_key(0)), expected, round_number=3)
+    whole = read_partial(Delivery(Source.UPDATES, PARTIALS[0], partial_key(0)), expected, round_number=3)
+    assert b"".join(piece for _, piece in whole.pieces(MemoryTransport(MemoryBroker()))) == sum_of(SMALL)[0]
     assert torch.equal(Holder(SMALL).state_dict()["w"], SMALL["w"])
     with pytest.raises(UnfitMessage):
         read_update(

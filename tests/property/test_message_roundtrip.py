@@ -3,10 +3,10 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_samples import STATES, model_head, payload_of, update_head
+from wire_samples import SMALL, STATES, model_head, partial_head, payload_of, update_head
 
 from broker.codec import decode, encode
-from broker.messages import BlobRef, LocalTraining, ModelHead, Presence, UpdateHead
+from broker.messages import BlobRef, Folded, LocalTraining, ModelHead, PartialHead, Presence, UpdateHead
 from broker.tensors import Digest, State, chunks, cut, digest_of, num_bytes_of, specs_of, state_from
 
 METRICS = st.dictionaries(
@@ -67,6 +67,29 @@ def test_an_update_head_comes_back_equal(
         blob=blob,
     )
     assert decode(encode(head), UpdateHead)[0] == head
+
+
+@settings(max_examples=100)
+@given(STATES, st.lists(NAMES, min_size=1, max_size=6, unique=True), st.floats(0, 1e9), METRICS, st.data())
+def test_a_partial_head_comes_back_equal(
+    state: State, workers: list[str], bound: float, metrics: dict[str, float], data: st.DataObject
+) -> None:
+    num_samples = st.integers(1, 2**29 - 1)
+    updates = [
+        Folded(
+            worker=worker,
+            instance="00112233",
+            num_samples=data.draw(num_samples),
+            num_bytes=data.draw(st.integers(0, 2**40)),
+            train_s=1.5,
+            sent_at=2.5,
+            train_metrics=metrics,
+        )
+        for worker in workers
+    ]
+    fields = {"sha256": "0" * 64, "bound": bound, "sequence": data.draw(st.integers(0, 9))}
+    head = partial_head(SMALL, **fields, updates=updates, tensors=specs_of(state))
+    assert decode(encode(head), PartialHead)[0] == head
 
 
 @settings(max_examples=100)

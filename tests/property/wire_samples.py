@@ -6,9 +6,10 @@ import hypothesis.strategies as st
 import msgpack
 import torch
 
+from aggregator.mean import ExactSum
 from broker.codec import encode
-from broker.messages import BlobRef, Compression, LocalTraining, ModelHead, UpdateHead
-from broker.tensors import DTYPES, State, chunks, digest_of, specs_of
+from broker.messages import BlobRef, Compression, LocalTraining, ModelHead, PartialHead, UpdateHead
+from broker.tensors import DTYPES, Digest, State, chunks, digest_of, specs_of
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -67,8 +68,49 @@ def update_head(state: State, **changes: Any) -> UpdateHead:
     return UpdateHead.model_validate(fields | changes)
 
 
+def partial_head(state: State, **changes: Any) -> PartialHead:
+    updates = [
+        {
+            "worker": worker,
+            "instance": "0123456789abcdef",
+            "num_samples": 120,
+            "num_bytes": 40,
+            "train_s": 1.5,
+            "sent_at": 1.7e9,
+            "train_metrics": {"loss": 0.25},
+            "eval_metrics": {"accuracy": 0.5},
+        }
+        for worker in ("site-a", "site-b")
+    ]
+    fields = {
+        "tensors": specs_of(state),
+        "sha256": sum_of(state)[1],
+        "run_id": "demo.0a1b2c3d",
+        "round": 3,
+        "shard": 0,
+        "num_shards": 1,
+        "sequence": 0,
+        "bound": 3.0 * 240,
+        "updates": updates,
+    }
+    return PartialHead.model_validate(fields | changes)
+
+
+def sum_of(state: State) -> tuple[bytes, str]:
+    """The payload of a partial sum of two updates that are this state, with 120 samples each; and its digest."""
+    exact_sum, digest = ExactSum(specs_of(state)), Digest(specs_of(state))
+    for _ in range(2):
+        exact_sum.add(0, payload_of(state), 120.0)
+        exact_sum.end_update()
+    payload = b"".join(exact_sum.limb_pieces())
+    digest.add(payload)
+    return payload, digest.hex()
+
+
 SMALL: State = {"w": torch.tensor([[0.5, -1.0, 2.0]]), "b": torch.tensor(3.0), "n": torch.tensor([1, 2])}
 BLOB = BlobRef(name="updates.blob.update.site-a.demo.0a1b2c3d.3", part_bytes=16)
+SUM_BLOB = BlobRef(name="updates.blob.partial.0.demo.0a1b2c3d.3.0", part_bytes=16)
+PARTIALS = [encode(partial_head(SMALL), sum_of(SMALL)[0]), encode(partial_head(SMALL, blob=SUM_BLOB))]
 TOPK = Compression(method="topk", share=0.5, zstd=3)
 UPDATES = [
     encode(update_head(SMALL), payload_of(SMALL)),

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from aggregator.cli import main
 from aggregator.rounds import OnShort, Quorum
 from aggregator.settings import AggregatorSettings
+from broker.errors import ExitCode
 from broker.messages import BlobRef, Compression, LocalTraining
 from broker.topology import Topology
 
@@ -64,6 +66,18 @@ def test_the_local_training_is_what_was_set() -> None:
         {"shared": "!"},
         {"shared": ",".join(["a"] * 65)},
         {"surprise": 1},
+        {"shards": -1},
+        {"shards": 1001},
+        {"shards": 2, "max_staleness": 1},
+        {"role": "leaf"},
+        {"role": "partial"},
+        {"shard": "0/2"},
+        {"role": "partial", "shard": "2/2"},
+        {"role": "partial", "shard": "0"},
+        {"role": "partial", "shard": "-1/2"},
+        {"role": "partial", "shard": "0/0"},
+        {"role": "partial", "shard": "0/1001"},
+        {"role": "partial", "shard": "0/2", "flush_s": 0},
     ],
 )
 def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
@@ -73,8 +87,36 @@ def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
 
 def test_the_longest_names_still_make_queue_names_that_the_broker_takes() -> None:
     """AMQP's names have at most 255 bytes; a blob's has queue, worker, run and round in it."""
-    name = Topology("q" * 64).update_blob("w" * 64, f"{'r' * 64}.{'0' * 8}", 2**31)
-    assert len(BlobRef(name=name, part_bytes=8).name) <= 255
+    topology, run_id = Topology("q" * 64), f"{'r' * 64}.{'0' * 8}"
+    for name in (topology.update_blob("w" * 64, run_id, 2**31), topology.partial_blob(999, run_id, 2**31, 10**6)):
+        assert len(BlobRef(name=name, part_bytes=8).name) <= 255
+
+
+def test_root_and_partial_see_the_queues_that_are_theirs() -> None:
+    root = AggregatorSettings(queue="q", shards=3)
+    partial = AggregatorSettings(queue="q", role="partial", shard="2/3")
+    assert root.topology == Topology("q", num_shards=3)
+    assert partial.own_shard == (2, 3)
+    assert partial.topology == Topology("q", shard=2)
+    assert partial.topology.updates in root.topology.queues()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--role", "partial"], "--role partial needs --shard I/N, such as --shard 0/2"),
+        (["--shard", "0/2"], "--shard is for --role partial; the root takes --shards N"),
+        (["--role", "partial", "--shard", "2/2"], "--shard: expected I/N with 0 <= I < N"),
+        (["--shards", "2", "--max-staleness", "1"], "--shards needs --max-staleness 0"),
+    ],
+)
+def test_a_role_that_lacks_something_is_one_clear_line_and_a_usage_error(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags) == ExitCode.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fl-aggregator: ")
+    assert words in line
 
 
 @pytest.mark.parametrize(

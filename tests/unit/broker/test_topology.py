@@ -1,8 +1,21 @@
 """The names and arguments of all queues."""
 
+from collections import Counter
 from itertools import product
 
-from broker.topology import BLOB, MODELS, Topology, presence_key, update_key
+import pytest
+
+from broker.topology import (
+    BLOB,
+    MODELS,
+    Topology,
+    partial_key,
+    presence_key,
+    sender_of,
+    shard_in,
+    shard_of,
+    update_key,
+)
 
 
 def test_all_names_begin_with_the_queue() -> None:
@@ -55,3 +68,50 @@ def test_routing_keys_match_the_bindings() -> None:
     patterns = {key.partition(".")[0] for _, _, key in Topology("q").bindings()}
     assert update_key("w").partition(".")[0] in patterns
     assert presence_key("w").partition(".")[0] in patterns
+
+
+@pytest.mark.parametrize("topology", [Topology("q", num_shards=3), Topology("q", shard=2)], ids=["root", "partial"])
+def test_with_shards_every_binding_joins_what_is_declared_and_a_shards_queue_is_like_the_results_queue(
+    topology: Topology,
+) -> None:
+    for exchange, queue, _ in topology.bindings():
+        assert exchange in topology.exchanges()
+        assert queue in topology.queues()
+    assert topology.queues()["q.shard.2"] == Topology("q").queues()["q"]
+    assert (topology.inbound, "q.shard.2", "update.2.*") in topology.bindings()
+
+
+def test_a_partial_aggregator_has_a_queue_and_a_lead_of_its_own_and_the_roots_models_and_dead_letters() -> None:
+    root, partial = Topology("q", num_shards=3), Topology("q", shard=2)
+    assert (partial.updates, partial.leader) == ("q.shard.2", "q.shard.2.leader")
+    assert (partial.models, partial.dead, partial.inbound) == (root.models, root.dead, root.inbound)
+    assert root.update_queues == ("q", "q.shard.0", "q.shard.1", "q.shard.2")
+    assert partial.update_queues == ("q.shard.2",)
+
+
+def test_without_shards_nothing_of_shards_is_declared() -> None:
+    topology = Topology("q")
+    assert not [name for name in topology.queues() if "shard" in name]
+    assert [key for _, _, key in topology.bindings()] == ["update.*", "presence.*", ""]
+
+
+def test_the_sender_is_read_from_the_key_with_and_without_shards() -> None:
+    assert sender_of(update_key("site-a")) == sender_of(update_key("site-a", 7)) == "site-a"
+    assert sender_of(update_key("7")) == sender_of(update_key("7", 7)) == "7"
+    assert [shard_in(sender_of(partial_key(shard))) for shard in (0, 12)] == [0, 12]
+    assert [shard_in(sender) for sender in ("site-a", "partial", "partial.", "partial.x", "partial.1.2", "0")] == [
+        None
+    ] * 6
+
+
+def test_workers_spread_over_shards_and_a_worker_stays_in_its_own() -> None:
+    found = Counter(shard_of(f"site-{number}", 4) for number in range(1000))
+    assert set(found) == {0, 1, 2, 3}
+    assert min(found.values()) > 150
+    assert {shard_of(f"worker-{number}", 2) for number in range(4)} == {0, 1}
+    assert shard_of("hospital-a", 1000) == 424  # on every machine
+
+
+def test_blobs_of_partial_sums_have_names_of_their_own() -> None:
+    names = {Topology("q").partial_blob(*parts) for parts in product((0, 1), ("r.1", "r.2"), (1, 12), (0, 2))}
+    assert len(names) == 16
