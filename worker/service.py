@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from torch import nn
+
 from broker.codec import decode, encode
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
@@ -23,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker, from its start until the run it takes part in is finished."""
+    """One worker, from its start until the run it takes part in is finished.
+
+    ``model`` is to train on, by default one of its own; workers that take turns may share one.
+    """
 
     def __init__(
         self,
@@ -35,6 +40,7 @@ class Worker:
         inline_cap: int,
         run: str | None = None,
         device: str = "cpu",
+        model: nn.Module | None = None,
         on_state: Callable[[Presence], None] = lambda presence: None,
     ) -> None:
         self.is_finished = False
@@ -45,7 +51,7 @@ class Worker:
         self._topology = topology
         self._inline_cap = inline_cap
         self._run = run
-        self._trainer = Trainer(task, device=device)
+        self._trainer = Trainer(task, device=device, model=model)
         self._on_state = on_state
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
