@@ -11,6 +11,7 @@ Everything is a function of (labels, partition, seed): every process finds the s
   2017, arXiv:1602.05629).
 """
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -127,9 +128,16 @@ def part_of(labels: ArrayLike, site: Site) -> Indices:
         partition = parse_partition(site.partition)
         if site.index is None or site.num_sites is None:
             return draw(labels, partition, site.name, seed=site.seed)
-        return split(labels, partition, site.num_sites, seed=site.seed)[site.index]
+        pool = _classes(labels).tobytes()
+        return _split_once(pool, partition, site.num_sites, seed=site.seed)[site.index].copy()
     except ValueError as error:
         raise TaskError(f"no data for site {site.name!r}: {error}") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _split_once(pool: bytes, partition: Partition, num_sites: int, *, seed: int) -> list[Indices]:
+    """``split`` of int64 labels; a process that has many of the sites splits the pool once, and not for each."""
+    return split(np.frombuffer(pool, dtype=np.int64), partition, num_sites, seed=seed)
 
 
 def hold_out(labels: ArrayLike, *, one_in: int, seed: int) -> tuple[Indices, Indices]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,19 @@ from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
 from broker.topology import Topology
 from learning import Site, Task, load_task
-from simulation.baselines import Baseline, compare
+from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
-from simulation.sites import simulated_site, site_name
-from worker.carried import OnDisk
-from worker.service import Worker
+from simulation.slot import Slot
+from simulation.slot_process import SlotPlan, SlotProcess
 
 _PROG = "fl-simulate"
 _DESCRIPTION = "Runs a whole federation on this machine: over the embedded broker, or over a RabbitMQ."
 _EXAMPLES = """\
   fl-simulate --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
   fl-simulate --task my_task.py:task --workers 4 --state runs/mine      (run again: goes on)
+  fl-simulate --task digits --workers 1000 --rounds 5 --jobs 2
   fl-simulate --task digits --workers 4 --broker amqp://guest:guest@localhost:5672/"""
 
 
@@ -58,7 +59,22 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     return ExitCode.OK
 
 
-OnRound = Callable[[Mapping[str, Any]], None]
+class _SoFar:
+    """How far a run is, for the progress bar: rounds that are closed, and answers within the open one."""
+
+    def __init__(self, tell: Callable[[float, str], None], *, num_workers: int) -> None:
+        self._tell = tell
+        self._num_workers = num_workers
+        self._num_closed, self._metrics = 0, ""
+
+    def closed(self, row: Mapping[str, Any]) -> None:
+        self._num_closed, self._metrics = int(row["round"]), _shown(row["metrics"] or row["worker_metrics"])
+        self._tell(self._num_closed, self._metrics)
+
+    def answered(self, num_answered: int) -> None:
+        if num_answered < self._num_workers:
+            share = num_answered / self._num_workers
+            self._tell(self._num_closed + share, f"{self._metrics}  {num_answered} of {self._num_workers} workers")
 
 
 class Simulation:
@@ -77,38 +93,55 @@ class Simulation:
     def run(self) -> dict[str, Any] | None:
         """Runs to the end; returns the summary, or None if it was stopped before."""
         with self._progress("federated", self._settings.rounds) as tell:
-
-            def on_round(row: Mapping[str, Any]) -> None:
-                tell(int(row["round"]), _shown(row["metrics"] or row["worker_metrics"]))
-
-            is_finished = self._embedded(on_round) if self._settings.broker is None else self._over_rabbitmq(on_round)
+            so_far = _SoFar(tell, num_workers=self._settings.workers)
+            is_finished = self._embedded(so_far) if self._settings.broker is None else self._over_rabbitmq(so_far)
         return self._summary() if is_finished else None
 
-    def _embedded(self, on_round: OnRound) -> bool:
+    def _embedded(self, so_far: "_SoFar") -> bool:
         broker = MemoryBroker()
-        workers = [
-            Worker(
-                site_name(index),
-                load_task(
-                    self._settings.task,
-                    simulated_site(index, self._settings.workers, self._settings.partition),
-                ),
-                MemoryTransport(broker),
-                topology=Topology(self._run_settings.queue),
-                inline_cap=self._settings.inline_cap,
-                carried=OnDisk(self.folder / "workers", site_name(index)),
-            )
-            for index in range(self._settings.workers)
-        ]
-        aggregator = Aggregator(self._run_settings, self._task, MemoryTransport(broker), on_round=on_round)
-        on_signals(aggregator.stop)
-        run_embedded(aggregator, workers)
+        settings = self._run_settings.model_copy(update={"quorum": self._quorum_of_all()})
+        with contextlib.ExitStack() as stack:
+            aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_round=so_far.closed)
+            slots = self._slots(stack)
+
+            def stop() -> None:
+                aggregator.stop()
+                for slot in slots:
+                    slot.stop()
+
+            on_signals(stop)
+            run_embedded(aggregator, broker, slots, on_answer=so_far.answered)
         return aggregator.is_finished
 
-    def _over_rabbitmq(self, on_round: OnRound) -> bool:
+    def _quorum_of_all(self) -> str:
+        """A share as a count: here all workers are always present, however long one of them trains."""
+        return str(self._run_settings.policy.quorum.target(self._settings.workers))
+
+    def _slots(self, stack: contextlib.ExitStack) -> list[Slot]:
+        """One slot here, or as many processes as jobs."""
+        settings = self._settings
+        jobs = min(settings.jobs or _num_cores(), settings.workers)
+        plans = [
+            SlotPlan(
+                task=settings.task,
+                partition=settings.partition,
+                queue=self._run_settings.queue,
+                inline_cap=settings.inline_cap,
+                log_level="WARNING" if settings.log_level == "INFO" else settings.log_level,
+                num_sites=settings.workers,
+                state=self.folder / "workers",
+                indices=range(job, settings.workers, jobs),
+            )
+            for job in range(jobs)
+        ]
+        if jobs == 1:
+            return [plans[0].open()]
+        return [stack.enter_context(SlotProcess(plan)) for plan in plans]
+
+    def _over_rabbitmq(self, so_far: "_SoFar") -> bool:
         transport = RabbitMQ(self._run_settings, role="simulation")
         with contextlib.closing(transport):
-            aggregator = Aggregator(self._run_settings, self._task, transport, on_round=on_round)
+            aggregator = Aggregator(self._run_settings, self._task, transport, on_round=so_far.closed)
             workers = WorkerProcesses(
                 self._settings,
                 queue=self._run_settings.queue,
@@ -145,7 +178,7 @@ class Simulation:
             initial=_initial_state(self._task, settings.seed),
         )
         num_done = 0
-        with self._progress("for comparison", settings.workers + 1) as tell:
+        with self._progress("for comparison", len(sampled_sites(settings.workers)) + 1) as tell:
 
             def on_step(what: str) -> None:
                 nonlocal num_done
@@ -157,11 +190,16 @@ class Simulation:
         return summary
 
     @contextlib.contextmanager
-    def _progress(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    def _progress(self, what: str, total: int) -> Iterator[Callable[[float, str], None]]:
         columns = (TextColumn(f"{what:<15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console) as progress:
             bar = progress.add_task("", total=total, note="")
             yield lambda completed, note: progress.update(bar, completed=completed, note=note)
+
+
+def _num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _remove_queues(transport: RabbitMQ, queue: str, summary: Mapping[str, Any]) -> None:
@@ -197,10 +235,15 @@ def _table(summary: Mapping[str, Any]) -> Table:
     add("federated", federated)
     baselines = summary.get("baselines", {})
     if "single_mean" in baselines:
-        add(f"one site alone (mean of {len(baselines['single_sites'])})", baselines["single_mean"])
+        add(f"one site alone (mean of {_number_of_sites(baselines)})", baselines["single_mean"])
     if "pooled" in baselines:
         add("all data in one place", baselines["pooled"])
     return table
+
+
+def _number_of_sites(baselines: Mapping[str, Any]) -> str:
+    num_trained, num_sites = len(baselines["single_sites"]), baselines.get("num_sites")
+    return str(num_trained) if num_sites in (None, num_trained) else f"{num_trained} of {num_sites}"
 
 
 if __name__ == "__main__":

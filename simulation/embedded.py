@@ -1,17 +1,56 @@
-"""A simulation in one process: the same aggregator and worker code, one step each in turn, over the embedded broker."""
+"""A simulation over the embedded broker: the same aggregator and worker code, in turns that do not depend on time.
+
+A model goes to all workers, and each answers in turn; so a result is the same with any number of slots. The
+aggregator takes each answer before the next: what waits for it is one update, however many workers there are.
+"""
+
+from collections.abc import Callable, Sequence
 
 from aggregator.service import Aggregator
-from worker.service import Worker
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.transport import Source
+from simulation.slot import Parcel, Slot, parcels
 
 
-def run_embedded(aggregator: Aggregator, workers: list[Worker]) -> None:
-    """Steps all of them until the run is finished or the aggregator was stopped."""
-    for worker in workers:
-        worker.start()
+def run_embedded(
+    aggregator: Aggregator,
+    broker: MemoryBroker,
+    slots: Sequence[Slot],
+    *,
+    on_answer: Callable[[int], None] = lambda num_answered: None,
+) -> None:
+    """Runs until the run is finished or the aggregator, which is on ``broker``, was stopped.
+
+    Worker i has its turn in slot i modulo their number. ``on_answer`` is told how many answered a model so far.
+    """
+    post = MemoryTransport(broker)
+    post.listen(Source.MODELS)
     aggregator.start()
     while aggregator.is_running:
-        happened = [worker.step() for worker in workers]
-        if not aggregator.step() and not any(happened):
+        model = next(parcels(post), None)
+        if model is None:
             aggregator.step(aggregator.time_left())
+        else:
+            _answer(model, aggregator, post, slots, on_answer)
     aggregator.finish()
     aggregator.close()
+
+
+def _answer(
+    model: Parcel,
+    aggregator: Aggregator,
+    post: MemoryTransport,
+    slots: Sequence[Slot],
+    on_answer: Callable[[int], None],
+) -> None:
+    """All workers answer a model, as long as the run goes on. A newer one they get afterwards."""
+    for slot in slots:
+        slot.offer(model)
+    for index in range(sum(slot.num_workers for slot in slots)):
+        for parcel in slots[index % len(slots)].answer():
+            parcel.deliver(post)
+        on_answer(index + 1)
+        while aggregator.is_running and aggregator.step():
+            pass
+        if not aggregator.is_running:
+            return

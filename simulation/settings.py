@@ -22,6 +22,10 @@ class SimulationSettings(RunSettings):
     queue: QueueName | None = Field(None, description="name of the results queue; by default one of its own")
     quorum: QuorumText | None = Field(None, description="updates that close a round; by default those of all workers")
     workers: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="number of workers")
+    jobs: Annotated[int, Field(ge=0, le=1024)] = Field(
+        1,
+        description="processes that train at once, over the embedded broker; 0: one a core. The result is the same",
+    )
     partition: str = Field("iid", description="how data are spread over sites: iid, dirichlet:0.5 or shards:2")
     state: Path | None = Field(
         None, description="directory of the run, to go on with it; by default a new one in runs/"

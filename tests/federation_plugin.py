@@ -17,7 +17,7 @@ from broker.memory import MemoryBroker, MemoryTransport
 from broker.topology import Topology
 from learning import Site, load_task
 from simulation.embedded import run_embedded
-from worker.service import Worker
+from simulation.slot import LocalSlot
 
 
 @pytest.fixture
@@ -41,17 +41,9 @@ def undisturbed_sha256(tmp_path: Path) -> Callable[..., str]:
         settings = AggregatorSettings(
             task=ATTENTIVE, rounds=rounds, quorum=str(len(names)), state=tmp_path / "undisturbed"
         )
-        broker, topology = MemoryBroker(), Topology(settings.queue)
-        workers = [
-            Worker(
-                name,
-                load_task(ATTENTIVE, Site(name=name)),
-                MemoryTransport(broker),
-                topology=topology,
-                inline_cap=settings.inline_cap,
-            )
-            for name in names
-        ]
+        broker = MemoryBroker()
+        sites = {name: load_task(ATTENTIVE, Site(name=name)) for name in names}
+        slot = LocalSlot(sites, topology=Topology(settings.queue), inline_cap=settings.inline_cap)
         rows: list[str] = []
         aggregator = Aggregator(
             settings,
@@ -59,7 +51,7 @@ def undisturbed_sha256(tmp_path: Path) -> Callable[..., str]:
             MemoryTransport(broker),
             on_round=lambda row: rows.append(row["model_sha256"]),
         )
-        run_embedded(aggregator, workers)
+        run_embedded(aggregator, broker, [slot])
         assert len(rows) == rounds
         return rows[-1]
 

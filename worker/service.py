@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from torch import nn
+
 from broker import zstd
 from broker.codec import decode, encode
 from broker.compression import Encoding
@@ -27,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker, from its start until the run it takes part in is finished."""
+    """One worker, from its start until the run it takes part in is finished.
+
+    ``model`` is to train on, by default one of its own; workers that take turns may share one.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class Worker:
         run: str | None = None,
         device: str = "cpu",
         carried: Store | None = None,
+        model: nn.Module | None = None,
         on_state: Callable[[Presence], None] = lambda presence: None,
         announce_soon: Callable[[], None] | None = None,
     ) -> None:
@@ -51,7 +57,7 @@ class Worker:
         self._topology = topology
         self._inline_cap = inline_cap
         self._run = run
-        self._trainer = Trainer(task, device=device)
+        self._trainer = Trainer(task, device=device, model=model)
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
         self._on_state = on_state

@@ -1,5 +1,6 @@
 """One local training, pure: a state and a plan in, a delta out. It knows no queue and no other worker."""
 
+import functools
 import hashlib
 import math
 import random
@@ -43,12 +44,15 @@ def derived_seed(seed: int, round_number: int, worker: str) -> int:
 
 
 class Trainer:
-    """A task with its model on one device; the model's memory is reused from round to round."""
+    """A task with its model on one device; the model's memory is reused from round to round.
 
-    def __init__(self, task: Task, *, device: str = "cpu") -> None:
+    Trainers that take turns may share one ``model``: whatever is in it is replaced by the state given.
+    """
+
+    def __init__(self, task: Task, *, device: str = "cpu", model: nn.Module | None = None) -> None:
         self.device = device
         self._task = task
-        self._model: nn.Module = task.model().to(device)
+        self._model: nn.Module = (task.model() if model is None else model).to(device)
         self.specs: Specs = specs_of(self._model.state_dict())
 
     def misfit(self, specs: Specs, shared: Sequence[str] = ALL) -> str | None:
@@ -78,6 +82,7 @@ class Trainer:
         """
         _seed_everything(plan.seed)
         self._model.load_state_dict(state)
+        self._model.zero_grad()  # a task that never does would add to the gradients of another training
         begun_at = time.perf_counter()
         metrics = dict(self._task.train(self._model, plan))
         train_s = time.perf_counter() - begun_at
@@ -92,9 +97,17 @@ class Trainer:
 
 
 def _seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)  # the same, without the stack traces noted for absent devices
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
 
 
 def _num_samples(value: float | None) -> int:

@@ -20,7 +20,7 @@ from broker.tensors import State, state_from
 from broker.topology import Topology
 from learning import Plan, Site, Split, Supervised, Task
 from simulation.embedded import run_embedded
-from worker.service import Worker
+from simulation.slot import LocalSlot
 
 
 def federate(folder: Path, server: Task, sites: Mapping[str, Task], **settings: object) -> State:
@@ -28,11 +28,8 @@ def federate(folder: Path, server: Task, sites: Mapping[str, Task], **settings: 
     broker = MemoryBroker()
     fields = {"task": "mine", "state": folder, "quorum": str(len(sites)), "commit_every_s": 1e9} | settings
     chosen = AggregatorSettings(**fields)  # type: ignore[arg-type]
-    workers = [
-        Worker(name, task, MemoryTransport(broker), topology=Topology(chosen.queue), inline_cap=chosen.inline_cap)
-        for name, task in sites.items()
-    ]
-    run_embedded(Aggregator(chosen, server, MemoryTransport(broker)), workers)
+    slot = LocalSlot(sites, topology=Topology(chosen.queue), inline_cap=chosen.inline_cap)
+    run_embedded(Aggregator(chosen, server, MemoryTransport(broker)), broker, [slot])
     head, payload = decode(broker.heads[-1], ModelHead)
     assert head.is_finished
     body = b"".join(broker.blobs[head.blob.name]) if head.blob else bytes(payload)

@@ -181,3 +181,12 @@ def test_a_site_of_few_samples_holds_out_none() -> None:
     kept, held_out = hold_out([1, 0, 1], one_in=5, seed=0)
 
     assert (len(kept), len(held_out)) == (3, 0)
+
+
+def test_a_site_that_changes_its_part_changes_nobody_else_s() -> None:
+    site = Site(name="w0", index=0, num_sites=3)
+    first = part_of(TEN_LABELS, site)
+    wanted = first.copy()
+    first[:] = 0
+
+    assert part_of(TEN_LABELS, site).tolist() == wanted.tolist() == split(TEN_LABELS, Iid(), 3, seed=0)[0].tolist()

@@ -1,0 +1,286 @@
+"""How the time of a round and the memory grow with the number of workers. Digits, 5 rounds, a quorum of all.
+
+PYTHONPATH=tests:. python -m benchmarks.many_workers --plot many.svg
+
+``embedded``  one ``fl-simulate``, for each number of workers
+``RabbitMQ``  a private node, one ``fl-aggregator``, and the product's workers, each with its own two connections. They
+              live in a few processes, since one with torch takes 200 MB, and those of a process train in turns.
+
+A round's time is from its model's broadcast to its end; that of the first round has the start of everything in it,
+and is left out of the median. Memory is the peak of the largest process of a role.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from pydantic import SecretStr
+from rabbitmq_node import RabbitNode
+from rich.console import Console
+from rich.table import Table
+
+from broker.rabbitmq import RabbitMQ
+from broker.settings import BrokerSettings
+from broker.topology import Topology
+from learning import load_task
+from simulation.sites import simulated_site, site_name
+from worker.service import Worker
+
+_TASK, _QUEUE = "digits", "many"
+_EMBEDDED, _CONNECTED = (10, 100, 300, 1000), (10, 50, 100, 200)
+_NUM_PROCESSES = 4
+_MB = 2**20
+_STEP_S = 1.0
+_SAMPLE_EVERY_S = 0.1
+
+
+class Failed(RuntimeError):
+    """A process that ended otherwise than well; the message ends with what it said last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One number of workers over one broker."""
+
+    over: str
+    num_workers: int
+    rounds_s: tuple[float, ...]
+    """Of all rounds, the first included."""
+    peak_mb: float
+    """Of the process that aggregates; embedded and with one job, that is the one that trains, too."""
+    workers_mb: float | None = None
+    broker_mb: float | None = None
+    model_sha256: str = ""
+
+    @property
+    def round_s(self) -> float:
+        """The median without the first."""
+        return median(self.rounds_s[1:] or self.rounds_s)
+
+
+def rows(
+    *, embedded: Sequence[int] = _EMBEDDED, connected: Sequence[int] = _CONNECTED, num_rounds: int = 5, jobs: int = 1
+) -> Iterator[Row]:
+    """One row after the other, as they are measured."""
+    for num_workers in embedded:
+        yield _embedded(num_workers, num_rounds, jobs)
+    for num_workers in connected:
+        yield _connected(num_workers, num_rounds)
+
+
+def _embedded(num_workers: int, num_rounds: int, jobs: int) -> Row:
+    with tempfile.TemporaryDirectory(prefix="many-") as folder:
+        state = Path(folder) / "state"
+        flags = ["--task", _TASK, "--rounds", str(num_rounds), "--state", str(state), "--no-baselines"]
+        peak = _run("simulation.cli", *flags, "--workers", str(num_workers), "--jobs", str(jobs), folder=Path(folder))
+        over = "embedded" if jobs == 1 else f"embedded, {jobs} jobs"
+        return Row(over=over, num_workers=num_workers, peak_mb=peak, **_result(state))
+
+
+def _connected(num_workers: int, num_rounds: int) -> Row:
+    with tempfile.TemporaryDirectory(prefix="many-") as text, RabbitNode(Path(text) / "node") as node:
+        folder, state = Path(text), Path(text) / "state"
+        flags = ["--task", _TASK, "--queue", _QUEUE, "--rounds", str(num_rounds), "--quorum", str(num_workers)]
+        with _peak_of(node.pid) as broker_peak, _workers(node.url, num_workers) as workers_peak:
+            env = {"FEDMQ_BROKER": node.url}
+            peak = _run("aggregator.cli", *flags, "--state", str(state), folder=folder, env=env)
+            workers_mb = workers_peak()
+        return Row(
+            over="RabbitMQ",
+            num_workers=num_workers,
+            peak_mb=peak,
+            workers_mb=workers_mb,
+            broker_mb=broker_peak(),
+            **_result(state),
+        )
+
+
+def _run(module: str, *flags: str, folder: Path, env: dict[str, str] | None = None) -> float:
+    """Runs a command to its end; returns the peak of its memory, or that of its largest child, in MB."""
+    log = folder / f"{module}.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *flags],
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise Failed(f"{module} ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}")
+    return usage.ru_maxrss / 1024
+
+
+def _result(state: Path) -> dict[str, Any]:
+    summary = json.loads((state / "summary.json").read_text(encoding="utf-8"))
+    closed = {(row["closed_by"], row["folded"]) for row in summary["rounds"]}
+    if len(closed) != 1 or next(iter(closed))[0] != "quorum":
+        raise Failed(f"rounds ended otherwise than with all workers: {closed}")
+    return {
+        "rounds_s": tuple(row["seconds"] for row in summary["rounds"]),
+        "model_sha256": summary["final"]["model_sha256"],
+    }
+
+
+@contextmanager
+def _peak_of(pid: int) -> Iterator[Callable[[], float]]:
+    """The most memory that a process held meanwhile, in MB."""
+    process, is_over, peak = psutil.Process(pid), threading.Event(), 0
+
+    def watch() -> None:
+        nonlocal peak
+        while not is_over.wait(_SAMPLE_EVERY_S):
+            peak = max(peak, process.memory_info().rss)
+
+    thread = threading.Thread(target=watch, name="memory of the broker", daemon=True)
+    thread.start()
+    try:
+        yield lambda: peak / _MB
+    finally:
+        is_over.set()
+        thread.join()
+
+
+# -- the workers of a RabbitMQ -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _workers(url: str, num_workers: int) -> Iterator[Callable[[], float]]:
+    """Workers in a few processes; the value waits until they leave, and is the memory of the largest in MB."""
+    context = multiprocessing.get_context("spawn")
+    num_processes = min(_NUM_PROCESSES, num_workers)
+    processes, ends = [], []
+    for first in range(num_processes):
+        ours, theirs = context.Pipe(duplex=False)
+        indices = range(first, num_workers, num_processes)
+        process = context.Process(target=_work, args=(theirs, url, indices, num_workers), daemon=True)
+        process.start()
+        theirs.close()
+        processes.append(process)
+        ends.append(ours)
+    try:
+        yield lambda: max(float(end.recv_bytes()) for end in ends)
+    finally:
+        for process in processes:
+            process.join(20)
+            process.kill()
+
+
+def _work(told: Connection, url: str, indices: Sequence[int], num_workers: int) -> None:
+    """One process: its workers take turns, on one model, each over its own connections, until the run is finished."""
+    torch.set_num_threads(1)
+    settings = BrokerSettings(broker=SecretStr(url), queue=_QUEUE)
+    tasks = {index: load_task(_TASK, simulated_site(index, num_workers, "iid")) for index in indices}
+    model = tasks[indices[0]].model()
+    workers = [
+        Worker(
+            site_name(index),
+            task,
+            RabbitMQ(settings, role=f"worker {index}"),
+            topology=Topology(_QUEUE),
+            inline_cap=settings.inline_cap,
+            model=model,
+        )
+        for index, task in tasks.items()
+    ]
+    for worker in workers:
+        worker.start()
+    while working := [worker for worker in workers if not worker.is_finished]:
+        for worker in working:
+            worker.step(_STEP_S)
+    for worker in workers:
+        worker.run()  # says that it leaves, and closes its connections
+    told.send_bytes(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}".encode())
+
+
+# -- telling -------------------------------------------------------------------------------------------------
+
+
+def table_of(measured: Sequence[Row]) -> Table:
+    table = Table(title=f"{_TASK}, a round with all workers")
+    columns = ("over", "workers", "s/round", "ms/worker", "1st round s", "aggregator MB", "workers MB", "broker MB")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "over" else "right", no_wrap=name == "over")
+    for row in measured:
+        table.add_row(
+            row.over,
+            str(row.num_workers),
+            f"{row.round_s:.3f}",
+            f"{1000 * row.round_s / row.num_workers:.2f}",
+            f"{row.rounds_s[0]:.2f}",
+            f"{row.peak_mb:.0f}",
+            *("" if value is None else f"{value:.0f}" for value in (row.workers_mb, row.broker_mb)),
+        )
+    return table
+
+
+def plot(measured: Sequence[Row], path: Path) -> None:
+    """Seconds a round and peak memory over workers, one line for each broker; the format is the name's ending."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (time_axes, memory_axes) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for over in dict.fromkeys(row.over for row in measured):
+        own = [row for row in measured if row.over == over]
+        counts = [row.num_workers for row in own]
+        time_axes.plot(counts, [row.round_s for row in own], "o-", label=over)
+        memory_axes.plot(counts, [row.peak_mb for row in own], "o-", label=f"{over}: aggregator")
+        if own[0].broker_mb is not None:
+            memory_axes.plot(counts, [row.broker_mb or 0.0 for row in own], "o--", label="RabbitMQ: broker")
+    time_axes.set(xlabel="workers", ylabel="seconds a round", title="a round of digits")
+    memory_axes.set(xlabel="workers", ylabel="MB", title="peak memory", ylim=(0, None))
+    for axes in (time_axes, memory_axes):
+        axes.set_xlim(0, None)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    time_axes.set_ylim(0, None)
+    figure.savefig(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.many_workers", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--embedded", type=_counts, default=_EMBEDDED, help="numbers of workers, such as 10,100")
+    parser.add_argument("--connected", type=_counts, default=_CONNECTED, help="the same, over a RabbitMQ; '' for none")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="training processes of the embedded ones")
+    parser.add_argument("--json", type=Path, help="write the rows to this file, too")
+    parser.add_argument("--plot", type=Path, help="draw them, as .svg or .png; needs pip install 'fedmq[bench]'")
+    given = parser.parse_args(argv)
+    console = Console()
+    measured: list[Row] = []
+    found = rows(embedded=given.embedded, connected=given.connected, num_rounds=given.rounds, jobs=given.jobs)
+    for row in found:
+        console.print(f"{row.over}, {row.num_workers} workers: {row.round_s:.3f} s a round", highlight=False)
+        measured.append(row)
+    console.print(table_of(measured))
+    if given.json:
+        given.json.write_text(json.dumps([asdict(row) for row in measured], indent=2) + "\n", encoding="utf-8")
+    if given.plot:
+        plot(measured, given.plot)
+    return 0
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

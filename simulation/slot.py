@@ -1,0 +1,130 @@
+"""A slot: workers of a simulation that take turns on one model. As many train at once as there are slots.
+
+A slot has an embedded broker of its own, so that its workers are the product's and know nothing of it; what they
+send is handed on, in their order, by ``answer``.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from broker.codec import decode
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.messages import BlobRef, ModelHead, UpdateHead
+from broker.tensors import Buffer
+from broker.topology import Topology
+from broker.transport import Source, Transport
+from learning import Task
+from worker.carried import OnDisk
+from worker.service import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message together with the blob that it names, on its way from one embedded broker to another."""
+
+    source: Source
+    sender: str
+    body: bytes
+    blob: str = ""
+    parts: tuple[bytes, ...] = ()
+
+    def deliver(self, transport: Transport) -> None:
+        """Puts both onto the other broker."""
+        if self.blob:
+            transport.write_blob(self.blob, self.parts)
+        match self.source:
+            case Source.MODELS:
+                transport.broadcast(self.body)
+            case Source.UPDATES:
+                transport.send(self.body, worker=self.sender)
+            case Source.PRESENCE:
+                transport.announce(self.body, worker=self.sender)
+
+
+def parcels(transport: Transport) -> Iterator[Parcel]:
+    """All that lies at a broker for this participant; afterwards nothing of it is there."""
+    while (delivery := transport.receive(0)) is not None:
+        body = bytes(delivery.body)
+        blob, num_parts = _blob(delivery.source, body)
+        parts = tuple(bytes(part) for part in transport.read_blob(blob.name, num_parts)) if blob else ()
+        yield Parcel(delivery.source, delivery.sender, body, blob.name if blob else "", parts)
+        if delivery.source is Source.UPDATES:
+            transport.ack([delivery])
+            transport.delete_blobs([blob.name] if blob else [])
+
+
+def _blob(source: Source, body: Buffer) -> tuple[BlobRef | None, int]:
+    if source is Source.PRESENCE:
+        return None, 0
+    head = decode(body, ModelHead)[0] if source is Source.MODELS else decode(body, UpdateHead)[0]
+    return head.blob, head.blob.num_parts(head.num_bytes) if head.blob else 0
+
+
+class Slot(Protocol):
+    """Some of a simulation's workers: here, or in a process of their own."""
+
+    @property
+    def num_workers(self) -> int: ...
+
+    def offer(self, model: Parcel) -> None:
+        """Gives all workers this model. What they had to say to the one before was taken."""
+        ...
+
+    def answer(self) -> list[Parcel]:
+        """What the next worker in turn has to say to the model."""
+        ...
+
+    def stop(self) -> None:
+        """Makes ``answer`` return soon; the slot is of no use afterwards. Safe in a signal handler."""
+        ...
+
+
+class LocalSlot:
+    """A slot in this process. ``sites`` are names of workers with their tasks, in the order of their turns.
+
+    What a worker carries from round to round is kept below ``state``, if that is given.
+    """
+
+    def __init__(
+        self, sites: Mapping[str, Task], *, topology: Topology, inline_cap: int, state: Path | None = None
+    ) -> None:
+        broker = MemoryBroker()
+        self._post = MemoryTransport(broker)
+        self._post.listen(Source.PRESENCE, Source.UPDATES)
+        model = next(iter(sites.values())).model()
+        self._workers = [
+            Worker(
+                name,
+                task,
+                MemoryTransport(broker),
+                topology=topology,
+                inline_cap=inline_cap,
+                carried=OnDisk(state, name) if state else None,
+                model=model,
+            )
+            for name, task in sites.items()
+        ]
+        for worker in self._workers:
+            worker.start()
+        self._turn = len(self._workers)
+        self._offered = ""
+
+    @property
+    def num_workers(self) -> int:
+        return len(self._workers)
+
+    def offer(self, model: Parcel) -> None:
+        self._post.delete_blobs([self._offered])
+        model.deliver(self._post)
+        self._turn, self._offered = 0, model.blob
+
+    def answer(self) -> list[Parcel]:
+        self._workers[self._turn].step()
+        self._turn += 1
+        return list(parcels(self._post))
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()

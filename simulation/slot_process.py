@@ -1,0 +1,164 @@
+"""A slot in a process of its own: torch's random state is global, so what trains at once must be apart.
+
+Both ends talk over a pipe, in messages of bytes as the embedded broker has them. A parcel is a line of text (source,
+sender, name of the blob, number of its parts; tab-separated), then the body, then each part. An empty line ends an
+answer; one that begins with ``error`` is followed by the error's text, and ends it all.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from broker import errors
+from broker.command import configure_logging
+from broker.errors import FedmqError
+from broker.topology import Topology
+from broker.transport import Source
+from learning import load_task
+from simulation.sites import simulated_site, site_name
+from simulation.slot import LocalSlot, Parcel
+
+_LEAVE_S = 10.0
+_ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotPlan:
+    """Which workers of a simulation one slot has, and how it makes them."""
+
+    task: str
+    partition: str
+    queue: str
+    inline_cap: int
+    log_level: str
+    num_sites: int
+    indices: Sequence[int]
+    state: Path | None = None
+
+    def open(self) -> LocalSlot:
+        """The slot, in the process that calls."""
+        sites = {
+            site_name(index): load_task(self.task, simulated_site(index, self.num_sites, self.partition))
+            for index in self.indices
+        }
+        return LocalSlot(sites, topology=Topology(self.queue), inline_cap=self.inline_cap, state=self.state)
+
+
+class SlotProcess:
+    """A slot that trains in a process of its own, inside a ``with``; it ends with this one, however this one ends."""
+
+    def __init__(self, plan: SlotPlan) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks, not its threads
+        self._plan = plan
+        self._pipe, self._theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._theirs, plan), name="fedmq slot", daemon=True)
+        self._is_stopping = False
+
+    def __enter__(self) -> "SlotProcess":
+        with _deaf_to_ctrl_c():
+            self._process.start()
+        self._theirs.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join(_LEAVE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    @property
+    def num_workers(self) -> int:
+        return len(self._plan.indices)
+
+    def offer(self, model: Parcel) -> None:
+        with self._blamed():
+            _send(self._pipe, model)
+
+    def answer(self) -> list[Parcel]:
+        answer: list[Parcel] = []
+        with self._blamed():
+            answer.extend(_received(self._pipe))
+        return answer
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        self._process.terminate()
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """A process that is gone is a FedmqError, unless it was told to go."""
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            if self._is_stopping:
+                return
+            self._process.join(_LEAVE_S)
+            code = self._process.exitcode
+            raise FedmqError(
+                f"a training process ended with {'signal' if code and code < 0 else 'exit code'} {abs(code or 0)};"
+                " fewer --jobs need less memory"
+            ) from error
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started within never gets a Ctrl-C of the terminal; it is told to leave by us."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(pipe: Connection, plan: SlotPlan) -> None:
+    """The process: takes models and answers them until the other end is closed."""
+    configure_logging(plan.log_level)
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError, OSError):
+        try:
+            slot = plan.open()
+            while True:
+                (model,) = _received(pipe, at_most=1)
+                slot.offer(model)
+                for _ in range(slot.num_workers):
+                    for parcel in slot.answer():
+                        _send(pipe, parcel)
+                    pipe.send_bytes(b"")
+        except FedmqError as error:
+            pipe.send_bytes(f"{_ERROR}\t{type(error).__name__}".encode())
+            pipe.send_bytes(str(error).encode())
+
+
+def _send(pipe: Connection, parcel: Parcel) -> None:
+    pipe.send_bytes("\t".join([parcel.source, parcel.sender, parcel.blob, str(len(parcel.parts))]).encode())
+    for piece in (parcel.body, *parcel.parts):
+        pipe.send_bytes(piece)
+
+
+def _received(pipe: Connection, *, at_most: int | None = None) -> Iterator[Parcel]:
+    """The parcels up to the end of an answer, or the first so many."""
+    num_received = 0
+    while num_received != at_most and (line := pipe.recv_bytes().decode()):
+        kind, *rest = line.split("\t")
+        if kind == _ERROR:
+            raise _error(rest[0], pipe.recv_bytes().decode())
+        sender, blob, num_parts = rest
+        body = pipe.recv_bytes()
+        yield Parcel(Source(kind), sender, body, blob, tuple(pipe.recv_bytes() for _ in range(int(num_parts))))
+        num_received += 1
+
+
+def _error(name: str, text: str) -> FedmqError:
+    kind = getattr(errors, name, FedmqError)
+    return kind(text) if issubclass(kind, FedmqError) else FedmqError(text)

@@ -1,0 +1,200 @@
+"""Many workers in a simulation: one model a slot, one answer in memory, the same bits from any number of processes."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from aggregator.checkpoint import StateDirectory
+from aggregator.service import Aggregator
+from aggregator.settings import AggregatorSettings
+from broker.errors import ExitCode
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.topology import Topology
+from broker.transport import Source
+from learning.task import Plan
+from simulation.baselines import sampled_sites
+from simulation.cli import main
+from simulation.embedded import run_embedded
+from simulation.slot import LocalSlot
+from simulation.slot_process import SlotPlan, SlotProcess
+
+TASK = """
+import os
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from learning import Split, Supervised
+from learning.partition import part_of
+
+
+def data(site):
+    random = torch.Generator().manual_seed(2)
+    inputs = torch.randn(250, 4, generator=random)
+    labels = (inputs[:, 0] > 0).long()
+    if site.is_aggregator:
+        return Split(test=(inputs, labels))
+    part = part_of(labels.numpy(), site)
+    return Split(train=(inputs[part], labels[part]))
+
+
+def model():
+    return nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 2))
+
+
+task = Supervised(model=model, data=data, loss=cross_entropy)
+
+
+class Dies:
+    def __init__(self, site): self.site = site
+    def model(self): return nn.Linear(1, 1)
+    def train(self, model, plan): os._exit(9)
+    def evaluate(self, model): return {}
+
+
+class Wrong(Dies):
+    def train(self, model, plan): return {}
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    path = tmp_path / "many_task.py"
+    path.write_text(TASK, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Counted:
+    """A task that counts its models, and adds its site's number to a weight."""
+
+    num_models = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def model(self) -> nn.Module:
+        Counted.num_models += 1
+        return nn.Linear(2, 1)
+
+    def train(self, model: nn.Module, plan: Plan) -> dict[str, float]:
+        with torch.no_grad():
+            model.weight += self.number  # type: ignore[operator]
+        return {"num_samples": 1}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
+
+def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tmp_path: Path) -> None:
+    settings = AggregatorSettings(task="counted", rounds=2, quorum="1000", state=tmp_path / "state", commit_every_s=1e9)
+    broker, rows, waiting = MemoryBroker(), [], []
+    aggregator = Aggregator(settings, Counted(0), MemoryTransport(broker), on_round=rows.append)
+    Counted.num_models = 0
+    slots = [
+        LocalSlot(
+            {f"worker-{number}": Counted(number) for number in range(first, 1000, 2)},
+            topology=Topology(settings.queue),
+            inline_cap=settings.inline_cap,
+        )
+        for first in (0, 1)
+    ]
+    assert Counted.num_models == len(slots)
+
+    run_embedded(aggregator, broker, slots, on_answer=lambda number: waiting.append(len(broker.queues[Source.UPDATES])))
+
+    assert Counted.num_models == len(slots) + 1  # and the aggregator's
+    assert [row["num_folded"] for row in rows] == [1000, 1000]
+    assert waiting == [1] * 2000
+    torch.manual_seed(settings.seed)
+    mean_of_all = Counted(0).model().weight + 2 * sum(range(1000)) / 1000
+    saved = StateDirectory(settings.state).model(2).state()["weight"]
+    assert torch.allclose(saved, mean_of_all)
+
+
+def simulate(task: str, state: Path, *flags: str) -> dict[str, Any]:
+    assert main(["--task", task, "--state", str(state), "--rounds", "2", "--no-baselines", *flags]) == ExitCode.OK
+    loaded: dict[str, Any] = json.loads((state / "summary.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--quorum", "40%"), ("--inline-cap", "8", "--part-bytes", "16")], ids=["all", "quorum", "blobs"]
+)
+def test_a_hundred_workers_come_to_the_same_digest_in_one_process_and_in_two(
+    task: str, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    one = simulate(f"{task}:task", tmp_path / "one", "--workers", "100", *flags)
+    two = simulate(f"{task}:task", tmp_path / "two", "--workers", "100", "--jobs", "2", *flags)
+    assert two["final"] == one["final"]
+    assert [row["folded"] for row in two["rounds"]] == ([40] * 2 if "--quorum" in flags else [100] * 2)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_more_sites_than_samples_are_one_line_and_an_exit_code(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: str
+) -> None:
+    flags = ["--workers", "251", "--jobs", jobs, "--state", str(tmp_path / "state")]
+    assert main(["--task", f"{task}:task", *flags]) == ExitCode.TASK
+    assert capsys.readouterr().err == (
+        "fl-simulate: no data for site 'worker-0': 250 samples cannot be split into 251 parts, none empty\n"
+    )
+
+
+def test_a_worker_s_error_in_a_training_process_is_the_command_s(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--workers", "2", "--jobs", "2", "--state", str(tmp_path / "state")]
+    assert main(["--task", f"{task}:Wrong", *flags]) == ExitCode.TASK
+    assert "must return num_samples" in capsys.readouterr().err
+
+
+def test_a_training_process_that_dies_ends_the_simulation(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--workers", "2", "--jobs", "2", "--state", str(tmp_path / "state")]
+    assert main(["--task", f"{task}:Dies", *flags]) == ExitCode.FAILED
+    assert "a training process ended with exit code 9" in capsys.readouterr().err
+
+
+def test_a_slot_that_was_told_to_stop_has_nothing_more_to_say(task: str) -> None:
+    plan = SlotPlan(
+        task=f"{task}:task",
+        partition="iid",
+        queue="updates",
+        inline_cap=2**20,
+        log_level="WARNING",
+        num_sites=1,
+        indices=[0],
+    )
+    with SlotProcess(plan) as slot:
+        slot.stop()
+        assert slot.answer() == []
+
+
+def test_ten_of_many_sites_are_trained_alone() -> None:
+    assert sampled_sites(3) == [0, 1, 2]
+    assert sampled_sites(1000) == list(range(0, 1000, 100))
+
+
+def test_the_table_says_of_how_many_sites_the_mean_is(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    assert main(["--task", f"{task}:task", "--state", str(state), "--rounds", "1", "--workers", "50"]) == ExitCode.OK
+    assert "one site alone (mean of 10 of 50)" in capsys.readouterr().out
+    baselines = json.loads((state / "summary.json").read_text(encoding="utf-8"))["baselines"]
+    assert (len(baselines["single_sites"]), baselines["num_sites"]) == (10, 50)
+    assert "accuracy" in baselines["pooled"]
