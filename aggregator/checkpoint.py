@@ -32,6 +32,8 @@ class StateDirectory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._rounds: set[int] | None = None
+        """The rounds whose models may be there; None before anybody looked."""
         try:
             self._models.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -79,12 +81,14 @@ class StateDirectory:
         temporary.replace(self._models / f"{name}.safetensors")
 
     def keep_only(self, rounds: set[int]) -> None:
-        """Removes the models of other rounds, and what a killed aggregator had not put in its place."""
-        for path in self._models.glob("round-*.safetensors"):
-            if int(path.stem.removeprefix("round-")) not in rounds:
+        """Removes the models of other rounds; and once, what a killed aggregator had not put in its place."""
+        if self._rounds is None:
+            self._rounds = {int(path.stem.removeprefix("round-")) for path in self._models.glob("round-*.safetensors")}
+            for path in self._models.glob("*.tmp"):
                 path.unlink()
-        for path in self._models.glob("*.tmp"):
-            path.unlink()
+        for outdated in self._rounds - rounds:
+            self.model_path(outdated).unlink(missing_ok=True)
+        self._rounds = set(rounds)
 
     # -- the open round's sum -------------------------------------------------------------------------------
 

@@ -142,6 +142,11 @@ class Ledger:
         """What was recorded of the run; empty before the first round."""
         return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
 
+    def _fact(self, key: str) -> Any:
+        """One of them, which is asked for all the time; None if it is not there."""
+        found = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
     def record(self, facts: Mapping[str, Any]) -> None:
         with self.transaction():
             self._set(facts)
@@ -155,13 +160,13 @@ class Ledger:
     def claim(self) -> int:
         """Fences earlier aggregators off; returns the epoch of this one."""
         with self.transaction():
-            epoch = int(self.facts().get("epoch", 0)) + 1
+            epoch = int(self._fact("epoch") or 0) + 1
             self._set({"epoch": epoch})
         self._epoch = epoch
         return epoch
 
     def _check_epoch(self) -> None:
-        if self._epoch is not None and self.facts()["epoch"] != self._epoch:
+        if self._epoch is not None and self._fact("epoch") != self._epoch:
             raise LeadershipLost(f"another aggregator took over {self._path}")
 
     # -- committing -----------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ class Ledger:
 
     def min_epoch(self) -> int:
         """A head of an earlier epoch does not ask for what the open round needs."""
-        return int(self.facts().get("min_epoch", 0))
+        return int(self._fact("min_epoch") or 0)
 
     def attempt(self, message: str) -> int:
         """Notes that this message is about to be taken; returns for the how manieth time."""
@@ -299,16 +304,16 @@ class Ledger:
         return None if row is None else str(row[0])
 
     def accumulated(self) -> Accumulated | None:
-        fields = self.facts().get("accumulated")
+        fields = self._fact("accumulated")
         return None if fields is None else Accumulated(**fields)
 
     def num_present(self) -> int:
         """How many workers were there at the last commit."""
-        return int(self.facts().get("num_present", 0))
+        return int(self._fact("num_present") or 0)
 
     def base_round(self) -> int:
         """The round whose model this ledger begins with: 0, unless it took a run over from the stream."""
-        return int(self.facts()["base_round"])
+        return int(self._fact("base_round"))
 
     def last_closed_round(self) -> int:
         """The base round if none was closed."""
@@ -318,7 +323,7 @@ class Ledger:
     def model_sha256(self, round_number: int) -> str:
         """The digest of the model after a closed round, or after the base round."""
         if round_number == self.base_round():
-            return str(self.facts()["base_sha256"])
+            return str(self._fact("base_sha256"))
         return str(self.round(round_number)["model_sha256"])
 
     def round(self, number: int) -> dict[str, Any]:

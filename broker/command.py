@@ -11,7 +11,8 @@ from types import FrameType
 
 from broker.errors import ExitCode, FedmqError
 
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_TWO_PARTS_BYTES = 2**24
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
@@ -22,12 +23,17 @@ def configure_logging(level: str) -> None:
 
 
 def return_freed_memory() -> None:
-    """Has glibc give blocks of 1 MiB and more back to the system when they are freed; other C libraries do as they do.
+    """Has glibc give freed models back to the system, and keep a part or two; other C libraries do as they do.
 
-    By default it learns from the first freed part of a model to keep such blocks, and memory grows by whole models.
+    By default it learns from the first freed tensor to keep blocks of any size, for each thread apart, and memory
+    grows by whole models. Giving all back costs more than it saves: a page that is new is cleared first, and of the
+    parts of messages each is a new one.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+        glibc = ctypes.CDLL(None)
+        glibc.mallopt(_M_MMAP_THRESHOLD, _TWO_PARTS_BYTES)
+        glibc.mallopt(_M_TRIM_THRESHOLD, _TWO_PARTS_BYTES)
+        glibc.mallopt(_M_ARENA_MAX, 1)
 
 
 def on_signals(stop: Callable[[], None]) -> None:

@@ -99,7 +99,10 @@ class Link:
     def result_of(self, result: "Future[T]") -> T:
         """Waits for a job, and says so if that takes long."""
         waited_s = 0.0
-        while not concurrent.futures.wait([result], _LOOK_UP_S).done:
+        while not result.done():
+            with contextlib.suppress(concurrent.futures.TimeoutError):  # or the job's own, which is raised below
+                result.exception(_LOOK_UP_S)
+                break
             if self._is_impatient:
                 raise BrokerUnreachable("told to stop while the broker was away or took nothing")
             waited_s += _LOOK_UP_S

@@ -26,6 +26,8 @@ class Compressed:
 
 def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) -> Compressed:
     """The delta and the last round's residual, encoded. The same arguments give the same bits."""
+    if encoding.compression.method == "none":
+        return Compressed(delta, {})
     encoded: State = {}
     left: State = {}
     lossy = set(encoding.lossy)

@@ -200,6 +200,8 @@ class Worker:
 
     def _whole(self, head: ModelHead, state: State, carried: Carried) -> State:
         """The model with the tensors that stay here."""
+        if not carried.home:
+            return state
         whole = state | carried.home
         misfit = difference(self._trainer.specs, specs_of(whole))
         if misfit:

@@ -54,13 +54,19 @@ class Trainer:
         self._task = task
         self._model: nn.Module = (task.model() if model is None else model).to(device)
         self.specs: Specs = specs_of(self._model.state_dict())
+        self._fitting: tuple[Specs, Sequence[str]] | None = None
+        """What was found to fit last: it stays the same for a whole run."""
 
     def misfit(self, specs: Specs, shared: Sequence[str] = ALL) -> str | None:
         """Why these specs are not those of the shared tensors of this task's model; None if they are."""
+        if (specs, shared) == self._fitting:
+            return None
         try:
-            return difference(specs_of(shared_state(self._model, shared)), specs)
+            misfit = difference(specs_of(shared_state(self._model, shared)), specs)
         except ValueError as error:
             return f"shares tensors that are not here: {error}"
+        self._fitting = (specs, shared) if misfit is None else self._fitting
+        return misfit
 
     def home(self, shared: Specs, *, seed: int) -> State:
         """The tensors that are not shared as a run begins with them: the same at every site, by its seed."""
