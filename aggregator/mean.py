@@ -20,6 +20,7 @@ import math
 import mmap
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -56,8 +57,8 @@ _OWN_MEMORY_BYTES = 2**20
 class Scratch:
     """Two blocks of float64 to work in, so that nothing is allocated for a block."""
 
-    def __init__(self) -> None:
-        self.scaled, self.rest = np.empty(_BLOCK), np.empty(_BLOCK)
+    def __init__(self, num_elements: int = _BLOCK) -> None:
+        self.scaled, self.rest = np.empty(num_elements), np.empty(num_elements)
 
 
 class ExactSum:
@@ -68,15 +69,23 @@ class ExactSum:
 
     def __init__(self, specs: Specs) -> None:
         self.specs = specs
-        self.limb_specs = canonical(_limb_specs(specs))
-        self._layout, self._limb_layout = _Layout(specs), _Layout(self.limb_specs)
+        self._layout = _Layout(specs)
         self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in specs}
         self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in specs}
-        self._scratch = Scratch()
+        self._scratch = Scratch(min(_BLOCK, max((spec.num_elements for spec in specs), default=0)))
         self._bound = 0.0
         self._bound_of_update = 0.0
         self._num_uncarried = 0
         self._is_carried = True
+
+    @cached_property
+    def limb_specs(self) -> Specs:
+        """Those of the limbs, as they travel in a partial sum."""
+        return canonical(_limb_specs(self.specs))
+
+    @cached_property
+    def _limb_layout(self) -> "_Layout":
+        return _Layout(self.limb_specs)
 
     def add(self, offset: int, piece: Buffer, weight: float) -> None:
         """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
@@ -215,6 +224,10 @@ class ExactSum:
 
     def _numbers(self, values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
         """A block as numbers. A bfloat16, which numpy does not know, is the upper half of a float32."""
+        if spec.dtype == "float16":  # slow to compare as it is
+            wide = self._scratch.rest.view(np.float32)[: len(values)]
+            np.copyto(wide, values)
+            return wide
         if spec.dtype != "bfloat16":
             return values
         bits = self._scratch.rest.view(np.uint32)[: len(values)]
