@@ -12,8 +12,9 @@ limbs would give a range no model needs, for a third more memory; one limb canno
 Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its unit in the last place is the grid
 step; the low bits of the sum are then the integer. That is one vector addition where rint and a cast are slow.
 
-All is done block by block in memory that the sum owns: the passes over a block find it in the cache, and adding a
-float32 update allocates nothing. What is left to wait for is the memory of the limbs, 24 bytes a parameter.
+In numpy, all is done block by block in memory that the sum owns: the passes over a block find it in the cache, and
+adding a float32 update allocates nothing. Large float32 tensors are added by a compiled loop where there is a
+compiler (`fold_kernel.py`), to the same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
 """
 
 import math
@@ -27,6 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.fold_kernel import kernel
 from broker.errors import UnfitMessage
 from broker.tensors import Buffer, Specs, TensorSpec, canonical
 
@@ -52,6 +54,8 @@ _BLOCK = 2**15
 """Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half of
 it costs more in calls, twice of it falls out of the cache."""
 _OWN_MEMORY_BYTES = 2**20
+_WORTH_COMPILING = 2**20
+"""Parameters from which on a compiled loop saves more than it takes to load the compiler."""
 
 
 class Scratch:
@@ -73,6 +77,8 @@ class ExactSum:
         self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in specs}
         self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in specs}
         self._scratch = Scratch(min(_BLOCK, max((spec.num_elements for spec in specs), default=0)))
+        is_large = sum(spec.num_elements for spec in specs) >= _WORTH_COMPILING
+        self._kernel = kernel() if is_large else None
         self._bound = 0.0
         self._bound_of_update = 0.0
         self._num_uncarried = 0
@@ -100,6 +106,10 @@ class ExactSum:
         add = _add_small if bound < _SMALL else _add_any
         for spec, start, values in slices:
             high, low = self._high[spec.name][start:], self._low[spec.name][start:]
+            if bound < _SMALL and self._is_compiled_for(values):
+                assert self._kernel is not None
+                self._kernel.add(high, low, values, weight / _HIGH_STEP, _TO_HIGH, _HIGH_STEP / _LOW_STEP)
+                continue
             for block in _blocks(len(values)):
                 add(high[block], low[block], self._numbers(values[block], spec), weight, self._scratch)
 
@@ -214,13 +224,23 @@ class ExactSum:
     def _largest(self, values: NDArray[Any], spec: TensorSpec) -> float:
         """The largest magnitude; not finite values are an UnfitMessage."""
         largest = 0.0
-        for block in _blocks(len(values)):
-            numbers = self._numbers(values[block], spec)
-            of_block = max(float(numbers.max()), -float(numbers.min()))
+        for of_block in self._largest_of_blocks(values, spec):
             if not math.isfinite(of_block):
                 raise UnfitMessage(f"tensor '{spec.name}' holds NaN or infinity")
             largest = max(largest, of_block)
         return largest
+
+    def _largest_of_blocks(self, values: NDArray[Any], spec: TensorSpec) -> Iterator[float]:
+        if self._is_compiled_for(values):
+            assert self._kernel is not None
+            yield self._kernel.largest(values)
+            return
+        for block in _blocks(len(values)):
+            numbers = self._numbers(values[block], spec)
+            yield max(float(numbers.max()), -float(numbers.min()))
+
+    def _is_compiled_for(self, values: NDArray[Any]) -> bool:
+        return self._kernel is not None and values.dtype == np.float32 and values.flags.aligned
 
     def _numbers(self, values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
         """A block as numbers. A bfloat16, which numpy does not know, is the upper half of a float32."""

@@ -1,0 +1,75 @@
+"""The compiled loop and the one in numpy give the same sums, to the bit."""
+
+import sys
+
+import hypothesis.extra.numpy as arrays
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from numpy.typing import NDArray
+
+from aggregator import fold_kernel, mean
+from aggregator.mean import ExactSum
+from broker.errors import UnfitMessage
+from broker.tensors import TensorSpec
+
+UPDATES = st.lists(
+    st.tuples(
+        arrays.arrays(np.float32, st.just(64), elements=st.floats(-100, 100, width=32)),
+        st.integers(1, 1000),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+def exact_sum(num_elements: int, *, is_compiled: bool) -> ExactSum:
+    """A sum that is compiled, or is not, whatever its size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mean, "_WORTH_COMPILING", 0 if is_compiled else 2**62)
+        made = ExactSum((TensorSpec("w", "float32", (num_elements,)),))
+    assert (made._kernel is not None) == is_compiled
+    return made
+
+
+def folded(updates: list[tuple[NDArray[np.float32], int]], *, is_compiled: bool) -> list[bytes]:
+    total = exact_sum(len(updates[0][0]), is_compiled=is_compiled)
+    for values, weight in updates:
+        total.add(0, values.tobytes()[:128], float(weight))
+        total.add(128, values.tobytes()[128:], float(weight))
+        total.end_update()
+    return [limb.tobytes() for limb in total.limbs().values()] + [np.float64(total.bound).tobytes()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(UPDATES)
+def test_both_give_the_same_bits(updates: list[tuple[NDArray[np.float32], int]]) -> None:
+    assert folded(updates, is_compiled=True) == folded(updates, is_compiled=False)
+
+
+def test_both_round_what_lies_in_the_middle_alike() -> None:
+    steps = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.25, 3.0, -0.0], np.float32)
+    for grid in (2.0**-32, 2.0**-58):
+        values = np.tile((steps * grid).astype(np.float32), 8)
+        assert folded([(values, 1)], is_compiled=True) == folded([(values, 1)], is_compiled=False)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_neither_adds_what_is_not_finite(bad: float, is_compiled: bool) -> None:
+    total = exact_sum(64, is_compiled=is_compiled)
+    values = np.ones(64, np.float32)
+    values[63] = bad
+    with pytest.raises(UnfitMessage, match="tensor 'w' holds NaN or infinity"):
+        total.add(0, values.tobytes(), 1.0)
+    assert not any(limb.any() for limb in total.limbs().values())
+
+
+def test_without_the_compiler_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    fold_kernel.kernel.cache_clear()
+    try:
+        assert fold_kernel.kernel() is None
+    finally:
+        fold_kernel.kernel.cache_clear()
