@@ -13,8 +13,8 @@ Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its uni
 step; the low bits of the sum are then the integer. That is one vector addition where rint and a cast are slow.
 
 In numpy, all is done block by block in memory that the sum owns: the passes over a block find it in the cache, and
-adding a float32 update allocates nothing. Large float32 tensors are added by a compiled loop where there is a
-compiler (`fold_kernel.py`), to the same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
+adding a float32 update allocates nothing. Large float32 models are added by a compiled loop where there is a compiler
+(`fold_kernel.py`), to the same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
 """
 
 import math

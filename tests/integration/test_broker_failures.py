@@ -4,8 +4,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ConnectionClosedByBroker
 from rabbitmq_node import RabbitNode
 
 from broker.errors import QueueMissing
@@ -196,6 +199,29 @@ def test_a_stream_cut_by_retention_still_gives_the_newest_model(connect: Callabl
             delivery = reader.receive(SOON_S)
             assert delivery is not None
             number = int.from_bytes(bytes(delivery.body[:16]), "little")
+
+
+def test_a_blob_whose_name_the_broker_cannot_use_any_more_gets_the_next_one(
+    connect: Callable[[str], RabbitMQ], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As RabbitMQ 3.10 does with a stream that was half made when it was killed: it closes the connection with 541."""
+    declare = BlockingChannel.queue_declare
+
+    def failing(channel: BlockingChannel, queue: str, *args: Any, **kwargs: Any) -> Any:
+        if queue == "t-half-made":
+            channel.connection.close()
+            raise ConnectionClosedByBroker(541, "INTERNAL_ERROR")
+        return declare(channel, queue, *args, **kwargs)
+
+    monkeypatch.setattr(BlockingChannel, "queue_declare", failing)
+    writer, reader = connect("writer"), connect("reader")
+    reader.declare()
+    reader.listen(Source.UPDATES)
+    name = writer.write_blob("t-half-made", [b"part one", b"part two"])
+    assert name == "t-half-made.1"
+    assert [bytes(part) for part in reader.read_blob(name, 2)] == [b"part one", b"part two"]
+    assert said(caplog, "stream t-half-made cannot be used any more")
+    writer.delete_blobs([name])
 
 
 def test_what_was_confirmed_survives_the_kill_of_the_broker(mortal_node: RabbitNode, queue: str) -> None:
