@@ -101,10 +101,9 @@ class StateDirectory:
         _put_in_place(temporary, path)
         return _sum_digest(limbs)
 
-    def load_sum(self, name: str, sha256: str, specs: Specs, bound: float) -> ExactSum:
-        """The sum as it was saved."""
+    def load_sum(self, name: str, sha256: str, exact_sum: ExactSum, bound: float) -> None:
+        """Makes a new sum what the saved one was."""
         path = self.folder / name
-        exact_sum = ExactSum(specs)
         limbs = exact_sum.limbs()
         with _opened(path) as file:
             for key, limb in limbs.items():
@@ -112,7 +111,6 @@ class StateDirectory:
         if _sum_digest(limbs) != sha256:
             raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
         exact_sum.bound = bound
-        return exact_sum
 
     def remove_sums(self, epoch: int, *, but: str | None = None) -> None:
         """Removes the sums that no commit names; those of a later epoch are another aggregator's."""

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import torch
 
+from aggregator.fold_kernel import kernel
 from aggregator.partial import PartialAggregator
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.command import configure_logging, exit_code_of, on_signals, return_freed_memory
+from broker import malloc
+from broker.command import configure_logging, exit_code_of, on_signals
 from broker.errors import ExitCode, LeadershipLost, QueueMissing
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
@@ -44,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     configure_logging(settings.log_level)
-    return_freed_memory()
+    malloc.keep_little()
     torch.set_num_threads(1)  # the initial model is then the same on any machine
+    if settings.compiled_fold:
+        kernel()  # which says so if it cannot be had
     task = load_task(settings.task, Site()) if settings.role == "root" else None
     asks_again = False
     stopping = threading.Event()

@@ -1,7 +1,8 @@
 """The inner loop of the exact fold, compiled. It does what `aggregator/mean.py` does in numpy, to the bit.
 
 numpy goes over a block ten times, each time with one operation; compiled, a parameter is read, split and added in one
-go, and memory is what is waited for. That takes numba, which is large: it is an extra, `pip install 'fedmq[fast]'`.
+go, and memory is what is waited for. That takes numba, which is large, on the disk and in memory (120 MB): it is an
+extra, `pip install 'fedmq[fast]'`, and used with `--compiled-fold`.
 """
 
 import functools
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from broker.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,12 @@ class Kernel:
 
 
 @functools.cache
-def kernel() -> Kernel | None:
-    """Compiled at its first use, in a second or less; None where numba is not installed."""
+def kernel() -> Kernel:
+    """Compiled at its first use, in a second or less; a SettingsError where numba is not installed."""
     try:
         import numba
-    except ImportError:
-        return None
+    except ImportError as error:
+        raise SettingsError("--compiled-fold needs numba: pip install 'fedmq[fast]'") from error
     compiled = numba.njit(nogil=True, cache=True)  # without fastmath: no operation may be left out or joined
     return Kernel(add=compiled(_add), largest_bits=compiled(_largest_bits))
 

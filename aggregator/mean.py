@@ -13,8 +13,8 @@ Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its uni
 step; the low bits of the sum are then the integer. That is one vector addition where rint and a cast are slow.
 
 In numpy, all is done block by block in memory that the sum owns: the passes over a block find it in the cache, and
-adding a float32 update allocates nothing. Large float32 models are added by a compiled loop where there is a compiler
-(`fold_kernel.py`), to the same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
+adding a float32 update allocates nothing. On request, float32 is added by a compiled loop (`fold_kernel.py`), to the
+same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
 """
 
 import math
@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.fold_kernel import kernel
+from aggregator.fold_kernel import Kernel
 from broker.errors import UnfitMessage
 from broker.tensors import Buffer, Specs, TensorSpec, canonical
 
@@ -54,8 +54,6 @@ _BLOCK = 2**15
 """Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half of
 it costs more in calls, twice of it falls out of the cache."""
 _OWN_MEMORY_BYTES = 2**20
-_WORTH_COMPILING = 2**20
-"""Parameters from which on a compiled loop saves more than it takes to load the compiler."""
 
 
 class Scratch:
@@ -69,16 +67,16 @@ class ExactSum:
     """The running sum of ``weight * delta`` over updates, tensor by tensor.
 
     ``specs`` are those of the updates, in canonical order. Takes 12 bytes a parameter, whatever is added.
+    With a ``kernel``, float32 is added by compiled code, to the same bits.
     """
 
-    def __init__(self, specs: Specs) -> None:
+    def __init__(self, specs: Specs, *, kernel: Kernel | None = None) -> None:
         self.specs = specs
+        self._kernel = kernel
         self._layout = _Layout(specs)
         self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in specs}
         self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in specs}
         self._scratch = Scratch(min(_BLOCK, max((spec.num_elements for spec in specs), default=0)))
-        is_large = sum(spec.num_elements for spec in specs) >= _WORTH_COMPILING
-        self._kernel = kernel() if is_large else None
         self._bound = 0.0
         self._bound_of_update = 0.0
         self._num_uncarried = 0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from aggregator.checkpoint import StateDirectory
+from aggregator.fold_kernel import Kernel
 from aggregator.intake import Update
 from aggregator.ledger import Accumulated, Ledger, RoundResult, UpdateRow, Verdict
 from aggregator.mean import ExactSum
@@ -32,12 +33,13 @@ class OpenRound:
         ledger: Ledger,
         transport: Transport,
         specs: Specs,
+        kernel: Kernel | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number = number
         self._epoch = epoch
         self._directory, self._ledger, self._transport = directory, ledger, transport
-        self._specs = specs
+        self._specs, self._kernel = specs, kernel
         self._clock = clock
         self._rows: list[UpdateRow] = []
         self._keys: dict[tuple[int, str], str] = {}
@@ -52,10 +54,9 @@ class OpenRound:
         self._committed = committed
         self.num_folded = committed.num_folded if committed else 0
         self.total = committed.num_samples if committed else 0
-        if committed is None:
-            self.sum = ExactSum(self._specs)
-        else:
-            self.sum = self._directory.load_sum(committed.file, committed.sha256, self._specs, committed.bound)
+        self.sum = ExactSum(self._specs, kernel=self._kernel)
+        if committed is not None:
+            self._directory.load_sum(committed.file, committed.sha256, self.sum, committed.bound)
 
     # -- deciding -------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from aggregator.fold_kernel import Kernel, kernel
 from aggregator.intake import Expected, Update, base_weight_of, read_update
 from aggregator.mean import ExactSum
 from aggregator.partial_sum import folded_of, partial_head, send_partial
@@ -45,6 +46,7 @@ class PartialAggregator:
         self._settings = settings
         self._transport = transport
         self._clock = clock
+        self._kernel = kernel() if settings.compiled_fold else None
         self._shard, self._num_shards = settings.own_shard
         self._root = Topology(settings.queue)
         self._is_stopping = False
@@ -165,7 +167,7 @@ class PartialAggregator:
         self._known = {
             worker: instance for (_, number, worker), instance in self._passed_early.items() if number == head.round
         }
-        self._pending = _Pending(self._encoding.folded)
+        self._pending = _Pending(self._encoding.folded, self._kernel)
         self._sequence = 0
         prefetch = affordable_prefetch([num_bytes_of(self._encoding.encoded)], self._settings.inline_cap)
         if prefetch != self._prefetch:
@@ -262,13 +264,13 @@ class PartialAggregator:
             log.info("round %3d ⇒ %6d samples of %d updates", model.round, num_samples, len(pending.updates))
         self._transport.delete_blobs(pending.blobs)
         self._transport.ack(pending.deliveries)
-        self._pending = _Pending(self._encoding.folded)
+        self._pending = _Pending(self._encoding.folded, self._kernel)
 
     def _start_over(self) -> None:
         """Forgets what was folded and not sent, and has it delivered again."""
         for folded in self._pending.updates:
             del self._known[folded.worker]
-        self._pending = _Pending(self._encoding.folded)
+        self._pending = _Pending(self._encoding.folded, self._kernel)
         self._early.clear()
         self._transport.give_back()
 
@@ -278,6 +280,7 @@ class _Pending:
     """What was folded and not sent."""
 
     specs: Specs
+    kernel: Kernel | None
     sum: ExactSum = field(init=False)
     updates: list[Folded] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
@@ -286,7 +289,7 @@ class _Pending:
     """When the last one came."""
 
     def __post_init__(self) -> None:
-        self.sum = ExactSum(self.specs)
+        self.sum = ExactSum(self.specs, kernel=self.kernel)
 
     def has(self, worker: str) -> bool:
         return any(folded.worker == worker for folded in self.updates)

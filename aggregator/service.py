@@ -17,6 +17,7 @@ from aggregator.checkpoint import NewModel, StateDirectory
 from aggregator.early_stop import reason_to_stop
 from aggregator.evaluation import CentralEvaluation
 from aggregator.fedavg import discount, next_tensors
+from aggregator.fold_kernel import kernel
 from aggregator.intake import Expected, Update, base_weight_of, read_update
 from aggregator.ledger import Ledger, RoundResult, UpdateRow, Verdict
 from aggregator.open_round import OpenRound
@@ -28,6 +29,7 @@ from aggregator.rounds import Close, ClosedBy, Extended, Round, decide
 from aggregator.run import open_run
 from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
+from broker import malloc
 from broker.codec import decode
 from broker.compression import Encoding
 from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
@@ -77,6 +79,7 @@ class Aggregator:
         self._clock = clock
         self._on_round = on_round
         self._policy = settings.policy
+        self._kernel = kernel() if settings.compiled_fold else None
         self._topology = settings.topology
         self._attendance = Attendance()
         self._uploads = Uploads()
@@ -394,6 +397,7 @@ class Aggregator:
             ledger=self._ledger,
             transport=self._transport,
             specs=self._encoding.folded,
+            kernel=self._kernel,
             clock=self._clock,
         )
         self._partial_uploads = self._partials_of(number, self._open_round.num_folded)
@@ -411,6 +415,8 @@ class Aggregator:
     def _close_round(self, by: ClosedBy) -> None:
         number = self._round.number
         total = 0 if by is ClosedBy.ABANDONED else self._open_round.total
+        if num_bytes_of(self._specs) > self._settings.inline_cap:
+            malloc.give_back()  # the parts of updates, before there are those of a model
         new = self._directory.new_model(number, self._specs)
         body = self._broadcaster.stage(number + 1, self._next_pieces(new, total))
         written = new.finish()

@@ -137,6 +137,9 @@ class AggregatorSettings(RunSettings, BrokerSettings):  # type: ignore[misc]
         0.2, description="for a partial: seconds without an update after which it sends what it has"
     )
 
+    compiled_fold: bool = Field(
+        False, description="add updates up by compiled code, three times as fast; takes numba, and 120 MB of memory"
+    )
     quorum: QuorumText = Field(
         "100%",
         description="updates that close a round: a count (3), or a share of the workers present (80% or 0.8)",

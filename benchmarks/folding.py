@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aggregator.fold_kernel import Kernel, kernel
 from aggregator.mean import ExactSum
 from benchmarks.figures import FEDMQ, MB, Row, Spread
 from broker.messages import MAX_PART_BYTES
@@ -21,12 +22,13 @@ Floats = NDArray[np.float32]
 
 
 def rows() -> list[Row]:
-    """One thread; the three take turns, so that all meet the same neighbours on the machine."""
+    """One thread; they take turns, so that all meet the same neighbours on the machine."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     update = np.random.default_rng(0).standard_normal(_NUM_BYTES // 4, dtype=np.float32) * np.float32(1e-3)
     folds = {
         FEDMQ: _exact(update),
+        f"{FEDMQ} --compiled-fold": _exact(update, kernel()),
         "torch acc.add_(x, alpha=w)": _torch(update),
         "numpy acc += x * w": _numpy(update),
     }
@@ -51,9 +53,10 @@ def _gb_per_s(fold: Callable[[], None]) -> float:
     return _NUM_UPDATES * _NUM_BYTES / 1e9 / (time.perf_counter() - begun_at)
 
 
-def _exact(update: Floats) -> Callable[[], None]:
+def _exact(update: Floats, compiled: Kernel | None = None) -> Callable[[], None]:
     num = len(update) // _NUM_TENSORS
-    total = ExactSum(canonical(TensorSpec(f"t{index:02}", "float32", (num,)) for index in range(_NUM_TENSORS)))
+    specs = canonical(TensorSpec(f"t{index:02}", "float32", (num,)) for index in range(_NUM_TENSORS))
+    total = ExactSum(specs, kernel=compiled)
     payload = memoryview(update.view(np.uint8))  # type: ignore[arg-type]
 
     def fold() -> None:

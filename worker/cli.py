@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from broker.command import configure_logging, exit_code_of, on_signals, return_freed_memory
+from broker import malloc
+from broker.command import configure_logging, exit_code_of, on_signals
 from broker.errors import ExitCode
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings, redacted
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(WorkerSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     configure_logging(settings.log_level)
-    return_freed_memory()
+    malloc.keep_little()
     return _check(settings) if settings.check else _work(settings)
 
 

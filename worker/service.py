@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from broker import zstd
+from broker import malloc, zstd
 from broker.codec import decode, encode
 from broker.compression import Encoding
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
@@ -159,6 +159,8 @@ class Worker:
             log.warning("round %3d: the model is dropped: %s", head.round, error)
             self._done = before
             return
+        if head.blob is not None:
+            malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
 
     def _delete_last_blob(self, head: ModelHead) -> None:

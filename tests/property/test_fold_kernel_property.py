@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from aggregator import fold_kernel, mean
+from aggregator import fold_kernel
+from aggregator.cli import main
 from aggregator.mean import ExactSum
-from broker.errors import UnfitMessage
+from broker.errors import ExitCode, SettingsError, UnfitMessage
 from broker.tensors import TensorSpec
 
 UPDATES = st.lists(
@@ -25,12 +26,8 @@ UPDATES = st.lists(
 
 
 def exact_sum(num_elements: int, *, is_compiled: bool) -> ExactSum:
-    """A sum that is compiled, or is not, whatever its size."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mean, "_WORTH_COMPILING", 0 if is_compiled else 2**62)
-        made = ExactSum((TensorSpec("w", "float32", (num_elements,)),))
-    assert (made._kernel is not None) == is_compiled
-    return made
+    specs = (TensorSpec("w", "float32", (num_elements,)),)
+    return ExactSum(specs, kernel=fold_kernel.kernel() if is_compiled else None)
 
 
 def folded(updates: list[tuple[NDArray[np.float32], int]], *, is_compiled: bool) -> list[bytes]:
@@ -66,10 +63,15 @@ def test_neither_adds_what_is_not_finite(bad: float, is_compiled: bool) -> None:
     assert not any(limb.any() for limb in total.limbs().values())
 
 
-def test_without_the_compiler_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_compiler_it_is_said_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     fold_kernel.kernel.cache_clear()
     try:
-        assert fold_kernel.kernel() is None
+        with pytest.raises(SettingsError, match=r"pip install 'fedmq\[fast\]'"):
+            fold_kernel.kernel()
+        assert main(["--compiled-fold"]) == ExitCode.USAGE
     finally:
         fold_kernel.kernel.cache_clear()
+    assert capsys.readouterr().err.startswith("fl-aggregator: --compiled-fold needs numba")

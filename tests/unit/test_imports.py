@@ -108,4 +108,5 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 
 def _requirements() -> list[str]:
     project = PROJECT["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *extras["demo"], *extras["fast"]]

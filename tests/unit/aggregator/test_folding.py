@@ -37,6 +37,18 @@ def test_updates_weigh_as_many_samples_as_they_have(begin: Begin) -> None:
     assert run.closed("num_samples") == [(4,)]
 
 
+def test_a_compiled_fold_changes_no_bit(begin: Begin) -> None:
+    third, seventh = state_of(w=[1 / 3, -1 / 3]), state_of(w=[1 / 7, 1e-9])
+    digests = set()
+    for compiled_fold in (False, True):
+        run = begin(ZERO, compiled_fold=compiled_fold, folder=f"run-{compiled_fold}")
+        run.send("a", third, num_samples=3)
+        run.send("b", seventh, num_samples=1234)
+        run.settle()
+        digests |= set(run.closed("model_sha256"))
+    assert len(digests) == 1
+
+
 def test_with_uniform_weighting_samples_do_not_count(begin: Begin) -> None:
     run = begin(ZERO, weighting="uniform")
     run.send("a", ONE, num_samples=300)
