@@ -75,10 +75,11 @@ class StateDirectory:
 
     def link(self, name: str, round_number: int) -> None:
         """Makes ``models/<name>.safetensors`` the model after a round."""
-        temporary = self._models / f".{name}.tmp"
+        path, temporary = self._models / f"{name}.safetensors", self._models / f".{name}.tmp"
         temporary.unlink(missing_ok=True)
         os.link(self.model_path(round_number), temporary)
-        temporary.replace(self._models / f"{name}.safetensors")
+        temporary.replace(path)
+        temporary.unlink(missing_ok=True)  # a link to the same file as before is not renamed, and stays
 
     def keep_only(self, rounds: set[int]) -> None:
         """Removes the models of other rounds; and once, what a killed aggregator had not put in its place."""

@@ -54,6 +54,16 @@ def test_a_model_comes_back_as_it_was_saved(directory: StateDirectory) -> None:
     assert all(torch.equal(tensor, STATE[name]) for name, tensor in model.tensors(SPECS))
 
 
+def test_a_model_that_is_still_the_best_is_linked_again_and_nothing_is_left(directory: StateDirectory) -> None:
+    saved(directory, 1, STATE)
+    for _ in range(2):
+        directory.link("best", 1)
+    assert sorted(path.name for path in (directory.folder / "models").iterdir()) == [
+        "best.safetensors",
+        "round-00001.safetensors",
+    ]
+
+
 def test_a_model_whose_tensors_share_memory_is_saved(directory: StateDirectory) -> None:
     """Tied weights: the embedding of a language model is its last layer too."""
     model = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "out": nn.Linear(3, 4, bias=False)})
