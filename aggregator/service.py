@@ -114,6 +114,7 @@ class Aggregator:
         )
         log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
         del model, shared
+        self._give_back_memory()
         best = best_of(self._ledger.rounds(), self._settings.stop_metric)
         self._best_so_far = [] if best is None else [self._ledger.round(best[1])]
         self._go_on_after(self._ledger.last_closed_round())
@@ -415,8 +416,7 @@ class Aggregator:
     def _close_round(self, by: ClosedBy) -> None:
         number = self._round.number
         total = 0 if by is ClosedBy.ABANDONED else self._open_round.total
-        if num_bytes_of(self._specs) > self._settings.inline_cap:
-            malloc.give_back()  # the parts of updates, before there are those of a model
+        self._give_back_memory()  # the parts of updates, before there are those of a model
         new = self._directory.new_model(number, self._specs)
         body = self._broadcaster.stage(number + 1, self._next_pieces(new, total))
         written = new.finish()
@@ -447,6 +447,7 @@ class Aggregator:
             if not is_surely_next:
                 self._ledger.open_round(number + 1, now=time.time())
             self._broadcaster.publish(number + 1, body)
+            self._give_back_memory()
             self._open(number + 1)
             closed.settle()
         self._delete_abandoned_partials(partial_uploads)
@@ -464,6 +465,10 @@ class Aggregator:
             for piece in chunks({spec.name: tensor}, (spec,)):
                 new.write(piece)
                 yield piece
+
+    def _give_back_memory(self) -> None:
+        if num_bytes_of(self._specs) > self._settings.inline_cap:
+            malloc.give_back()
 
     def _reason_to_end(self, last: int) -> str | None:
         if last >= self._settings.rounds:

@@ -34,9 +34,9 @@ _RETURNS_HEADER = "x-delivery-count"
 _NOT_FOUND = 404
 _LOCKED = 405
 
-_BLOB_PREFETCH = 3
-_PARTS_ON_THEIR_WAY = 2
-"""Parts that the writer still has to send while the next is made ready."""
+_BLOB_PREFETCH = 2
+_PARTS_ON_THEIR_WAY = 1
+"""Parts that wait for the writer, beside the one that it sends, while the next is made ready."""
 _MAX_NAMES = 10
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
