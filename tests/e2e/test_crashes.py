@@ -78,6 +78,7 @@ def test_an_aggregator_told_to_stop_commits_and_the_same_command_goes_on(federat
 def test_a_second_aggregator_stands_by_and_takes_over_from_a_killed_one(federation: Federation, expected: str) -> None:
     federation.gates.hold("worker-1", 2)
     first = federation.aggregator(*RUN, *AT_ONCE)
+    first.says("state in")  # it leads, whichever process would have been quicker
     workers = [federation.worker(name) for name in NAMES]
     second, third = federation.aggregator(*RUN, *AT_ONCE), federation.aggregator(*RUN, *AT_ONCE)
     for standby in (second, third):
