@@ -151,6 +151,8 @@ class Aggregator:
         reason = self._reason_to_end(last)
         if reason is not None:
             self._broadcaster.ensure(last + 1, is_finished=True)
+            if last > self._ledger.base_round():
+                self._prune(last)  # it may have been killed before it came to that
             self._end(reason)
             return
         number = last + 1

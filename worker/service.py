@@ -64,7 +64,8 @@ class Worker:
         self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
-        self._last_blob: str | None = None
+        self._last_blob = ("", "")
+        """Run and name of the blob that was written last."""
         self._is_stopping = False
         self._was_told_of_conflict = False
         self._skipped_run_id: str | None = None
@@ -167,10 +168,12 @@ class Worker:
         """Of an update that came after the run's end, and that no aggregator will ever read.
 
         One that was killed after sending knows no name any more; it was for the last round, or is long deleted.
+        Where late updates are folded, it stays: the same run may go on with more rounds, and count it.
         """
-        if num_bytes_of(self._encoding_for(head).encoded) > self._inline_cap:
+        if head.max_staleness == 0 and num_bytes_of(self._encoding_for(head).encoded) > self._inline_cap:
+            run_id, name = self._last_blob
             last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
-            self._transport.delete_blobs([self._last_blob or last])
+            self._transport.delete_blobs([name if run_id == head.run_id else last])
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
@@ -280,7 +283,8 @@ class Worker:
             return zstd.compressed(b"".join(pieces), level), None, digest.hex()
         part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
         name = self._topology.update_blob(self._name, head.run_id, head.round)
-        name = self._last_blob = self._transport.write_blob(name, zstd.compressed_parts(cut(pieces, part_bytes), level))
+        name = self._transport.write_blob(name, zstd.compressed_parts(cut(pieces, part_bytes), level))
+        self._last_blob = (head.run_id, name)
         return b"", BlobRef(name=name, part_bytes=part_bytes), digest.hex()
 
     def _encoding_for(self, head: ModelHead) -> Encoding:

@@ -415,3 +415,22 @@ def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(is_resta
 
     assert site.worker.is_finished
     assert site.broker.blobs == {}
+
+
+def test_a_worker_keeps_the_blob_of_an_update_that_a_longer_run_may_still_fold() -> None:
+    site = Site(inline_cap=8)
+    site.publish(2, max_staleness=1)
+    site.worker.step()
+    site.publish(3, max_staleness=1, is_finished=True)
+    site.worker.step()
+    assert site.worker.is_finished
+    assert set(site.broker.blobs) == {TOPOLOGY.update_blob("site-a", "demo.1", 2)}
+
+
+def test_a_worker_keeps_the_blob_of_another_run() -> None:
+    site = Site(inline_cap=8)
+    site.publish(2)
+    site.worker.step()
+    site.publish(9, run_id="demo.2", is_finished=True)
+    site.worker.step()
+    assert set(site.broker.blobs) == {TOPOLOGY.update_blob("site-a", "demo.1", 2)}
