@@ -10,6 +10,7 @@ summary.json                      for people and scripts; written at the end
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,14 +83,17 @@ class StateDirectory:
         temporary.unlink(missing_ok=True)  # a link to the same file as before is not renamed, and stays
 
     def keep_only(self, rounds: set[int]) -> None:
-        """Removes the models of other rounds; and once, what a killed aggregator had not put in its place."""
+        """Removes the models of other rounds."""
         if self._rounds is None:
             self._rounds = {int(path.stem.removeprefix("round-")) for path in self._models.glob("round-*.safetensors")}
-            for path in self._models.glob("*.tmp"):
-                path.unlink()
         for outdated in self._rounds - rounds:
             self.model_path(outdated).unlink(missing_ok=True)
         self._rounds = set(rounds)
+
+    def remove_unfinished(self) -> None:
+        """Removes what a killed aggregator had not put in its place."""
+        for path in self._models.glob("*.tmp"):
+            path.unlink(missing_ok=True)
 
     # -- the open round's sum -------------------------------------------------------------------------------
 
@@ -138,7 +142,8 @@ class NewModel:
 
     def __init__(self, path: Path, specs: Specs, *, round_number: int) -> None:
         self._path = path
-        self._temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        # a name of its own: an aggregator that was frozen in mid-write may wake up and write on
+        self._temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
         with self._in_writing():
             self._written = SafetensorsFile(self._temporary, specs, round_number=round_number)
 

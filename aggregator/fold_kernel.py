@@ -37,8 +37,13 @@ def kernel() -> Kernel:
         import numba
     except ImportError as error:
         raise SettingsError("--compiled-fold needs numba: pip install 'fedmq[fast]'") from error
-    compiled = numba.njit(nogil=True, cache=True)  # without fastmath: no operation may be left out or joined
-    return Kernel(add=compiled(_add), largest_bits=compiled(_largest_bits))
+    # without fastmath: no operation may be left out or joined
+    try:
+        compiled = numba.njit(nogil=True, cache=True)
+        return Kernel(add=compiled(_add), largest_bits=compiled(_largest_bits))
+    except RuntimeError:  # there is no folder that it could keep the code in
+        compiled = numba.njit(nogil=True)
+        return Kernel(add=compiled(_add), largest_bits=compiled(_largest_bits))
 
 
 def _add(high: Any, low: Any, values: Any, scale: float, to_integer: float, low_steps: float) -> None:

@@ -25,7 +25,7 @@ from broker.compression import Encoding
 from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
 from broker.messages import Folded, ModelHead, UpdateHead
 from broker.tensors import Specs, delta_specs, num_bytes_of
-from broker.topology import Topology
+from broker.topology import Topology, shard_of
 from broker.transport import Delivery, Source, Transport
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,8 @@ class PartialAggregator:
                 self._pass_on(delivery)
             return
         known_instance = self._known.get(update.head.worker)
-        if update.head.round != self._model.round or not self._sums:
+        is_of_other_shard = shard_of(update.head.worker, self._num_shards) != self._shard
+        if update.head.round != self._model.round or not self._sums or is_of_other_shard:
             self._pass_on(delivery)
         elif known_instance is None:
             self._fold(update, delivery)

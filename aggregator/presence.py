@@ -86,6 +86,10 @@ class Uploads:
         return found
 
 
+_GAP = 64
+"""Partial sums of one shard that may be missing in between; a number far above the last is no partial's."""
+
+
 class PartialUploads:
     """The partial sums of a round. A partial that dies while it sends one leaves a blob that no message names.
 
@@ -98,7 +102,8 @@ class PartialUploads:
         self._num_before = num_before
 
     def arrived(self, shard: int, round_number: int, sequence: int) -> None:
-        if round_number == self.round and shard in self._next:
+        following = self._next.get(shard)
+        if round_number == self.round and following is not None and sequence <= following + self._num_before + _GAP:
             self._next[shard] = max(self._next[shard], sequence + 1)
 
     def unknown(self) -> list[tuple[int, int]]:

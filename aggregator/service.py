@@ -106,6 +106,7 @@ class Aggregator:
         run = open_run(
             self._settings, shared, directory=self._directory, ledger=self._ledger, transport=self._transport
         )
+        self._directory.remove_unfinished()
         self._epoch = run.epoch
         self._expected = Expected(run.run_id, self._encoding, self._topology)
         self._evaluate = CentralEvaluation(self._task, model)
@@ -519,8 +520,8 @@ class Aggregator:
         keep = rounds_to_keep(last, best[1] if best else None, keep_every=self._settings.keep_every)
         with self._ledger.transaction():  # only while no other aggregator has taken over
             self._directory.link("last", last)
-            if best is not None:
-                self._directory.link("best", best[1])
+            if best is not None and self._directory.model_path(best[1]).exists():
+                self._directory.link("best", best[1])  # by another --stop-metric it may be one that was not kept
             self._directory.keep_only(keep)
 
     def _log_round(self, number: int) -> None:

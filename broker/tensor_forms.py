@@ -138,15 +138,16 @@ class TopK:
         return {self._gaps.name: torch.from_numpy(gaps), self._values.name: torch.from_numpy(kept)}
 
     def reader(self) -> Reader:
-        gaps = np.empty(self._gaps.num_elements, np.int32)
-        kept = np.empty(self._values.num_elements, np.float32)
+        held: dict[TensorSpec, NDArray[Any]] = {}  # of the tensor that is coming in, and only while it does
 
         def read(spec: TensorSpec, first: int, values: Buffer) -> Iterator[Piece]:
-            into = gaps if spec == self._gaps else kept
+            if spec not in held:
+                held[spec] = np.empty(spec.num_elements, np.int32 if spec == self._gaps else np.float32)
+            into = held[spec]
             some = np.frombuffer(values, into.dtype)
             into[first : first + len(some)] = some
-            if into is kept and first + len(some) == len(kept):
-                yield from self._scattered(gaps, kept)
+            if spec == self._values and first + len(some) == len(into):
+                yield from self._scattered(held.pop(self._gaps), held.pop(self._values))
 
         return read
 

@@ -21,6 +21,10 @@ class SimulationSettings(RunSettings):
     )
     queue: QueueName | None = Field(None, description="name of the results queue; by default one of its own")
     quorum: QuorumText | None = Field(None, description="updates that close a round; by default those of all workers")
+    deadline_s: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="seconds after which a round closes without its quorum; by default never: time decides nothing",
+    )
     workers: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="number of workers")
     jobs: Annotated[int, Field(ge=0, le=1024)] = Field(
         1,

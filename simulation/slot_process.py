@@ -104,11 +104,18 @@ class SlotProcess:
             if self._is_stopping:
                 return
             self._process.join(_LEAVE_S)
-            code = self._process.exitcode
+            self._raise_what_it_said()
+            code = self._process.exitcode or 0
+            advice = "; fewer --jobs need less memory" if code == -signal.SIGKILL else ""
             raise FedmqError(
-                f"a training process ended with {'signal' if code and code < 0 else 'exit code'} {abs(code or 0)};"
-                " fewer --jobs need less memory"
+                f"a training process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}{advice}"
             ) from error
+
+    def _raise_what_it_said(self) -> None:
+        """Its own error, if it sent one before it went."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._pipe.poll():
+                list(_received(self._pipe))
 
 
 @contextlib.contextmanager

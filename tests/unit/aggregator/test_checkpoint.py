@@ -119,10 +119,19 @@ def test_a_written_model_is_in_its_place_only_when_it_was_installed(directory: S
     assert not list(directory.folder.rglob("*.tmp"))
 
 
+def test_two_that_write_the_same_round_do_not_write_into_one_file(directory: StateDirectory) -> None:
+    """An aggregator that was frozen in mid-write may wake up when another one has led on."""
+    frozen = directory.new_model(1, SPECS)
+    sha256 = saved(directory, 1, STATE)
+    frozen.write(bytes(8))
+    frozen.finish()
+    directory.model(1).check(SPECS, sha256)
+
+
 def test_what_was_never_installed_is_cleared_away(directory: StateDirectory) -> None:
     saved(directory, 1, STATE)
     directory.write_model(2, STATE)
-    directory.keep_only({1, 2})
+    directory.remove_unfinished()
     assert [path.name for path in (directory.folder / "models").iterdir()] == ["round-00001.safetensors"]
 
 

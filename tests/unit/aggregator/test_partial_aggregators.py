@@ -18,10 +18,11 @@ from unit.aggregator.sharded_run import (
     workers_in,
 )
 
+from aggregator.presence import PartialUploads
 from broker.codec import decode, encode
 from broker.messages import BlobRef, PartialHead
 from broker.tensors import cut
-from broker.topology import partial_key
+from broker.topology import partial_key, shard_of
 from broker.transport import Delivery, Source
 
 A, B = names_of(0, 3), names_of(1, 3)
@@ -654,3 +655,19 @@ def test_the_sum_stays_exact_where_its_high_limbs_leave_the_range_of_a_float(tmp
         run.pass_time()
         found.add(digest(run))
     assert len(found) == 1
+
+
+def test_an_update_that_came_to_another_shard_than_its_own_is_left_to_the_root(make: Make) -> None:
+    run = make()
+    stray = next(name for name in EVERYBODY if shard_of(name, 2) == 1)
+    body = run.root.update(stray, delta_of(stray, run.root.round), num_samples=samples_of(stray))
+    run.root.broker.shards[0].append((stray, body))
+    run.step_partials()
+    assert run.waiting() == [(stray, body)]
+
+
+def test_a_number_that_no_partial_counts_to_is_not_believed() -> None:
+    uploads = PartialUploads(3, num_shards=1, num_before=5)
+    uploads.arrived(0, 3, 2)
+    uploads.arrived(0, 3, 2**40)
+    assert len(uploads.unknown()) < 100

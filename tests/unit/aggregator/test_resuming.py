@@ -142,6 +142,34 @@ def test_a_finished_run_is_finished_again_at_once(begin: Begin) -> None:
     again.aggregator.close()
 
 
+def test_a_run_killed_before_its_last_model_was_linked_links_it_when_it_is_run_again(begin: Begin) -> None:
+    run = begin(ZERO, rounds=2)
+    for number in range(2):
+        run.fold_all([("a", delta(number)), ("b", delta(number + 1))])
+    models = run.folder / "models"
+    wanted = (models / "round-00002.safetensors").read_bytes()
+    (models / "last.safetensors").unlink()
+    (models / "round-00003.0a1b2c3d.tmp").write_bytes(b"half a model")
+    resumed(run).aggregator.close()
+    assert (models / "last.safetensors").read_bytes() == wanted
+    assert not list(models.glob("*.tmp"))
+
+
+def test_a_best_round_whose_model_was_not_kept_stops_nobody(begin: Begin) -> None:
+    run = begin(ZERO, rounds=9, stop_metric="eval.accuracy")
+    for number in range(4):
+        run.fold_all(
+            [("a", delta(number)), ("b", delta(number + 1))],
+            eval_metrics={"accuracy": number / 10, "loss": 1.0 + number},
+        )
+    run.aggregator.close()
+    assert not (run.folder / "models" / "round-00001.safetensors").exists()
+    again = EmbeddedRun.make(run.folder, ZERO, broker=run.broker, rounds=9, stop_metric="eval.loss").start()
+    again.fold_all([("a", delta(8)), ("b", delta(9))], eval_metrics={"loss": 9.0})
+    assert again.round == 6
+    again.aggregator.close()
+
+
 def test_a_finished_run_goes_on_when_it_is_given_more_rounds(begin: Begin) -> None:
     run = begin(ZERO, rounds=1)
     run.fold_all([("a", delta(0)), ("b", delta(1))])
