@@ -7,10 +7,11 @@ The commit rule, the only one that neither loses nor doubles:
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from aggregator.checkpoint import StateDirectory
+from aggregator.events import Committed, UpdateDecided, Watcher, unwatched
 from aggregator.fold_kernel import Kernel
 from aggregator.intake import Update
 from aggregator.ledger import Accumulated, Ledger, RoundResult, UpdateRow, Verdict
@@ -35,12 +36,14 @@ class OpenRound:
         specs: Specs,
         kernel: Kernel | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tell: Watcher = unwatched,
     ) -> None:
         self.number = number
         self._epoch = epoch
         self._directory, self._ledger, self._transport = directory, ledger, transport
         self._specs, self._kernel = specs, kernel
         self._clock = clock
+        self._tell = tell
         self._rows: list[UpdateRow] = []
         self._keys: dict[tuple[int, str], str] = {}
         self._deliveries: list[Delivery] = []
@@ -66,23 +69,26 @@ class OpenRound:
 
     def fold(self, update: Update, delivery: Delivery, row: UpdateRow, *, weight: float, base_weight: int) -> None:
         """Adds an update to the sum. After an UnfitMessage or BlobLost, half of it may be in: then ``mend`` it."""
+        begun_at = time.perf_counter()
         self._add(update.pieces(self._transport), lambda offset, piece: self.sum.add(offset, piece, weight))
+        fold_s = time.perf_counter() - begun_at
         self.num_folded += 1
         self.total += base_weight
         self._keys[update.head.key] = update.head.instance
-        self.note(replace(row, num_bytes=update.num_wire_bytes), delivery, blob=update.blob_name)
+        self._note([replace(row, num_bytes=update.num_wire_bytes)], delivery, blob=update.blob_name, fold_s=fold_s)
 
     def fold_partial(self, partial: PartialSum, delivery: Delivery, rows: list[UpdateRow], *, base_weight: int) -> None:
         """Adds a partial sum: all of its updates, which have these rows. Fails as ``fold`` does."""
         bound = partial.head.bound
         pieces = partial.pieces(self._transport)
+        begun_at = time.perf_counter()
         self._add(pieces, lambda offset, piece: self.sum.add_limbs(offset, piece, bound=bound))
+        fold_s = (time.perf_counter() - begun_at) / max(1, len(rows))
         self.num_folded += len(rows)
         self.total += base_weight
         for update in partial.head.updates:
             self._keys[partial.head.round, update.worker] = update.instance
-        self._rows.extend(rows)
-        self.note(None, delivery, blob=partial.blob_name)
+        self._note(rows, delivery, blob=partial.blob_name, fold_s=fold_s)
 
     def _add(self, pieces: Iterator[tuple[int, Buffer]], add: Callable[[int, Buffer], None]) -> None:
         begun = False
@@ -97,8 +103,14 @@ class OpenRound:
 
     def note(self, row: UpdateRow | None, delivery: Delivery | None, *, blob: str | None = None) -> None:
         """Remembers a decision until the commit: a ledger row, a delivery to ack, a blob to delete."""
-        if row is not None:
+        self._note([] if row is None else [row], delivery, blob=blob)
+
+    def _note(
+        self, rows: Iterable[UpdateRow], delivery: Delivery | None, *, blob: str | None, fold_s: float | None = None
+    ) -> None:
+        for row in rows:
             self._rows.append(row)
+            self._tell(UpdateDecided(row=row, fold_s=fold_s))
         if delivery is not None:
             self._deliveries.append(delivery)
         if blob is not None:
@@ -137,11 +149,13 @@ class OpenRound:
         """Makes durable what was decided, and how many workers are there; then acks it."""
         if self._oldest_at is None:
             return
+        begun_at = time.perf_counter()
         accumulated = self._committed
         if accumulated is None or accumulated.num_folded != self.num_folded:
             accumulated = self._write_sum() if self.num_folded else None
         self._ledger.commit(self._rows, accumulated, num_present=num_present)
         self._committed = accumulated
+        self._tell_committed(begun_at)
         self._settle()
         self._directory.remove_sums(self._epoch, but=accumulated.file if accumulated else None)
 
@@ -159,9 +173,14 @@ class OpenRound:
         self, result: RoundResult, *, next_round: int | None, install: Callable[[], None], num_present: int = 0
     ) -> None:
         """Commits the end of the round; ``install`` puts its model, which is on the disk already, in its place."""
+        begun_at = time.perf_counter()
         self._ledger.close_round(
             self.number, self._rows, result, next_round=next_round, install=install, num_present=num_present
         )
+        self._tell_committed(begun_at)
+
+    def _tell_committed(self, begun_at: float) -> None:
+        self._tell(Committed(rows=tuple(self._rows), seconds=time.perf_counter() - begun_at))
 
     def settle(self) -> None:
         """After the end of the round is committed and told: acks, and frees what it needed."""

@@ -6,8 +6,7 @@ Here the pure parts meet the wire. ``step()`` handles one event, an update, a si
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -16,6 +15,17 @@ from aggregator.broadcast import Broadcaster
 from aggregator.checkpoint import NewModel, StateDirectory
 from aggregator.early_stop import reason_to_stop
 from aggregator.evaluation import CentralEvaluation
+from aggregator.events import (
+    RoundClosed,
+    RoundMoved,
+    RoundOpened,
+    RunEnded,
+    RunOpened,
+    RunStopped,
+    Watcher,
+    WorkerSeen,
+    unwatched,
+)
 from aggregator.fedavg import discount, next_tensors
 from aggregator.fold_kernel import kernel
 from aggregator.intake import Expected, Update, base_weight_of, read_update
@@ -26,7 +36,7 @@ from aggregator.prefetch import affordable_prefetch
 from aggregator.presence import Attendance, PartialUploads, Uploads
 from aggregator.retention import best_of, rounds_to_keep
 from aggregator.rounds import Close, ClosedBy, Extended, Round, decide
-from aggregator.run import open_run
+from aggregator.run import Run, open_run
 from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
 from broker import malloc
@@ -69,7 +79,7 @@ class Aggregator:
         *,
         asks_again: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        on_round: Callable[[Mapping[str, Any]], None] = lambda row: None,
+        on_event: Watcher = unwatched,
     ) -> None:
         self.is_finished = False
         self._settings = settings
@@ -77,7 +87,8 @@ class Aggregator:
         self._transport = transport
         self._asks_again = asks_again
         self._clock = clock
-        self._on_round = on_round
+        self._tell = on_event
+        self._last_move: RoundMoved | None = None
         self._policy = settings.policy
         self._kernel = kernel() if settings.compiled_fold else None
         self._topology = settings.topology
@@ -114,11 +125,25 @@ class Aggregator:
             run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
         )
         log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
+        self._tell_opened(run)
         del model, shared
         self._give_back_memory()
         best = best_of(self._ledger.rounds(), self._settings.stop_metric)
         self._best_so_far = [] if best is None else [self._ledger.round(best[1])]
         self._go_on_after(self._ledger.last_closed_round())
+
+    def _tell_opened(self, run: Run) -> None:
+        settings = self._settings
+        self._tell(
+            RunOpened(
+                run=settings.run,
+                run_id=run.run_id,
+                queue=settings.queue,
+                state=settings.state,
+                num_rounds=settings.rounds,
+                last_closed_round=self._ledger.last_closed_round(),
+            )
+        )
 
     def _initial_model(self) -> nn.Module:
         torch.manual_seed(self._settings.seed)
@@ -172,6 +197,7 @@ class Aggregator:
         self._broadcaster.ensure(number)
         self._start_clock(number)
         self._report_at = self._clock()
+        self._tell_round_opened()
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -196,6 +222,7 @@ class Aggregator:
         if not self.is_finished:
             self._commit()
             log.info("stopped in round %d; run the same command again to go on", self._round.number)
+            self._tell(RunStopped(round=self._round.number))
 
     def close(self) -> None:
         """Leaves the queue and the ledger; what was not committed is delivered again."""
@@ -222,13 +249,11 @@ class Aggregator:
 
     def _do_what_is_due(self) -> None:
         now = self._clock()
+        num_folded, num_present = self._open_round.num_folded, self._attendance.num_present(now=now)
         self._round, decision = decide(
-            self._policy,
-            self._round,
-            now=now,
-            num_folded=self._open_round.num_folded,
-            num_present=self._attendance.num_present(now=now),
+            self._policy, self._round, now=now, num_folded=num_folded, num_present=num_present
         )
+        self._tell_move(num_folded, num_present)
         if isinstance(decision, Close):
             self._close_round(decision.by)
             return
@@ -242,6 +267,24 @@ class Aggregator:
         is_due = oldest_at is not None and now >= oldest_at + self._settings.commit_every_s
         if is_due or self._open_round.num_pending > self._prefetch // 2:
             self._commit()
+
+    def _tell_round_opened(self) -> None:
+        num_folded = self._open_round.num_folded
+        self._tell(RoundOpened(round=self._round.number, num_folded=num_folded))
+        self._tell_move(num_folded, self._attendance.num_present(now=self._clock()))
+
+    def _tell_move(self, num_folded: int, num_present: int) -> None:
+        move = RoundMoved(
+            round=self._round.number,
+            num_folded=num_folded,
+            target=self._policy.target(num_present),
+            num_present=num_present,
+            deadline_at=self._round.deadline_at,
+            is_extended=self._round.is_extended,
+        )
+        if move != self._last_move:
+            self._last_move = move
+            self._tell(move)
 
     def _commit(self) -> None:
         self._open_round.commit(num_present=self._attendance.num_present(now=self._clock()))
@@ -265,6 +308,7 @@ class Aggregator:
         if presence.worker != delivery.sender:
             return
         self._uploads.note(presence)
+        self._tell(WorkerSeen(presence=presence))
         if self._attendance.note(presence, now=self._clock()) and self._broadcaster.tell_conflict(presence.worker):
             log.warning(
                 "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
@@ -403,6 +447,7 @@ class Aggregator:
             specs=self._encoding.folded,
             kernel=self._kernel,
             clock=self._clock,
+            tell=self._tell,
         )
         self._partial_uploads = self._partials_of(number, self._open_round.num_folded)
         self._start_clock(number)
@@ -452,6 +497,7 @@ class Aggregator:
             self._broadcaster.publish(number + 1, body)
             self._give_back_memory()
             self._open(number + 1)
+            self._tell_round_opened()
             closed.settle()
         self._delete_abandoned_partials(partial_uploads)
         self._prune(number)
@@ -513,6 +559,7 @@ class Aggregator:
             self._directory.write_summary(summarize(self._ledger, settings, metric=metric, stopped=reason))
         self.is_finished = True
         log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary)
+        self._tell(RunEnded(reason=reason))
 
     def _prune(self, last: int) -> None:
         best = best_of([*self._best_so_far, self._ledger.round(last)], self._settings.stop_metric)
@@ -537,4 +584,4 @@ class Aggregator:
             row["seconds"],
             metrics,
         )
-        self._on_round(row)
+        self._tell(RoundClosed(row=row))

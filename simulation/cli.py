@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from aggregator.events import Event, RoundClosed
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.command import configure_logging, exit_code_of, on_signals
@@ -67,9 +68,11 @@ class _SoFar:
         self._num_workers = num_workers
         self._num_closed, self._metrics = 0, ""
 
-    def closed(self, row: Mapping[str, Any]) -> None:
-        self._num_closed, self._metrics = int(row["round"]), _shown(row["metrics"] or row["worker_metrics"])
-        self._tell(self._num_closed, self._metrics)
+    def look(self, event: Event) -> None:
+        if isinstance(event, RoundClosed):
+            row = event.row
+            self._num_closed, self._metrics = int(row["round"]), _shown(row["metrics"] or row["worker_metrics"])
+            self._tell(self._num_closed, self._metrics)
 
     def answered(self, num_answered: int) -> None:
         if num_answered < self._num_workers:
@@ -101,7 +104,7 @@ class Simulation:
         broker = MemoryBroker()
         settings = self._run_settings.model_copy(update={"quorum": self._quorum_of_all()})
         with contextlib.ExitStack() as stack:
-            aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_round=so_far.closed)
+            aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_event=so_far.look)
             slots = self._slots(stack)
 
             def stop() -> None:
@@ -141,7 +144,7 @@ class Simulation:
     def _over_rabbitmq(self, so_far: "_SoFar") -> bool:
         transport = RabbitMQ(self._run_settings, role="simulation")
         with contextlib.closing(transport):
-            aggregator = Aggregator(self._run_settings, self._task, transport, on_round=so_far.closed)
+            aggregator = Aggregator(self._run_settings, self._task, transport, on_event=so_far.look)
             workers = WorkerProcesses(
                 self._settings,
                 queue=self._run_settings.queue,

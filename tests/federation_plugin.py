@@ -11,6 +11,7 @@ import pytest
 from federation import ATTENTIVE, Federation
 from rabbitmq_node import RabbitNode
 
+from aggregator.events import Event, RoundClosed
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.memory import MemoryBroker, MemoryTransport
@@ -44,15 +45,20 @@ def undisturbed_sha256(tmp_path: Path) -> Callable[..., str]:
         broker = MemoryBroker()
         sites = {name: load_task(ATTENTIVE, Site(name=name)) for name in names}
         slot = LocalSlot(sites, topology=Topology(settings.queue), inline_cap=settings.inline_cap)
-        rows: list[str] = []
+        digests: list[str] = []
+
+        def look(event: Event) -> None:
+            if isinstance(event, RoundClosed):
+                digests.append(event.row["model_sha256"])
+
         aggregator = Aggregator(
             settings,
             load_task(ATTENTIVE, Site()),
             MemoryTransport(broker),
-            on_round=lambda row: rows.append(row["model_sha256"]),
+            on_event=look,
         )
         run_embedded(aggregator, broker, [slot])
-        assert len(rows) == rounds
-        return rows[-1]
+        assert len(digests) == rounds
+        return digests[-1]
 
     return run

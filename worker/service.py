@@ -23,6 +23,16 @@ from broker.transport import Delivery, Source, Transport
 from learning.task import Plan, Task
 from worker.carried import Carried, InMemory, Store
 from worker.error_feedback import compress
+from worker.events import (
+    ModelReceived,
+    RoundLeft,
+    RoundTrained,
+    RunFinished,
+    StateChanged,
+    UpdateSent,
+    Watcher,
+    unwatched,
+)
 from worker.trainer import Diverged, Trained, Trainer, derived_seed
 
 log = logging.getLogger(__name__)
@@ -46,7 +56,7 @@ class Worker:
         device: str = "cpu",
         carried: Store | None = None,
         model: nn.Module | None = None,
-        on_state: Callable[[Presence], None] = lambda presence: None,
+        on_event: Watcher = unwatched,
         announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
@@ -60,7 +70,7 @@ class Worker:
         self._trainer = Trainer(task, device=device, model=model)
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
-        self._on_state = on_state
+        self._tell = on_event
         self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
@@ -146,10 +156,12 @@ class Worker:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
             self._delete_last_blob(head)
             self.is_finished = True
+            self._tell(RunFinished(run_id=head.run_id, num_rounds=head.round - 1))
             return
         misfit = self._trainer.misfit(head.tensors, head.shared)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
+        begun_at = time.perf_counter()
         try:
             state = read_model(head, payload, self._transport)
         except BlobLost as error:
@@ -160,6 +172,7 @@ class Worker:
             log.warning("round %3d: the model is dropped: %s", head.round, error)
             self._done = before
             return
+        self._tell(ModelReceived(head=head, num_bytes=head.num_bytes, seconds=time.perf_counter() - begun_at))
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
@@ -186,13 +199,17 @@ class Worker:
             if not cancel.was_seen:
                 self._send(head, trained, eval_metrics, carried)
             elif not self._is_stopping:
-                log.info("round %3d: is over; training stopped after %.2f s", head.round, trained.train_s)
+                self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
         except Diverged as error:
-            log.error("round %3d: no update: %s", head.round, error)
+            self._leave_round(head, f"no update: {error}", level=logging.ERROR)
         except BlobLost:
             self._carried.forget(head.run_id, head.round)
-            log.info("round %3d: is over; the update was not sent to its end", head.round)
+            self._leave_round(head, "is over; the update was not sent to its end")
         self._set_state("idle", head.round)
+
+    def _leave_round(self, head: ModelHead, reason: str, *, level: int = logging.INFO) -> None:
+        log.log(level, "round %3d: %s", head.round, reason)
+        self._tell(RoundLeft(round=head.round, reason=reason))
 
     def _fresh(self, head: ModelHead) -> Carried:
         """What is carried into the first round of a run."""
@@ -250,6 +267,16 @@ class Worker:
         if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
             after = Carried(residual=compressed.residual, home=trained.home)
             self._carried.keep(head.run_id, head.round, before=carried, after=after)
+        self._tell(
+            RoundTrained(
+                round=head.round,
+                num_samples=trained.num_samples,
+                train_s=trained.train_s,
+                metrics=trained.metrics,
+                eval_metrics=eval_metrics,
+            )
+        )
+        begun_at = time.perf_counter()
         payload, blob, sha256 = self._payload(head, encoding, compressed.encoded)
         update = UpdateHead(
             tensors=encoding.encoded,
@@ -266,7 +293,10 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=eval_metrics,
         )
-        self._transport.send(encode(update, payload), worker=self._name, num_shards=head.num_shards)
+        body = encode(update, payload)
+        self._transport.send(body, worker=self._name, num_shards=head.num_shards)
+        num_bytes = len(body) + (num_bytes_of(encoding.encoded) if blob else 0)
+        self._tell(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
             head.round,
@@ -313,7 +343,7 @@ class Worker:
             self.announce()
         else:
             self._announce_soon()
-        self._on_state(self.presence)
+        self._tell(StateChanged(presence=self.presence))
 
     def announce(self) -> None:
         """Sends a sign of life. May be called from any thread."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aggregator.events import Watcher, unwatched
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.codec import decode, encode
@@ -95,11 +96,12 @@ class EmbeddedRun:
         *,
         broker: MemoryBroker | None = None,
         clock: Clock | None = None,
+        on_event: Watcher = unwatched,
         **changes: Any,
     ) -> "EmbeddedRun":
         fields = {"task": "mine", "rounds": 3, "quorum": "2", "state": folder} | changes
         settings, broker, clock = AggregatorSettings(**fields), broker or MemoryBroker(), clock or Clock()
-        aggregator = Aggregator(settings, problem, MemoryTransport(broker), clock=clock)
+        aggregator = Aggregator(settings, problem, MemoryTransport(broker), clock=clock, on_event=on_event)
         return cls(folder, problem, settings, broker, clock, aggregator, MemoryTransport(broker))
 
     def start(self) -> "EmbeddedRun":

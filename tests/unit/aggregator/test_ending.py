@@ -153,11 +153,3 @@ def test_a_worker_s_count_of_samples_cannot_turn_the_metrics_of_others(begin: Be
     run.send("b", ONE, eval_metrics={"accuracy": 0.9, "num_samples": -99.0})
     run.settle()
     assert 0.5 <= run.summary["final"]["worker_metrics"]["eval.accuracy"] <= 0.9
-
-
-def test_a_callback_hears_of_every_round(begin: Begin) -> None:
-    run = begin(StateTask(ZERO), rounds=2, quorum="1")
-    heard: list[int] = []
-    run.aggregator._on_round = lambda row: heard.append(row["round"])
-    finish(run)
-    assert heard == [1, 2]

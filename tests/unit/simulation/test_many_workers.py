@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from aggregator.checkpoint import StateDirectory
+from aggregator.events import RoundClosed
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.errors import ExitCode
@@ -100,8 +101,8 @@ class Counted:
 
 def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tmp_path: Path) -> None:
     settings = AggregatorSettings(task="counted", rounds=2, quorum="1000", state=tmp_path / "state", commit_every_s=1e9)
-    broker, rows, waiting = MemoryBroker(), [], []
-    aggregator = Aggregator(settings, Counted(0), MemoryTransport(broker), on_round=rows.append)
+    broker, events, waiting = MemoryBroker(), [], []
+    aggregator = Aggregator(settings, Counted(0), MemoryTransport(broker), on_event=events.append)
     Counted.num_models = 0
     slots = [
         LocalSlot(
@@ -116,7 +117,8 @@ def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tm
     run_embedded(aggregator, broker, slots, on_answer=lambda number: waiting.append(len(broker.queues[Source.UPDATES])))
 
     assert Counted.num_models == len(slots) + 1  # and the aggregator's
-    assert [row["num_folded"] for row in rows] == [1000, 1000]
+    closed = [event.row for event in events if isinstance(event, RoundClosed)]
+    assert [row["num_folded"] for row in closed] == [1000, 1000]
     assert waiting == [1] * 2000
     torch.manual_seed(settings.seed)
     mean_of_all = Counted(0).model().weight + 2 * sum(range(1000)) / 1000

@@ -16,6 +16,7 @@ from broker.tensors import State, chunks, cut, digest_of, specs_of, state_from
 from broker.topology import Topology
 from broker.transport import Source
 from learning.task import Plan
+from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
 from worker.service import Worker
 from worker.trainer import derived_seed
 
@@ -56,11 +57,15 @@ class Site:
         self.broker = MemoryBroker()
         self.aggregator = MemoryTransport(self.broker)
         self.task = Steps()
-        self.states: list[Presence] = []
+        self.events: list[Event] = []
         self.transport = MemoryTransport(self.broker)
-        fields = {"topology": TOPOLOGY, "inline_cap": 2**20, "on_state": self.states.append} | settings
+        fields = {"topology": TOPOLOGY, "inline_cap": 2**20, "on_event": self.events.append} | settings
         self.worker = Worker("site-a", self.task, self.transport, **fields)
         self.worker.start()
+
+    @property
+    def states(self) -> list[Presence]:
+        return [event.presence for event in self.events if isinstance(event, StateChanged)]
 
     def publish(
         self, round_number: int = 1, *, state: State = STATE, payload: bytes | None = None, **changes: Any
@@ -434,3 +439,22 @@ def test_a_worker_keeps_the_blob_of_another_run() -> None:
     site.publish(9, run_id="demo.2", is_finished=True)
     site.worker.step()
     assert set(site.broker.blobs) == {TOPOLOGY.update_blob("site-a", "demo.1", 2)}
+
+
+def test_who_looks_on_hears_of_each_round_and_of_the_end(site: Site) -> None:
+    site.publish(1)
+    site.worker.step()
+    site.task.between = lambda step: site.publish(3, is_finished=True)
+    site.publish(2)
+    site.worker.step()
+
+    def told(kind: type) -> list[Any]:
+        return [event for event in site.events if isinstance(event, kind)]
+
+    assert [event.head.round for event in told(ModelReceived)] == [1, 2]
+    (trained,), (sent,), (left,), (finished,) = map(told, (RoundTrained, UpdateSent, RoundLeft, RunFinished))
+    assert (trained.round, trained.num_samples, trained.metrics["loss"]) == (1, 5, 0.25)
+    assert (sent.round, sent.num_bytes) == (1, len(site.broker.queues[Source.UPDATES][0][1]))
+    assert left.round == 2
+    assert "is over" in left.reason
+    assert (finished.run_id, finished.num_rounds) == ("demo.1", 2)
