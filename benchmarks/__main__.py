@@ -15,7 +15,18 @@ from pathlib import Path
 from rabbitmq_node import NodeError
 from rich.console import Console
 
-from benchmarks import facts, federation, folding, machine, memory, raw_pika, table
+from benchmarks import (
+    compression_table,
+    facts,
+    federation,
+    folding,
+    machine,
+    many_workers,
+    memory,
+    partials,
+    raw_pika,
+    table,
+)
 from benchmarks.figures import FEDMQ, MB, Row
 from benchmarks.peers import environments, flower, nvflare_simulator
 from benchmarks.place import ROOT, Failed, Place
@@ -25,7 +36,7 @@ from benchmarks.workload import Workload, failed_row
 log = logging.getLogger(__name__)
 
 _EXAMPLES = """\
-  make bench                                                       a quarter of an hour; no peers, nothing above 100 MB
+  make bench                                                       half an hour; no peers, nothing above 100 MB
   make bench BENCH_ARGS='--json bench.json'
   make bench BENCH_ARGS='--only overhead,payload --peers'          beside Flower and NVFLARE
   make bench BENCH_ARGS='--only payload --payload-mb 100'
@@ -60,6 +71,8 @@ class Bench:
         for num_mb in self._given.payload_mb:
             workload = Workload(f"payload {num_mb} MB", num_mb * MB, num_rounds=5, timeout_s=120 + 6 * num_mb)
             yield federation.with_multiples(self._fedmq(workload), workload, self._idle_mb)
+            compiled = partial(federation.measure, workload, self._place, is_compiled=True)
+            yield _measured(workload, federation.COMPILED, compiled)
             for size in (RELEASED_BYTES, RAISED_BYTES):
                 measure = partial(raw_pika.measure, workload, self._place, receive_bytes=size)
                 yield _measured(workload, raw_pika.SIZES[size], measure)
@@ -98,6 +111,15 @@ class Bench:
     def fold(self) -> Iterator[Row]:
         yield from folding.rows()
 
+    def compression(self) -> Iterator[Row]:
+        return map(compression_table.bench_row, compression_table.rows(seeds=1))
+
+    def workers(self) -> Iterator[Row]:
+        return map(many_workers.bench_row, many_workers.rows())
+
+    def partials(self) -> Iterator[Row]:
+        return partials.bench_rows()
+
     def limits_after(self) -> Iterator[Row]:
         """The same again: a machine that others use too is not the same for ten minutes."""
         yield from machine.rows(self._place.folder, when="after")
@@ -114,7 +136,7 @@ def _measured(workload: Workload, system: str, measure: Callable[[], Row]) -> Ro
         return failed_row(workload, system, error)
 
 
-_WORKLOADS = ("limits", "overhead", "payload", "memory", "fold")
+_WORKLOADS = ("limits", "overhead", "payload", "memory", "fold", "compression", "workers", "partials")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """Accuracy and bytes of each compression, in one table: digits, 8 workers, Dirichlet 0.5, 20 rounds, embedded broker.
 
-python benchmarks/compression_table.py                    three seeds, some minutes
-python benchmarks/compression_table.py --seeds 1 --json compression.json
+python -m benchmarks.compression_table                    three seeds, some minutes
+python -m benchmarks.compression_table --seeds 1 --json compression.json
 
 Bytes are those of an update on the wire with its header, from the ledger; accuracy is that of the final model on the
 central test data, and the mean over the seeds. Same seeds, same figures, on one machine.
@@ -21,6 +21,8 @@ from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks import figures
 
 RUN = ("--task", "digits", "--workers", "8", "--partition", "dirichlet:0.5", "--rounds", "20", "--no-baselines")
 _ROOT = Path(__file__).parents[1]
@@ -79,6 +81,18 @@ def rows(*, seeds: int = 3, run: tuple[str, ...] = RUN) -> Iterator[Row]:
             highest_accuracy=max(accuracies),
             loss=fmean(each.loss for each in runs),
         )
+
+
+def bench_row(row: Row) -> figures.Row:
+    """The same for the table of ``make bench``."""
+    zstd = f", zstd {row.zstd}" if row.zstd else ""
+    return figures.Row(
+        workload="compression",
+        system=f"{figures.FEDMQ}, {row.compression}{zstd}",
+        unit="of the bytes",
+        value=figures.Spread.of([row.share_of_none]),
+        note=f"{row.update_bytes:,.0f} bytes an update; accuracy {row.accuracy:.4f}",
+    )
 
 
 def _measured(compression: str, zstd: int, seed: int, run: tuple[str, ...]) -> _Run:

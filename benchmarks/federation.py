@@ -16,16 +16,18 @@ QUEUE = "bench"
 IDLE_BYTES = 40_000
 
 
-def measure(workload: Workload, place: Place) -> Row:
+COMPILED = f"{FEDMQ} --compiled-fold"
+
+
+def measure(workload: Workload, place: Place, *, is_compiled: bool = False) -> Row:
     """Seconds from one round to the next, as the ledger tells them, and what all processes used meanwhile."""
     with place.room("fedmq") as room, room.broker() as broker, room.commands() as commands:
         settings = {"FEDMQ_BROKER": broker.url, "MODEL_BYTES": str(workload.num_bytes)}
         common = ("--queue", QUEUE, "--task", TASK)
         state = room.folder / "state"
         rounds = ("--rounds", str(workload.rounds_to_run), "--quorum", str(workload.num_workers))
-        aggregator = commands.product(
-            "aggregator.cli", *common, *rounds, "--state", str(state), name="aggregator", **settings
-        )
+        own = ("--state", str(state), *(["--compiled-fold"] if is_compiled else []))
+        aggregator = commands.product("aggregator.cli", *common, *rounds, *own, name="aggregator", **settings)
         workers = [
             commands.product("worker.cli", *common, "--name", f"worker-{index}", name=f"worker-{index}", **settings)
             for index in range(workload.num_workers)
@@ -45,7 +47,7 @@ def measure(workload: Workload, place: Place) -> Row:
         num_rounds=len(opened.seconds),
         num_processes={"worker": workload.num_workers},
     )
-    return row_of(workload, FEDMQ, opened.seconds, usage)
+    return row_of(workload, COMPILED if is_compiled else FEDMQ, opened.seconds, usage)
 
 
 def idle_mb(place: Place) -> Mapping[str, float]:

@@ -34,6 +34,7 @@ from rabbitmq_node import RabbitNode
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import figures
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.topology import Topology
@@ -81,6 +82,17 @@ def rows(
         yield _embedded(num_workers, num_rounds, jobs)
     for num_workers in connected:
         yield _connected(num_workers, num_rounds)
+
+
+def bench_row(row: Row) -> figures.Row:
+    """The same for the table of ``make bench``."""
+    peaks = {"aggregator": row.peak_mb, "worker": row.workers_mb, "broker": row.broker_mb}
+    return figures.Row(
+        workload=f"workers {row.num_workers}, digits",
+        system=f"{figures.FEDMQ}, {row.over}",
+        value=figures.Spread.of(row.rounds_s[1:] or row.rounds_s),
+        usage=figures.Usage(peak_mb={role: peak for role, peak in peaks.items() if peak is not None}),
+    )
 
 
 def _embedded(num_workers: int, num_rounds: int, jobs: int) -> Row:

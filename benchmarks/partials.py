@@ -25,6 +25,7 @@ import psutil
 from pydantic import SecretStr
 from rabbitmq_node import RabbitNode
 
+from benchmarks import figures
 from broker.codec import decode, encode
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
 from broker.rabbitmq import RabbitMQ
@@ -65,6 +66,21 @@ def rows(*, num_workers: int, update_mb: int, counts: Sequence[int], num_rounds:
             yield _measured(
                 node.url, Path(folder) / str(number), number, num_workers, update_mb=update_mb, num_rounds=num_rounds
             )
+
+
+_BENCH_WORKERS, _BENCH_MB, _BENCH_ROUNDS = 32, 10, 5
+
+
+def bench_rows() -> Iterator[figures.Row]:
+    """A root alone, and with one and with two partials, for the table of ``make bench``."""
+    for row in rows(num_workers=_BENCH_WORKERS, update_mb=_BENCH_MB, counts=(0, 1, 2), num_rounds=_BENCH_ROUNDS):
+        median_s, lowest_s, highest_s = row.round_s
+        yield figures.Row(
+            workload=f"partials {row.num_workers} workers, {row.update_mb} MiB",
+            system=f"{figures.FEDMQ}, --shards {row.num_partials}" if row.num_partials else figures.FEDMQ,
+            value=figures.Spread(median_s, lowest_s, highest_s, _BENCH_ROUNDS),
+            usage=figures.Usage(cpu_s={"aggregator": row.root_cpu_s}),
+        )
 
 
 def _measured(url: str, folder: Path, number: int, num_workers: int, *, update_mb: int, num_rounds: int) -> Row:
