@@ -5,16 +5,19 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from aggregator.fold_kernel import kernel
 from aggregator.partial import PartialAggregator
+from aggregator.report import NAME as REPORT
+from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker import malloc
 from broker.command import configure_logging, exit_code_of, on_signals
-from broker.errors import ExitCode, LeadershipLost, QueueMissing
+from broker.errors import ExitCode, LeadershipLost, QueueMissing, StateError
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
 from broker.transport import Transport
@@ -93,7 +96,17 @@ def _lead(settings: AggregatorSettings, task: Task | None, stopping: threading.E
             on_signals(stop)
             aggregator.start()
             aggregator.run()
+            if aggregator.is_finished and task is not None:
+                _report(settings.state)
     return ExitCode.OK if aggregator.is_finished else ExitCode.INTERRUPTED
+
+
+def _report(state: Path) -> None:
+    """The run is over and its model out: a page that cannot be written is no failure of it."""
+    try:
+        log.info("%s", write_report(state))
+    except (OSError, StateError) as error:
+        log.warning("no %s: %s", REPORT, error)
 
 
 def _wait_to_lead(transport: Transport, stopping: threading.Event) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -125,6 +126,7 @@ class Aggregator:
             run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
         )
         log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
+        self._ledger.record({"settings": self._plain_settings()})
         self._tell_opened(run)
         del model, shared
         self._give_back_memory()
@@ -553,13 +555,17 @@ class Aggregator:
 
     def _end(self, reason: str) -> None:
         """The final model is out: what remains is to say so."""
-        settings = self._settings.model_dump(mode="json", exclude={"broker"})
         metric = self._settings.stop_metric
         with self._ledger.transaction():
-            self._directory.write_summary(summarize(self._ledger, settings, metric=metric, stopped=reason))
+            summary = summarize(self._ledger, self._plain_settings(), metric=metric, stopped=reason)
+            self._directory.write_summary(summary)
         self.is_finished = True
         log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary)
         self._tell(RunEnded(reason=reason))
+
+    def _plain_settings(self) -> dict[str, Any]:
+        """All but what nobody is to read."""
+        return self._settings.model_dump(mode="json", exclude={"broker"})
 
     def _prune(self, last: int) -> None:
         best = best_of([*self._best_so_far, self._ledger.round(last)], self._settings.stop_metric)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aggregator.events import Event, RoundClosed
+from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.command import configure_logging, exit_code_of, on_signals
@@ -55,8 +56,11 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         return ExitCode.INTERRUPTED
     if settings.baselines and "baselines" not in summary:
         summary = simulation.add_baselines(summary)
+    report = write_report(simulation.folder)
     console.print(_table(summary))
-    console.print(f"model  {summary['final']['model_sha256']}\nstate  {simulation.folder}", soft_wrap=True)
+    console.print(
+        f"model  {summary['final']['model_sha256']}\nstate  {simulation.folder}\nreport {report}", soft_wrap=True
+    )
     return ExitCode.OK
 
 
