@@ -13,7 +13,7 @@ SOAK_ARGS ?= --rounds 1000
 BENCH_ARGS ?=
 DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
-PACKAGES := aggregator broker learning simulation worker
+PACKAGES := aggregator broker dashboard learning simulation worker
 SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
 PINS := pyproject.toml constraints.txt
 

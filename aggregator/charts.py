@@ -36,11 +36,11 @@ _VERDICT_COLOURS = {
 def learning_curves(rounds: Rows) -> dict[str, Figure]:
     """One figure a metric, over the rounds: centrally, at the sites, in training. ``rounds`` are flat rows."""
     shown = _thinned(rounds)
-    return {name: _curve(shown, name) for name in _metric_names(rounds)}
+    return {name: _curve(shown, name) for name in metric_names(rounds)}
 
 
-def _metric_names(rounds: Rows) -> list[str]:
-    """As they are found, central ones first; accuracy before loss before others."""
+def metric_names(rounds: Rows) -> list[str]:
+    """The metrics that these flat rows have, without ``eval.`` and ``train.``; accuracy before loss before others."""
     found: dict[str, None] = {}
     for prefix, *_ in _CURVES:
         for row in (*rounds[:1], *rounds[-1:]):
