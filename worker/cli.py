@@ -8,13 +8,13 @@ import torch
 from broker import malloc
 from broker.command import configure_logging, exit_code_of, on_signals
 from broker.errors import ExitCode
+from broker.heartbeat import Heartbeat
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings, redacted
 from broker.topology import Topology
 from learning import load_task
 from worker.carried import OnDisk
 from worker.device import pick_device
-from worker.heartbeat import Heartbeat
 from worker.name import default_name
 from worker.service import Worker
 from worker.settings import WorkerSettings

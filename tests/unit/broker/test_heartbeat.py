@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from broker.heartbeat import Heartbeat
 from worker import heartbeat
-from worker.heartbeat import Heartbeat
 
 SOON_S = 30.0
 
