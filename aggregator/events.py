@@ -11,6 +11,14 @@ from typing import Any
 
 from aggregator.ledger import UpdateRow
 from broker.messages import Presence
+from broker.watching import Transferring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingBy:
+    """Another aggregator leads the queue; told by the command, before there is a service."""
+
+    queue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +100,17 @@ class RunStopped:
 
 
 Event = (
-    RunOpened | RoundOpened | RoundMoved | WorkerSeen | UpdateDecided | Committed | RoundClosed | RunEnded | RunStopped
+    StandingBy
+    | RunOpened
+    | RoundOpened
+    | RoundMoved
+    | WorkerSeen
+    | Transferring
+    | UpdateDecided
+    | Committed
+    | RoundClosed
+    | RunEnded
+    | RunStopped
 )
 Watcher = Callable[[Event], None]
 

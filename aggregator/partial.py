@@ -238,7 +238,8 @@ class PartialAggregator:
                 self._start_over()
             return
         self._pending.note(update, delivery, now=self._clock())
-        log.info("round %3d ← %-16s %6d samples", update.head.round, update.head.worker, update.head.num_samples)
+        fields = {"round": update.head.round, "worker": update.head.worker, "num_samples": update.head.num_samples}
+        log.info("round %3d ← %-16s %6d samples", *fields.values(), extra=fields)
 
     # -- sending --------------------------------------------------------------------------------------------
 

@@ -2,10 +2,12 @@
 
 Both ends talk over a pipe, in messages of bytes as the embedded broker has them. A parcel is a line of text (source,
 sender, name of the blob, number of its parts; tab-separated), then the body, then each part. An empty line ends an
-answer; one that begins with ``error`` is followed by the error's text, and ends it all.
+answer; one that begins with ``error`` is followed by the error's text, and ends it all. One that begins with ``log``
+(level, logger) is followed by what was logged, which belongs between the lines of the process at the other end.
 """
 
 import contextlib
+import logging
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ from simulation.slot import LocalSlot, Parcel
 
 _LEAVE_S = 10.0
 _ERROR = "error"
+_LOG = "log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,8 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 def _serve(pipe: Connection, plan: SlotPlan) -> None:
     """The process: takes models and answers them until the other end is closed."""
-    configure_logging(plan.log_level)
+    logged = _Logged()
+    configure_logging(plan.log_level, handler=logged)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
         try:
@@ -139,12 +143,32 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
                 (model,) = _received(pipe, at_most=1)
                 slot.offer(model)
                 for _ in range(slot.num_workers):
-                    for parcel in slot.answer():
+                    parcels = slot.answer()
+                    logged.send(pipe)
+                    for parcel in parcels:
                         _send(pipe, parcel)
                     pipe.send_bytes(b"")
         except FedmqError as error:
+            logged.send(pipe)
             pipe.send_bytes(f"{_ERROR}\t{type(error).__name__}".encode())
             pipe.send_bytes(str(error).encode())
+
+
+class _Logged(logging.Handler):
+    """What was logged here since it was sent last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append((f"{_LOG}\t{record.levelno}\t{record.name}", self.format(record)))
+
+    def send(self, pipe: Connection) -> None:
+        lines, self._lines = self._lines, []
+        for line, text in lines:
+            pipe.send_bytes(line.encode())
+            pipe.send_bytes(text.encode(errors="replace"))
 
 
 def _send(pipe: Connection, parcel: Parcel) -> None:
@@ -160,6 +184,10 @@ def _received(pipe: Connection, *, at_most: int | None = None) -> Iterator[Parce
         kind, *rest = line.split("\t")
         if kind == _ERROR:
             raise _error(rest[0], pipe.recv_bytes().decode())
+        if kind == _LOG:
+            level, name = rest
+            logging.getLogger(name).log(int(level), "%s", pipe.recv_bytes().decode())
+            continue
         sender, blob, num_parts = rest
         body = pipe.recv_bytes()
         yield Parcel(Source(kind), sender, body, blob, tuple(pipe.recv_bytes() for _ in range(int(num_parts))))
