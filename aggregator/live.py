@@ -46,19 +46,23 @@ _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
 class AggregatorView:
     """Watches one aggregator, from its start over times of standing by to its end.
 
-    Any thread may tell it of events, and ask for what is to be seen; it holds a few numbers a worker.
+    Any thread may tell it of events, and ask for what is to be seen; it holds a few numbers a worker. ``title`` is
+    its first line, by default the run, its queue and its state directory.
     """
 
-    def __init__(self, *, alive_s: float = ALIVE_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, title: str = "", alive_s: float = ALIVE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
+        self._title = title
         self._alive_s = alive_s
         self._round = 0
-        self._has_ended = False
+        self._ended_at: float | None = None
         self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
         self._state = "connecting"
         self._finishing: str | None = None
         self._run: RunOpened | None = None
-        self._run_opened_at = self._round_opened_at = clock()
+        self._run_opened_at = self._round_opened_at = self._closed_at = clock()
         self._move: RoundMoved | None = None
         self._num_closed = 0
         self._num_closed_here = 0
@@ -98,7 +102,7 @@ class AggregatorView:
             case RunOpened():
                 self._open_run(event)
             case RunEnded(reason=reason):
-                self._has_ended = True
+                self._ended_at = self._clock()
                 self._state = f"finished: {reason}"
             case RunStopped(round=number):
                 self._state = f"stopped in round {number}"
@@ -114,7 +118,7 @@ class AggregatorView:
 
     @property
     def is_over(self) -> bool:
-        return self._has_ended
+        return self._ended_at is not None
 
     def doing(self) -> str:
         return f"committing round {self._round}" if self._round else "leaving"
@@ -151,6 +155,7 @@ class AggregatorView:
         row = event.row
         self._num_closed = self._round = int(row["round"])
         self._num_closed_here += 1
+        self._closed_at = self._clock()
         self._open_counts.clear()
         for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
@@ -175,9 +180,11 @@ class AggregatorView:
     def show(self, rows: Rows) -> None:
         """The rows of the run. The caller has the lock, or is alone."""
         now = self._clock()
+        if self._title:
+            rows.words("run", self._title)
         if self._run is not None:
             self._show_run(rows, self._run, now)
-        if self._move is not None and not self._has_ended:
+        if self._move is not None and self._ended_at is None:
             self._show_round(rows, self._move, now)
             self._show_workers(rows, now)
         rows.trends(self._ordered_trends())
@@ -188,26 +195,28 @@ class AggregatorView:
 
     def show_state(self, rows: Rows) -> None:
         if self._state:
-            rows.words("state", self._state)
-        if self._has_ended or self._state.startswith("stopped"):
+            rows.note("state", self._state)
+        if self._ended_at is not None or self._state.startswith("stopped"):
             return
         if self._finishing is not None:
-            rows.words("", Text(self._finishing, style="bold yellow"))
+            rows.note("", Text(self._finishing, style="bold yellow"))
         else:
-            rows.words("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
+            rows.note("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
 
     def _show_run(self, rows: Rows, run: RunOpened, now: float) -> None:
-        rows.words("run", f"{run.run_id}  queue {run.queue}  state {run.state}")
-        elapsed_s = now - self._run_opened_at
-        words = f"{self._num_closed} of {run.num_rounds} rounds  {duration(elapsed_s)}"
+        if not self._title:
+            rows.words("run", f"{run.run_id}  queue {run.queue}  state {run.state}")
+        elapsed_s = (now if self._ended_at is None else self._ended_at) - self._run_opened_at
+        words = f"{self._num_closed} of {run.num_rounds}  {duration(elapsed_s)}"
         num_left = run.num_rounds - self._num_closed
-        if self._num_closed_here and num_left > 0 and not self._has_ended:
-            left_s = (self._round_opened_at - self._run_opened_at) / self._num_closed_here * num_left
+        if self._num_closed_here and num_left > 0 and self._ended_at is None:
+            left_s = (self._closed_at - self._run_opened_at) / self._num_closed_here * num_left
             words += f"  about {duration(left_s)} to go"
         rows.bar("rounds", self._num_closed, run.num_rounds, words)
 
     def _show_round(self, rows: Rows, move: RoundMoved, now: float) -> None:
         words = f"{move.num_folded:,} of {move.target:,} updates"
+        words += ", closing" if move.num_folded >= move.target else ""
         rows.bar(f"round {move.round}", move.num_folded, move.target, words)
         if move.deadline_at is None:
             return

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.filesize import decimal
+from rich.filesize import decimal, pick_unit_and_suffix
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -14,17 +14,20 @@ from broker.printable import printable
 from broker.trend import Trend
 from broker.watching import LinkChanged, Transferring
 
-_LABEL_WIDTH = 9
+_LABEL_WIDTH, _WIDE_LABEL_WIDTH = 9, 14
+_WIDE = 70
 _MIN_BAR_WIDTH, _MAX_BAR_WIDTH = 8, 40
 _MAX_NAME = 24
+_MAX_NOTE_LINES = 3
 _MAX_TRENDS = 4
+_UNITS = ["bytes", "kB", "MB", "GB", "TB"]
 
 
 class Rows:
     """A live view as it is at one moment."""
 
     def __init__(self) -> None:
-        self._rows: list[_Bar | _Words | _Items] = []
+        self._rows: list[_Bar | _Words | _Note | _Items] = []
 
     def bar(self, label: str, done: float, total: float, words: str | Text, *, style: str = "cyan") -> None:
         """A bar, and words behind it."""
@@ -33,6 +36,10 @@ class Rows:
     def words(self, label: str, words: str | Text) -> None:
         """One line; what does not fit is left out."""
         self._rows.append(_Words(label, _text(words)))
+
+    def note(self, label: str, words: str | Text) -> None:
+        """A sentence, on up to three lines."""
+        self._rows.append(_Note(label, _text(words)))
 
     def items(self, label: str, items: Iterable[Text], *, num_more: int = 0, max_lines: int = 3) -> None:
         """Side by side, on as many lines as it takes; at the end of the last line, how many there are beyond."""
@@ -45,12 +52,14 @@ class Rows:
                 self._rows.append(_Words(trend.name, Text(), trend))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = max(1, options.max_width - _LABEL_WIDTH - 1)
+        most = _WIDE_LABEL_WIDTH if options.max_width >= _WIDE else _LABEL_WIDTH
+        label_width = min(most, max((len(row.label) for row in self._rows), default=0))
+        width = max(1, options.max_width - label_width - 1)
         grid = Table.grid(padding=(0, 1, 0, 0))
-        grid.add_column(width=_LABEL_WIDTH, no_wrap=True, style="dim")
+        grid.add_column(width=label_width, no_wrap=True, style="dim")
         grid.add_column(max_width=width)
         for row in self._rows:
-            for label, line in row.lines(width, is_ascii=options.ascii_only):
+            for label, line in row.lines(width, console=console, is_ascii=options.ascii_only):
                 grid.add_row(Text(label, overflow="ellipsis", no_wrap=True), line)
         yield grid
 
@@ -63,7 +72,7 @@ class _Bar:
     words: Text
     style: str
 
-    def lines(self, width: int, *, is_ascii: bool) -> list[tuple[str, Table | Text]]:
+    def lines(self, width: int, *, console: Console, is_ascii: bool) -> list[tuple[str, Table | Text]]:
         bar_width = min(_MAX_BAR_WIDTH, max(_MIN_BAR_WIDTH, width // 3))
         bar = ProgressBar(
             total=max(self.total, 1e-9),
@@ -85,9 +94,19 @@ class _Words:
     words: Text
     trend: Trend | None = None
 
-    def lines(self, width: int, *, is_ascii: bool) -> list[tuple[str, Table | Text]]:
+    def lines(self, width: int, *, console: Console, is_ascii: bool) -> list[tuple[str, Table | Text]]:
         words = self.words if self.trend is None else _trend_words(self.trend, width, is_ascii=is_ascii)
         return [(self.label, _on_one_line(words))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    label: str
+    words: Text
+
+    def lines(self, width: int, *, console: Console, is_ascii: bool) -> list[tuple[str, Table | Text]]:
+        lines = self.words.wrap(console, width)[:_MAX_NOTE_LINES]
+        return [(self.label if index == 0 else "", _on_one_line(line)) for index, line in enumerate(lines)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,7 @@ class _Items:
     num_more: int
     max_lines: int
 
-    def lines(self, width: int, *, is_ascii: bool) -> list[tuple[str, Table | Text]]:
+    def lines(self, width: int, *, console: Console, is_ascii: bool) -> list[tuple[str, Table | Text]]:
         lines, num_shown = _packed(self.items, width, self.max_lines)
         num_more = self.num_more + len(self.items) - num_shown
         if num_more and lines:
@@ -125,7 +144,7 @@ def _trend_words(trend: Trend, width: int, *, is_ascii: bool) -> Text:
     assert trend.best is not None
     style = {None: "", True: "green", False: "yellow"}[trend.is_better]
     words = Text(f"{_number(trend.last)} ").append(trend.arrow, style=style)
-    best = f"best {_number(trend.best[1])} in round {trend.best[0]}"
+    best = f"best {_number(trend.best[1])}, round {trend.best[0]}"
     room = min(32, width - words.cell_len - len(best) - 4)
     if room >= 4 and not is_ascii:
         words.append("  ").append(trend.sparkline(room).ljust(room), style="cyan")
@@ -181,11 +200,20 @@ class Flow:
             return
         seconds = self._moved_at - self._begun_at
         speed = f"  {decimal(round(event.num_bytes / seconds))}/s" if seconds > 0 and event.num_bytes else ""
-        words = Text(f"{decimal(event.num_bytes)} of {decimal(event.total_bytes)}{speed}  ")
+        words = Text(f"{_share(event)}{speed}  ")
         words.append(printable(event.what, at_most=_MAX_NAME + 10), style="dim")
         if self._is_broken:
             words.append("  broke off", style="yellow")
         rows.bar(self._label, event.num_bytes, event.total_bytes, words)
+
+
+def _share(event: Transferring) -> str:
+    """Such as ``52.4 of 104.9 MB``, and ``104.9 MB`` when all of it is there."""
+    total = decimal(event.total_bytes)
+    if event.num_bytes == event.total_bytes:
+        return total
+    unit, suffix = pick_unit_and_suffix(event.total_bytes, _UNITS, 1000)
+    return f"{event.num_bytes / unit:.1f} of {event.total_bytes / unit:.1f} {suffix}"
 
 
 class Links:
@@ -201,4 +229,4 @@ class Links:
 
     def show(self, rows: Rows, *, now: float) -> None:
         for problem, since in list(self._problems.values())[:1]:
-            rows.words("broker", Text(f"for {duration(now - since)}: {printable(problem)}", style="yellow"))
+            rows.note("broker", Text(f"for {duration(now - since)}: {printable(problem)}", style="yellow"))

@@ -164,6 +164,7 @@ class _Screen:
         try:
             while not self._stopping.wait(_REFRESH_S):
                 self._draw()
+            self._frame.is_last = True
             self._draw()
         except Exception:
             self._stopping.set()
@@ -191,12 +192,14 @@ class _Frame:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self.is_last = False
         self._widths: list[int] = []
         self._console_width = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(self._view, options.update(height=None), pad=False)
-        lines = lines[: max(1, console.height - 1)]
+        lines = lines[: max(1, console.height - 2)]
+        lines += [] if self.is_last else [[]]  # where the terminal shows ^C
         self._widths, self._console_width = [Segment.get_line_length(line) for line in lines], console.width
         for line in lines:
             yield from line

@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(SimulationSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    view = SimulationView()
     run_settings = settings.of_aggregator()
     state = run_settings.state
+    view = SimulationView(f"{settings.task}, {settings.workers:,} workers  state {state}")
     with Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal:
         if settings.log_level == "INFO" and not terminal.is_live:
             log.setLevel(logging.INFO)

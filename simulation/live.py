@@ -14,8 +14,8 @@ from broker.messages import Presence
 class SimulationView(AggregatorView):
     """Watches one simulation. ``training`` says what the workers in this process are at."""
 
-    def __init__(self) -> None:
-        super().__init__(alive_s=math.inf)  # a worker in this process says something when it is its turn
+    def __init__(self, title: str = "") -> None:
+        super().__init__(title=title, alive_s=math.inf)  # a worker in this process says something when it is its turn
         self._is_done = False
         self.training: Callable[[], Sequence[Presence]] = tuple
         self._compared: tuple[int, int, str] | None = None
@@ -52,7 +52,7 @@ class SimulationView(AggregatorView):
         yield rows
 
     def _show_training(self, rows: Rows) -> None:
-        if self._has_ended:
+        if self._ended_at is not None:
             return
         for presence in self.training():
             if presence.state == "training":

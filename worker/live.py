@@ -127,16 +127,16 @@ class WorkerView:
             words = f"{self._num_sent} updates, {decimal(self._sent_bytes)}"
             rows.words("sent", f"{words}  received {decimal(self._received_bytes)}")
         if self._last:
-            rows.words("last", self._last)
+            rows.note("last", self._last)
         self._download.show(rows)
         self._upload.show(rows)
         self._links.show(rows, now=now)
         if self._state == "leaving":
             return
         if self._finishing is not None:
-            rows.words("", Text(self._finishing, style="bold yellow"))
+            rows.note("", Text(self._finishing, style="bold yellow"))
         else:
-            rows.words("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
+            rows.note("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
 
     def _show_state(self, rows: Rows, now: float) -> None:
         elapsed_s = now - self._since
