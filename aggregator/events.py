@@ -4,7 +4,7 @@ Told from the service's thread, in order. Only ``Committed`` is for good: what w
 told a second time, after a restart or when a broken update made the sum go back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class RunOpened:
     state: Path
     num_rounds: int
     last_closed_round: int
+    closed: Sequence[Mapping[str, Any]] = ()
+    """The ledger's rows of the rounds that are over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,9 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
@@ -56,13 +57,18 @@ class AggregatorView:
         self._clock = clock
         self._title = title
         self._alive_s = alive_s
+        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
+        self._finishing: str | None = None
+        self._links = Links()
+        self._forget_run("connecting")
+
+    def _forget_run(self, state: str) -> None:
+        """Nothing is known of a run; another aggregator may go on with it."""
+        self._state = state
         self._round = 0
         self._ended_at: float | None = None
-        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
-        self._state = "connecting"
-        self._finishing: str | None = None
         self._run: RunOpened | None = None
-        self._run_opened_at = self._round_opened_at = self._closed_at = clock()
+        self._run_opened_at = self._round_opened_at = self._closed_at = self._clock()
         self._move: RoundMoved | None = None
         self._num_closed = 0
         self._num_closed_here = 0
@@ -72,7 +78,6 @@ class AggregatorView:
         self._open_counts: Counter[str] = Counter()
         self._trends: dict[str, Trend] = {}
         self._upload, self._download = Flow("↑ model"), Flow("↓ update")
-        self._links = Links()
 
     # -- what happens ---------------------------------------------------------------------------------------
 
@@ -98,7 +103,7 @@ class AggregatorView:
             case RoundClosed():
                 self._close_round(event)
             case StandingBy(queue=queue):
-                self._state = f"standing by: another aggregator leads queue '{queue}'"
+                self._forget_run(f"standing by: another aggregator leads queue '{queue}'")
             case RunOpened():
                 self._open_run(event)
             case RunEnded(reason=reason):
@@ -106,6 +111,7 @@ class AggregatorView:
                 self._state = f"finished: {reason}"
             case RunStopped(round=number):
                 self._state = f"stopped in round {number}"
+                self._move = None
             case _:
                 pass
 
@@ -140,9 +146,11 @@ class AggregatorView:
             self._answers[row.worker] = row.verdict
 
     def _open_run(self, event: RunOpened) -> None:
-        self._run, self._num_closed = event, event.last_closed_round
-        self._run_opened_at, self._num_closed_here = self._clock(), 0
-        self._state = ""
+        self._forget_run("")
+        self._run = event
+        for row in event.closed:
+            self._note_row(row)
+        self._num_closed, self._num_closed_here = event.last_closed_round, 0
 
     def _open_round(self, event: RoundOpened) -> None:
         self._round, self._round_opened_at, self._move = event.round, self._clock(), None
@@ -152,11 +160,13 @@ class AggregatorView:
         self._state = ""
 
     def _close_round(self, event: RoundClosed) -> None:
-        row = event.row
-        self._num_closed = self._round = int(row["round"])
+        self._note_row(event.row)
         self._num_closed_here += 1
         self._closed_at = self._clock()
         self._open_counts.clear()
+
+    def _note_row(self, row: Mapping[str, Any]) -> None:
+        self._num_closed = self._round = int(row["round"])
         for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
         for name, value in (row["metrics"] or row["worker_metrics"]).items():

@@ -168,6 +168,7 @@ class Aggregator:
                 state=settings.state,
                 num_rounds=settings.rounds,
                 last_closed_round=self._ledger.last_closed_round(),
+                closed=list(self._ledger.rounds()),
             )
         )
 
