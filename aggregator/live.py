@@ -58,7 +58,7 @@ class AggregatorView:
         self._title = title
         self._alive_s = alive_s
         self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
-        self._finishing: str | None = None
+        self._is_finishing = False
         self._links = Links()
         self._forget_run("connecting")
 
@@ -119,8 +119,8 @@ class AggregatorView:
         with self._lock:
             self._links.note(change, now=self._clock())
 
-    def finishing(self, words: str) -> None:
-        self._finishing = words
+    def finishing(self) -> None:
+        self._is_finishing = True
 
     @property
     def is_over(self) -> bool:
@@ -208,10 +208,7 @@ class AggregatorView:
             rows.note("state", self._state)
         if self._ended_at is not None or self._state.startswith("stopped"):
             return
-        if self._finishing is not None:
-            rows.note("", Text(self._finishing, style="bold yellow"))
-        else:
-            rows.note("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
+        rows.keys(is_finishing=self._is_finishing)
 
     def _show_run(self, rows: Rows, run: RunOpened, now: float) -> None:
         if not self._title:

@@ -41,6 +41,13 @@ class Rows:
         """A sentence, on up to three lines."""
         self._rows.append(_Note(label, _text(words)))
 
+    def keys(self, *, is_finishing: bool) -> None:
+        """What Ctrl-C does now."""
+        if is_finishing:
+            self.note("", Text("finishing; Ctrl-C again stops at once", style="bold yellow"))
+        else:
+            self.note("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
+
     def items(self, label: str, items: Iterable[Text], *, num_more: int = 0, max_lines: int = 3) -> None:
         """Side by side, on as many lines as it takes; at the end of the last line, how many there are beyond."""
         self._rows.append(_Items(label, list(items), num_more, max_lines))

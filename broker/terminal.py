@@ -43,8 +43,8 @@ class View(Protocol):
     def is_over(self) -> bool:
         """Whether the command did what it was started for."""
 
-    def finishing(self, words: str) -> None:
-        """From now on the view says these words. Called from a signal handler."""
+    def finishing(self) -> None:
+        """The command was told to stop. Called from a signal handler."""
 
     def place(self) -> str:
         """How far the command is, such as ``in round 7``; empty if it has not begun. Called from a signal handler."""
@@ -108,9 +108,11 @@ class Terminal:
         self._is_told_to_stop = True
         again = "press Ctrl-C" if number == signal.SIGINT else "send SIGTERM"
         words = f"finishing: {self._view.doing()}; {again} again to stop at once"
-        self._view.finishing(words)
+        self._view.finishing()
         if self._screen is None:
             self._say(words)
+        else:
+            self._screen.say(words)
 
     def _leave(self) -> None:
         if self._screen is not None:
@@ -154,6 +156,10 @@ class _Screen:
         """Draws the last of it, and gives the terminal back."""
         self._stopping.set()
         self._thread.join(_STUCK_S)
+
+    def say(self, words: str) -> None:
+        """A line above the view. Safe in a signal handler."""
+        self._lines.append(Text(words, style="bold yellow"))
 
     def abandon(self) -> None:
         """Gives the terminal back at once, in a signal handler."""

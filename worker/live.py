@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.filesize import decimal
-from rich.text import Text
 
 from broker.live_rows import Flow, Links, Rows, duration, name_of
 from broker.messages import ModelHead, Presence
@@ -39,7 +38,7 @@ class WorkerView:
         self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
         self._state = "idle"
         self._since = clock()
-        self._finishing: str | None = None
+        self._is_finishing = False
         self._head: ModelHead | None = None
         self._num_sent = self._sent_bytes = self._received_bytes = 0
         self._last = ""
@@ -82,8 +81,8 @@ class WorkerView:
         with self._lock:
             self._links.note(change, now=self._clock())
 
-    def finishing(self, words: str) -> None:
-        self._finishing = words
+    def finishing(self) -> None:
+        self._is_finishing = True
 
     def place(self) -> str:
         return f"in round {self._round}" if self._round else ""
@@ -133,10 +132,7 @@ class WorkerView:
         self._links.show(rows, now=now)
         if self._state == "leaving":
             return
-        if self._finishing is not None:
-            rows.note("", Text(self._finishing, style="bold yellow"))
-        else:
-            rows.note("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
+        rows.keys(is_finishing=self._is_finishing)
 
     def _show_state(self, rows: Rows, now: float) -> None:
         elapsed_s = now - self._since
