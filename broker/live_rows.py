@@ -60,7 +60,7 @@ class Rows:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         most = _WIDE_LABEL_WIDTH if options.max_width >= _WIDE else _LABEL_WIDTH
-        label_width = min(most, max((len(row.label) for row in self._rows), default=0))
+        label_width = min(most, max([_LABEL_WIDTH, *(len(row.label) for row in self._rows)]))
         width = max(1, options.max_width - label_width - 1)
         grid = Table.grid(padding=(0, 1, 0, 0))
         grid.add_column(width=label_width, no_wrap=True, style="dim")
