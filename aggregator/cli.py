@@ -12,6 +12,7 @@ from aggregator.events import StandingBy
 from aggregator.fold_kernel import kernel
 from aggregator.live import AggregatorView
 from aggregator.partial import PartialAggregator
+from aggregator.partial_live import PartialView
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker import malloc
@@ -49,14 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    view = AggregatorView()
     is_root = settings.role == "root"
+    view = AggregatorView() if is_root else PartialView(settings.shard or "", queue=settings.queue)
     state = settings.state if is_root else None
-    with Terminal(settings, view, prog=_PROG, argv=argv, state=state, has_view=is_root) as terminal:
+    with Terminal(settings, view, prog=_PROG, argv=argv, state=state) as terminal:
         return _run(settings, terminal, view)
 
 
-def _run(settings: AggregatorSettings, terminal: Terminal, view: AggregatorView) -> ExitCode:
+def _run(settings: AggregatorSettings, terminal: Terminal, view: AggregatorView | PartialView) -> ExitCode:
     """Leads, and stands by whenever another one does, until the run is finished or told to stop."""
     malloc.keep_little()
     torch.set_num_threads(1)  # the initial model is then the same on any machine
@@ -85,7 +86,7 @@ def _lead(
     task: Task | None,
     stopping: threading.Event,
     terminal: Terminal,
-    view: AggregatorView,
+    view: AggregatorView | PartialView,
     *,
     asks_again: bool,
 ) -> ExitCode:
@@ -100,9 +101,11 @@ def _lead(
         if not _wait_to_lead(transport, stopping, lambda: view.look(StandingBy(queue=settings.queue))):
             return ExitCode.INTERRUPTED
         aggregator: Aggregator | PartialAggregator
-        if task is None:
+        if isinstance(view, PartialView):
             aggregator = PartialAggregator(settings, transport)
+            view.leads(aggregator)
         else:
+            assert task is not None
             aggregator = Aggregator(settings, task, transport, asks_again=asks_again, on_event=fan_out(view.look))
         with contextlib.closing(aggregator):
 

@@ -1,5 +1,6 @@
 """What an aggregator's person sees while a run goes on: events in, rows of a live view out."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -240,6 +241,8 @@ class AggregatorView:
         if num_answered:
             words.append(f", {num_answered:,} answered", style="green")
         if not self._seen and not num_answered:
+            if math.isinf(self._alive_s):
+                return  # they are there, and have not said so yet
             words.append("; waiting for some to join", style="dim")
         rows.words("workers", words)
         if len(self._seen.keys() | self._answers.keys()) <= _MAX_ITEMS:

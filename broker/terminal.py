@@ -70,7 +70,6 @@ class Terminal:
         argv: Sequence[str] | None = None,
         state: Path | None = None,
         level: str | None = None,
-        has_view: bool = True,
     ) -> None:
         self._view = view
         self._go_on = command_line(prog, argv, state=state)
@@ -78,7 +77,7 @@ class Terminal:
         self._screen: _Screen | None = None
         self._is_told_to_stop = False
         level = level or settings.log_level
-        if has_view and settings.live and settings.log_format == "text" and is_foreground_terminal():
+        if settings.live and settings.log_format == "text" and is_foreground_terminal():
             self._screen = _Screen(view, self._formatter)
             configure_logging(level, handler=self._screen.handler)
         else:

@@ -150,6 +150,7 @@ class Simulation:
                 queue=self._run_settings.queue,
                 inline_cap=settings.inline_cap,
                 log_level=_level(settings),
+                is_live=self._terminal.is_live,
                 num_sites=settings.workers,
                 state=self.folder / "workers",
                 indices=range(job, settings.workers, jobs),
