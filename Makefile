@@ -7,12 +7,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_ARGS ?=
+TEST_JOBS ?= 3
 CHAOS_ARGS ?= --seeds 20 --rounds 12
 SOAK_ARGS ?= --rounds 1000
 BENCH_ARGS ?=
 DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
-PACKAGES := aggregator broker learning simulation worker
+PACKAGES := aggregator broker dashboard learning simulation worker
 SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
 PINS := pyproject.toml constraints.txt
 
@@ -30,13 +31,14 @@ help:
 	@echo
 	@echo 'PYTHON=...       the interpreter to use; without it, the first on PATH that is 3.11 or newer'
 	@echo 'DEMO_ARGS=...    arguments of fl-simulate       PYTEST_ARGS=...  further arguments of pytest'
+	@echo 'TEST_JOBS=3      tests that run at a time: they mostly wait for processes; 0: one after the other, in this process'
 	@echo 'On Linux without a GPU, PIP_EXTRA_INDEX_URL set to the index of PyTorch'"'"'s CPU wheels saves gigabytes.'
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/fl-simulate $(DEMO_ARGS)
 
 test: $(VENV)/.installed-test rabbitmq
-	FEDMQ_REQUIRE_BROKER=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	FEDMQ_REQUIRE_BROKER=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 chaos: $(VENV)/.installed-test rabbitmq
 	PYTHONPATH=tests:. $(BIN)/python -m chaos.storm $(CHAOS_ARGS)

@@ -1,1 +1,11 @@
-"""The global model: rounds, exact mean, checkpoint, ledger. `fl-aggregator` is in cli.py."""
+"""The global model: rounds, exact mean, checkpoint, ledger. `fl-aggregator` is in cli.py.
+
+From Python: a ``History`` of any run's state directory; an ``Aggregator`` to lead one, with its settings and events.
+"""
+
+from aggregator import events
+from aggregator.history import History
+from aggregator.service import Aggregator
+from aggregator.settings import AggregatorSettings
+
+__all__ = ["Aggregator", "AggregatorSettings", "History", "events"]

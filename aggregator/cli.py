@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,11 +14,13 @@ from aggregator.fold_kernel import kernel
 from aggregator.live import AggregatorView
 from aggregator.partial import PartialAggregator
 from aggregator.partial_live import PartialView
+from aggregator.report import NAME as REPORT
+from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker import malloc
 from broker.command import exit_code_of
-from broker.errors import ExitCode, LeadershipLost, QueueMissing
+from broker.errors import ExitCode, LeadershipLost, QueueMissing, StateError
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
 from broker.terminal import Terminal
@@ -116,7 +119,17 @@ def _lead(
             terminal.on_signals(stop)
             aggregator.start()
             aggregator.run()
+            if aggregator.is_finished and task is not None:
+                _report(settings.state)
     return ExitCode.OK if aggregator.is_finished else ExitCode.INTERRUPTED
+
+
+def _report(state: Path) -> None:
+    """The run is over and its model out: a page that cannot be written is no failure of it."""
+    try:
+        log.info("%s", write_report(state))
+    except (OSError, StateError) as error:
+        log.warning("no %s: %s", REPORT, error)
 
 
 def _wait_to_lead(transport: Transport, stopping: threading.Event, tell: Callable[[], None]) -> bool:

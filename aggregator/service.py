@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -151,6 +152,7 @@ class Aggregator:
             self._directory.folder,
             extra={"run_id": run.run_id, "queue": self._settings.queue, IS_SHOWN: True},
         )
+        self._ledger.record({"settings": self._plain_settings()})
         self._tell_opened(run)
         del model, shared
         self._give_back_memory()
@@ -609,14 +611,18 @@ class Aggregator:
 
     def _end(self, reason: str) -> None:
         """The final model is out: what remains is to say so."""
-        settings = self._settings.model_dump(mode="json", exclude={"broker"})
         metric = self._settings.stop_metric
         with self._ledger.transaction():
-            self._directory.write_summary(summarize(self._ledger, settings, metric=metric, stopped=reason))
+            summary = summarize(self._ledger, self._plain_settings(), metric=metric, stopped=reason)
+            self._directory.write_summary(summary)
         self.is_finished = True
         fields = {"run_id": self._expected.run_id, "reason": reason}
         log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary, extra=fields)
         self._tell(RunEnded(reason=reason))
+
+    def _plain_settings(self) -> dict[str, Any]:
+        """All but what nobody is to read."""
+        return self._settings.model_dump(mode="json", exclude={"broker"})
 
     def _prune(self, last: int) -> None:
         best = best_of([*self._best_so_far, self._ledger.round(last)], self._settings.stop_metric)

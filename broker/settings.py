@@ -136,7 +136,7 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
     try:
         return Sourced()
     except ValidationError as error:
-        raise SettingsError(_explained(error, prog)) from error
+        raise SettingsError(explained(error, prog)) from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -175,7 +175,8 @@ def _read_yaml(settings: type[BaseSettings], path: str) -> dict[str, object]:
     return content
 
 
-def _explained(error: ValidationError, prog: str) -> str:
+def explained(error: ValidationError, prog: str) -> str:
+    """All that is wrong with the settings of a command, on one line, without the broker's URL."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""

@@ -18,7 +18,7 @@ from learning.task import Site, Task
 
 BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
 METHODS = ("model", "train", "evaluate")
-OUR_PACKAGES = frozenset({"broker", "worker", "aggregator", "learning", "simulation"})
+OUR_PACKAGES = frozenset({"broker", "worker", "aggregator", "learning", "simulation", "dashboard"})
 
 # Two threads of one process may load the same file: the second waits, and gets the same module.
 _loading = threading.RLock()
@@ -37,7 +37,7 @@ def load_task(reference: str, site: Site) -> Task:
     except ValueError as error:
         raise TaskError(str(error)) from error
     found = _find(reference)
-    return _at_site(found, site, reference)
+    return at_site(found, site, reference)
 
 
 def _find(reference: str) -> object:
@@ -103,7 +103,11 @@ def _execute(path: Path, name: str) -> None:
         _blame(f"importing {path.name}", error)
 
 
-def _at_site(found: object, site: Site, reference: str) -> Task:
+def at_site(found: object, site: Site, reference: str) -> Task:
+    """The Task at `site` that `found` is, or that it returns when called with the site. Raises TaskError.
+
+    `reference` is what the error calls it.
+    """
     if not inspect.isclass(found) and not _missing_methods(found):
         return cast(Task, found)
     if not callable(found):

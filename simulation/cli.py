@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator.events import Event, RoundClosed
+from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.command import exit_code_of
@@ -64,10 +65,11 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
             return ExitCode.INTERRUPTED
         if settings.baselines and "baselines" not in summary:
             summary = simulation.add_baselines(summary)
+        report = write_report(state)
         view.done()
     console = Console()
     console.print(_table(summary))
-    console.print(f"model  {summary['final']['model_sha256']}\nstate  {state}", soft_wrap=True)
+    console.print(f"model  {summary['final']['model_sha256']}\nstate  {state}\nreport {report}", soft_wrap=True)
     return ExitCode.OK
 
 

@@ -53,7 +53,7 @@ def _fleet(folder: Path, node: RabbitNode, queue: str) -> Fleet:
     )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_broker_killed_in_an_upload_changes_no_bit(
     moment: str, expected: str, mortal_node: RabbitNode, tmp_path: Path, queue: str

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "learning": {"broker"},
     "worker": {"broker", "learning"},
     "aggregator": {"broker", "learning"},
+    "dashboard": {"broker", "aggregator"},
     "simulation": {"broker", "learning", "worker", "aggregator"},
 }
 LEARNING_MAY_IMPORT_OF_BROKER = {"broker.errors"}

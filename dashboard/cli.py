@@ -1,0 +1,72 @@
+"""``fl-dashboard``: serves the page of a run, or of all runs in a folder."""
+
+import contextlib
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+
+from broker.command import configure_logging, exit_code_of
+from broker.errors import ExitCode, SettingsError, StateError
+from broker.settings import read_settings
+from dashboard.server import Dashboard
+from dashboard.settings import DashboardSettings
+
+_PROG = "fl-dashboard"
+_DESCRIPTION = "Serves a page that follows a run: learning curves, who trained when, contributions, downloads."
+_EXAMPLES = """\
+  fl-dashboard --state state                          then open http://localhost:8080
+  fl-dashboard --state runs                           all simulations; the newest first
+  fl-dashboard --state /var/lib/fedmq/run-7 --broker amqp://user:secret@broker:5672/ --queue updates
+  fl-dashboard --host 0.0.0.0 --port 80               for others, too: whoever reaches the port sees the run
+it only reads: start, stop and kill it as you like."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return exit_code_of(lambda: _command(argv), prog=_PROG)
+
+
+def _command(argv: Sequence[str] | None) -> ExitCode:
+    settings = read_settings(DashboardSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    configure_logging(settings.log_level)
+    if not settings.state.is_dir():
+        raise StateError(f"--state: there is no folder {settings.state}")
+    with _listening(settings) as listening:
+        app = Dashboard(settings.state).app(host=settings.host)
+        port = listening.getsockname()[1]
+        host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else settings.host
+        print(f"http://{host}:{port}/ shows {settings.state}; Ctrl-C ends it", flush=True)
+        # a page that is open keeps its connection for ever, and is not waited for
+        config = uvicorn.Config(
+            app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=1
+        )
+        _Server(config).run(sockets=[listening])
+    return ExitCode.OK
+
+
+def _listening(settings: DashboardSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise SettingsError(
+            f"cannot serve at {settings.host}:{settings.port}: {error.strerror or error}; choose another --port"
+        ) from error
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """One that ends with code 0 at Ctrl-C: there is nothing to lose."""
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            super().run(sockets)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

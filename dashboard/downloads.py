@@ -1,0 +1,53 @@
+"""The ledger as CSV, row by row, for spreadsheets and for other programs."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from aggregator.history import History
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_AT_A_TIME = 500
+
+
+def rounds_csv(history: History) -> Iterator[str]:
+    """One line a closed round; metrics in columns of their own."""
+    rows = history.rounds()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return _lines(names, iter(rows))
+
+
+def updates_csv(history: History) -> Iterator[str]:
+    """One line an update, as the ledger has it; metrics as JSON."""
+    rows = history.updates()
+    first = next(rows, None)
+    if first is None:
+        return iter(())
+    return _lines(list(first), _chained(first, rows))
+
+
+def _chained(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield first
+    yield from rest
+
+
+def _lines(names: list[str], rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(names)
+    for number, row in enumerate(rows):
+        writer.writerow([_cell(row.get(name)) for name in names])
+        if number % _AT_A_TIME == 0:
+            yield text.getvalue()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Text that a spreadsheet would take for a formula gets an apostrophe: workers choose their names."""
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

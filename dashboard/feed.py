@@ -1,0 +1,86 @@
+"""What the page of one run shows, told to all who look, each time it changes.
+
+One reader a run, however many look, and none when nobody does. It asks the ledger's version, which costs next to
+nothing, and reads only when that is another one.
+"""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from aggregator.history import History
+from aggregator.overview import overview
+from broker.errors import StateError
+
+_LOOK_EVERY_S = 0.5
+_LIVE_EVERY_S = 2.0
+Live = Callable[[], dict[str, Any] | None]
+
+
+class Feed:
+    """One run's. ``live`` says what the broker has to say at the moment; it is asked every two seconds."""
+
+    def __init__(self, state: Path, *, live: Live | None = None) -> None:
+        self._state = state
+        self._live = live
+        self._changed = asyncio.Condition()
+        self._newest: str | None = None
+        self._num_looking = 0
+        self._reader: asyncio.Task[None] | None = None
+
+    async def messages(self) -> AsyncIterator[str]:
+        """The page's data as JSON: at once, and whenever it changes. What somebody is too slow for is left out."""
+        self._num_looking += 1
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
+        shown: str | None = None
+        try:
+            while True:
+                async with self._changed:
+                    while self._newest in (None, shown):
+                        await self._changed.wait()
+                    shown = self._newest
+                assert shown is not None
+                yield shown
+        finally:
+            self._num_looking -= 1
+            if not self._num_looking:
+                self.close()
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+        if self._reader is not None:
+            self._reader.cancel()
+        self._reader, self._newest = None, None
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                with History(self._state) as history:
+                    await self._follow(history)
+            except (StateError, sqlite3.Error, OSError) as error:  # not begun yet, replaced, or of no use
+                await self._tell({"waiting_for": str(error)})
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _follow(self, history: History) -> None:
+        known: object = None
+        live, live_at = None, -_LIVE_EVERY_S
+        data: dict[str, Any] = {}
+        while history.facts:
+            version, before, now = history.version(), live, asyncio.get_running_loop().time()
+            if self._live is not None and now - live_at >= _LIVE_EVERY_S:
+                live, live_at = await asyncio.to_thread(self._live), now
+            if version != known:
+                data, known = await asyncio.to_thread(overview, history), version
+                await self._tell(data | {"live": live})
+            elif live != before:
+                await self._tell(data | {"live": live})
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _tell(self, data: dict[str, Any]) -> None:
+        async with self._changed:
+            self._newest = json.dumps(data)
+            self._changed.notify_all()

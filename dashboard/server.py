@@ -1,0 +1,186 @@
+"""The page's addresses. All are GET, each reads, and a name in an address is looked up and never joined to a path."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Route
+
+from aggregator import report
+from aggregator.history import History
+from broker.errors import StateError
+from dashboard.downloads import rounds_csv, updates_csv
+from dashboard.feed import Feed, Live
+from dashboard.runs import Run, runs_in
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Dashboard:
+    """The runs in ``folder``, and who looks at them."""
+
+    def __init__(self, folder: Path, *, live: Live | None = None) -> None:
+        self._folder = folder
+        self._live = live
+        self._feeds: dict[str, Feed] = {}
+        self._pages = Environment(loader=PackageLoader("dashboard", "page"), autoescape=True, undefined=StrictUndefined)
+
+    def app(self, *, host: str = "127.0.0.1") -> Starlette:
+        """To be served at ``host``. At a loopback address no other name is answered, whatever a page elsewhere says."""
+        allowed = [*_LOOPBACK, "[::1]"] if host in _LOOPBACK else ["*"]
+        return Starlette(
+            routes=[
+                Route("/", self._index),
+                Route("/run/{name}/", self._page),
+                Route("/run/{name}/events", self._events),
+                Route("/run/{name}/rounds.csv", self._rounds_csv),
+                Route("/run/{name}/updates.csv", self._updates_csv),
+                Route("/run/{name}/summary.json", self._file("summary.json", "application/json")),
+                Route("/run/{name}/report.html", self._report),
+                Route("/run/{name}/models/{model}.safetensors", self._model),
+                Route("/static/{file}", _static),
+            ],
+            middleware=[
+                Middleware(TrustedHostMiddleware, allowed_hosts=allowed),
+                Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
+                Middleware(GZipMiddleware, minimum_size=2000),
+            ],
+            exception_handlers={StateError: _unreadable},
+        )
+
+    # -- pages ----------------------------------------------------------------------------------------------
+
+    async def _index(self, request: Request) -> Response:
+        """The one run there is; or all, to choose from."""
+        runs = runs_in(self._folder)
+        if len(runs) == 1:
+            return RedirectResponse(f"run/{next(iter(runs))}/")
+        shown = [(run, datetime.fromtimestamp(run.changed_at, UTC)) for run in runs.values()]
+        return self._html("index.html.j2", runs=shown, folder=self._folder)
+
+    async def _page(self, request: Request) -> Response:
+        run = self._run(request)
+        return self._html("run.html.j2", name=run.name, has_others=len(runs_in(self._folder)) > 1)
+
+    def _html(self, template: str, **values: object) -> HTMLResponse:
+        return HTMLResponse(self._pages.get_template(template).render(values))
+
+    async def _events(self, request: Request) -> Response:
+        run = self._run(request)
+        feed = self._feeds.setdefault(run.name, Feed(run.state, live=self._live))
+        return StreamingResponse(_server_sent(feed), media_type="text/event-stream")
+
+    def _run(self, request: Request) -> Run:
+        run = runs_in(self._folder).get(request.path_params["name"])
+        if run is None:
+            raise HTTPException(404, f"no run of that name in {self._folder}")
+        return run
+
+    # -- downloads ------------------------------------------------------------------------------------------
+
+    async def _rounds_csv(self, request: Request) -> Response:
+        return _csv(self._run(request), "rounds", rounds_csv)
+
+    async def _updates_csv(self, request: Request) -> Response:
+        return _csv(self._run(request), "updates", updates_csv)
+
+    async def _report(self, request: Request) -> Response:
+        """Its scripts are in it, so it gets rules of its own: they may run, and reach nothing."""
+        response = await self._file("report.html", "text/html")(request)
+        response.headers["Content-Security-Policy"] = "sandbox allow-scripts allow-downloads"
+        return response
+
+    def _file(self, name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+        async def serve(request: Request) -> Response:
+            path = self._run(request).state / name
+            if not path.is_file():
+                raise HTTPException(404, f"there is no {name} before the run is over")
+            return FileResponse(path, media_type=media_type)
+
+        return serve
+
+    async def _model(self, request: Request) -> Response:
+        run = self._run(request)
+        with History(run.state) as history:
+            path = history.models().get(request.path_params["model"])
+        if path is None:
+            raise HTTPException(404, "this model is not kept")
+        return FileResponse(path, filename=f"{run.name}-{path.name}", media_type="application/octet-stream")
+
+
+async def _server_sent(feed: Feed) -> AsyncIterator[str]:
+    async for message in feed.messages():
+        yield f"data: {message}\n\n"
+
+
+def _csv(run: Run, what: str, lines: Callable[[History], Iterator[str]]) -> Response:
+    history = History(run.state)
+
+    def stream() -> Iterator[str]:
+        with history:
+            yield from lines(history)
+
+    named = {"Content-Disposition": f'attachment; filename="{_plain(run.name)}-{what}.csv"'}
+    return StreamingResponse(stream(), media_type="text/csv; charset=utf-8", headers=named)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "_" for letter in name)
+
+
+_STATIC: dict[str, tuple[str, Callable[[], str]]] = {
+    "plotly.min.js": ("text/javascript", report.plotly_js),
+    "page.css": ("text/css", lambda: report.own_source("page.css")),
+    "draw.js": ("text/javascript", lambda: report.own_source("draw.js")),
+    "run.js": ("text/javascript", lambda: _own_source("run.js")),
+    "run.css": ("text/css", lambda: _own_source("run.css")),
+    "icon.svg": ("image/svg+xml", lambda: _own_source("icon.svg")),
+}
+
+
+def _own_source(name: str) -> str:
+    return (files("dashboard") / "page" / name).read_text(encoding="utf-8")
+
+
+async def _static(request: Request) -> Response:
+    found = _STATIC.get(request.path_params["file"])
+    if found is None:
+        raise HTTPException(404)
+    media_type, read = found
+    return Response(read(), media_type=media_type)
+
+
+async def _with_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    response = await call_next(request)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+async def _unreadable(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(str(error), status_code=503)

@@ -1,0 +1,24 @@
+"""All that can be set of ``fl-dashboard``."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from broker.messages import QueueName
+from broker.settings import BrokerUrl, WireSettings
+
+
+class DashboardSettings(WireSettings):
+    """One page server."""
+
+    state: Path = Field(
+        Path("state"),
+        description="state directory of a run, or a folder with several of them; the newest is shown first",
+    )
+    host: str = Field("127.0.0.1", description="address to serve at; 0.0.0.0: all, for whoever reaches this machine")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="port to serve at; 0: any that is free")
+    broker: BrokerUrl | None = Field(
+        None, description="URL of the run's RabbitMQ, to show who is present and what waits; by default only the ledger"
+    )
+    queue: QueueName = Field("updates", description="name of the run's results queue, with --broker")

@@ -1,0 +1,72 @@
+"""A simulation from Python, as in a notebook: ``history = simulate("digits", workers=8, rounds=20)``."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from aggregator.events import Watcher, unwatched
+from aggregator.history import History
+from aggregator.report import write_report
+from aggregator.service import Aggregator
+from broker.errors import SettingsError
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.settings import explained
+from broker.topology import Topology
+from learning import Site, Task, load_task
+from learning.loading import at_site
+from simulation.embedded import run_embedded
+from simulation.settings import SimulationSettings
+from simulation.sites import simulated_site, site_name
+from simulation.slot import LocalSlot
+
+_OF_THE_COMMAND = ("broker", "jobs", "baselines")
+
+
+def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = unwatched, **settings: Any) -> History:
+    """Runs a federation in this process, over the embedded broker, and returns what came of it.
+
+    ``task`` is what ``--task`` names, or the object itself: a Task, or a class or function that takes the Site.
+    ``settings`` are those of ``fl-simulate`` with underscores (``workers=8, partition="dirichlet:0.5"``); with the
+    same ones the bits are the same. ``state`` names the directory, and a run that is in it goes on. ``on_event`` hears
+    of each event of the aggregator. Raises a SettingsError or a TaskError that says what is wrong.
+    """
+    given = _settings(settings | {"task": task if isinstance(task, str) else _name_of(task)})
+    own = given.of_aggregator()
+    own = own.model_copy(update={"quorum": str(own.policy.quorum.target(given.workers))})
+    task_at = partial(load_task, task) if isinstance(task, str) else partial(at_site, task, reference=given.task)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # their number changes the last bits
+    try:
+        broker = MemoryBroker()
+        aggregator = Aggregator(
+            own, task_at(site=Site(partition=given.partition)), MemoryTransport(broker), on_event=on_event
+        )
+        sites = [simulated_site(index, given.workers, given.partition) for index in range(given.workers)]
+        slot = LocalSlot(
+            {site_name(index): task_at(site=site) for index, site in enumerate(sites)},
+            topology=Topology(own.queue),
+            inline_cap=given.inline_cap,
+            state=own.state / "workers",
+        )
+        run_embedded(aggregator, broker, [slot])
+    finally:
+        torch.set_num_threads(num_threads)
+    write_report(own.state)
+    return History(own.state)
+
+
+def _settings(given: dict[str, Any]) -> SimulationSettings:
+    foreign = [name for name in _OF_THE_COMMAND if name in given]
+    if foreign:
+        raise SettingsError(f"simulate() runs in this process; {', '.join(foreign)} is for the command fl-simulate")
+    try:
+        return SimulationSettings(**given)
+    except ValidationError as error:
+        raise SettingsError(explained(error, "fl-simulate")) from error
+
+
+def _name_of(task: object) -> str:
+    return getattr(task, "__name__", type(task).__name__)
