@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aggregator.checkpoint import StateDirectory
+from aggregator.events import Watcher, unwatched
 from aggregator.ledger import Ledger
 from aggregator.run import Run, newest_head
 from aggregator.settings import AggregatorSettings
@@ -12,6 +13,7 @@ from broker.messages import BlobRef, ModelHead
 from broker.tensors import Buffer, cut, num_bytes_of
 from broker.topology import Topology
 from broker.transport import Transport
+from broker.watching import told
 
 _MAX_CONFLICTS = 1000
 
@@ -35,8 +37,10 @@ class Broadcaster:
         transport: Transport,
         directory: StateDirectory,
         ledger: Ledger,
+        tell: Watcher = unwatched,
     ) -> None:
         self._run, self._settings = run, settings
+        self._tell = tell
         self._transport, self._directory, self._ledger = transport, directory, ledger
         self._topology = Topology(settings.queue)
         self._conflicts: set[str] = set()
@@ -66,8 +70,16 @@ class Broadcaster:
         if num_bytes_of(self._run.specs) <= self._settings.inline_cap:
             return Staged(b"".join(pieces))
         part_bytes = self._settings.part_bytes
+        parts = told(
+            cut(pieces, part_bytes),
+            self._tell,
+            what=f"model of round {number}",
+            is_upload=True,
+            total_bytes=num_bytes_of(self._run.specs),
+            size_of=len,
+        )
         name = self._topology.model_blob(self._run.run_id, number)
-        name = self._transport.write_blob(name, cut(pieces, part_bytes))
+        name = self._transport.write_blob(name, parts)
         return Staged(blob=BlobRef(name=name, part_bytes=part_bytes))
 
     def _stage_file(self, number: int) -> Staged:

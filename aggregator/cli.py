@@ -4,23 +4,29 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from aggregator.events import StandingBy
 from aggregator.fold_kernel import kernel
+from aggregator.live import AggregatorView
 from aggregator.partial import PartialAggregator
+from aggregator.partial_live import PartialView
 from aggregator.report import NAME as REPORT
 from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
+from aggregator.status import StatusSender
 from broker import malloc
-from broker.command import configure_logging, exit_code_of, on_signals
+from broker.command import exit_code_of
 from broker.errors import ExitCode, LeadershipLost, QueueMissing, StateError
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
+from broker.terminal import Terminal
 from broker.transport import Transport
+from broker.watching import fan_out
 from learning import Site, Task, load_task
 
 log = logging.getLogger(__name__)
@@ -48,7 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    configure_logging(settings.log_level)
+    is_root = settings.role == "root"
+    view = AggregatorView() if is_root else PartialView(settings.shard or "", queue=settings.queue)
+    state = settings.state if is_root else None
+    with Terminal(settings, view, prog=_PROG, argv=argv, state=state) as terminal:
+        return _run(settings, terminal, view)
+
+
+def _run(settings: AggregatorSettings, terminal: Terminal, view: AggregatorView | PartialView) -> ExitCode:
+    """Leads, and stands by whenever another one does, until the run is finished or told to stop."""
     malloc.keep_little()
     torch.set_num_threads(1)  # the initial model is then the same on any machine
     if settings.compiled_fold:
@@ -58,7 +72,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     stopping = threading.Event()
     while True:
         try:
-            return _lead(settings, task, stopping, asks_again=asks_again)
+            return _lead(settings, task, stopping, terminal, view, asks_again=asks_again)
         except LeadershipLost as error:
             if stopping.is_set():
                 return ExitCode.INTERRUPTED
@@ -71,29 +85,41 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         settings = settings.model_copy(update={"connect_timeout_s": math.inf})
 
 
-def _lead(settings: AggregatorSettings, task: Task | None, stopping: threading.Event, *, asks_again: bool) -> ExitCode:
+def _lead(
+    settings: AggregatorSettings,
+    task: Task | None,
+    stopping: threading.Event,
+    terminal: Terminal,
+    view: AggregatorView | PartialView,
+    *,
+    asks_again: bool,
+) -> ExitCode:
     """One aggregator, from the moment it leads until it loses that, is told to stop, or the run is finished.
 
     Without a task it is a partial one.
     """
     role = f"aggregator {settings.run}" if task else f"partial aggregator {settings.shard} {settings.run}"
-    transport = RabbitMQ(settings, role=role, topology=settings.topology)
-    on_signals(stopping.set)
+    transport = RabbitMQ(settings, role=role, topology=settings.topology, on_link=fan_out(view.note_link))
+    terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
-        if not _wait_to_lead(transport, stopping):
+        if not _wait_to_lead(transport, stopping, lambda: view.look(StandingBy(queue=settings.queue))):
             return ExitCode.INTERRUPTED
         aggregator: Aggregator | PartialAggregator
-        if task is None:
+        said = StatusSender(transport, num_shards=settings.shards)
+        if isinstance(view, PartialView):
             aggregator = PartialAggregator(settings, transport)
+            view.leads(aggregator)
         else:
-            aggregator = Aggregator(settings, task, transport, asks_again=asks_again)
-        with contextlib.closing(aggregator):
+            assert task is not None
+            watchers = fan_out(view.look, said.look)
+            aggregator = Aggregator(settings, task, transport, asks_again=asks_again, on_event=watchers)
+        with contextlib.closing(aggregator), said:
 
             def stop() -> None:
                 stopping.set()
                 aggregator.stop()
 
-            on_signals(stop)
+            terminal.on_signals(stop)
             aggregator.start()
             aggregator.run()
             if aggregator.is_finished and task is not None:
@@ -109,7 +135,7 @@ def _report(state: Path) -> None:
         log.warning("no %s: %s", REPORT, error)
 
 
-def _wait_to_lead(transport: Transport, stopping: threading.Event) -> bool:
+def _wait_to_lead(transport: Transport, stopping: threading.Event, tell: Callable[[], None]) -> bool:
     """True once no other aggregator leads this queue or shard; False if told to stop before."""
     is_told = False
     while not stopping.is_set():
@@ -117,6 +143,7 @@ def _wait_to_lead(transport: Transport, stopping: threading.Event) -> bool:
             return True
         if not is_told:
             log.info("another aggregator leads; standing by")
+            tell()
             is_told = True
         stopping.wait(_LOOK_EVERY_S)
     return False

@@ -4,13 +4,21 @@ Told from the service's thread, in order. Only ``Committed`` is for good: what w
 told a second time, after a restart or when a broken update made the sum go back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aggregator.ledger import UpdateRow
 from broker.messages import Presence
+from broker.watching import Transferring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingBy:
+    """Another aggregator leads the queue; told by the command, before there is a service."""
+
+    queue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +31,8 @@ class RunOpened:
     state: Path
     num_rounds: int
     last_closed_round: int
+    closed: Sequence[Mapping[str, Any]] = ()
+    """The ledger's rows of the rounds that are over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +102,17 @@ class RunStopped:
 
 
 Event = (
-    RunOpened | RoundOpened | RoundMoved | WorkerSeen | UpdateDecided | Committed | RoundClosed | RunEnded | RunStopped
+    StandingBy
+    | RunOpened
+    | RoundOpened
+    | RoundMoved
+    | WorkerSeen
+    | Transferring
+    | UpdateDecided
+    | Committed
+    | RoundClosed
+    | RunEnded
+    | RunStopped
 )
 Watcher = Callable[[Event], None]
 

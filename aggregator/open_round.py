@@ -18,8 +18,12 @@ from aggregator.ledger import Accumulated, Ledger, RoundResult, UpdateRow, Verdi
 from aggregator.mean import ExactSum
 from aggregator.partial_sum import PartialSum
 from broker.errors import BlobLost, UnfitMessage
-from broker.tensors import Buffer, Specs
+from broker.tensors import Buffer, Specs, limb_bytes_of, num_bytes_of
 from broker.transport import Delivery, Transport
+from broker.watching import told
+
+Piece = tuple[int, Buffer]
+"""(offset, bytes) within what is added."""
 
 
 class OpenRound:
@@ -70,7 +74,10 @@ class OpenRound:
     def fold(self, update: Update, delivery: Delivery, row: UpdateRow, *, weight: float, base_weight: int) -> None:
         """Adds an update to the sum. After an UnfitMessage or BlobLost, half of it may be in: then ``mend`` it."""
         begun_at = time.perf_counter()
-        self._add(update.pieces(self._transport), lambda offset, piece: self.sum.add(offset, piece, weight))
+        pieces = update.pieces(self._transport)
+        if update.head.blob is not None:
+            pieces = self._told(pieces, f"update of {update.head.worker}", num_bytes_of(self._specs))
+        self._add(pieces, lambda offset, piece: self.sum.add(offset, piece, weight))
         fold_s = time.perf_counter() - begun_at
         self.num_folded += 1
         self.total += base_weight
@@ -81,6 +88,8 @@ class OpenRound:
         """Adds a partial sum: all of its updates, which have these rows. Fails as ``fold`` does."""
         bound = partial.head.bound
         pieces = partial.pieces(self._transport)
+        if partial.head.blob is not None:
+            pieces = self._told(pieces, f"sum of shard {partial.head.shard}", limb_bytes_of(self._specs))
         begun_at = time.perf_counter()
         self._add(pieces, lambda offset, piece: self.sum.add_limbs(offset, piece, bound=bound))
         fold_s = (time.perf_counter() - begun_at) / max(1, len(rows))
@@ -90,7 +99,17 @@ class OpenRound:
             self._keys[partial.head.round, update.worker] = update.instance
         self._note(rows, delivery, blob=partial.blob_name, fold_s=fold_s)
 
-    def _add(self, pieces: Iterator[tuple[int, Buffer]], add: Callable[[int, Buffer], None]) -> None:
+    def _told(self, pieces: Iterator[Piece], what: str, total_bytes: int) -> Iterator[Piece]:
+        return told(
+            pieces,
+            self._tell,
+            what=what,
+            is_upload=False,
+            total_bytes=total_bytes,
+            size_of=lambda piece: memoryview(piece[1]).nbytes,
+        )
+
+    def _add(self, pieces: Iterator[Piece], add: Callable[[int, Buffer], None]) -> None:
         begun = False
         try:
             for offset, piece in pieces:

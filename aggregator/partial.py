@@ -23,6 +23,7 @@ from aggregator.settings import AggregatorSettings
 from broker.codec import decode
 from broker.compression import Encoding
 from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
+from broker.log_lines import IS_SHOWN
 from broker.messages import Folded, ModelHead, UpdateHead
 from broker.tensors import Specs, delta_specs, num_bytes_of
 from broker.topology import Topology, shard_of
@@ -36,6 +37,21 @@ _SUSPECT_AFTER = 3
 _UNKNOWN_INSTANCE = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a partial aggregator is, for those who look on."""
+
+    run_id: str = ""
+    round: int = 0
+    num_rounds: int = 0
+    num_folded: int = 0
+    """Updates of this round that are in a sum."""
+    num_sums: int = 0
+    """Sums that the root has, of all rounds."""
+    num_passed_on: int = 0
+    """Updates that went to the root as they came, of all rounds."""
+
+
 class PartialAggregator:
     """One shard's, until the run is finished. ``step()`` handles one event."""
 
@@ -43,6 +59,8 @@ class PartialAggregator:
         self, settings: AggregatorSettings, transport: Transport, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.is_finished = False
+        self.progress = Progress()
+        """Any thread may read it."""
         self._settings = settings
         self._transport = transport
         self._clock = clock
@@ -155,6 +173,9 @@ class PartialAggregator:
         if head.num_shards != self._num_shards:
             log.warning("the root has %d shards, and this is one of %d", head.num_shards, self._num_shards)
         self._sums = is_first_time and head.num_shards == self._num_shards
+        self.progress = replace(
+            self.progress, run_id=head.run_id, round=head.round, num_rounds=head.num_rounds, num_folded=0
+        )
         self._model = head
         self._encoding = Encoding(delta_specs(head.tensors), head.compression)
         self._expected = Expected(head.run_id, self._encoding, self._root)
@@ -222,6 +243,7 @@ class PartialAggregator:
         """Gives it to the root as it came."""
         self._transport.send(bytes(delivery.body), worker=delivery.sender)
         self._transport.ack([delivery])
+        self.progress = replace(self.progress, num_passed_on=self.progress.num_passed_on + 1)
 
     def _fold(self, update: Update, delivery: Delivery) -> None:
         assert self._model is not None
@@ -238,7 +260,9 @@ class PartialAggregator:
                 self._start_over()
             return
         self._pending.note(update, delivery, now=self._clock())
-        log.info("round %3d ← %-16s %6d samples", update.head.round, update.head.worker, update.head.num_samples)
+        self.progress = replace(self.progress, num_folded=self.progress.num_folded + 1)
+        fields = {"round": update.head.round, "worker": update.head.worker, "num_samples": update.head.num_samples}
+        log.info("round %3d ← %-16s %6d samples", *fields.values(), extra=fields | {IS_SHOWN: True})
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -261,6 +285,7 @@ class PartialAggregator:
                 self._start_over()
                 return
             self._sequence += 1
+            self.progress = replace(self.progress, num_sums=self.progress.num_sums + 1)
             num_samples = sum(update.num_samples for update in pending.updates)
             log.info("round %3d ⇒ %6d samples of %d updates", model.round, num_samples, len(pending.updates))
         self._transport.delete_blobs(pending.blobs)
@@ -271,6 +296,7 @@ class PartialAggregator:
         """Forgets what was folded and not sent, and has it delivered again."""
         for folded in self._pending.updates:
             del self._known[folded.worker]
+        self.progress = replace(self.progress, num_folded=self.progress.num_folded - len(self._pending.updates))
         self._pending = _Pending(self._encoding.folded, self._kernel)
         self._early.clear()
         self._transport.give_back()

@@ -44,6 +44,7 @@ from broker import malloc
 from broker.codec import decode
 from broker.compression import Encoding
 from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
+from broker.log_lines import IS_SHOWN
 from broker.messages import MAX_TENSORS, Presence
 from broker.shared import shared_state
 from broker.tensors import (
@@ -62,6 +63,20 @@ from learning.task import Task
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 30.0
+_TOLD_OF_ROUNDS = (
+    "round",
+    "closed_by",
+    "num_folded",
+    "num_late",
+    "num_refused",
+    "num_duplicate",
+    "num_samples",
+    "seconds",
+    "metrics",
+    "worker_metrics",
+    "model_sha256",
+)
+"""As fields of a round's log line."""
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
 
@@ -123,9 +138,20 @@ class Aggregator:
         self._expected = Expected(run.run_id, self._encoding, self._topology)
         self._evaluate = CentralEvaluation(self._task, model)
         self._broadcaster = Broadcaster(
-            run, self._settings, transport=self._transport, directory=self._directory, ledger=self._ledger
+            run,
+            self._settings,
+            transport=self._transport,
+            directory=self._directory,
+            ledger=self._ledger,
+            tell=self._tell,
         )
-        log.info("run %s, queue '%s', state in %s", run.run_id, self._settings.queue, self._directory.folder)
+        log.info(
+            "run %s, queue '%s', state in %s",
+            run.run_id,
+            self._settings.queue,
+            self._directory.folder,
+            extra={"run_id": run.run_id, "queue": self._settings.queue, IS_SHOWN: True},
+        )
         self._ledger.record({"settings": self._plain_settings()})
         self._tell_opened(run)
         del model, shared
@@ -144,6 +170,7 @@ class Aggregator:
                 state=settings.state,
                 num_rounds=settings.rounds,
                 last_closed_round=self._ledger.last_closed_round(),
+                closed=list(self._ledger.rounds()),
             )
         )
 
@@ -223,7 +250,9 @@ class Aggregator:
         """Commits what is folded, so that the same command goes on from there."""
         if not self.is_finished:
             self._commit()
-            log.info("stopped in round %d; run the same command again to go on", self._round.number)
+            log.info(
+                "stopped in round %d; run the same command again to go on", self._round.number, extra={IS_SHOWN: True}
+            )
             self._tell(RunStopped(round=self._round.number))
 
     def close(self) -> None:
@@ -263,7 +292,7 @@ class Aggregator:
         if isinstance(decision, Extended):
             log.warning("round %d: deadline passed; %s", self._round.number, self._waits_for())
         elif now >= self._report_at:
-            log.info("round %d: %s", self._round.number, self._waits_for())
+            log.info("round %d: %s", self._round.number, self._waits_for(), extra={IS_SHOWN: True})
             self._report_at = now + _REPORT_EVERY_S
         oldest_at = self._open_round.oldest_at
         is_due = oldest_at is not None and now >= oldest_at + self._settings.commit_every_s
@@ -401,7 +430,18 @@ class Aggregator:
             self._log_partial(partial, "folded")
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
-        log.warning("update from '%s' set aside in %s: %s", delivery.sender, self._topology.dead, reason)
+        log.warning(
+            "update from '%s' set aside in %s: %s",
+            delivery.sender,
+            self._topology.dead,
+            reason,
+            extra={
+                "round": self._round.number,
+                "worker": delivery.sender,
+                "verdict": Verdict.REFUSED,
+                "reason": reason,
+            },
+        )
         self._transport.set_aside(delivery, reason)
         row = UpdateRow(
             received_at=time.time(),
@@ -423,6 +463,14 @@ class Aggregator:
             head.num_samples,
             head.train_s,
             verdict,
+            extra={
+                "round": head.round,
+                "worker": head.worker,
+                "num_samples": head.num_samples,
+                "train_s": head.train_s,
+                "verdict": verdict,
+                IS_SHOWN: True,
+            },
         )
 
     def _log_partial(self, partial: PartialSum, verdict: str) -> None:
@@ -435,6 +483,14 @@ class Aggregator:
             num_samples,
             len(head.updates),
             verdict,
+            extra={
+                "round": head.round,
+                "shard": head.shard,
+                "num_samples": num_samples,
+                "num_updates": len(head.updates),
+                "verdict": verdict,
+                IS_SHOWN: True,
+            },
         )
 
     # -- closing --------------------------------------------------------------------------------------------
@@ -560,7 +616,8 @@ class Aggregator:
             summary = summarize(self._ledger, self._plain_settings(), metric=metric, stopped=reason)
             self._directory.write_summary(summary)
         self.is_finished = True
-        log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary)
+        fields = {"run_id": self._expected.run_id, "reason": reason}
+        log.info("run %s is finished: %s; %s", self._expected.run_id, reason, self._directory.summary, extra=fields)
         self._tell(RunEnded(reason=reason))
 
     def _plain_settings(self) -> dict[str, Any]:
@@ -589,5 +646,6 @@ class Aggregator:
             row["num_refused"],
             row["seconds"],
             metrics,
+            extra={name: row[name] for name in _TOLD_OF_ROUNDS},
         )
         self._tell(RoundClosed(row=row))

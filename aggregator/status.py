@@ -17,7 +17,12 @@ from aggregator.events import (
 )
 from aggregator.ledger import Verdict
 from aggregator.presence import ALIVE_S
+from broker.codec import encode
+from broker.heartbeat import Heartbeat
 from broker.messages import MAX_LISTED, Presence, Status, WorkerStatus
+from broker.transport import Transport
+
+_EVERY_S = 10.0
 
 
 class StatusBoard:
@@ -112,3 +117,30 @@ class StatusBoard:
             seen_at=seen_at,
             has_answered=name in self._answered,
         )
+
+
+class StatusSender:
+    """Sends it within a second of every change, and every ten seconds, inside a ``with``; at its end once more."""
+
+    def __init__(self, transport: Transport, *, num_shards: int = 0) -> None:
+        self._transport = transport
+        self._board = StatusBoard(num_shards=num_shards)
+        self._heartbeat = Heartbeat(self._send, every_s=_EVERY_S)
+
+    def look(self, event: Event) -> None:
+        """Takes what happened, and sends it soon."""
+        self._board.look(event)
+        self._heartbeat.soon()
+
+    def __enter__(self) -> "StatusSender":
+        self._heartbeat.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._heartbeat.__exit__(*error)
+        self._send()
+
+    def _send(self) -> None:
+        status = self._board.status()
+        if status is not None:
+            self._transport.tell_status(encode(status))

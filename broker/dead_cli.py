@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str]) -> ExitCode:
     settings = read_settings(DeadSettings, _words_last(argv), prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, log_format=settings.log_format)
     commands = {"list": _list, "show": _show, "replay": _replay, "drop": _drop}
     commands[settings.command](settings)
     return ExitCode.OK

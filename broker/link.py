@@ -58,11 +58,15 @@ class Link:
         on_open: Callable[["Link"], None] = lambda link: None,
         on_lost: Callable[[], None] = lambda: None,
         on_failed: Callable[[FedmqError], None] = lambda error: None,
+        on_problem: Callable[[str | None], None] = lambda problem: None,
     ) -> None:
         self._settings = settings
         self._name = name
         self._passing = (BrokerUnreachable, QueueMissing) if waits_for_queue else (BrokerUnreachable,)
         self._on_open, self._on_lost, self._on_failed = on_open, on_lost, on_failed
+        self._on_problem = on_problem
+        self._problem: str | None = None
+        self._blocked_by: str | None = None
         self._jobs: deque[_Job] = deque()
         self._channels: dict[str, BlockingChannel] = {}
         self._subscribed: list[BlockingChannel] = []
@@ -108,6 +112,7 @@ class Link:
             waited_s += _LOOK_UP_S
             if waited_s % _PATIENCE_S == 0:  # pika tells of a blocked connection only after the publish that is blocked
                 log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
+                self._note(self._problem or "no answer: broker away, or short of memory or disk")
         return result.result()
 
     def post(self, job: Callable[["Link"], None]) -> None:
@@ -131,6 +136,12 @@ class Link:
         if not self._thread.is_alive():  # it may have ended before it saw this job
             self._abandon_jobs()
         return job.result
+
+    def _note(self, problem: str | None) -> None:
+        """Tells those who look on, when it is another problem than before, or none any more."""
+        if problem != self._problem:
+            self._problem = problem
+            self._on_problem(problem)
 
     def _wake(self) -> None:
         connection = self._connection
@@ -177,6 +188,7 @@ class Link:
                     self._serve()
                 except self._passing as error:
                     log.warning("%s: %s; connecting anew", self._name, error)
+                    self._note(f"{error}; connecting anew")
                     self._drop()
             self._finish()
         except FedmqError as error:
@@ -187,6 +199,7 @@ class Link:
         finally:
             self._drop()
             self._abandon_jobs()
+            self._note(None)
 
     def _fail(self, error: FedmqError) -> None:
         self._failure = error
@@ -209,25 +222,29 @@ class Link:
         if self._was_open:
             log.info("%s: connected again", self._name)
         self._was_open = True
+        self._note(None)
 
     def _open_once(self) -> None:
         self._drop()
         self._connection = connect(self._settings, self._name)
-        self._connection.add_on_connection_blocked_callback(
-            lambda _, frame: log.warning(
-                "%s: the broker is short of memory or disk and takes nothing; waiting (%s)",
-                self._name,
-                frame.method.reason,
-            )
-        )
-        self._connection.add_on_connection_unblocked_callback(
-            lambda _, frame: log.info("%s: the broker takes messages again", self._name)
-        )
+        self._blocked_by = None
+        self._connection.add_on_connection_blocked_callback(lambda _, frame: self._blocked(frame.method.reason))
+        self._connection.add_on_connection_unblocked_callback(lambda _, frame: self._unblocked())
         try:
             with translated():
                 self._on_open(self)
         except BrokerFault as error:
             raise BrokerUnreachable(str(error)) from error
+
+    def _blocked(self, reason: str) -> None:
+        log.warning("%s: the broker is short of memory or disk and takes nothing; waiting (%s)", self._name, reason)
+        self._blocked_by = "the broker is short of memory or disk and takes nothing"
+        self._note(self._blocked_by)
+
+    def _unblocked(self) -> None:
+        log.info("%s: the broker takes messages again", self._name)
+        self._blocked_by = None
+        self._note(None)
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
@@ -237,8 +254,10 @@ class Link:
         if not isinstance(error, QueueMissing):
             wait_s = state.next_action.sleep if state.next_action else 0.0
             log.warning("%s: %s; trying again in %.1f s", self._name, error, wait_s)
+            self._note(f"{error}; trying again")
         elif state.attempt_number == 1:
             log.info("%s: no queue '%s' there yet; waiting for the aggregator", self._name, self._settings.queue)
+            self._note(f"no queue '{self._settings.queue}' there yet; waiting for the aggregator")
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -285,11 +304,13 @@ class Link:
                 job.result.set_exception(error)
             else:
                 job.result.set_result(result)
+                self._note(self._blocked_by)
 
     def _wait_for_queue(self, job: _Job, error: FedmqError) -> None:
         wait_s = min(0.1 * 2 ** min(job.num_waits, 10), _MAX_WAIT_FOR_QUEUE_S)
         if job.num_waits % 30 == 0:
             log.warning("%s: %s; waiting", self._name, error)
+            self._note(f"{error}; waiting")
         job.num_waits += 1
         with translated():
             self.pause(wait_s)

@@ -1,14 +1,21 @@
 """The state that a model head is of: from its own message or from its blob, verified."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from broker.errors import UnfitMessage
 from broker.messages import ModelHead
 from broker.tensors import Buffer, Digest, State, first_not_finite, state_from
 from broker.transport import Transport
+from broker.watching import Transferring, told
 
 
-def read_model(head: ModelHead, payload: Buffer, transport: Transport) -> State:
+def _unwatched(event: Transferring) -> None:
+    pass
+
+
+def read_model(
+    head: ModelHead, payload: Buffer, transport: Transport, *, tell: Callable[[Transferring], None] = _unwatched
+) -> State:
     """The model's state. Check the head's specs against your own model first: that bounds what is allocated.
 
     A body that is not what its head says is an UnfitMessage, a blob that cannot be read a BlobLost.
@@ -16,7 +23,7 @@ def read_model(head: ModelHead, payload: Buffer, transport: Transport) -> State:
     digest = Digest(head.tensors)
     body = bytearray(head.num_bytes)
     size = 0
-    for piece in [payload] if head.blob is None else _parts(head, transport):
+    for piece in [payload] if head.blob is None else _parts(head, transport, tell):
         begin, size = size, size + len(piece)
         if size > len(body):
             break
@@ -33,6 +40,13 @@ def read_model(head: ModelHead, payload: Buffer, transport: Transport) -> State:
     return state
 
 
-def _parts(head: ModelHead, transport: Transport) -> Iterator[Buffer]:
+def _parts(head: ModelHead, transport: Transport, tell: Callable[[Transferring], None]) -> Iterator[Buffer]:
     assert head.blob is not None
-    return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))
+    return told(
+        transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes)),
+        tell,
+        what=f"model of round {head.round}",
+        is_upload=False,
+        total_bytes=head.num_bytes,
+        size_of=len,
+    )

@@ -23,6 +23,7 @@ from broker.settings import BrokerSettings
 from broker.tensors import Buffer
 from broker.topology import BLOB, Topology, partial_key, presence_key, sender_of, update_key
 from broker.transport import Delivery, Source
+from broker.watching import LinkChanged
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,16 @@ class RabbitMQ:
     ``topology`` has the names it uses and declares, by default those of ``settings.queue`` without shards.
     """
 
-    def __init__(self, settings: BrokerSettings, *, role: str, topology: Topology | None = None) -> None:
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        role: str,
+        topology: Topology | None = None,
+        on_link: Callable[[LinkChanged], None] = lambda change: None,
+    ) -> None:
         self._settings = settings
+        self._on_link = on_link
         self._role = role
         self._topology = topology or Topology(settings.queue)
         self._inbox: queue.SimpleQueue[Delivery | FedmqError | None] = queue.SimpleQueue()
@@ -65,7 +74,13 @@ class RabbitMQ:
         self._blob = _BlobConsumer()
         self._leads = False
         self._declares = False
-        self._writer = Link(settings, f"{role} writer", on_open=self._end_leading, on_failed=self._inbox.put)
+        self._writer = Link(
+            settings,
+            f"{role} writer",
+            on_open=self._end_leading,
+            on_failed=self._inbox.put,
+            on_problem=self._teller("writer"),
+        )
         self._reader: Link | None = None
 
     # -- queues ---------------------------------------------------------------------------------------------
@@ -133,7 +148,11 @@ class RabbitMQ:
             on_open=lambda link: self._subscribe(link, sources, prefetch),
             on_lost=self._blob.interrupt,
             on_failed=self._inbox.put,
+            on_problem=self._teller("reader"),
         )
+
+    def _teller(self, name: str) -> Callable[[str | None], None]:
+        return lambda problem: self._on_link(LinkChanged(name=name, problem=problem))
 
     def _subscribe(self, link: Link, sources: Sequence[Source], prefetch: int) -> None:
         self._session += 1

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from broker.errors import SettingsError
+from broker.log_lines import LogFormat
 from broker.messages import MAX_PART_BYTES, QueueName
 
 S = TypeVar("S", bound=BaseSettings)
@@ -65,6 +66,8 @@ class WireSettings(BaseSettings):
         description="bytes up to which a model or update travels in one message, and not as a blob",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged")
+    log_format: LogFormat = Field("text", description="log lines for people, or one JSON object a line")
+    live: bool = Field(True, description="show progress live where standard error is a terminal, and not as log lines")
 
 
 class BrokerSettings(WireSettings):
@@ -92,6 +95,11 @@ def redacted(url: SecretStr | str) -> str:
     port = f":{parts.port}" if parts.port else ""
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{user}{host}{port}{parts.path}"
+
+
+def without_password(word: str) -> str:
+    """An argument of a command as others may see it: a URL in it with PASSWORD in place of the password."""
+    return re.sub(r"(//[^/@\s:]*):\S*@", r"\1:PASSWORD@", word)
 
 
 def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, description: str, examples: str) -> S:

@@ -1,12 +1,59 @@
 """Looking on without being in the way: several watchers of one service, none of which can end it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 E = TypeVar("E")
+P = TypeVar("P")
 
 log = logging.getLogger(__name__)
+
+_STEP_BYTES = 2**20
+"""Told of at most so often: a part may come in many small pieces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transferring:
+    """A body above the inline cap is on its way, so much of it is there. One that breaks off is told no more of."""
+
+    what: str
+    """Such as ``model of round 7``; names in it come off the wire."""
+    is_upload: bool
+    num_bytes: int
+    total_bytes: int
+    """Both before zstd."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkChanged:
+    """What is wrong with a connection to the broker, in words; None: nothing any more. Told from its own thread."""
+
+    name: str
+    problem: str | None
+
+
+def told(
+    parts: Iterable[P],
+    tell: Callable[[Transferring], None],
+    *,
+    what: str,
+    is_upload: bool,
+    total_bytes: int,
+    size_of: Callable[[P], int],
+) -> Iterator[P]:
+    """The same parts; what has been taken of them is told of."""
+    num_bytes = num_told = 0
+    tell(Transferring(what=what, is_upload=is_upload, num_bytes=0, total_bytes=total_bytes))
+    for part in parts:
+        size = size_of(part)
+        yield part
+        del part  # before the next one is made: it is megabytes
+        num_bytes += size
+        if num_bytes - num_told >= _STEP_BYTES or num_bytes == total_bytes:
+            num_told = num_bytes
+            tell(Transferring(what=what, is_upload=is_upload, num_bytes=num_bytes, total_bytes=total_bytes))
 
 
 def fan_out(*watchers: Callable[[E], None]) -> Callable[[E], None]:

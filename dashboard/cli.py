@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(DashboardSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, log_format=settings.log_format)
     if not settings.state.is_dir():
         raise StateError(f"--state: there is no folder {settings.state}")
     with _listening(settings) as listening:

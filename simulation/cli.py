@@ -2,33 +2,39 @@
 
 import contextlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from aggregator.events import Event, RoundClosed
 from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.command import configure_logging, exit_code_of, on_signals
+from broker.command import exit_code_of
 from broker.errors import ExitCode
+from broker.log_lines import IS_SHOWN
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
+from broker.terminal import Terminal
 from broker.topology import Topology
+from broker.watching import fan_out
 from learning import Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
+from simulation.live import SimulationView
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
-from simulation.slot import Slot
+from simulation.slot import LocalSlot, Slot
 from simulation.slot_process import SlotPlan, SlotProcess
+
+log = logging.getLogger(__name__)
 
 _PROG = "fl-simulate"
 _DESCRIPTION = "Runs a whole federation on this machine: over the embedded broker, or over a RabbitMQ."
@@ -46,51 +52,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(SimulationSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    configure_logging("WARNING" if settings.log_level == "INFO" else settings.log_level)
-    torch.set_num_threads(1)
-    console = Console(stderr=False)
-    simulation = Simulation(settings, console)
-    summary = simulation.run()
-    if summary is None:
-        console.print(f"stopped; to go on: the same command with --state {simulation.folder}")
-        return ExitCode.INTERRUPTED
-    if settings.baselines and "baselines" not in summary:
-        summary = simulation.add_baselines(summary)
-    report = write_report(simulation.folder)
+    run_settings = settings.of_aggregator()
+    state = run_settings.state
+    view = SimulationView(f"{settings.task}, {settings.workers:,} workers  state {state}")
+    with Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal:
+        if settings.log_level == "INFO" and not terminal.is_live:
+            log.setLevel(logging.INFO)
+        torch.set_num_threads(1)
+        simulation = Simulation(settings, run_settings, terminal, view)
+        summary = simulation.run()
+        if summary is None:
+            return ExitCode.INTERRUPTED
+        if settings.baselines and "baselines" not in summary:
+            summary = simulation.add_baselines(summary)
+        report = write_report(state)
+        view.done()
+    console = Console()
     console.print(_table(summary))
-    console.print(
-        f"model  {summary['final']['model_sha256']}\nstate  {simulation.folder}\nreport {report}", soft_wrap=True
-    )
+    console.print(f"model  {summary['final']['model_sha256']}\nstate  {state}\nreport {report}", soft_wrap=True)
     return ExitCode.OK
 
 
-class _SoFar:
-    """How far a run is, for the progress bar: rounds that are closed, and answers within the open one."""
+def _level(settings: SimulationSettings) -> str:
+    """Of the aggregator and the workers, each of which has a line an update; the rounds are told by ``log``."""
+    return "WARNING" if settings.log_level == "INFO" else settings.log_level
 
-    def __init__(self, tell: Callable[[float, str], None], *, num_workers: int) -> None:
-        self._tell = tell
-        self._num_workers = num_workers
-        self._num_closed, self._metrics = 0, ""
 
-    def look(self, event: Event) -> None:
-        if isinstance(event, RoundClosed):
-            row = event.row
-            self._num_closed, self._metrics = int(row["round"]), _shown(row["metrics"] or row["worker_metrics"])
-            self._tell(self._num_closed, self._metrics)
-
-    def answered(self, num_answered: int) -> None:
-        if num_answered < self._num_workers:
-            share = num_answered / self._num_workers
-            self._tell(self._num_closed + share, f"{self._metrics}  {num_answered} of {self._num_workers} workers")
+def _tell_round(event: Event) -> None:
+    if isinstance(event, RoundClosed):
+        row = event.row
+        metrics = row["metrics"] or row["worker_metrics"]
+        fields = {name: row[name] for name in ("round", "closed_by", "num_folded", "seconds", "metrics")}
+        log.info(
+            "round %3d ↻ %d folded, %.2f s  %s",
+            row["round"],
+            row["num_folded"],
+            row["seconds"],
+            _shown(metrics),
+            extra=fields | {IS_SHOWN: True},
+        )
 
 
 class Simulation:
     """One simulated run and its folder."""
 
-    def __init__(self, settings: SimulationSettings, console: Console) -> None:
+    def __init__(
+        self,
+        settings: SimulationSettings,
+        run_settings: AggregatorSettings,
+        terminal: Terminal,
+        view: SimulationView,
+    ) -> None:
         self._settings = settings
-        self._console = console
-        self._run_settings: AggregatorSettings = settings.of_aggregator()
+        self._run_settings = run_settings
+        self._terminal = terminal
+        self._view = view
+        self._on_event = fan_out(view.look, _tell_round)
         self._task: Task = load_task(settings.task, Site(partition=settings.partition))
 
     @property
@@ -99,16 +116,14 @@ class Simulation:
 
     def run(self) -> dict[str, Any] | None:
         """Runs to the end; returns the summary, or None if it was stopped before."""
-        with self._progress("federated", self._settings.rounds) as tell:
-            so_far = _SoFar(tell, num_workers=self._settings.workers)
-            is_finished = self._embedded(so_far) if self._settings.broker is None else self._over_rabbitmq(so_far)
+        is_finished = self._embedded() if self._settings.broker is None else self._over_rabbitmq()
         return self._summary() if is_finished else None
 
-    def _embedded(self, so_far: "_SoFar") -> bool:
+    def _embedded(self) -> bool:
         broker = MemoryBroker()
         settings = self._run_settings.model_copy(update={"quorum": self._quorum_of_all()})
         with contextlib.ExitStack() as stack:
-            aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_event=so_far.look)
+            aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_event=self._on_event)
             slots = self._slots(stack)
 
             def stop() -> None:
@@ -116,8 +131,10 @@ class Simulation:
                 for slot in slots:
                     slot.stop()
 
-            on_signals(stop)
-            run_embedded(aggregator, broker, slots, on_answer=so_far.answered)
+            self._terminal.on_signals(stop)
+            local = [slot for slot in slots if isinstance(slot, LocalSlot)]
+            self._view.training = lambda: [slot.presence for slot in local]
+            run_embedded(aggregator, broker, slots)
         return aggregator.is_finished
 
     def _quorum_of_all(self) -> str:
@@ -134,7 +151,8 @@ class Simulation:
                 partition=settings.partition,
                 queue=self._run_settings.queue,
                 inline_cap=settings.inline_cap,
-                log_level="WARNING" if settings.log_level == "INFO" else settings.log_level,
+                log_level=_level(settings),
+                is_live=self._terminal.is_live,
                 num_sites=settings.workers,
                 state=self.folder / "workers",
                 indices=range(job, settings.workers, jobs),
@@ -145,10 +163,10 @@ class Simulation:
             return [plans[0].open()]
         return [stack.enter_context(SlotProcess(plan)) for plan in plans]
 
-    def _over_rabbitmq(self, so_far: "_SoFar") -> bool:
-        transport = RabbitMQ(self._run_settings, role="simulation")
+    def _over_rabbitmq(self) -> bool:
+        transport = RabbitMQ(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
         with contextlib.closing(transport):
-            aggregator = Aggregator(self._run_settings, self._task, transport, on_event=so_far.look)
+            aggregator = Aggregator(self._run_settings, self._task, transport, on_event=self._on_event)
             workers = WorkerProcesses(
                 self._settings,
                 queue=self._run_settings.queue,
@@ -156,7 +174,7 @@ class Simulation:
                 on_failure=aggregator.stop,
             )
             with workers:
-                on_signals(aggregator.stop)
+                self._terminal.on_signals(aggregator.stop)
                 aggregator.start()
                 aggregator.run()
                 if not aggregator.is_finished:
@@ -184,24 +202,24 @@ class Simulation:
             local=settings.local,
             initial=_initial_state(self._task, settings.seed),
         )
-        num_done = 0
-        with self._progress("for comparison", len(sampled_sites(settings.workers)) + 1) as tell:
+        self._terminal.on_signals(_interrupt)
+        num_done, total = 0, len(sampled_sites(settings.workers)) + 1
+        self._view.compared(0, total, "")
 
-            def on_step(what: str) -> None:
-                nonlocal num_done
-                num_done += 1
-                tell(num_done, what)
+        def on_step(what: str) -> None:
+            nonlocal num_done
+            num_done += 1
+            self._view.compared(num_done, total, what)
+            log.info("for comparison: %s", what)
 
-            summary = summary | {"baselines": compare(baseline, self._task, on_step=on_step)}
+        summary = summary | {"baselines": compare(baseline, self._task, on_step=on_step)}
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         return summary
 
-    @contextlib.contextmanager
-    def _progress(self, what: str, total: int) -> Iterator[Callable[[float, str], None]]:
-        columns = (TextColumn(f"{what:<15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console) as progress:
-            bar = progress.add_task("", total=total, note="")
-            yield lambda completed, note: progress.update(bar, completed=completed, note=note)
+
+def _interrupt() -> None:
+    """Ends the comparison: nothing of it is kept."""
+    raise KeyboardInterrupt
 
 
 def _num_cores() -> int:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from broker.codec import decode
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import BlobRef, ModelHead, UpdateHead
+from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
 from broker.tensors import Buffer
 from broker.topology import Topology
 from broker.transport import Source, Transport
@@ -114,6 +114,11 @@ class LocalSlot:
     @property
     def num_workers(self) -> int:
         return len(self._workers)
+
+    @property
+    def presence(self) -> Presence:
+        """What the worker does whose turn it is, or was last. Any thread may ask."""
+        return self._workers[min(self._turn, len(self._workers) - 1)].presence
 
     def offer(self, model: Parcel) -> None:
         self._post.delete_blobs([self._offered])

@@ -2,12 +2,17 @@
 
 Both ends talk over a pipe, in messages of bytes as the embedded broker has them. A parcel is a line of text (source,
 sender, name of the blob, number of its parts; tab-separated), then the body, then each part. An empty line ends an
-answer; one that begins with ``error`` is followed by the error's text, and ends it all.
+answer; one that begins with ``error`` is followed by the error's text, and ends it all. One that begins with ``log``
+(level, logger) is followed by what was logged, one that begins with ``said`` by what was printed; both belong between
+the lines of the process at the other end.
 """
 
 import contextlib
+import io
+import logging
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -27,6 +32,7 @@ from simulation.slot import LocalSlot, Parcel
 
 _LEAVE_S = 10.0
 _ERROR = "error"
+_LOG, _SAID = "log", "said"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,8 @@ class SlotPlan:
     num_sites: int
     indices: Sequence[int]
     state: Path | None = None
+    is_live: bool = False
+    """Somebody else draws on the terminal: what is printed here goes there by the pipe."""
 
     def open(self) -> LocalSlot:
         """The slot, in the process that calls."""
@@ -130,7 +138,10 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 def _serve(pipe: Connection, plan: SlotPlan) -> None:
     """The process: takes models and answers them until the other end is closed."""
-    configure_logging(plan.log_level)
+    told = _Told()
+    configure_logging(plan.log_level, handler=_Logged(told))
+    if plan.is_live:
+        sys.stdout = sys.stderr = _Said(told)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
         try:
@@ -139,12 +150,56 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
                 (model,) = _received(pipe, at_most=1)
                 slot.offer(model)
                 for _ in range(slot.num_workers):
-                    for parcel in slot.answer():
+                    parcels = slot.answer()
+                    told.send(pipe)
+                    for parcel in parcels:
                         _send(pipe, parcel)
                     pipe.send_bytes(b"")
         except FedmqError as error:
+            told.send(pipe)
             pipe.send_bytes(f"{_ERROR}\t{type(error).__name__}".encode())
             pipe.send_bytes(str(error).encode())
+
+
+class _Told:
+    """What was logged and printed here since it was sent last."""
+
+    def __init__(self) -> None:
+        self._texts: list[tuple[str, str]] = []
+
+    def add(self, line: str, text: str) -> None:
+        self._texts.append((line, text))
+
+    def send(self, pipe: Connection) -> None:
+        texts, self._texts = self._texts, []
+        for line, text in texts:
+            pipe.send_bytes(line.encode())
+            pipe.send_bytes(text.encode(errors="replace"))
+
+
+class _Logged(logging.Handler):
+    """The log, on its way to the other end."""
+
+    def __init__(self, told: _Told) -> None:
+        super().__init__()
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._told.add(f"{_LOG}\t{record.levelno}\t{record.name}", self.format(record))
+
+
+class _Said(io.TextIOBase):
+    """Standard output, on its way to the other end."""
+
+    def __init__(self, told: _Told) -> None:
+        self._told = told
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._told.add(_SAID, text)
+        return len(text)
 
 
 def _send(pipe: Connection, parcel: Parcel) -> None:
@@ -160,6 +215,13 @@ def _received(pipe: Connection, *, at_most: int | None = None) -> Iterator[Parce
         kind, *rest = line.split("\t")
         if kind == _ERROR:
             raise _error(rest[0], pipe.recv_bytes().decode())
+        if kind == _LOG:
+            level, name = rest
+            logging.getLogger(name).log(int(level), "%s", pipe.recv_bytes().decode())
+            continue
+        if kind == _SAID:
+            print(pipe.recv_bytes().decode(), end="", file=sys.stderr)
+            continue
         sender, blob, num_parts = rest
         body = pipe.recv_bytes()
         yield Parcel(Source(kind), sender, body, blob, tuple(pipe.recv_bytes() for _ in range(int(num_parts))))

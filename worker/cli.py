@@ -6,15 +6,18 @@ from collections.abc import Sequence
 import torch
 
 from broker import malloc
-from broker.command import configure_logging, exit_code_of, on_signals
+from broker.command import configure_logging, exit_code_of
 from broker.errors import ExitCode
 from broker.heartbeat import Heartbeat
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings, redacted
+from broker.terminal import Terminal
 from broker.topology import Topology
+from broker.watching import fan_out
 from learning import load_task
 from worker.carried import OnDisk
 from worker.device import pick_device
+from worker.live import WorkerView
 from worker.name import default_name
 from worker.service import Worker
 from worker.settings import WorkerSettings
@@ -35,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(WorkerSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    configure_logging(settings.log_level)
     malloc.keep_little()
-    return _check(settings) if settings.check else _work(settings)
+    return _check(settings) if settings.check else _work(settings, argv)
 
 
 def _check(settings: WorkerSettings) -> ExitCode:
+    configure_logging(settings.log_level, log_format=settings.log_format)
     transport = RabbitMQ(settings, role="check")
     with contextlib.closing(transport):
         transport.check()
@@ -48,9 +51,12 @@ def _check(settings: WorkerSettings) -> ExitCode:
     return ExitCode.OK
 
 
-def _work(settings: WorkerSettings) -> ExitCode:
+def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     with contextlib.ExitStack() as stack:
         name = settings.name or _lasting_name(stack)
+        view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
+        terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
+        stack.enter_context(terminal)
         carried = OnDisk(settings.state, name) if settings.state else None
         if carried is not None:
             carried.check()
@@ -58,7 +64,7 @@ def _work(settings: WorkerSettings) -> ExitCode:
             torch.set_num_threads(settings.threads)
         task = load_task(settings.task, settings.site_of(name))
         device = pick_device(settings.device)
-        transport = RabbitMQ(settings, role=f"worker {name}")
+        transport = RabbitMQ(settings, role=f"worker {name}", on_link=fan_out(view.note_link))
         stack.callback(transport.close)
         heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
         worker = Worker(
@@ -70,9 +76,10 @@ def _work(settings: WorkerSettings) -> ExitCode:
             run=settings.run,
             device=device,
             carried=carried,
+            on_event=fan_out(view.look),
             announce_soon=heartbeat.soon,
         )
-        on_signals(worker.stop)
+        terminal.on_signals(worker.stop)
         worker.start()
         stack.enter_context(heartbeat)
         worker.run()

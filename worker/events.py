@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from broker.messages import ModelHead, Presence
+from broker.watching import Transferring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class RunFinished:
     num_rounds: int
 
 
-Event = StateChanged | ModelReceived | RoundTrained | UpdateSent | RoundLeft | RunFinished
+Event = StateChanged | Transferring | ModelReceived | RoundTrained | UpdateSent | RoundLeft | RunFinished
 Watcher = Callable[[Event], None]
 
 

@@ -20,6 +20,7 @@ from broker.model_body import read_model
 from broker.tensors import Buffer, Digest, State, chunks, cut, delta_specs, difference, num_bytes_of, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
+from broker.watching import told
 from learning.task import Plan, Task
 from worker.carried import Carried, InMemory, Store
 from worker.error_feedback import compress
@@ -163,7 +164,7 @@ class Worker:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
         begun_at = time.perf_counter()
         try:
-            state = read_model(head, payload, self._transport)
+            state = read_model(head, payload, self._transport, tell=self._tell)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
             self._done = before
@@ -208,7 +209,7 @@ class Worker:
         self._set_state("idle", head.round)
 
     def _leave_round(self, head: ModelHead, reason: str, *, level: int = logging.INFO) -> None:
-        log.log(level, "round %3d: %s", head.round, reason)
+        log.log(level, "round %3d: %s", head.round, reason, extra={"round": head.round, "reason": reason})
         self._tell(RoundLeft(round=head.round, reason=reason))
 
     def _fresh(self, head: ModelHead) -> Carried:
@@ -303,6 +304,15 @@ class Worker:
             trained.num_samples,
             trained.train_s,
             "  ".join(f"{name} {value:.4f}" for name, value in trained.metrics.items()),
+            extra={
+                "round": head.round,
+                "run_id": head.run_id,
+                "num_samples": trained.num_samples,
+                "train_s": trained.train_s,
+                "num_bytes": num_bytes,
+                "metrics": trained.metrics,
+                "eval_metrics": eval_metrics,
+            },
         )
 
     def _payload(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
@@ -312,8 +322,16 @@ class Worker:
         if num_bytes_of(encoding.encoded) <= self._inline_cap:
             return zstd.compressed(b"".join(pieces), level), None, digest.hex()
         part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
+        parts = told(
+            cut(pieces, part_bytes),
+            self._tell,
+            what=f"update for round {head.round}",
+            is_upload=True,
+            total_bytes=num_bytes_of(encoding.encoded),
+            size_of=len,
+        )
         name = self._topology.update_blob(self._name, head.run_id, head.round)
-        name = self._transport.write_blob(name, zstd.compressed_parts(cut(pieces, part_bytes), level))
+        name = self._transport.write_blob(name, zstd.compressed_parts(parts, level))
         self._last_blob = (head.run_id, name)
         return b"", BlobRef(name=name, part_bytes=part_bytes), digest.hex()
 

@@ -90,7 +90,8 @@ def test_a_simulation_told_to_stop_takes_its_workers_along_and_goes_on_when_run_
 
     assert simulation.ends(timeout_s=15) == 130
     assert not any(worker.is_running() for worker in workers)
-    assert f"stopped; to go on: the same command with --state {federation.state}" in " ".join(simulation.said.split())
+    assert "stopped in round 2; to go on: " in simulation.said
+    assert f"--state {federation.state}" in simulation.said.splitlines()[-1]
     federation.gates.release("worker-1", 2)
     again = federation.simulation(*flags, *own)
     assert again.ends() == 0, again.tail

@@ -99,7 +99,12 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     declared = {name.partition("[")[0].partition(">")[0].partition("<")[0].strip() for name in _requirements()}
-    renamed = {"yaml": "pydantic-settings", "sklearn": "scikit-learn", "pydantic_settings": "pydantic-settings"}
+    renamed = {
+        "pydantic_settings": "pydantic-settings",
+        "pythonjsonlogger": "python-json-logger",
+        "sklearn": "scikit-learn",
+        "yaml": "pydantic-settings",
+    }
     for path in SOURCES:
         for module in imports_of(path):
             top = module.partition(".")[0]

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from broker import heartbeat
 from broker.heartbeat import Heartbeat
-from worker import heartbeat
 
 SOON_S = 30.0
 

@@ -1,0 +1,13 @@
+"""Text off the wire, or out of a task, as a person may see it: on one line, and with no orders to the terminal."""
+
+
+def printable(text: str, *, at_most: int | None = None) -> str:
+    """The text with what cannot be printed (control characters, changes of direction) as ``\\x1b`` and the like.
+
+    One that is longer than ``at_most`` characters ends with an ellipsis.
+    """
+    if at_most is not None and len(text) > at_most:
+        text = text[: at_most - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
