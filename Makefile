@@ -15,11 +15,11 @@ BENCH_ARGS ?=
 DASHBOARD_ARGS ?=
 DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
-PACKAGES := aggregator broker dashboard learning simulation worker
+PACKAGES := aggregator broker dashboard learning scaffold simulation worker
 SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo dashboard test chaos soak bench lint format clean system
+.PHONY: help demo dashboard test chaos soak bench settings-page lint format clean system
 
 help:
 	@echo 'make demo       train the digits demo with 8 workers in one process, without a broker'
@@ -56,6 +56,9 @@ soak: $(VENV)/.installed-test system
 
 bench: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+settings-page: $(VENV)/.installed-demo
+	$(BIN)/python -m scaffold.settings_page docs/settings.md
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check $(SOURCES)

@@ -24,6 +24,8 @@ from broker.messages import MAX_PART_BYTES, QueueName
 S = TypeVar("S", bound=BaseSettings)
 ENV_PREFIX = "FEDMQ_"
 _NONE = "none"
+_SECTIONS = ("aggregator", "worker", "simulate", "dashboard")
+"""Parts of a file that only the command of that name reads."""
 
 
 def _checked_url(url: SecretStr) -> SecretStr:
@@ -128,7 +130,8 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
         settings, root_parser=parser, cli_parse_args=list(argv) if argv is not None else True
     )
     known, _ = _config_parser().parse_known_args(argv)
-    from_file = InitSettingsSource(settings, _read_yaml(settings, known.config)) if known.config else None
+    own = prog.removeprefix("fl-")
+    from_file = InitSettingsSource(settings, _read_yaml(settings, known.config, own)) if known.config else None
 
     class Sourced(settings):  # type: ignore[valid-type,misc]
         @classmethod
@@ -161,7 +164,8 @@ def _config_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_yaml(settings: type[BaseSettings], path: str) -> dict[str, object]:
+def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, object]:
+    """What the file says, with its section ``own`` in place of what it says for several commands."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -175,7 +179,9 @@ def _read_yaml(settings: type[BaseSettings], path: str) -> dict[str, object]:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SettingsError(f"--config {path}: expected `name: value` lines")
-    content = {key.replace("-", "_"): None if value == _NONE else value for key, value in content.items()}
+    sections = {name: content.pop(name) for name in _SECTIONS if isinstance(content.get(name), dict)}
+    content |= sections.get(own, {})
+    content = {str(key).replace("-", "_"): None if value == _NONE else value for key, value in content.items()}
     unknown = sorted(set(content) - set(settings.model_fields))
     if unknown:
         raise SettingsError(

@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -15,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from broker.codec import decode
 from broker.command import configure_logging, exit_code_of
-from broker.errors import BrokerError, ExitCode, MalformedMessage, QueueMissing
+from broker.errors import ExitCode
+from broker.look import Look, take_look
 from broker.messages import Status
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings, read_settings
@@ -31,36 +30,12 @@ _EXAMPLES = """\
   fl-status --json                        one JSON object, for scripts
 what is said of the run is from its aggregator, a second old at most while it runs."""
 
-_QUIET_S = 30.0
-"""A running aggregator says something every ten seconds."""
-
 
 class StatusSettings(BrokerSettings):
     """One call of the command."""
 
     is_json: bool = Field(False, alias="json", description="print one JSON object")
     watch: bool = Field(False, description="print it anew each second, until the run is over")
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What was found at a moment (Unix time)."""
-
-    at: float
-    status: Status | None
-    num_waiting: dict[str, int]
-    """Messages by queue: results, those of shards, dead letters."""
-    dead: str
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether an aggregator that should be running says nothing any more."""
-        status = self.status
-        return status is not None and status.state == "running" and self.at - status.sent_at > _QUIET_S
-
-    @property
-    def is_over(self) -> bool:
-        return self.status is not None and self.status.state == "finished"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,22 +60,6 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
             for later in _later(transport, topology, look) if settings.watch else ():
                 console.print(shown(later))
     return ExitCode.OK
-
-
-def take_look(transport: RabbitMQ, topology: Topology) -> Look:
-    """What the broker has now. A QueueMissing that says so if no aggregator of this version was ever here."""
-    try:
-        body = transport.read_status()
-    except QueueMissing as error:
-        raise QueueMissing(f"{error}; it is made by an aggregator of fedmq 0.2 or newer") from error
-    status = None
-    if body is not None:
-        try:
-            status, _ = decode(body, Status)
-        except MalformedMessage as error:
-            raise BrokerError(f"what lies in {topology.status} is not an aggregator's: {error}") from error
-    shards = [topology.updates_of(shard) for shard in range(status.num_shards if status else 0)]
-    return Look(time.time(), status, transport.num_messages([topology.updates, *shards, topology.dead]), topology.dead)
 
 
 def _watch(transport: RabbitMQ, topology: Topology, look: Look, console: Console) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from broker.command import configure_logging, exit_code_of
 from broker.errors import ExitCode, SettingsError, StateError
 from broker.settings import read_settings
+from dashboard.live import LiveLook
 from dashboard.server import Dashboard, PageServer
 from dashboard.settings import DashboardSettings
 
@@ -37,7 +38,8 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         print(f"http://{host}:{port}/ shows {settings.state}; Ctrl-C ends it", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: None)  # the server ends well by itself, and then raises it once more
         with contextlib.suppress(KeyboardInterrupt):
-            PageServer(Dashboard(settings.state), host=settings.host).run(sockets=[listening])
+            live = LiveLook(settings) if settings.broker else None
+            PageServer(Dashboard(settings.state, live=live), host=settings.host).run(sockets=[listening])
     return ExitCode.OK
 
 

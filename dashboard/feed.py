@@ -79,13 +79,19 @@ class Feed:
         while history.facts:
             version, before, now = history.version(), live, asyncio.get_running_loop().time()
             if self._live is not None and now - live_at >= _LIVE_EVERY_S:
-                live, live_at = await asyncio.to_thread(self._live), now
+                live, live_at = await self._look_at_broker(history), now
             if version != known:
                 data, known = await asyncio.to_thread(overview, history), version
                 await self._tell(data | {"live": live})
             elif live != before:
                 await self._tell(data | {"live": live})
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look_at_broker(self, history: History) -> dict[str, Any] | None:
+        """What is said of this run; another one may be on the queue by now."""
+        assert self._live is not None
+        live = await asyncio.to_thread(self._live)
+        return live if live is not None and live["run_id"] == history.facts["run_id"] else None
 
     async def _tell(self, data: dict[str, Any]) -> None:
         async with self._changed:

@@ -18,7 +18,7 @@ from learning.task import Site, Task
 
 BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
 METHODS = ("model", "train", "evaluate")
-OUR_PACKAGES = frozenset({"broker", "worker", "aggregator", "learning", "simulation", "dashboard"})
+OUR_PACKAGES = frozenset({"broker", "worker", "aggregator", "learning", "simulation", "dashboard", "scaffold"})
 
 # Two threads of one process may load the same file: the second waits, and gets the same module.
 _loading = threading.RLock()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.events import Event, RoundClosed
+from dashboard.feed import Live
 from dashboard.server import Dashboard, PageServer
 from simulation import simulate
 
@@ -18,10 +19,10 @@ SOON_S = 60.0
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[int]:
+def served(folder: Path, *, live: Live | None = None) -> Iterator[int]:
     """The port at which the runs in ``folder`` are served."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = PageServer(Dashboard(folder))
+        server = PageServer(Dashboard(folder, live=live))
         thread = threading.Thread(target=server.run, args=([listening],), name="page server")
         thread.start()
         try:

@@ -70,6 +70,7 @@ function showOpenRound(data) {
   const notes = [wanted ? `${folded} of ${wanted} updates` : `${folded} updates committed`];
   if (live && live.deadline_in_s !== null) notes.push(`deadline in ${Math.max(0, Math.round(live.deadline_in_s))} s`);
   if (live) notes.push(`${live.num_present} workers present`, `${live.num_waiting} messages wait`);
+  if (live && live.num_dead) notes.push(`${live.num_dead} set aside`);
   if (open.num_late) notes.push(`${open.num_late} late`);
   by("open-note").textContent = notes.join(" · ");
   by("open-progress").value = data.num_rounds ? (open.round - 1 + (wanted ? Math.min(1, folded / wanted) : 0)) / data.num_rounds : 0;

@@ -1,13 +1,18 @@
 """``fl-status`` from a second shell: what it says of a run, of one that is away, and of nothing."""
 
 import json
+from contextlib import closing
 from typing import Any
 
 import pytest
 from federation import Federation, run_command
+from page_server import answer, events, served
+from pydantic import SecretStr
 from rabbitmq_node import free_port, wait_until
 
 from broker.errors import ExitCode
+from dashboard.live import LiveLook
+from dashboard.settings import DashboardSettings
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)
@@ -87,3 +92,21 @@ def test_a_broker_that_is_away_and_a_queue_that_is_not_there_are_one_clear_line(
         assert (done.returncode, done.stdout) == (code, "")
         assert word in done.stderr
         assert len([line for line in done.stderr.splitlines() if line.startswith("fl-status: ")]) == 1
+
+
+def test_the_page_shows_what_the_broker_says(federation: Federation) -> None:
+    federation.gates.hold("anna", 1)
+    federation.aggregator("--rounds", "2", "--quorum", "2", "--deadline-s", "500")
+    federation.worker("anna")
+    federation.gates.wait_for("anna", 1)
+    broker, name = SecretStr(federation.broker), federation.state.name
+    live = LiveLook(DashboardSettings(state=federation.state, broker=broker, queue=federation.queue))
+    with (
+        closing(live),
+        served(federation.state, live=live) as port,
+        answer(port, f"/run/{name}/events") as response,
+    ):
+        said = next(data["live"] for data in events(response) if data.get("live") and data["live"]["workers"])
+        assert said["workers"] == [{"name": "anna", "state": "training"}]
+        assert (said["num_folded"], said["target"], said["num_waiting"]) == (0, 2, 0)
+        assert 400 < said["deadline_in_s"] <= 500

@@ -1,0 +1,52 @@
+"""What the broker has to say of the run at the moment, for the page; nothing, while it is away."""
+
+import contextlib
+from typing import Any
+
+from broker.errors import BrokerError
+from broker.look import take_look
+from broker.rabbitmq import RabbitMQ
+from broker.settings import BrokerSettings
+from broker.topology import Topology
+from dashboard.settings import DashboardSettings
+
+_PATIENCE_S = 2.0
+
+
+class LiveLook:
+    """Looks when called, over one connection that is made again if it was lost."""
+
+    def __init__(self, settings: DashboardSettings) -> None:
+        fields = {name: getattr(settings, name) for name in BrokerSettings.model_fields}
+        self._settings = BrokerSettings.model_construct(**fields | {"connect_timeout_s": _PATIENCE_S})
+        self._topology = Topology(settings.queue)
+        self._transport: RabbitMQ | None = None
+
+    def __call__(self) -> dict[str, Any] | None:
+        """As the page takes it; None if there is nothing to say."""
+        try:
+            self._transport = self._transport or RabbitMQ(self._settings, role="dashboard")
+            look = take_look(self._transport, self._topology)
+        except BrokerError:
+            self.close()
+            return None
+        status = look.status
+        if status is None or look.is_quiet or status.state != "running":
+            return None
+        deadline_in_s = None if status.deadline_at is None else round(status.deadline_at - look.at)
+        return {
+            "run_id": status.run_id,
+            "num_folded": status.num_folded,
+            "target": status.target,
+            "num_present": status.num_present,
+            "deadline_in_s": deadline_in_s,
+            "num_waiting": sum(number for name, number in look.num_waiting.items() if name != look.dead),
+            "num_dead": look.num_waiting.get(look.dead, 0),
+            "workers": [{"name": worker.name, "state": worker.state} for worker in status.workers],
+        }
+
+    def close(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            with contextlib.suppress(BrokerError):
+                transport.close()

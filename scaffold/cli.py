@@ -1,0 +1,120 @@
+"""``fl-init``: writes a project of one's own that runs as it is."""
+
+import argparse
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from aggregator.settings import AggregatorSettings, RunSettings
+from broker.command import exit_code_of
+from broker.errors import ExitCode, SettingsError
+from scaffold.described import Setting, described
+from simulation.settings import SimulationSettings
+from worker.settings import WorkerSettings
+
+_PROG = "fl-init"
+_EXAMPLES = """\
+examples:
+  fl-init hospital-federation
+  cd hospital-federation && fl-simulate --config run.yaml"""
+
+FILES = ("task.py", "run.yaml", "worker.yaml", "docker-compose.yml", ".env", "README.md", ".gitignore")
+_TASK = "task.py:task"
+_GIVEN = {"task": _TASK, "rounds": "10"}
+"""What the files set; everything else is there as a comment, with its default."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return exit_code_of(lambda: _command(argv), prog=_PROG)
+
+
+def _command(argv: Sequence[str] | None) -> ExitCode:
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        description="Writes a task, settings with every one explained, a compose file and a README, to begin with.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, help="to be made; its name is that of the run")
+    folder: Path = parser.parse_args(argv).folder
+    for path in write_project(folder):
+        print(path)
+    print(f"next: cd {folder} && fl-simulate --config run.yaml", file=sys.stderr)
+    return ExitCode.OK
+
+
+def write_project(folder: Path) -> list[Path]:
+    """Writes all files; a SettingsError if the folder holds something, or its name cannot name a run."""
+    name = folder.resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise SettingsError(f"a run cannot be named {name!r}: letters, digits, - and _, at most 64")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise SettingsError(f"{folder} is there and not empty; name a new one")
+        written = []
+        for file in FILES:
+            written.append(folder / file)
+            written[-1].write_text(_rendered(file, name), encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be written: {error.strerror}") from error
+    return written
+
+
+def _rendered(file: str, name: str) -> str:
+    loader = PackageLoader("scaffold", "project")
+    pages = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    template = pages.get_template(f"{file.lstrip('.')}.j2")
+    return template.render(
+        name=name, source=_source(), run=_run_yaml(name), worker=_commented(described(WorkerSettings), {"task": _TASK})
+    )
+
+
+def _source() -> str:
+    """Where fedmq's own sources lie, from which compose builds the image; a hint where it is installed without them."""
+    folder = Path(__file__).parents[1]
+    return str(folder) if (folder / "Dockerfile").is_file() else "../fedmq"
+
+
+def _run_yaml(name: str) -> str:
+    """What aggregator and simulation share, then a section for each with what only one of the two has."""
+    shared = RunSettings.model_fields
+    parts = [_commented([setting for setting in described(AggregatorSettings) if setting.name in shared], _GIVEN)]
+    for section, settings, given in (
+        ("aggregator", AggregatorSettings, {"run": name, "quorum": "2"}),
+        ("simulate", SimulationSettings, {"workers": "4"}),
+    ):
+        own = [setting for setting in described(settings) if setting.name not in shared]
+        parts.append(f"# === only fl-{section} reads this ===\n{section}:\n{_commented(own, given, indent='  ')}")
+    return "\n".join(parts)
+
+
+def _commented(settings: Sequence[Setting], given: dict[str, str], *, indent: str = "") -> str:
+    lines = []
+    for group, own in groupby(settings, key=lambda setting: setting.group):
+        if group != "Its own":
+            lines += [f"{indent}# -- {group.lower()} --", ""]
+        for setting in own:
+            text = f"{setting.description} ({setting.kind})"
+            lines += textwrap.wrap(text, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}#   ")
+            value = given.get(setting.name)
+            mark, shown = ("", value) if value else ("#", _yaml(setting.default))
+            lines.append(f"{indent}{mark}{setting.name}: {shown}")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _yaml(value: str) -> str:
+    """Quoted where YAML would take it for something else."""
+    return f'"{value}"' if re.search(r"[*!%:#]|^$", value) else value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,123 @@
+"""What fl-init writes runs as it is, and every setting in it is one that the commands take."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import scaffold.cli
+from aggregator.settings import AggregatorSettings
+from broker.errors import ExitCode, SettingsError
+from broker.settings import read_settings
+from scaffold.cli import FILES, write_project
+from scaffold.described import COMMANDS, described
+from scaffold.settings_page import page
+from simulation.cli import main as simulate
+from simulation.settings import SimulationSettings
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_project(tmp_path / "my_project")
+    return tmp_path / "my_project"
+
+
+def uncommented(path: Path) -> str:
+    """The file with every setting that is a comment put to use."""
+    return re.sub(r"^( *)#(\w+: )", r"\1\2", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def settings_in(text: str) -> Iterator[str]:
+    return (match[1] for match in re.finditer(r"^ *#?(\w+): ", text, flags=re.MULTILINE))
+
+
+def test_the_project_runs_as_it_is(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    assert simulate(["--config", "run.yaml"]) == 0
+    assert "after 10 rounds" in capsys.readouterr().out
+    assert list((project / "runs").glob("*/report.html"))
+
+
+@pytest.mark.parametrize(
+    ("prog", "settings", "file"),
+    [
+        ("fl-aggregator", AggregatorSettings, "run.yaml"),
+        ("fl-simulate", SimulationSettings, "run.yaml"),
+        ("fl-worker", WorkerSettings, "worker.yaml"),
+    ],
+)
+def test_every_setting_is_there_and_each_comment_can_be_put_to_use(
+    project: Path, prog: str, settings: type, file: str
+) -> None:
+    text = (project / file).read_text(encoding="utf-8")
+    assert {setting.name for setting in described(settings)} <= set(settings_in(text))
+    (project / file).write_text(uncommented(project / file), encoding="utf-8")
+    read = read_settings(settings, ["--config", str(project / file)], prog=prog, description="", examples="")
+    given = {"task": "task.py:task", "rounds": 10, "quorum": read.quorum} if file == "run.yaml" else {"task": read.task}
+    names = {"workers", "run"} & set(settings.model_fields)
+    wanted = settings(**given, **{name: getattr(read, name) for name in names})
+    assert read.model_dump() == wanted.model_dump(), "a default in the file is not the default"
+
+
+def test_a_section_is_read_by_its_own_command_alone(project: Path) -> None:
+    flags = ["--config", str(project / "run.yaml")]
+    own = read_settings(AggregatorSettings, flags, prog="fl-aggregator", description="", examples="")
+    assert (own.run, own.quorum, own.rounds) == ("my_project", "2", 10)
+    (project / "run.yaml").write_text("aggregator:\n  colour: red\n")
+    with pytest.raises(SettingsError, match="unknown setting colour"):
+        read_settings(AggregatorSettings, flags, prog="fl-aggregator", description="", examples="")
+    read_settings(SimulationSettings, flags, prog="fl-simulate", description="", examples="")
+
+
+def test_the_compose_file_names_only_what_is_there(project: Path) -> None:
+    services = yaml.safe_load((project / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    assert set(services) == {"broker", "aggregator", "dashboard", "worker"}
+    commands = {service["command"][0] for name, service in services.items() if name != "broker"}
+    assert commands <= {*COMMANDS}
+    for name in ("aggregator", "worker"):
+        assert services[name]["command"][2] in FILES
+        assert ".:/project:ro" in services[name]["volumes"]
+    env = dict(
+        line.split("=", 1) for line in (project / ".env").read_text().splitlines() if "=" in line and line[0] != "#"
+    )
+    assert (Path(env["FEDMQ_SOURCE"]) / "Dockerfile").is_file()
+    wanted = set(re.findall(r"\$\{(\w+)", (project / "docker-compose.yml").read_text(encoding="utf-8")))
+    assert wanted <= set(env)
+
+
+def test_nothing_is_overwritten_and_a_name_must_be_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (project / "task.py").read_bytes()
+    assert scaffold.cli.main([str(project)]) == ExitCode.USAGE
+    assert "not empty" in capsys.readouterr().err
+    assert (project / "task.py").read_bytes() == before
+    assert scaffold.cli.main([str(project / "two words")]) == ExitCode.USAGE
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_settings_page_is_not_stale() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == page(), "make settings-page"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_of_a_command_has_a_description_and_is_a_flag_of_it(command: str) -> None:
+    module = COMMANDS[command].__module__
+    settings = described(COMMANDS[command])
+    assert all(setting.description for setting in settings), module
+    assert len({setting.flag for setting in settings}) == len(settings) >= 3
+
+
+def test_git_takes_no_secret_along(project: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    listed = subprocess.run(
+        ["git", "-C", str(project), "status", "--porcelain", "-uall"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "task.py" in listed
+    assert ".env" not in listed
