@@ -36,10 +36,9 @@ _USUAL = ("loss", "accuracy", "eval.loss", "eval.accuracy", "train.loss", "train
 _MAX_LOOKED_AT = 2000
 """Of the workers present, for those to be named; a view has room for some tens."""
 _MAX_ITEMS = 60
-_MARKS = {
+_MARKS = {  # one that is late was for another round
     Verdict.FOLDED: ("✓", "green"),
     Verdict.REFUSED: ("✗", "red"),
-    Verdict.LATE: ("✗", "yellow"),
     Verdict.DUPLICATE: ("✓", "green"),
 }
 _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
@@ -142,8 +141,9 @@ class AggregatorView:
         row = event.row
         self._download.over()
         self._open_counts[row.verdict] += 1
-        is_known = row.worker in self._seen or row.verdict is Verdict.FOLDED
-        if row.worker is not None and is_known and self._answers.get(row.worker) is not Verdict.FOLDED:
+        if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
+            return
+        if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # the name of a refused one may be anybody's
             self._answers[row.worker] = row.verdict
 
     def _open_run(self, event: RunOpened) -> None:
