@@ -8,26 +8,29 @@ BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_ARGS ?=
 TEST_JOBS ?= 3
+NEEDS := rabbitmq-server
 CHAOS_ARGS ?= --seeds 20 --rounds 12
 SOAK_ARGS ?= --rounds 1000
 BENCH_ARGS ?=
+DASHBOARD_ARGS ?=
 DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
 PACKAGES := aggregator broker dashboard learning simulation worker
 SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test chaos soak bench lint format clean rabbitmq
+.PHONY: help demo dashboard test chaos soak bench lint format clean system
 
 help:
-	@echo 'make demo    train the digits demo with 8 workers in one process, without a broker'
-	@echo 'make test    run every test, the ones on a private RabbitMQ included'
-	@echo 'make chaos   kill, pause and cut at random: CHAOS_ARGS="--seed 7 --rounds 20" repeats one seed'
-	@echo 'make soak    1,000 rounds with workers that come and go'
-	@echo 'make bench   measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
-	@echo 'make lint    check format, lint and types'
-	@echo 'make format  put the sources in that format'
-	@echo 'make clean   remove $(VENV), .bench and what the tools leave'
+	@echo 'make demo       train the digits demo with 8 workers in one process, without a broker'
+	@echo 'make dashboard  the page of the runs in runs/, the demo'"'"'s among them, at http://localhost:8080'
+	@echo 'make test       run every test, the ones on a private RabbitMQ included'
+	@echo 'make chaos      kill, pause and cut at random: CHAOS_ARGS="--seed 7 --rounds 20" repeats one seed'
+	@echo 'make soak       1,000 rounds with workers that come and go'
+	@echo 'make bench      measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
+	@echo 'make lint       check format, lint and types'
+	@echo 'make format     put the sources in that format'
+	@echo 'make clean      remove $(VENV), .bench and what the tools leave'
 	@echo
 	@echo 'PYTHON=...       the interpreter to use; without it, the first on PATH that is 3.11 or newer'
 	@echo 'DEMO_ARGS=...    arguments of fl-simulate       PYTEST_ARGS=...  further arguments of pytest'
@@ -37,16 +40,21 @@ help:
 demo: $(VENV)/.installed-demo
 	$(BIN)/fl-simulate $(DEMO_ARGS)
 
-test: $(VENV)/.installed-test rabbitmq
+dashboard: $(VENV)/.installed-demo
+	@mkdir -p runs
+	$(BIN)/fl-dashboard --state runs $(DASHBOARD_ARGS)
+
+test: NEEDS := rabbitmq-server chromium chromium-driver prometheus
+test: $(VENV)/.installed-test system
 	FEDMQ_REQUIRE_BROKER=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
-chaos: $(VENV)/.installed-test rabbitmq
+chaos: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m chaos.storm $(CHAOS_ARGS)
 
-soak: $(VENV)/.installed-test rabbitmq
+soak: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m soak.endurance $(SOAK_ARGS)
 
-bench: $(VENV)/.installed-test rabbitmq
+bench: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-lint
@@ -90,11 +98,12 @@ $(VENV)/.created:
 	rm -rf '$(VENV)'; \
 	"$$found" -m venv '$(VENV)' && touch $@
 
-# --- RabbitMQ for the tests ---------------------------------------------------------------------
+# --- what the tests need of the system ----------------------------------------------------------
 
-# The tests start their own node, so the package's service is neither started nor enabled. A policy-rc.d
-# that ends with 101 is Debian's way to say so; one that is already there comes back afterwards.
-define INSTALL_RABBITMQ
+# RabbitMQ, a browser for the page, Prometheus for the metrics. The tests start their own, so services of these
+# packages are neither started nor enabled. A policy-rc.d that ends with 101 is Debian's way to say so; one that is
+# already there comes back afterwards.
+define INSTALL_PACKAGES
 set -e
 policy=/usr/sbin/policy-rc.d
 put_back() { rm -f $$policy; if [ -e $$policy.before-fedmq ]; then mv $$policy.before-fedmq $$policy; fi; }
@@ -105,20 +114,28 @@ printf "#!/bin/sh\nexit 101\n" >$$policy
 chmod 755 $$policy
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-apt-get install -y -q --no-install-recommends rabbitmq-server
-if command -v systemctl >/dev/null; then systemctl disable rabbitmq-server >/dev/null 2>&1 || true; fi
+apt-get install -y -q --no-install-recommends "$$@"
+if command -v systemctl >/dev/null; then
+    for name in rabbitmq-server prometheus; do systemctl disable $$name >/dev/null 2>&1 || true; done
+fi
 endef
-export INSTALL_RABBITMQ
+export INSTALL_PACKAGES
 
-rabbitmq:
-	@if [ -n "$$FEDMQ_TEST_BROKER" ] || command -v rabbitmq-server >/dev/null \
-	    || [ -x /usr/sbin/rabbitmq-server ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then exit 0; fi; \
+system:
+	@missing=; \
+	has() { command -v "$$1" >/dev/null || [ -x "/usr/sbin/$$1" ] || [ -x "/usr/lib/rabbitmq/bin/$$1" ]; }; \
+	for name in $(NEEDS); do \
+	    case $$name in chromium-driver) command=chromedriver;; *) command=$$name;; esac; \
+	    if [ -n "$$FEDMQ_TEST_BROKER" ] && [ $$name = rabbitmq-server ]; then continue; fi; \
+	    if ! has $$command; then missing="$$missing $$name"; fi; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \
-	    echo 'the tests need RabbitMQ 3.10 or newer: install rabbitmq-server, so that it is on PATH' >&2; exit 1; \
+	    echo "the tests need what Debian has as:$$missing; install it, so that it is on PATH" >&2; exit 1; \
 	elif [ "$$(id -u)" = 0 ]; then as_root=; \
 	elif sudo -n true 2>/dev/null; then as_root='sudo -n'; \
 	else \
-	    echo 'the tests need RabbitMQ: sudo apt install --no-install-recommends rabbitmq-server' >&2; exit 1; \
+	    echo "the tests need: sudo apt install --no-install-recommends$$missing" >&2; exit 1; \
 	fi; \
-	echo 'Installing rabbitmq-server for the tests; its service is not started.'; \
-	$$as_root sh -c "$$INSTALL_RABBITMQ"
+	echo "Installing for the tests:$$missing; no service is started."; \
+	$$as_root sh -c "$$INSTALL_PACKAGES" sh $$missing

@@ -9,18 +9,22 @@ from pathlib import Path
 
 import torch
 
-from aggregator.events import StandingBy
+from aggregator.events import StandingBy, Watcher
+from aggregator.experiment_logs import experiment_logs
 from aggregator.fold_kernel import kernel
 from aggregator.live import AggregatorView
+from aggregator.metrics import AggregatorMetrics
 from aggregator.partial import PartialAggregator
 from aggregator.partial_live import PartialView
 from aggregator.report import NAME as REPORT
 from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
+from aggregator.status import StatusSender
 from broker import malloc
 from broker.command import exit_code_of
 from broker.errors import ExitCode, LeadershipLost, QueueMissing, StateError
+from broker.metrics_server import served
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings
 from broker.terminal import Terminal
@@ -67,11 +71,23 @@ def _run(settings: AggregatorSettings, terminal: Terminal, view: AggregatorView 
     if settings.compiled_fold:
         kernel()  # which says so if it cannot be had
     task = load_task(settings.task, Site()) if settings.role == "root" else None
+    metrics = AggregatorMetrics(settings.state)
+    with experiment_logs(settings) as logs, served(metrics.registry, settings):
+        return _lead_on(settings, task, terminal, view, [metrics.look, *logs])
+
+
+def _lead_on(
+    settings: AggregatorSettings,
+    task: Task | None,
+    terminal: Terminal,
+    view: AggregatorView | PartialView,
+    watchers: Sequence[Watcher],
+) -> ExitCode:
     asks_again = False
     stopping = threading.Event()
     while True:
         try:
-            return _lead(settings, task, stopping, terminal, view, asks_again=asks_again)
+            return _lead(settings, task, stopping, terminal, view, watchers, asks_again=asks_again)
         except LeadershipLost as error:
             if stopping.is_set():
                 return ExitCode.INTERRUPTED
@@ -90,6 +106,7 @@ def _lead(
     stopping: threading.Event,
     terminal: Terminal,
     view: AggregatorView | PartialView,
+    watchers: Sequence[Watcher],
     *,
     asks_again: bool,
 ) -> ExitCode:
@@ -101,16 +118,25 @@ def _lead(
     transport = RabbitMQ(settings, role=role, topology=settings.topology, on_link=fan_out(view.note_link))
     terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
-        if not _wait_to_lead(transport, stopping, lambda: view.look(StandingBy(queue=settings.queue))):
+        tell: Watcher = fan_out(*watchers)
+
+        def tell_standing_by() -> None:
+            event = StandingBy(queue=settings.queue)
+            view.look(event)
+            tell(event)
+
+        if not _wait_to_lead(transport, stopping, tell_standing_by):
             return ExitCode.INTERRUPTED
         aggregator: Aggregator | PartialAggregator
+        said = StatusSender(transport, num_shards=settings.shards)
         if isinstance(view, PartialView):
             aggregator = PartialAggregator(settings, transport)
             view.leads(aggregator)
         else:
             assert task is not None
-            aggregator = Aggregator(settings, task, transport, asks_again=asks_again, on_event=fan_out(view.look))
-        with contextlib.closing(aggregator):
+            on_event = fan_out(view.look, tell, said.look)
+            aggregator = Aggregator(settings, task, transport, asks_again=asks_again, on_event=on_event)
+        with contextlib.closing(aggregator), said:
 
             def stop() -> None:
                 stopping.set()

@@ -152,6 +152,17 @@ class History:
             )
         )
 
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Closed ``rounds`` by what closed them; ``updates`` and ``bytes`` received by verdict."""
+        rounds = "SELECT closed_by, count(*) FROM rounds WHERE closed_by IS NOT NULL GROUP BY closed_by"
+        updates = "SELECT verdict, count(*), coalesce(sum(num_bytes), 0) FROM updates GROUP BY verdict"
+        by_verdict = self._db.execute(updates).fetchall()
+        return {
+            "rounds": dict(self._db.execute(rounds)),
+            "updates": {verdict: number for verdict, number, _ in by_verdict},
+            "bytes": {verdict: num_bytes for verdict, _, num_bytes in by_verdict},
+        }
+
     def contributions(self) -> list[dict[str, Any]]:
         """One row a worker: updates by verdict, samples and bytes, mean staleness, mean seconds, when last seen."""
         return list(self._rows(_CONTRIBUTIONS))

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
 from broker.errors import SettingsError
 from broker.messages import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns
-from broker.settings import BrokerSettings, WireSettings
+from broker.settings import ServiceSettings, WireSettings
 from broker.topology import Topology
 
 
@@ -100,6 +100,10 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     commit_every_s: Annotated[float, Field(gt=0)] = Field(
         30.0, description="longest time between commits of an open round, in seconds"
     )
+    tensorboard: Path | None = Field(
+        None, description="folder for a TensorBoard log of the rounds; needs fedmq[tensorboard]"
+    )
+    mlflow: str | None = Field(None, description="URI of an MLflow to log the run to; needs fedmq[mlflow]")
     part_bytes: Annotated[int, Field(ge=8, le=8 * 2**20, multiple_of=8)] = Field(
         8 * 2**20, description="size of the parts in which a model travels that is above the inline cap"
     )
@@ -123,7 +127,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         return Compression.parse(self.compression, zstd=self.zstd)
 
 
-class AggregatorSettings(RunSettings, BrokerSettings):  # type: ignore[misc]
+class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
     """One aggregator: the root, which has the model, or the partial aggregator of one shard."""
 
     role: Literal["root", "partial"] = Field(

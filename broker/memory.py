@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from broker.errors import BlobLost, QueueMissing
 from broker.tensors import Buffer
-from broker.topology import partial_key, shard_of
+from broker.topology import Topology, partial_key, shard_of
 from broker.transport import DeadLetter, Delivery, Source
 
 
@@ -31,13 +31,15 @@ class MemoryBroker:
         self.shards: dict[int, deque[tuple[str, bytes]]] = {}
         self.blobs: dict[str, tuple[bytes, ...]] = {}
         self.dead: list[DeadLetter] = []
+        self.status: bytes | None = None
 
 
 class MemoryTransport:
     """One participant's view of a MemoryBroker, or of one shard of it."""
 
-    def __init__(self, broker: MemoryBroker, *, shard: int | None = None) -> None:
+    def __init__(self, broker: MemoryBroker, *, shard: int | None = None, queue: str = "updates") -> None:
         self._broker = broker
+        self._topology = Topology(queue)
         self._shard = shard
         self._changed = broker.changed
         self._sources: tuple[Source, ...] = ()
@@ -146,6 +148,24 @@ class MemoryTransport:
 
     def announce(self, body: bytes, *, worker: str) -> None:
         self._put(self._broker.queues[Source.PRESENCE], worker, body)
+
+    def tell_status(self, body: bytes) -> None:
+        self._broker.status = body
+
+    def read_status(self) -> Buffer | None:
+        return self._broker.status
+
+    def num_messages(self, names: Sequence[str]) -> dict[str, int]:
+        with self._changed:
+            if not self._broker.is_declared:
+                return {}
+            shards = {self._topology.updates_of(shard): len(waiting) for shard, waiting in self._broker.shards.items()}
+            found = shards | {
+                self._topology.updates: len(self._broker.queues[Source.UPDATES]),
+                self._topology.presence: len(self._broker.queues[Source.PRESENCE]),
+                self._topology.dead: len(self._broker.dead),
+            }
+        return {name: found[name] for name in names if name in found}
 
     def _put(self, queue: deque[tuple[str, bytes]], sender: str, body: bytes) -> None:
         with self._changed:

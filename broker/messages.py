@@ -23,6 +23,8 @@ MAX_TENSORS = 100_000
 MAX_SHARDS = 1000
 MAX_FOLDED = 1000
 """Updates in one partial sum."""
+MAX_LISTED = 500
+"""Workers in one status."""
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
@@ -264,4 +266,40 @@ class Presence(Header):
         return self
 
 
-AnyHeader = ModelHead | UpdateHead | PartialHead | Presence
+class WorkerStatus(Header):
+    """A worker as the aggregator last heard of it."""
+
+    name: WorkerName
+    state: Literal["idle", "training", "sending"]
+    round: RoundNumber
+    progress: Annotated[float, Field(ge=0, le=1)]
+    seen_at: Seconds
+    """Unix time at the aggregator."""
+    has_answered: StrictBool
+    """Whether its update for the open round is in."""
+
+
+class Status(Header):
+    """What the aggregator says of its run, about once a second; for people to look at, and nothing depends on it."""
+
+    kind: Literal["status"] = "status"
+    run: RunName
+    run_id: RunId
+    state: Literal["running", "finished", "stopped"]
+    sent_at: Seconds
+    round: RoundNumber
+    """The open one; of a run that is finished, the last."""
+    num_rounds: RoundNumber
+    num_folded: RoundNumber
+    target: RoundNumber
+    """Updates that close the round, with so many workers present."""
+    num_present: RoundNumber
+    deadline_at: Seconds | None = None
+    """Unix time at which the round closes without its quorum; None: never."""
+    num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0
+    workers: Annotated[tuple[WorkerStatus, ...], Field(max_length=MAX_LISTED)] = ()
+    num_more_workers: RoundNumber = 0
+    """Of those present, how many are not in ``workers``."""
+
+
+AnyHeader = ModelHead | UpdateHead | PartialHead | Presence | Status

@@ -41,6 +41,7 @@ _PARTS_ON_THEIR_WAY = 1
 _MAX_NAMES = 10
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
+_STATUS_TRIES, _STATUS_PAUSE_S = 10, 0.05
 _COUNT_LAGS_S = 1.5
 """RabbitMQ says of a stream that holds messages for up to a second that it holds none."""
 
@@ -272,6 +273,37 @@ class RabbitMQ:
             channel.basic_publish(self._topology.inbound, presence_key(worker), body, properties)
 
         self._writer.post(do)
+
+    def tell_status(self, body: bytes) -> None:
+        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
+
+        def do(link: Link) -> None:
+            link.channel("presence", confirms=False).basic_publish("", self._topology.status, body, properties)
+
+        self._writer.post(do)
+
+    def read_status(self) -> Buffer | None:
+        return self._writer.call(self._look_at_status, is_retried=False)
+
+    def _look_at_status(self, link: Link) -> bytes | None:
+        """Takes it and gives it back. Another who looks may have it for that moment."""
+        channel = link.channel("status")
+        for _ in range(_STATUS_TRIES):
+            method, _properties, body = channel.basic_get(self._topology.status)
+            if method is not None:
+                channel.basic_nack(method.delivery_tag, requeue=True)
+                return bytes(body)
+            link.pause(_STATUS_PAUSE_S)
+        return None
+
+    def num_messages(self, names: Sequence[str]) -> dict[str, int]:
+        found = {}
+        for name in names:
+            try:
+                found[name] = self._writer.call(partial(_declare_passive, name=name), is_retried=False)
+            except QueueMissing:
+                continue
+        return found
 
     def _publish(
         self,

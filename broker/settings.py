@@ -80,6 +80,15 @@ class BrokerSettings(WireSettings):
     queue: QueueName = Field("updates", description="name of the results queue; all other names derive from it")
 
 
+class ServiceSettings(BrokerSettings):
+    """A command that runs for days, and is watched."""
+
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="port at which Prometheus is told metrics, under /metrics; none: it is not"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of that port; 0.0.0.0: whoever reaches this machine")
+
+
 def _is_broker_url(url: str) -> bool:
     try:
         parts = urlsplit(url)

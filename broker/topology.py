@@ -5,6 +5,7 @@
 <queue>.blob.<id>   stream      one large body, in parts; deleted when no one can need it
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
+<queue>.status      classic     one message: what the aggregator last said of itself; looked at, not taken
 <queue>.leader      exclusive   empty; whose connection holds it is the one aggregator, the others stand by
 
 With N shards, a worker's updates take the way of its shard, the first eight bytes (little-endian) of the SHA-256
@@ -42,6 +43,7 @@ DEAD = {
     "x-delivery-limit": 1_000_000,  # whoever looks gives the messages back, and each return counts
 }
 PRESENCE = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
+STATUS = {"x-max-length": 1, "x-overflow": "drop-head"}
 BLOB = {"x-queue-type": "stream", "x-max-age": "7D"}
 
 
@@ -84,6 +86,10 @@ class Topology:
         return f"{self.queue}.presence"
 
     @property
+    def status(self) -> str:
+        return f"{self.queue}.status"
+
+    @property
     def leader(self) -> str:
         return f"{self.updates}.leader"
 
@@ -109,7 +115,8 @@ class Topology:
         if self.shard is not None:
             return {self.models: MODELS, self.updates: updates, self.dead: DEAD}
         shards = {self.updates_of(shard): updates for shard in range(self.num_shards)}
-        return {self.models: MODELS, self.updates: updates, self.dead: DEAD, self.presence: PRESENCE} | shards
+        own = {self.models: MODELS, self.updates: updates, self.dead: DEAD}
+        return own | {self.presence: PRESENCE, self.status: STATUS} | shards
 
     @property
     def update_queues(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 A transport is of one federation, or of one shard of it (``Topology.shard``): then updates and the lead are the shard's.
 
-All methods may be called from one thread of the process, the one that runs its service; ``announce`` from any.
+All methods may be called from one thread of the process, the one that runs its service; ``announce`` and
+``tell_status`` from any.
 Publishing returns when the broker has the message for good. A broken connection is mended inside: a method
 waits for it, and raises BrokerRefused only when waiting cannot help. A worker waits for a missing queue, too; to
 the aggregator, which made it, that is a QueueMissing.
@@ -107,6 +108,18 @@ class Transport(Protocol):
 
     def announce(self, body: bytes, *, worker: str) -> None:
         """Sends a sign of life if that is possible right now; never waits, never fails."""
+
+    def tell_status(self, body: bytes) -> None:
+        """Puts what the aggregator says of itself in place of what it said before; never waits, never fails.
+
+        May be called from any thread, as ``announce``.
+        """
+
+    def read_status(self) -> Buffer | None:
+        """What the aggregator last said of itself, which stays there for others; None if it never did."""
+
+    def num_messages(self, names: Sequence[str]) -> dict[str, int]:
+        """How many messages wait in these queues; one that is not there is left out."""
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
         """Stores parts under a name, in place of what was there; BlobLost if somebody deletes it meanwhile.

@@ -1,15 +1,14 @@
 """``fl-dashboard``: serves the page of a run, or of all runs in a folder."""
 
 import contextlib
+import signal
 import socket
 from collections.abc import Sequence
-
-import uvicorn
 
 from broker.command import configure_logging, exit_code_of
 from broker.errors import ExitCode, SettingsError, StateError
 from broker.settings import read_settings
-from dashboard.server import Dashboard
+from dashboard.server import Dashboard, PageServer
 from dashboard.settings import DashboardSettings
 
 _PROG = "fl-dashboard"
@@ -33,15 +32,12 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     if not settings.state.is_dir():
         raise StateError(f"--state: there is no folder {settings.state}")
     with _listening(settings) as listening:
-        app = Dashboard(settings.state).app(host=settings.host)
         port = listening.getsockname()[1]
         host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else settings.host
         print(f"http://{host}:{port}/ shows {settings.state}; Ctrl-C ends it", flush=True)
-        # a page that is open keeps its connection for ever, and is not waited for
-        config = uvicorn.Config(
-            app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=1
-        )
-        _Server(config).run(sockets=[listening])
+        signal.signal(signal.SIGTERM, lambda *_: None)  # the server ends well by itself, and then raises it once more
+        with contextlib.suppress(KeyboardInterrupt):
+            PageServer(Dashboard(settings.state), host=settings.host).run(sockets=[listening])
     return ExitCode.OK
 
 
@@ -58,14 +54,6 @@ def _listening(settings: DashboardSettings) -> socket.socket:
             f"cannot serve at {settings.host}:{settings.port}: {error.strerror or error}; choose another --port"
         ) from error
     return listening
-
-
-class _Server(uvicorn.Server):
-    """One that ends with code 0 at Ctrl-C: there is nothing to lose."""
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            super().run(sockets)
 
 
 if __name__ == "__main__":

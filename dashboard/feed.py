@@ -29,6 +29,7 @@ class Feed:
         self._changed = asyncio.Condition()
         self._newest: str | None = None
         self._num_looking = 0
+        self._is_over = False
         self._reader: asyncio.Task[None] | None = None
 
     async def messages(self) -> AsyncIterator[str]:
@@ -40,18 +41,24 @@ class Feed:
         try:
             while True:
                 async with self._changed:
-                    while self._newest in (None, shown):
+                    while self._newest in (None, shown) and not self._is_over:
                         await self._changed.wait()
                     shown = self._newest
-                assert shown is not None
+                if shown is None or self._is_over:
+                    return
                 yield shown
         finally:
             self._num_looking -= 1
             if not self._num_looking:
-                self.close()
+                self._stop_reading()
 
-    def close(self) -> None:
-        """Nobody looks any more."""
+    async def end(self) -> None:
+        """Lets go of all who look: the server is about to end."""
+        async with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _stop_reading(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
         self._reader, self._newest = None, None

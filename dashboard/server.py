@@ -1,15 +1,19 @@
 """The page's addresses. All are GET, each reads, and a name in an address is looked up and never joined to a path."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 
+import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -22,6 +26,7 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator import report
 from aggregator.history import History
@@ -67,11 +72,16 @@ class Dashboard:
             ],
             middleware=[
                 Middleware(TrustedHostMiddleware, allowed_hosts=allowed),
-                Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
+                Middleware(_WithHeaders),
                 Middleware(GZipMiddleware, minimum_size=2000),
             ],
             exception_handlers={StateError: _unreadable},
         )
+
+    async def end(self) -> None:
+        """Lets go of all who look; they would hold the server for ever."""
+        for feed in self._feeds.values():
+            await feed.end()
 
     # -- pages ----------------------------------------------------------------------------------------------
 
@@ -175,12 +185,48 @@ async def _static(request: Request) -> Response:
     return Response(read(), media_type=media_type)
 
 
-async def _with_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await call_next(request)
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
+class _WithHeaders:
+    """Adds the headers of ``_HEADERS`` to every answer that does not say otherwise."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
 async def _unreadable(request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), status_code=503)
+
+
+class PageServer(uvicorn.Server):
+    """Serves a dashboard until Ctrl-C, SIGTERM or ``stop``, and does not wait for pages that are open."""
+
+    def __init__(self, dashboard: Dashboard, *, host: str = "127.0.0.1") -> None:
+        super().__init__(uvicorn.Config(dashboard.app(host=host), log_config=None, access_log=False, lifespan="off"))
+        self._dashboard = dashboard
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._let_go()
+        super().handle_exit(sig, frame)
+
+    def stop(self) -> None:
+        """May be called from any thread."""
+        self._let_go()
+        self.should_exit = True
+
+    def _let_go(self) -> None:
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._dashboard.end(), self._loop)

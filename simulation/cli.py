@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aggregator.events import Event, RoundClosed
+from aggregator.events import Event, RoundClosed, Watcher
+from aggregator.experiment_logs import experiment_logs
 from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
@@ -59,8 +60,9 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         if settings.log_level == "INFO" and not terminal.is_live:
             log.setLevel(logging.INFO)
         torch.set_num_threads(1)
-        simulation = Simulation(settings, run_settings, terminal, view)
-        summary = simulation.run()
+        with experiment_logs(run_settings) as logs:
+            simulation = Simulation(settings, run_settings, terminal, view, logs)
+            summary = simulation.run()
         if summary is None:
             return ExitCode.INTERRUPTED
         if settings.baselines and "baselines" not in summary:
@@ -102,12 +104,13 @@ class Simulation:
         run_settings: AggregatorSettings,
         terminal: Terminal,
         view: SimulationView,
+        watchers: Sequence[Watcher],
     ) -> None:
         self._settings = settings
         self._run_settings = run_settings
         self._terminal = terminal
         self._view = view
-        self._on_event = fan_out(view.look, _tell_round)
+        self._on_event = fan_out(view.look, _tell_round, *watchers)
         self._task: Task = load_task(settings.task, Site(partition=settings.partition))
 
     @property

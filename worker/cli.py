@@ -8,6 +8,8 @@ import torch
 from broker import malloc
 from broker.command import configure_logging, exit_code_of
 from broker.errors import ExitCode
+from broker.heartbeat import Heartbeat
+from broker.metrics_server import served
 from broker.rabbitmq import RabbitMQ
 from broker.settings import read_settings, redacted
 from broker.terminal import Terminal
@@ -16,8 +18,8 @@ from broker.watching import fan_out
 from learning import load_task
 from worker.carried import OnDisk
 from worker.device import pick_device
-from worker.heartbeat import Heartbeat
 from worker.live import WorkerView
+from worker.metrics import WorkerMetrics
 from worker.name import default_name
 from worker.service import Worker
 from worker.settings import WorkerSettings
@@ -66,6 +68,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
         device = pick_device(settings.device)
         transport = RabbitMQ(settings, role=f"worker {name}", on_link=fan_out(view.note_link))
         stack.callback(transport.close)
+        metrics = WorkerMetrics(lambda: worker.presence)
         heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
         worker = Worker(
             name,
@@ -76,9 +79,10 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             run=settings.run,
             device=device,
             carried=carried,
-            on_event=fan_out(view.look),
+            on_event=fan_out(view.look, metrics.look),
             announce_soon=heartbeat.soon,
         )
+        stack.enter_context(served(metrics.registry, settings))
         terminal.on_signals(worker.stop)
         worker.start()
         stack.enter_context(heartbeat)

@@ -6,11 +6,11 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from broker.messages import RunName, WorkerName
-from broker.settings import BrokerSettings
+from broker.settings import ServiceSettings
 from learning.task import Site
 
 
-class WorkerSettings(BrokerSettings):
+class WorkerSettings(ServiceSettings):
     """One worker at one site."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")

@@ -30,7 +30,7 @@ def join(request: pytest.FixtureRequest) -> Iterator[Join]:
         broker = MemoryBroker()
 
         def make(topology: Topology) -> Transport:
-            return MemoryTransport(broker, shard=topology.shard)
+            return MemoryTransport(broker, shard=topology.shard, queue=topology.queue)
     else:
         settings = BrokerSettings(broker=request.getfixturevalue("broker_url"), queue=request.getfixturevalue("queue"))
 
@@ -331,4 +331,40 @@ def test_wake_ends_a_wait_from_another_thread(aggregator: Transport) -> None:
 
 def test_all_names_derive_from_the_queue() -> None:
     topology = Topology("updates")
-    assert list(topology.queues()) == ["updates.models", "updates", "updates.dead", "updates.presence"]
+    assert list(topology.queues()) == [
+        "updates.models",
+        "updates",
+        "updates.dead",
+        "updates.presence",
+        "updates.status",
+    ]
+
+
+def test_of_what_the_aggregator_says_of_itself_only_the_newest_is_there_for_all_who_look(
+    aggregator: Transport, join: Join
+) -> None:
+    readers = [join() for _ in range(3)]
+    assert readers[0].read_status() is None
+    for number in range(5):
+        aggregator.tell_status(str(number).encode())
+    assert wait_until(lambda: readers[0].read_status() == b"4", timeout_s=SOON_S)
+    found: list[object] = []
+    threads = [
+        threading.Thread(target=lambda own=own: found.extend(own.read_status() for _ in range(20))) for own in readers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [b"4"] * 60
+    aggregator.tell_status(b"5")
+    assert wait_until(lambda: readers[1].read_status() == b"5", timeout_s=SOON_S)
+
+
+def test_what_waits_is_counted_and_a_queue_that_is_not_there_is_left_out(aggregator: Transport, queue: str) -> None:
+    topology = Topology(queue)
+    for _ in range(3):
+        aggregator.send(b"update", worker="a")
+    names = [topology.updates, topology.dead, topology.updates_of(0)]
+    counted = {topology.updates: 3, topology.dead: 0}
+    assert wait_until(lambda: aggregator.num_messages(names) == counted, timeout_s=SOON_S)

@@ -223,3 +223,8 @@ def test_a_worker_with_another_task_than_the_run_says_so(federation: Federation)
     assert said.startswith("fl-worker: the model of run federation.")
     assert said.endswith("; is --task the one that the aggregator has?")
     assert "Traceback" not in stranger.said
+
+
+def test_a_worker_cannot_go_by_a_name_that_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    assert worker.cli.main(["--name", "<script>alert(1)</script>"]) == ExitCode.USAGE
+    assert_one_clear_line(capsys.readouterr().err, "fl-worker", "--name", "<script>alert(1)</script>")

@@ -115,4 +115,5 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
 def _requirements() -> list[str]:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras["demo"], *extras["fast"]]
+    of_the_product = ("demo", "fast", "tensorboard", "mlflow")
+    return [*project["dependencies"], *(name for extra in of_the_product for name in extras[extra])]

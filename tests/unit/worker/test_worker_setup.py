@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from broker.errors import FedmqError, TaskError
+from broker.heartbeat import Heartbeat
 from learning import Site
 from worker.device import pick_device
-from worker.heartbeat import Heartbeat
 from worker.name import default_name
 from worker.settings import WorkerSettings
 

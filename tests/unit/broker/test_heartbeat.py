@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from worker import heartbeat
-from worker.heartbeat import Heartbeat
+from broker import heartbeat
+from broker.heartbeat import Heartbeat
 
 SOON_S = 30.0
 
