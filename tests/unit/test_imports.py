@@ -100,6 +100,8 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     declared = {name.partition("[")[0].partition(">")[0].partition("<")[0].strip() for name in _requirements()}
     renamed = {
+        "mlflow": "mlflow-skinny",
+        "prometheus_client": "prometheus-client",
         "pydantic_settings": "pydantic-settings",
         "pythonjsonlogger": "python-json-logger",
         "sklearn": "scikit-learn",
