@@ -3,10 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-
-def is_smaller_better(metric: str) -> bool:
-    """Losses and errors fall, everything else rises."""
-    return any(word in metric for word in ("loss", "error", "perplexity", "mae", "mse"))
+from broker.trend import is_smaller_better
 
 
 def metric_of(row: Mapping[str, Any], metric: str) -> float | None:

@@ -5,13 +5,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from aggregator.early_stop import is_smaller_better
 from aggregator.events import (
     Event,
     RoundClosed,
@@ -36,10 +36,9 @@ _USUAL = ("loss", "accuracy", "eval.loss", "eval.accuracy", "train.loss", "train
 _MAX_LOOKED_AT = 2000
 """Of the workers present, for those to be named; a view has room for some tens."""
 _MAX_ITEMS = 60
-_MARKS = {
+_MARKS = {  # one that is late was for another round
     Verdict.FOLDED: ("✓", "green"),
     Verdict.REFUSED: ("✗", "red"),
-    Verdict.LATE: ("✗", "yellow"),
     Verdict.DUPLICATE: ("✓", "green"),
 }
 _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
@@ -142,15 +141,16 @@ class AggregatorView:
         row = event.row
         self._download.over()
         self._open_counts[row.verdict] += 1
-        is_known = row.worker in self._seen or row.verdict is Verdict.FOLDED
-        if row.worker is not None and is_known and self._answers.get(row.worker) is not Verdict.FOLDED:
+        if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
+            return
+        if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # the name of a refused one may be anybody's
             self._answers[row.worker] = row.verdict
 
     def _open_run(self, event: RunOpened) -> None:
         self._forget_run("")
-        self._run = event
         for row in event.closed:
             self._note_row(row)
+        self._run = replace(event, closed=())
         self._num_closed, self._num_closed_here = event.last_closed_round, 0
 
     def _open_round(self, event: RoundOpened) -> None:
@@ -172,8 +172,7 @@ class AggregatorView:
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
         for name, value in (row["metrics"] or row["worker_metrics"]).items():
             if not name.endswith("num_samples"):
-                trend = self._trends.setdefault(name, Trend(name, is_smaller_better=is_smaller_better(name)))
-                trend.add(self._num_closed, value)
+                self._trends.setdefault(name, Trend(name)).add(self._num_closed, value)
 
     # -- what is seen ---------------------------------------------------------------------------------------
 
@@ -219,7 +218,7 @@ class AggregatorView:
         num_left = run.num_rounds - self._num_closed
         if self._num_closed_here and num_left > 0 and self._ended_at is None:
             left_s = (self._closed_at - self._run_opened_at) / self._num_closed_here * num_left
-            words += f"  about {duration(left_s)} to go"
+            words += f"  about {duration(math.ceil(left_s))} to go"
         rows.bar("rounds", self._num_closed, run.num_rounds, words)
 
     def _show_round(self, rows: Rows, move: RoundMoved, now: float) -> None:
@@ -229,7 +228,7 @@ class AggregatorView:
         if move.deadline_at is None:
             return
         left_s, whole_s = move.deadline_at - now, move.deadline_at - self._round_opened_at
-        words = f"{duration(left_s)} left" if left_s > 0 else "passed"
+        words = f"{duration(math.ceil(left_s))} left" if left_s > 0 else "passed"
         style = "red" if move.is_extended or left_s < 0.1 * whole_s else "yellow"
         rows.bar("deadline", max(0.0, left_s), whole_s, words + (", extended" if move.is_extended else ""), style=style)
 

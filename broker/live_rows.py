@@ -1,6 +1,5 @@
 """What live views are made of: rows of a label and what belongs to it, cut to the width that there is."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -178,7 +177,7 @@ def name_of(name: str) -> str:
 
 def duration(seconds: float) -> str:
     """Minutes and seconds, or with hours, such as 0:41 and 1:02:03."""
-    whole = max(0, math.ceil(seconds))
+    whole = max(0, int(seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 

@@ -14,6 +14,8 @@ IS_SHOWN = "is_shown"
 """In the ``extra`` of a log call: a live view shows what the line says, and has no need of it."""
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
+TEXT_INDENT = 17
+"""Where the message begins."""
 _JSON_NAMES = {"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"}
 
 

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(StatusSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    configure_logging(settings.log_level if settings.log_level != "INFO" else "WARNING")
+    level = settings.log_level if settings.log_level != "INFO" else "WARNING"
+    configure_logging(level, log_format=settings.log_format)
     topology = Topology(settings.queue)
     console = Console(highlight=False)
     with contextlib.closing(RabbitMQ(settings, role="status")) as transport:

@@ -24,7 +24,7 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from broker.command import configure_logging, on_signals
-from broker.log_lines import IS_SHOWN, formatter_of
+from broker.log_lines import IS_SHOWN, TEXT_INDENT, formatter_of
 from broker.settings import WireSettings, without_password
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class _Screen:
             redirect_stdout=sys.stdout.isatty(),
             vertical_overflow="crop",
         )
-        self._lines: deque[Text] = deque(maxlen=_MAX_LINES)
+        self._lines: deque[tuple[Text, bool]] = deque(maxlen=_MAX_LINES)
         self.handler = _Lines(self._lines, formatter)
         self._stopping = threading.Event()
         self._is_abandoned = False
@@ -158,7 +158,7 @@ class _Screen:
 
     def say(self, words: str) -> None:
         """A line above the view. Safe in a signal handler."""
-        self._lines.append(Text(words, style="bold yellow"))
+        self._lines.append((Text(words, style="bold yellow"), False))
 
     def abandon(self) -> None:
         """Gives the terminal back at once, in a signal handler."""
@@ -185,11 +185,21 @@ class _Screen:
         if self._is_abandoned:
             return
         self._frame.mind_resize(self._console)
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        lines = [self._fitting(*self._lines.popleft()) for _ in range(len(self._lines))]
         if lines:
             self._console.print(Text("\n").join(lines), soft_wrap=True)  # with the frame below it
         else:
             self._live.refresh()
+
+    def _fitting(self, line: Text, is_log: bool) -> Text:
+        """A log line that is too long goes on below its message, and not below its time."""
+        if not is_log or line.cell_len <= self._console.width or "\n" in line.plain:
+            return line
+        head, message = line.divide([TEXT_INDENT])
+        parts = message.wrap(self._console, max(TEXT_INDENT, self._console.width - TEXT_INDENT))
+        for part in parts:
+            part.rstrip()
+        return head.append_text(Text("\n" + " " * TEXT_INDENT).join(parts))
 
 
 class _Frame:
@@ -231,7 +241,7 @@ class _Frame:
 class _Lines(logging.Handler):
     """Log lines on their way to the terminal's thread."""
 
-    def __init__(self, lines: deque[Text], formatter: logging.Formatter) -> None:
+    def __init__(self, lines: deque[tuple[Text, bool]], formatter: logging.Formatter) -> None:
         super().__init__()
         self._queue = lines
         self.is_over = False
@@ -240,7 +250,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno > logging.DEBUG and getattr(record, IS_SHOWN, False):
             return
-        self._queue.append(Text(self.format(record), style=_STYLES.get(record.levelno, "")))
+        self._queue.append((Text(self.format(record), style=_STYLES.get(record.levelno, "")), True))
 
 
 def is_foreground_terminal() -> bool:

@@ -8,12 +8,17 @@ _SAME = 1e-4
 """Changes below this share of the value are none."""
 
 
+def is_smaller_better(metric: str) -> bool:
+    """Losses and errors fall, everything else rises."""
+    return any(word in metric for word in ("loss", "error", "perplexity", "mae", "mse"))
+
+
 class Trend:
     """The values of one metric, round by round. It holds the last 64."""
 
-    def __init__(self, name: str, *, is_smaller_better: bool) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._sign = -1.0 if is_smaller_better else 1.0
+        self._sign = -1.0 if is_smaller_better(name) else 1.0
         self._values: deque[float] = deque(maxlen=_NUM_KEPT)
         self.best: tuple[int, float] | None = None
         """(round, value) of the first that was as good."""

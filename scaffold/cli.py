@@ -85,7 +85,8 @@ def _source() -> str:
 
 def _run_yaml(name: str) -> str:
     """What aggregator and simulation share, then a section for each with what only one of the two has."""
-    shared = RunSettings.model_fields
+    both = [set(described(settings)) for settings in (AggregatorSettings, SimulationSettings)]
+    shared = {setting.name for setting in both[0] & both[1]} & RunSettings.model_fields.keys()
     parts = [_commented([setting for setting in described(AggregatorSettings) if setting.name in shared], _GIVEN)]
     for section, settings, given in (
         ("aggregator", AggregatorSettings, {"run": name, "quorum": "2"}),

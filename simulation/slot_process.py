@@ -182,6 +182,7 @@ class _Logged(logging.Handler):
 
     def __init__(self, told: _Told) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # the rest of the line is added at the other end
         self._told = told
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,5 +1,6 @@
 """What a worker's person sees while it takes part: events in, rows of a live view out."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +13,6 @@ from broker.messages import ModelHead, Presence
 from broker.trend import Trend
 from broker.watching import LinkChanged, Transferring
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
-
-_WORDS_OF_LOSS = ("loss", "error", "perplexity", "mae", "mse")
 
 
 class WorkerView:
@@ -97,8 +96,7 @@ class WorkerView:
             if name == "num_samples":
                 continue
             key = f"{prefix}.{name}"
-            is_loss = any(word in name for word in _WORDS_OF_LOSS)
-            self._trends.setdefault(key, Trend(key, is_smaller_better=is_loss)).add(round_number, value)
+            self._trends.setdefault(key, Trend(key)).add(round_number, value)
 
     # -- what is seen ---------------------------------------------------------------------------------------
 
@@ -141,7 +139,7 @@ class WorkerView:
             progress = presence.progress if presence is not None else 0.0
             words = f"{progress:.0%}  {duration(elapsed_s)}"
             if progress > 0.02:
-                words += f"  {duration(elapsed_s / progress * (1 - progress))} to go"
+                words += f"  {duration(math.ceil(elapsed_s / progress * (1 - progress)))} to go"
             rows.bar("training", progress, 1.0, words)
         elif self._state == "idle":
             what = f"the model of round {self._round + 1}" if self._round else "a model"

@@ -15,6 +15,7 @@ from broker.errors import QueueMissing
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Source
+from broker.watching import LinkChanged
 
 SOON_S = 30.0
 SETTLED_S = 1.5
@@ -22,11 +23,12 @@ SETTLED_S = 1.5
 
 
 @pytest.fixture
-def connect(node: RabbitNode, broker_url: str, queue: str) -> Iterator[Callable[[str], RabbitMQ]]:
+def connect(node: RabbitNode, broker_url: str, queue: str) -> Iterator[Callable[..., RabbitMQ]]:
     made: list[RabbitMQ] = []
 
-    def connect(role: str) -> RabbitMQ:
-        made.append(RabbitMQ(BrokerSettings(broker=broker_url, queue=queue, heartbeat_s=4), role=role))
+    def connect(role: str, on_link: Callable[[LinkChanged], None] = lambda change: None) -> RabbitMQ:
+        settings = BrokerSettings(broker=broker_url, queue=queue, heartbeat_s=4)
+        made.append(RabbitMQ(settings, role=role, on_link=on_link))
         return made[-1]
 
     yield connect
@@ -64,9 +66,10 @@ def said(caplog: pytest.LogCaptureFixture, text: str) -> bool:
 
 
 def test_a_worker_waits_while_the_broker_is_short_of_memory_and_says_so(
-    node: RabbitNode, connect: Callable[[str], RabbitMQ], caplog: pytest.LogCaptureFixture
+    node: RabbitNode, connect: Callable[..., RabbitMQ], caplog: pytest.LogCaptureFixture
 ) -> None:
-    aggregator, worker = connect("aggregator"), connect("worker")
+    told: list[LinkChanged] = []
+    aggregator, worker = connect("aggregator"), connect("worker", on_link=told.append)
     aggregator.declare()
     aggregator.listen(Source.UPDATES)
     worker.send(b"before", worker="a")
@@ -75,12 +78,14 @@ def test_a_worker_waits_while_the_broker_is_short_of_memory_and_says_so(
         with in_background(lambda: worker.send(b"after", worker="a")) as is_sent:
             wait_for(lambda: said(caplog, "short of memory or disk"))
             assert not is_sent.is_set()
+            assert "short of memory or disk" in (told[-1].problem or "")
             node.ctl("set_vm_memory_high_watermark", "0.6")
             assert is_sent.wait(SOON_S)
     finally:
         node.ctl("set_vm_memory_high_watermark", "0.6")
     bodies = [aggregator.receive(SOON_S), aggregator.receive(SOON_S)]
     assert [delivery.body for delivery in bodies if delivery] == [b"before", b"after"]
+    wait_for(lambda: told[-1].problem is None)
 
 
 def test_the_aggregator_still_acks_while_the_broker_is_short_of_memory(
@@ -226,8 +231,14 @@ def test_a_blob_whose_name_the_broker_cannot_use_any_more_gets_the_next_one(
 
 def test_what_was_confirmed_survives_the_kill_of_the_broker(mortal_node: RabbitNode, queue: str) -> None:
     settings = BrokerSettings(broker=mortal_node.url, queue=queue, heartbeat_s=4)
-    with closing(RabbitMQ(settings, role="aggregator")) as aggregator, closing(RabbitMQ(settings, role="a")) as worker:
+    told: list[LinkChanged] = []
+    with (
+        closing(RabbitMQ(settings, role="aggregator", on_link=told.append)) as aggregator,
+        closing(RabbitMQ(settings, role="a")) as worker,
+    ):
         _survive_the_kill(mortal_node, aggregator, worker)
+    assert [change.name for change in told if change.problem and "trying again" in change.problem] != []
+    assert told[-1].problem is None
 
 
 def _survive_the_kill(node: RabbitNode, aggregator: RabbitMQ, worker: RabbitMQ) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from aggregator.early_stop import best_round, is_smaller_better, reason_to_stop
+from aggregator.early_stop import best_round, reason_to_stop
+from broker.trend import is_smaller_better
 
 ZERO = state_of(w=[0.0])
 ONE = state_of(w=[1.0])

@@ -9,7 +9,7 @@ from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.events import Committed, Event, RoundClosed, RoundMoved, RoundOpened, RunEnded, RunOpened, RunStopped
 from broker.tensors import State
-from broker.watching import fan_out
+from broker.watching import Transferring, fan_out
 
 ZERO: State = {"w": torch.zeros(2)}
 ONE: State = {"w": torch.ones(2)}
@@ -62,6 +62,28 @@ def test_how_far_a_round_is_is_told_once_for_each_change(begin: Begin) -> None:
     for _ in range(5):
         run.aggregator.step()
     assert [(move.num_folded, move.target) for move in told(events, RoundMoved)] == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_large_models_and_updates_are_told_of_while_they_are_on_their_way_and_small_ones_are_not(begin: Begin) -> None:
+    events: list[Event] = []
+    run = begin(StateTask(ZERO), rounds=2, quorum="1", inline_cap=0, part_bytes=8, on_event=events.append)
+    run.send("a", ONE, blob_bytes=8)
+    run.settle()
+    moved = [(event.what, event.is_upload, event.num_bytes) for event in told(events, Transferring)]
+    assert moved == [
+        ("model of round 1", True, 0),
+        ("model of round 1", True, 8),
+        ("update of a", False, 0),
+        ("update of a", False, 8),
+        ("model of round 2", True, 0),
+        ("model of round 2", True, 8),
+    ]
+    assert {event.total_bytes for event in told(events, Transferring)} == {8}
+
+    events.clear()
+    begin(StateTask(ZERO), folder="small", rounds=1, on_event=events.append).fold_all([("a", ONE), ("b", ONE)])
+    assert told(events, RoundClosed) != []
+    assert told(events, Transferring) == []
 
 
 def test_a_watcher_that_fails_is_left_out_and_the_run_goes_on(begin: Begin) -> None:

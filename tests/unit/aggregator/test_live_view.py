@@ -94,9 +94,11 @@ def test_refused_and_late_updates_are_marked_and_counted(view: AggregatorView) -
     view.look(moved(0))
     view.look(decided("a", Verdict.REFUSED))
     view.look(decided("forged", Verdict.REFUSED))
+    view.look(seen("b"))
     view.look(decided("b", Verdict.LATE))
     assert "✗ a" in text_of(view)
     assert "forged" not in text_of(view)
+    assert "▸ b" in text_of(view)  # it trains for this round; what was late was of another
     assert line_with(view, "updates  ").endswith("0 folded, 1 late, 2 refused")
 
     view.look(closed(1, 0.5, num_late=1, num_refused=2))

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from broker.log_lines import IS_SHOWN
+from broker.log_lines import IS_SHOWN, TEXT_INDENT
 from broker.settings import WireSettings, read_settings, without_password
 from broker.terminal import Terminal, command_line, is_foreground_terminal
 
@@ -156,7 +156,9 @@ def test_log_lines_go_above_the_view_but_for_what_it_shows_itself(terminal_of: M
         logging.info("joined \x1b[2J[red]", extra={"worker": "a"})
         logging.info("of one update", extra={IS_SHOWN: True})
         logging.warning("set aside", extra={IS_SHOWN: False})
+        logging.info("%s", " ".join(["word"] * 14))
     shown = screen.close()
+    assert f"INFO    {' '.join(['word'] * 12)}\n{' ' * TEXT_INDENT}word word\n" in shown
     assert shown.index("joined \\x1b[2J[red]\n") < shown.index("set aside\n") < shown.rindex("the view\n")
     assert "of one update" not in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")

@@ -3,8 +3,8 @@
 from broker.trend import Trend
 
 
-def trend_of(*values: float, is_smaller_better: bool = False) -> Trend:
-    trend = Trend("m", is_smaller_better=is_smaller_better)
+def trend_of(*values: float, name: str = "accuracy") -> Trend:
+    trend = Trend(name)
     for number, value in enumerate(values, start=1):
         trend.add(number, value)
     return trend
@@ -20,7 +20,7 @@ def test_a_sparkline_goes_from_the_lowest_to_the_highest_of_the_last_values() ->
 
 def test_an_arrow_says_where_it_goes_and_whether_that_is_good() -> None:
     assert (trend_of(1, 2).arrow, trend_of(1, 2).is_better) == ("↑", True)
-    assert (trend_of(1, 2, is_smaller_better=True).arrow, trend_of(1, 2, is_smaller_better=True).is_better) == (
+    assert (trend_of(1, 2, name="eval.loss").arrow, trend_of(1, 2, name="eval.loss").is_better) == (
         "↑",
         False,
     )
@@ -31,4 +31,4 @@ def test_an_arrow_says_where_it_goes_and_whether_that_is_good() -> None:
 
 def test_the_best_is_the_first_that_was_as_good() -> None:
     assert trend_of(1, 3, 3, 2).best == (2, 3)
-    assert trend_of(3, 1, 1, 2, is_smaller_better=True).best == (2, 1)
+    assert trend_of(3, 1, 1, 2, name="eval.loss").best == (2, 1)

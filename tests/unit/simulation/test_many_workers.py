@@ -1,8 +1,10 @@
 """Many workers in a simulation: one model a slot, one answer in memory, the same bits from any number of processes."""
 
 import json
+import logging
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from broker.errors import ExitCode
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.topology import Topology
 from broker.transport import Source
+from learning import Site, load_task
 from learning.task import Plan
 from simulation.baselines import sampled_sites
 from simulation.cli import main
@@ -26,6 +29,7 @@ from simulation.slot import LocalSlot
 from simulation.slot_process import SlotPlan, SlotProcess
 
 TASK = """
+import logging
 import os
 import torch
 from torch import nn
@@ -60,6 +64,13 @@ class Dies:
 
 class Wrong(Dies):
     def train(self, model, plan): return {}
+
+
+class Talks(Dies):
+    def train(self, model, plan):
+        print(f"psst from {self.site.name}")
+        logging.getLogger("talks").warning("careful, %s", self.site.name)
+        return {"num_samples": 1}
 """
 
 
@@ -184,6 +195,38 @@ def test_a_slot_that_was_told_to_stop_has_nothing_more_to_say(task: str) -> None
     with SlotProcess(plan) as slot:
         slot.stop()
         assert slot.answer() == []
+
+
+def test_what_training_processes_say_comes_out_of_this_one_whose_terminal_it_is(
+    task: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])  # without what commands left there
+    settings = AggregatorSettings(task=f"{task}:Talks", rounds=1, quorum="2", state=tmp_path / "state")
+    broker = MemoryBroker()
+    aggregator = Aggregator(settings, load_task(settings.task, Site()), MemoryTransport(broker))
+    with ExitStack() as stack:
+        plans = [
+            SlotPlan(
+                task=settings.task,
+                partition="iid",
+                queue=settings.queue,
+                inline_cap=settings.inline_cap,
+                log_level="WARNING",
+                num_sites=2,
+                indices=[index],
+                is_live=True,
+            )
+            for index in range(2)
+        ]
+        run_embedded(aggregator, broker, [stack.enter_context(SlotProcess(plan)) for plan in plans])
+
+    told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [("talks", "WARNING", f"careful, worker-{index}") for index in range(2)]
+    assert capfd.readouterr().err == "psst from worker-0\npsst from worker-1\n"
 
 
 def test_ten_of_many_sites_are_trained_alone() -> None:

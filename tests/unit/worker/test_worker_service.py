@@ -15,6 +15,7 @@ from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
 from broker.tensors import State, chunks, cut, digest_of, specs_of, state_from
 from broker.topology import Topology
 from broker.transport import Source
+from broker.watching import Transferring
 from learning.task import Plan
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
 from worker.service import Worker
@@ -314,10 +315,19 @@ def parts_of(state: State) -> list[bytes]:
     return list(cut(chunks(state, specs_of(state)), 8))
 
 
+def transfers(site: Site) -> list[tuple[str, bool, int, int]]:
+    return [
+        (event.what, event.is_upload, event.num_bytes, event.total_bytes)
+        for event in site.events
+        if isinstance(event, Transferring)
+    ]
+
+
 def test_a_model_in_a_blob_is_read(site: Site) -> None:
     in_blob(site, parts_of(STATE))
     site.worker.step()
     assert site.rounds() == [1]
+    assert transfers(site) == [("model of round 1", False, 0, 12), ("model of round 1", False, 12, 12)]
 
 
 @pytest.mark.parametrize(
@@ -343,6 +353,7 @@ def test_an_update_above_the_inline_cap_goes_into_a_blob_of_its_own() -> None:
     delta = state_from(bytearray(b"".join(site.broker.blobs[update.blob.name])), update.tensors)
     assert delta["bias"].tolist() == [10.0]
     assert digest_of(delta) == update.sha256
+    assert transfers(site) == [("update for round 2", True, 0, 12), ("update for round 2", True, 12, 12)]
 
 
 @pytest.mark.parametrize("inline_cap", [0, 1, 7, 8, 9, 11])
