@@ -19,7 +19,7 @@ PACKAGES := aggregator broker dashboard learning scaffold simulation worker
 SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo dashboard test chaos soak bench settings-page lint format clean system
+.PHONY: help demo dashboard test chaos soak bench docs settings-page lint format clean system
 
 help:
 	@echo 'make demo       train the digits demo with 8 workers in one process, without a broker'
@@ -28,6 +28,7 @@ help:
 	@echo 'make chaos      kill, pause and cut at random: CHAOS_ARGS="--seed 7 --rounds 20" repeats one seed'
 	@echo 'make soak       1,000 rounds with workers that come and go'
 	@echo 'make bench      measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
+	@echo 'make docs       build the documents into site/'
 	@echo 'make lint       check format, lint and types'
 	@echo 'make format     put the sources in that format'
 	@echo 'make clean      remove $(VENV), .bench and what the tools leave'
@@ -57,6 +58,12 @@ soak: $(VENV)/.installed-test system
 bench: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --quiet --strict
+	@if grep -rEho '<(script|link|img)[^>]+(src|href)="?https?://[^" >]+' site; then \
+	    echo 'docs: a page would load this from elsewhere' >&2; exit 1; \
+	fi
+
 settings-page: $(VENV)/.installed-demo
 	$(BIN)/python -m scaffold.settings_page docs/settings.md
 
@@ -70,7 +77,7 @@ format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix $(SOURCES)
 
 clean:
-	rm -rf $(VENV) .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ----------------------------------------------------------------------------
@@ -84,6 +91,7 @@ $(VENV)/.installed-%: $(PINS) | $(VENV)/.created
 EXTRAS_demo := demo
 EXTRAS_test := demo,test
 EXTRAS_lint := lint
+EXTRAS_docs := docs
 
 $(VENV)/.created:
 	@python='$(PYTHON)'; \

@@ -1,17 +1,14 @@
 """The page as a person sees it, in headless Chromium: followed live, on a phone, in the dark, with forged names."""
 
-import shutil
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from browser import NUM_POINTS, chromium, show, wait_for
 from page_server import OWN_TASK, PacedRun, served
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
 from aggregator import History
 from aggregator.report import write_report
@@ -19,40 +16,12 @@ from simulation import simulate
 
 pytestmark = pytest.mark.timeout(300)
 FORGED = "<script>alert(1)</script>"
-SOON_S = 60.0
-NUM_POINTS = "return document.querySelector('[data-figure=\"curve accuracy\"]')?.data?.[0]?.x?.length ?? 0"
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium, "needs chromium on PATH: apt install chromium chromium-driver (make test does)"
-    assert driver, "needs chromedriver on PATH: apt install chromium chromium-driver (make test does)"
-    options = Options()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
-
-
-def show(browser: webdriver.Chrome, url: str, *, width: int, height: int, scheme: str = "light") -> None:
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get(url)
-
-
-def wait_for(claim: Callable[[], object], browser: webdriver.Chrome) -> None:
-    deadline = time.monotonic() + SOON_S
-    while not claim():
-        assert time.monotonic() < deadline, browser.page_source
-        time.sleep(0.05)
+    with chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
 
 
 def complaints(browser: webdriver.Chrome) -> list[str]:

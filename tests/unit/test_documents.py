@@ -1,0 +1,55 @@
+"""What the documents name is there: tests, metrics, commands, files."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from aggregator.metrics import AggregatorMetrics
+from broker.messages import Presence
+from scaffold.described import COMMANDS, described
+from worker.metrics import WorkerMetrics
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+PRESENCE = Presence(worker="a", instance="0123456789abcdef", state="idle")
+
+
+def test_every_guarantee_names_a_test_that_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8"))
+    assert len(named) >= 10
+    for path, function in named:
+        assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), path
+
+
+def test_the_table_of_metrics_has_all_and_no_other(tmp_path: Path) -> None:
+    registries = [AggregatorMetrics(tmp_path).registry, WorkerMetrics(lambda: PRESENCE).registry]
+    there = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for registry in registries
+        for family in registry.collect()
+        if family.name.startswith("fedmq_")
+    }
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(fedmq_\w+?)(?:\{\w+\})?`", page)) == there
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_that_a_page_shows_are_flags_of_that_command(page: Path) -> None:
+    flags = {command: {setting.flag for setting in described(settings)} for command, settings in COMMANDS.items()}
+    for line in page.read_text(encoding="utf-8").splitlines():
+        for command, rest in re.findall(
+            r"(fl-(?:aggregator|worker|simulate|dashboard|status))((?: [^`|#;&(]*)?)", line
+        ):
+            for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", rest):
+                positive = flag.replace("--no-", "--")
+                assert {flag, positive} & (flags[command] | {"--config", "--help"}), f"{command} has no {flag}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_links_to_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]*)?\)", text):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for example in re.findall(r"examples/\w+\.py", text):
+        assert (ROOT / example).is_file(), example
