@@ -59,7 +59,7 @@ bench: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@if grep -rEho '<(script|link|img)[^>]+(src|href)="?https?://[^" >]+' site; then \
 	    echo 'docs: a page would load this from elsewhere' >&2; exit 1; \
 	fi
