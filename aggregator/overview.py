@@ -24,6 +24,7 @@ def overview(history: History) -> dict[str, Any]:
     facts = history.facts
     most = sorted(workers, key=lambda row: -row["num_samples"])
     return {
+        "title": _title(history, facts),
         "run": {name: facts.get(name) for name in ("run", "run_id", "task", "queue")},
         "settings": facts.get("settings", {}),
         "num_rounds": facts.get("settings", {}).get("rounds"),
@@ -41,6 +42,12 @@ def overview(history: History) -> dict[str, Any]:
         "models": list(history.models()),
         "figures": figures,
     }
+
+
+def _title(history: History, facts: Mapping[str, Any]) -> str:
+    """The run's name; all simulations have the same one, and go by their folder's."""
+    name = str(facts.get("run"))
+    return history.state.resolve().name if name == "simulation" else name
 
 
 def _tiles(rounds: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

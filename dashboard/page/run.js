@@ -148,7 +148,7 @@ function show(data) {
     by("about").textContent = data.waiting_for;
     return;
   }
-  by("title").textContent = data.run.run;
+  by("title").textContent = data.title;
   by("about").textContent = `run ${data.run.run_id} · task ${data.run.task} · queue ${data.run.queue}${data.stopped ? ` · ${data.stopped}` : ""}`;
   showState(data.stopped ? "finished" : "running", data.stopped ? "" : "running");
   showOpenRound(data);
