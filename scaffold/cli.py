@@ -77,7 +77,7 @@ def write_project(folder: Path) -> list[Path]:
 
 def _rendered(file: str, name: str) -> str:
     loader = PackageLoader("scaffold", "project")
-    pages = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    pages = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     template = pages.get_template(_TEMPLATES.get(file, f"{file.lstrip('.')}.j2"))
     source = _source()
     return template.render(

@@ -1,5 +1,6 @@
 """What fl-init writes runs as it is, and every setting in it is one that the commands take."""
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ def test_the_project_runs_as_it_is(
     monkeypatch.chdir(project)
     assert simulate(["--config", "run.yaml"]) == 0
     assert "after 10 rounds" in capsys.readouterr().out
+    (summary,) = (json.loads(path.read_text()) for path in (project / "runs").glob("*/summary.json"))
+    alone = summary["baselines"]["single_mean"]
+    assert summary["final"]["metrics"]["accuracy"] > alone["accuracy"] + 0.1, "together is not better than alone"
     assert list((project / "runs").glob("*/report.html"))
 
 
@@ -75,6 +79,14 @@ def test_a_section_is_read_by_its_own_command_alone(project: Path) -> None:
     with pytest.raises(SettingsError, match="unknown setting colour"):
         read_settings(AggregatorSettings, flags, prog="fl-aggregator", description="", examples="")
     read_settings(SimulationSettings, flags, prog="fl-simulate", description="", examples="")
+
+
+@pytest.mark.parametrize("file", ["task.py", "run.yaml", "worker.yaml", "README.md", "docker-compose.yml"])
+def test_a_file_reads_well(project: Path, file: str) -> None:
+    lines = (project / file).read_text(encoding="utf-8").split("\n")
+    assert max(map(len, lines)) <= 120
+    assert "\n\n\n\n" not in "\n".join(lines)
+    assert not [line for line in lines if line != line.rstrip()]
 
 
 def test_the_compose_file_names_only_what_is_there(project: Path) -> None:
