@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +27,6 @@ _EXAMPLES = """\
   fl-status --queue updates --broker amqp://user:secret@broker:5672/
   fl-status --watch                       the same, again each second, until the run is over
   fl-status --json                        one JSON object, for scripts; with --watch, one a line
-  fl-status >/dev/null || echo "nobody leads"
 what is said of the run is from its aggregator, at most some seconds old while it runs.
 exit code 4: no broker, no queue, or no aggregator (gone, or never there)"""
 
@@ -51,16 +52,12 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     console = Console(highlight=False, markup=False, emoji=False)
     with contextlib.closing(RabbitMQ(settings, role="status")) as transport:
         looks = _looks(transport, Topology(settings.queue), watch=settings.watch)
-        look = next(looks)
-        if console.is_terminal and not settings.is_json:
-            with _printing(console, look, watch=settings.watch) as show:
-                for look in looks:
-                    show(look)
+        if settings.is_json:
+            look = _print_all(looks, _as_json)
+        elif console.is_terminal:
+            look = _show_all(looks, console, watch=settings.watch)
         else:
-            text = _as_json if settings.is_json else plain
-            print(text(look), flush=True)
-            for look in looks:
-                print(text(look) if settings.is_json else f"\n{text(look)}", flush=True)
+            look = _print_all(looks, plain, between="\n")
     return ExitCode.UNREACHABLE if look.condition in (Condition.GONE, Condition.UNHEARD) else ExitCode.OK
 
 
@@ -77,15 +74,28 @@ def _looks(transport: RabbitMQ, topology: Topology, *, watch: bool) -> Iterator[
         yield look
 
 
-@contextlib.contextmanager
-def _printing(console: Console, look: Look, *, watch: bool) -> Iterator[Callable[[Look], None]]:
-    """Prints it, and later ones in its place."""
+def _print_all(looks: Iterator[Look], text_of: Callable[[Look], str], *, between: str = "") -> Look:
+    """Prints one after the other, as long as somebody reads it; returns the last."""
+    look = next(looks)
+    try:
+        print(text_of(look), flush=True)
+        for look in looks:
+            print(between + text_of(look), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes there
+    return look
+
+
+def _show_all(looks: Iterator[Look], console: Console, *, watch: bool) -> Look:
+    """Shows each in place of the one before; returns the last."""
+    look = next(looks)
     if not watch:
         console.print(shown(look))
-        yield lambda later: None
-        return
+        return look
     with Live(shown(look), console=console, auto_refresh=False) as live:
-        yield lambda later: live.update(shown(later), refresh=True)
+        for look in looks:
+            live.update(shown(look), refresh=True)
+    return look
 
 
 def _as_json(look: Look) -> str:

@@ -1,12 +1,14 @@
 """``fl-status`` from a second shell: what it says of a run, of one that is away, and of nothing."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import pytest
-from federation import ATTENTIVE, Federation, run_command
+from federation import ATTENTIVE, Federation, environment, run_command
 from page_server import answer, events, served
 from pydantic import SecretStr
 from rabbitmq_node import free_port, wait_until
@@ -76,7 +78,6 @@ def test_it_says_who_is_there_which_round_is_open_and_what_waits(federation: Fed
     assert sees(federation, lambda look: look.num_waiting == both)
     seen = status(federation, exit_code=ExitCode.UNREACHABLE)
     assert (seen["state"], seen["is_led"], seen["num_waiting"]) == ("gone", False, both)
-    assert "no aggregator leads: the last one is gone" in look(federation, exit_code=ExitCode.UNREACHABLE)
 
     with federation.channel() as channel:
         channel.basic_publish("", federation.topology.status, b"forged <script>")
@@ -89,6 +90,24 @@ def test_it_says_who_is_there_which_round_is_open_and_what_waits(federation: Fed
     assert (done.returncode, done.stdout) == (ExitCode.FAILED, "")
     assert "is not an aggregator's" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_who_has_read_enough_of_it_ends_it(federation: Federation) -> None:
+    with closing(RabbitMQ(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
+        transport.declare()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "broker.status_cli", "--queue", federation.queue, "--watch", "--json"],
+        env=environment(FEDMQ_BROKER=federation.broker),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    assert json.loads(watching.stdout.readline())["state"] == "unheard"
+    watching.stdout.close()
+    assert watching.stderr is not None
+    assert (watching.wait(SOON_S), watching.stderr.read()) == (ExitCode.UNREACHABLE, "")
+    watching.stderr.close()
 
 
 def test_a_run_that_is_over_says_so(federation: Federation) -> None:
