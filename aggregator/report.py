@@ -1,6 +1,7 @@
 """``report.html``: a run that is over, in one file that opens from the disk, without a network."""
 
 import os
+from collections.abc import Iterator
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,8 @@ from aggregator.history import History
 from aggregator.overview import overview
 
 NAME = "report.html"
+_PLOTLY = "/* plotly */"
+_PIECE = 2**16
 
 
 def plotly_js() -> str:
@@ -32,25 +35,33 @@ def write_report(state: Path) -> Path:
     path = state / NAME
     temporary = path.with_name(f".{NAME}.tmp")
     try:
-        with History(state) as history:
-            temporary.write_text(report(history), encoding="utf-8")
+        with History(state) as history, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(report(history))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
-def report(history: History) -> str:
-    """The page. Its size does not grow without bound with rounds, workers or refused updates."""
+def report(history: History) -> Iterator[str]:
+    """The page, piece by piece: plotly alone is megabytes, and an aggregator's memory is to stay as it was.
+
+    Its size does not grow without bound with rounds, workers or refused updates.
+    """
     shown = overview(history)
     rounds = shown["rounds"]
-    return _template().render(
+    page = _template().render(
         shown,
         ended=_moment(rounds[-1]["closed_at"]) if rounds else "",
         style=Markup(own_source("page.css")),
         draw=Markup(own_source("draw.js")),
-        plotly=Markup(plotly_js()),
+        plotly=Markup(_PLOTLY),
     )
+    before, _, after = page.partition(_PLOTLY)
+    yield before
+    with (files("plotly") / "package_data" / "plotly.min.js").open(encoding="utf-8") as script:
+        yield from iter(lambda: script.read(_PIECE), "")
+    yield after
 
 
 def _template() -> Template:

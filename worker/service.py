@@ -39,6 +39,9 @@ from worker.trainer import Diverged, Trained, Trainer, derived_seed
 log = logging.getLogger(__name__)
 
 
+_MAX_UPLOADS = 5
+
+
 class Worker:
     """One worker, from its start until the run it takes part in is finished.
 
@@ -278,7 +281,7 @@ class Worker:
             )
         )
         begun_at = time.perf_counter()
-        payload, blob, sha256 = self._payload(head, encoding, compressed.encoded)
+        payload, blob, sha256 = self._body(head, encoding, compressed.encoded)
         update = UpdateHead(
             tensors=encoding.encoded,
             sha256=sha256,
@@ -314,6 +317,21 @@ class Worker:
                 "eval_metrics": eval_metrics,
             },
         )
+
+    def _body(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
+        """What ``_payload`` gives, also if the blob is lost on the way while the round goes on.
+
+        A broker that is killed may forget a stream that it has just made. The aggregator deletes one only of a round
+        that is over.
+        """
+        for _ in range(_MAX_UPLOADS - 1):
+            try:
+                return self._payload(head, encoding, encoded)
+            except BlobLost as error:
+                if self._is_over(head):
+                    raise
+                log.info("round %3d: %s; sending the update again", head.round, error, extra={"round": head.round})
+        return self._payload(head, encoding, encoded)
 
     def _payload(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
         """(payload, blob, digest) of an update's message; a large payload is in its blob by then."""

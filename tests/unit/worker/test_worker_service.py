@@ -1,7 +1,7 @@
 """The worker: newest model in, update out, over the embedded broker."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from broker.codec import decode, encode
-from broker.errors import TaskError
+from broker.errors import BlobLost, TaskError
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.tensors import State, chunks, cut, digest_of, specs_of, state_from
+from broker.tensors import Digest, State, chunks, cut, digest_of, specs_of, state_from
 from broker.topology import Topology
 from broker.transport import Source
 from broker.watching import Transferring
@@ -469,3 +469,45 @@ def test_who_looks_on_hears_of_each_round_and_of_the_end(site: Site) -> None:
     assert left.round == 2
     assert "is over" in left.reason
     assert (finished.run_id, finished.num_rounds) == ("demo.1", 2)
+
+
+class Forgetful(MemoryTransport):
+    """A broker that is killed in the middle of so many uploads, and forgets them."""
+
+    num_to_lose = 0
+
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
+        if self.num_to_lose:
+            self.num_to_lose -= 1
+            next(iter(parts))
+            raise BlobLost(f"blob {name} was deleted while it was written")
+        return super().write_blob(name, parts)
+
+
+def test_an_update_whose_blob_is_lost_on_the_way_is_sent_again_while_its_round_is_open() -> None:
+    site = Site(inline_cap=0)
+    transport = Forgetful(site.broker)
+    transport.num_to_lose = 2
+    site.worker._transport = transport
+    transport.listen(Source.MODELS)
+    site.publish(1)
+    site.worker.step()
+    (update,) = site.updates()
+    assert update.blob is not None
+    digest = Digest(update.tensors)
+    for part in site.broker.blobs[update.blob.name]:
+        digest.add(part)
+    assert digest.hex() == update.sha256
+
+
+def test_an_update_whose_blob_is_lost_is_given_up_once_its_round_is_over() -> None:
+    site = Site(inline_cap=0)
+    transport = Forgetful(site.broker)
+    transport.num_to_lose = 1
+    site.worker._transport = transport
+    transport.listen(Source.MODELS)
+    site.publish(1)
+    site.task.between = lambda step: site.publish(2) if step == 9 and len(site.task.plans) == 1 else None
+    site.worker.step()
+    assert site.rounds() == [2]
+    assert [event.round for event in site.events if isinstance(event, RoundLeft)] == [1]
