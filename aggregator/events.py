@@ -4,7 +4,7 @@ Told from the service's thread, in order. Only ``Committed`` is for good: what w
 told a second time, after a restart or when a broken update made the sum go back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class RoundOpened:
 
     round: int
     num_folded: int
+    answered: Collection[str] = ()
+    """Whose updates these are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -303,6 +303,11 @@ class Ledger:
         ).fetchone()
         return None if row is None else str(row[0])
 
+    def answered(self, number: int) -> list[str]:
+        """The workers whose updates are committed in this round."""
+        rows = self._db.execute("SELECT DISTINCT worker FROM updates WHERE round = ? AND verdict = 'folded'", (number,))
+        return [str(worker) for (worker,) in rows]
+
     def accumulated(self) -> Accumulated | None:
         fields = self._fact("accumulated")
         return None if fields is None else Accumulated(**fields)

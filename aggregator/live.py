@@ -155,7 +155,7 @@ class AggregatorView:
 
     def _open_round(self, event: RoundOpened) -> None:
         self._round, self._round_opened_at, self._move = event.round, self._clock(), None
-        self._answers.clear()
+        self._answers = dict.fromkeys(event.answered, Verdict.FOLDED)
         self._open_counts.clear()
         self._upload.over()
         self._state = ""

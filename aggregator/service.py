@@ -301,7 +301,8 @@ class Aggregator:
 
     def _tell_round_opened(self) -> None:
         num_folded = self._open_round.num_folded
-        self._tell(RoundOpened(round=self._round.number, num_folded=num_folded))
+        answered = self._ledger.answered(self._round.number) if num_folded else []
+        self._tell(RoundOpened(round=self._round.number, num_folded=num_folded, answered=answered))
         self._tell_move(num_folded, self._attendance.num_present(now=self._clock()))
 
     def _tell_move(self, num_folded: int, num_present: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from broker.errors import BlobLost, QueueMissing
 from broker.tensors import Buffer
 from broker.topology import Topology, partial_key, shard_of
-from broker.transport import DeadLetter, Delivery, Source
+from broker.transport import DeadLetter, Delivery, Queued, Source
 
 
 class MemoryBroker:
@@ -32,6 +32,8 @@ class MemoryBroker:
         self.blobs: dict[str, tuple[bytes, ...]] = {}
         self.dead: list[DeadLetter] = []
         self.status: bytes | None = None
+        self.readers: dict[object, int | None] = {}
+        """Whose updates everybody who takes some takes: a shard's, or None, the root's."""
 
 
 class MemoryTransport:
@@ -63,6 +65,10 @@ class MemoryTransport:
 
     def listen(self, *sources: Source, prefetch: int = 16) -> None:
         self._sources, self._prefetch = sources, prefetch
+        with self._changed:
+            self._broker.readers.pop(self, None)
+            if Source.UPDATES in sources:
+                self._broker.readers[self] = self._shard
 
     def receive(self, timeout_s: float | None = None) -> Delivery | None:
         with self._changed:
@@ -153,18 +159,21 @@ class MemoryTransport:
         self._broker.status = body
 
     def read_status(self) -> Buffer | None:
+        if not self._broker.is_declared:
+            raise QueueMissing("the embedded broker has no queues yet; the aggregator makes them")
         return self._broker.status
 
-    def num_messages(self, names: Sequence[str]) -> dict[str, int]:
+    def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         with self._changed:
             if not self._broker.is_declared:
                 return {}
-            shards = {self._topology.updates_of(shard): len(waiting) for shard, waiting in self._broker.shards.items()}
-            found = shards | {
-                self._topology.updates: len(self._broker.queues[Source.UPDATES]),
-                self._topology.presence: len(self._broker.queues[Source.PRESENCE]),
-                self._topology.dead: len(self._broker.dead),
+            readers = list(self._broker.readers.values())
+            found = {
+                self._topology.updates_of(shard): Queued(len(waiting), readers.count(shard))
+                for shard, waiting in self._broker.shards.items()
             }
+            found[self._topology.updates] = Queued(len(self._broker.queues[Source.UPDATES]), readers.count(None))
+            found[self._topology.dead] = Queued(len(self._broker.dead), 0)
         return {name: found[name] for name in names if name in found}
 
     def _put(self, queue: deque[tuple[str, bytes]], sender: str, body: bytes) -> None:

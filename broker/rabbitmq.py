@@ -5,6 +5,7 @@ Two, because a broker short of memory stops reading from connections that publis
 
 import logging
 import queue
+import random
 import threading
 import time
 from collections import deque
@@ -17,12 +18,12 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.errors import BlobLost, BrokerFault, FedmqError, LeadershipLost, QueueMissing
+from broker.errors import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, QueueMissing
 from broker.link import Link
 from broker.settings import BrokerSettings
 from broker.tensors import Buffer
 from broker.topology import BLOB, Topology, partial_key, presence_key, sender_of, update_key
-from broker.transport import Delivery, Source
+from broker.transport import Delivery, Queued, Source
 from broker.watching import LinkChanged
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ _PARTS_ON_THEIR_WAY = 1
 _MAX_NAMES = 10
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
-_STATUS_TRIES, _STATUS_PAUSE_S = 10, 0.05
+_STATUS_PATIENCE_S, _STATUS_PAUSE_S = 1.0, 0.05
 _COUNT_LAGS_S = 1.5
 """RabbitMQ says of a stream that holds messages for up to a second that it holds none."""
 
@@ -286,22 +287,27 @@ class RabbitMQ:
         return self._writer.call(self._look_at_status, is_retried=False)
 
     def _look_at_status(self, link: Link) -> bytes | None:
-        """Takes it and gives it back. Another who looks may have it for that moment."""
+        """Takes it and gives it back. Another who looks may have it for that moment.
+
+        What is given back goes before a newer one that came meanwhile, and so is what the queue drops of the two.
+        """
         channel = link.channel("status")
-        for _ in range(_STATUS_TRIES):
+        deadline = time.monotonic() + _STATUS_PATIENCE_S
+        while True:
             method, _properties, body = channel.basic_get(self._topology.status)
             if method is not None:
                 channel.basic_nack(method.delivery_tag, requeue=True)
                 return bytes(body)
-            link.pause(_STATUS_PAUSE_S)
-        return None
+            if time.monotonic() >= deadline:
+                return None
+            link.pause(random.SystemRandom().uniform(0, 2 * _STATUS_PAUSE_S))  # or many who look meet again and again
 
-    def num_messages(self, names: Sequence[str]) -> dict[str, int]:
+    def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         found = {}
         for name in names:
             try:
-                found[name] = self._writer.call(partial(_declare_passive, name=name), is_retried=False)
-            except QueueMissing:
+                found[name] = self._writer.call(partial(_queued, name=name), is_retried=False)
+            except (QueueMissing, BrokerRefused):
                 continue
         return found
 
@@ -465,7 +471,12 @@ def _ack_of(channel: BlockingChannel, tag: int) -> Callable[[Link], None]:
 
 def _declare_passive(link: Link, name: str) -> int:
     """How many messages are in a queue that is there; a channel error 404 if it is not."""
-    return int(link.channel("check").queue_declare(name, passive=True).method.message_count)
+    return _queued(link, name).num_waiting
+
+
+def _queued(link: Link, name: str) -> Queued:
+    found = link.channel("check").queue_declare(name, passive=True).method
+    return Queued(int(found.message_count), int(found.consumer_count))
 
 
 def _is_there(link: Link, name: str) -> bool:

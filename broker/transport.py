@@ -55,6 +55,16 @@ class DeadLetter:
     sender: str
 
 
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """What a queue says of itself."""
+
+    num_waiting: int
+    """Messages that nobody has taken yet."""
+    num_readers: int
+    """Who takes them; of the results queue, the aggregator that leads, and nobody if none does."""
+
+
 class Transport(Protocol):
     """The broker, as seen by one process."""
 
@@ -116,10 +126,13 @@ class Transport(Protocol):
         """
 
     def read_status(self) -> Buffer | None:
-        """What the aggregator last said of itself, which stays there for others; None if it never did."""
+        """What the aggregator last said of itself, which stays there for others.
 
-    def num_messages(self, names: Sequence[str]) -> dict[str, int]:
-        """How many messages wait in these queues; one that is not there is left out."""
+        None if it never did, or if others who look had it for all of a second. QueueMissing without its queue.
+        """
+
+    def queued(self, names: Sequence[str]) -> dict[str, Queued]:
+        """How many messages wait in these queues; one that is not there, or tells us nothing, is left out."""
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
         """Stores parts under a name, in place of what was there; BlobLost if somebody deletes it meanwhile.

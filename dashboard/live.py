@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from broker.errors import BrokerError
-from broker.look import take_look
+from broker.look import Condition, take_look
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.topology import Topology
@@ -31,17 +31,17 @@ class LiveLook:
             self.close()
             return None
         status = look.status
-        if status is None or look.is_quiet or status.state != "running":
+        if status is None or look.condition is not Condition.RUNNING:
             return None
-        deadline_in_s = None if status.deadline_at is None else round(status.deadline_at - look.at)
+        deadline_in_s = look.deadline_in_s
         return {
             "run_id": status.run_id,
             "num_folded": status.num_folded,
             "target": status.target,
             "num_present": status.num_present,
-            "deadline_in_s": deadline_in_s,
-            "num_waiting": sum(number for name, number in look.num_waiting.items() if name != look.dead),
-            "num_dead": look.num_waiting.get(look.dead, 0),
+            "deadline_in_s": None if deadline_in_s is None else round(deadline_in_s),
+            "num_waiting": sum(number for name, number in look.num_waiting.items() if name != look.topology.dead),
+            "num_dead": look.num_dead,
             "workers": [{"name": worker.name, "state": worker.state} for worker in status.workers],
         }
 

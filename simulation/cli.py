@@ -17,6 +17,7 @@ from aggregator.experiment_logs import experiment_logs
 from aggregator.report import write_report
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
+from aggregator.status import StatusSender
 from broker.command import exit_code_of
 from broker.errors import ExitCode
 from broker.log_lines import IS_SHOWN
@@ -169,14 +170,16 @@ class Simulation:
     def _over_rabbitmq(self) -> bool:
         transport = RabbitMQ(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
         with contextlib.closing(transport):
-            aggregator = Aggregator(self._run_settings, self._task, transport, on_event=self._on_event)
+            said = StatusSender(transport)
+            on_event = fan_out(self._on_event, said.look)
+            aggregator = Aggregator(self._run_settings, self._task, transport, on_event=on_event)
             workers = WorkerProcesses(
                 self._settings,
                 queue=self._run_settings.queue,
                 logs=self.folder / "workers",
                 on_failure=aggregator.stop,
             )
-            with workers:
+            with said, workers:
                 self._terminal.on_signals(aggregator.stop)
                 aggregator.start()
                 aggregator.run()

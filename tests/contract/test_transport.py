@@ -14,7 +14,7 @@ from broker.messages import MAX_PART_BYTES
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.topology import Topology, shard_of
-from broker.transport import Delivery, Source, Transport
+from broker.transport import Delivery, Queued, Source, Transport
 
 Join = Callable[..., Transport]
 """Without arguments, or with those of a topology: ``num_shards``, ``shard``."""
@@ -366,5 +366,58 @@ def test_what_waits_is_counted_and_a_queue_that_is_not_there_is_left_out(aggrega
     for _ in range(3):
         aggregator.send(b"update", worker="a")
     names = [topology.updates, topology.dead, topology.updates_of(0)]
-    counted = {topology.updates: 3, topology.dead: 0}
-    assert wait_until(lambda: aggregator.num_messages(names) == counted, timeout_s=SOON_S)
+    counted = {topology.updates: Queued(3, 0), topology.dead: Queued(0, 0)}
+    assert wait_until(lambda: aggregator.queued(names) == counted, timeout_s=SOON_S)
+
+
+def test_who_takes_updates_is_counted_for_each_queue(join: Join, queue: str) -> None:
+    names = Topology(queue, num_shards=2).update_queues
+    root, partial = join(num_shards=2), join(num_shards=2, shard=1)
+    root.declare()
+    for shard in range(2):
+        worker = next(name for name in map(str, range(100)) if shard_of(name, 2) == shard)
+        root.send(b"update", worker=worker, num_shards=2)
+
+    def num_readers() -> list[int]:
+        found = root.queued(names)
+        return [found[name].num_readers for name in names]
+
+    assert num_readers() == [0, 0, 0]
+    root.listen(Source.PRESENCE, Source.UPDATES)
+    partial.listen(Source.MODELS, Source.UPDATES)
+    assert wait_until(lambda: num_readers() == [1, 0, 1], timeout_s=SOON_S)
+    partial.close()
+    assert wait_until(lambda: num_readers() == [1, 0, 0], timeout_s=SOON_S)
+
+
+def test_who_looks_while_it_changes_always_finds_it_and_leaves_the_newest_there(
+    aggregator: Transport, join: Join
+) -> None:
+    readers = [join() for _ in range(3)]
+    aggregator.tell_status(b"0")
+    assert wait_until(lambda: readers[0].read_status() == b"0", timeout_s=SOON_S)
+    is_over = threading.Event()
+    found: list[list[object]] = [[] for _ in readers]
+
+    def look(own: Transport, seen: list[object]) -> None:
+        while not is_over.is_set():
+            seen.append(own.read_status())
+
+    threads = [threading.Thread(target=look, args=pair) for pair in zip(readers, found, strict=True)]
+    for thread in threads:
+        thread.start()
+    said = [str(number).encode() for number in range(101)]
+    for body in said[1:]:
+        aggregator.tell_status(body)
+        is_over.wait(0.005)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert all(seen and set(seen) <= set(said) for seen in found)
+    assert wait_until(lambda: aggregator.read_status() == b"100", timeout_s=SOON_S)
+    assert [own.read_status() for own in readers] == [b"100"] * 3
+
+
+def test_without_its_queue_there_is_nothing_to_look_at(join: Join) -> None:
+    with pytest.raises(QueueMissing):
+        join().read_status()

@@ -28,7 +28,7 @@ from broker.codec import decode, encode
 from broker.compression import Encoding
 from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import Compression, Header, ModelHead, PartialHead, Presence, UpdateHead
+from broker.messages import Compression, Header, ModelHead, PartialHead, Presence, Status, UpdateHead
 from broker.shared import ALL
 from broker.tensors import specs_of
 from broker.topology import Topology, partial_key
@@ -76,7 +76,7 @@ def test_a_model_with_other_fields_is_decoded_or_malformed(body: bytes) -> None:
 @settings(max_examples=1000)
 @given(garbage())
 def test_garbage_is_malformed_as_any_kind(body: bytes) -> None:
-    for kind in (UpdateHead, ModelHead, PartialHead, Presence):
+    for kind in (UpdateHead, ModelHead, PartialHead, Presence, Status):
         assert_decoded_or_malformed(body, kind)
 
 

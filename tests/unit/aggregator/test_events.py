@@ -52,7 +52,7 @@ def test_a_stop_is_told_and_a_new_start_says_where_it_goes_on(begin: Begin) -> N
     events.clear()
     begin(StateTask(ZERO), quorum="2", broker=run.broker, on_event=events.append)
     assert told(events, RunOpened)[0].last_closed_round == 0
-    assert told(events, RoundOpened) == [RoundOpened(round=1, num_folded=1)]
+    assert told(events, RoundOpened) == [RoundOpened(round=1, num_folded=1, answered=["a"])]
 
 
 def test_how_far_a_round_is_is_told_once_for_each_change(begin: Begin) -> None:

@@ -1,11 +1,16 @@
 """What the aggregator says of itself: made from its events."""
 
+import logging
+import math
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
-from aggregator.events import WorkerSeen
+from aggregator.events import Committed, RoundMoved, RoundOpened, RunOpened, UpdateDecided, WorkerSeen
+from aggregator.ledger import UpdateRow, Verdict
 from aggregator.presence import ALIVE_S
 from aggregator.status import StatusBoard, StatusSender
 from broker.codec import decode
@@ -22,6 +27,20 @@ Begin = Callable[..., EmbeddedRun]
 def presence(worker: str, state: str = "idle", **changes: object) -> WorkerSeen:
     fields = {"worker": worker, "instance": INSTANCE, "state": state} | changes
     return WorkerSeen(presence=Presence.model_validate(fields))
+
+
+def opened() -> RunOpened:
+    return RunOpened(run="r", run_id="r.1", queue="q", state=Path("state"), num_rounds=9, last_closed_round=0)
+
+
+def folded(worker: str) -> UpdateRow:
+    return UpdateRow(received_at=1.0, round=1, verdict=Verdict.FOLDED, worker=worker)
+
+
+def moved(num_folded: int, *, deadline_at: float | None = None) -> RoundMoved:
+    return RoundMoved(
+        round=1, num_folded=num_folded, target=3, num_present=2, deadline_at=deadline_at, is_extended=False
+    )
 
 
 class Seen:
@@ -79,6 +98,53 @@ def test_a_new_round_has_no_answers_and_the_end_is_told(begin: Begin) -> None:
     assert (seen.status.state, seen.status.round, seen.status.deadline_at) == ("finished", 2, None)
 
 
+def test_who_answered_before_a_restart_has_answered(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="3")
+    run.fold_all([("a", ONE)])
+    run.stop()
+    seen = Seen()
+    seen.board.look(presence("a"))
+    begin(StateTask(ZERO), quorum="3", broker=run.broker, on_event=seen.board.look)
+    seen.board.look(presence("b"))
+    assert (seen.status.num_folded, seen.status.target) == (1, 3)
+    assert [worker.has_answered for worker in seen.status.workers] == [True, False]
+
+
+def test_who_is_undone_has_not_answered_and_who_was_committed_has() -> None:
+    seen = Seen()
+    seen.board.look(opened())
+    for name in ("a", "b"):
+        seen.board.look(presence(name))
+    seen.board.look(RoundOpened(round=1, num_folded=0))
+    seen.board.look(UpdateDecided(row=folded("a")))
+    seen.board.look(Committed(rows=(folded("a"),), seconds=0.1))
+    seen.board.look(UpdateDecided(row=folded("b")))
+    seen.board.look(moved(2))
+    assert [worker.has_answered for worker in seen.status.workers] == [True, True]
+    seen.board.look(moved(1))
+    assert [worker.has_answered for worker in seen.status.workers] == [True, False]
+
+
+def test_a_deadline_that_never_comes_is_none() -> None:
+    seen = Seen()
+    seen.board.look(opened())
+    seen.board.look(moved(0, deadline_at=math.inf))
+    assert seen.status.deadline_at is None
+    seen.board.look(moved(0, deadline_at=1001.0))
+    assert seen.status.deadline_at == 5001.0
+
+
+def test_what_is_of_no_worker_or_of_another_round_is_no_answer() -> None:
+    seen = Seen()
+    seen.board.look(opened())
+    seen.board.look(presence("a"))
+    seen.board.look(RoundOpened(round=2, num_folded=0))
+    seen.board.look(UpdateDecided(row=folded("a")))
+    seen.board.look(UpdateDecided(row=UpdateRow(received_at=1.0, round=2, verdict=Verdict.REFUSED, worker="a")))
+    seen.board.look(UpdateDecided(row=UpdateRow(received_at=1.0, round=2, verdict=Verdict.FOLDED)))
+    assert [worker.has_answered for worker in seen.status.workers] == [False]
+
+
 def test_of_very_many_workers_some_are_listed(begin: Begin) -> None:
     seen = Seen()
     begin(StateTask(ZERO), on_event=seen.board.look)
@@ -98,3 +164,22 @@ def test_it_is_sent_at_the_end_at_the_latest(begin: Begin) -> None:
     body = transport.read_status()
     assert body is not None
     assert decode(body, Status)[0].state == "stopped"
+
+
+class Broken(MemoryTransport):
+    """A broker that nothing can be said to."""
+
+    def tell_status(self, body: bytes) -> None:
+        raise OSError("no more memory")
+
+
+def test_one_that_cannot_be_sent_is_told_once_and_ends_nothing(begin: Begin, caplog: pytest.LogCaptureFixture) -> None:
+    run = begin(StateTask(ZERO), quorum="1", rounds=2)
+    sender = StatusSender(Broken(run.broker))
+    other = begin(StateTask(ZERO), quorum="1", rounds=1, folder="other", on_event=sender.look)
+    with caplog.at_level(logging.ERROR), sender:
+        other.fold_all([("a", ONE)])
+    assert other.aggregator.is_finished
+    assert [record.message for record in caplog.records] == [
+        "what fl-status shows could not be said, and is said no more; the run goes on"
+    ]

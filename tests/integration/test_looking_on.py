@@ -1,0 +1,181 @@
+"""fl-status on a real RabbitMQ, beside an aggregator's wire alone: it takes nothing away, and says what is missing."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from rabbitmq_node import RabbitNode, wait_until
+
+from broker import status_cli
+from broker.codec import encode
+from broker.errors import BrokerUnreachable, ExitCode
+from broker.look import Look, take_look
+from broker.messages import Status
+from broker.rabbitmq import RabbitMQ
+from broker.settings import BrokerSettings
+from broker.status_cli import main
+from broker.topology import Topology
+from broker.transport import Source, Transport
+
+SOON_S = 20.0
+MACHINES = Path(__file__).parents[2] / "docs" / "machines.md"
+Shell = Callable[..., tuple[str, str]]
+
+
+def status(state: str = "running", **changes: Any) -> bytes:
+    fields = {
+        "run": "demo",
+        "run_id": "demo.1",
+        "state": state,
+        "sent_at": time.time(),
+        "round": 1,
+        "num_rounds": 2,
+        "num_folded": 0,
+        "target": 1,
+        "num_present": 0,
+    }
+    return encode(Status.model_validate(fields | changes))
+
+
+@pytest.fixture
+def aggregator(broker_url: str, queue: str) -> Iterator[RabbitMQ]:
+    """The wire of an aggregator; its queues are there."""
+    settings = BrokerSettings(broker=broker_url, queue=queue)
+    with closing(RabbitMQ(settings, role="test", topology=Topology(queue, num_shards=2))) as transport:
+        transport.declare()
+        yield transport
+        transport.remove()
+
+
+@pytest.fixture
+def shell(broker_url: str, queue: str, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """``fl-status`` with these flags, and its output and errors, after it left with this code."""
+
+    def run(*flags: str, exit_code: ExitCode = ExitCode.OK, broker: str = broker_url) -> tuple[str, str]:
+        capsys.readouterr()
+        assert main(["--broker", broker, "--queue", queue, "--connect-timeout-s", "0", *flags]) == exit_code
+        printed = capsys.readouterr()
+        return printed.out, printed.err
+
+    return run
+
+
+def has_said(aggregator: RabbitMQ, body: bytes) -> None:
+    aggregator.tell_status(body)
+    assert wait_until(lambda: aggregator.read_status() == body, timeout_s=SOON_S)
+
+
+def test_queues_that_nobody_leads_and_one_that_leads_and_has_said_nothing_are_told_apart(
+    aggregator: RabbitMQ, shell: Shell, queue: str
+) -> None:
+    text, _ = shell(exit_code=ExitCode.UNREACHABLE)
+    assert text.splitlines() == [
+        "state  no aggregator leads here, and none said anything since the broker started",
+        f"queue  {queue}: 0 waiting",
+        f"dead   {queue}.dead: 0 set aside",
+    ]
+    aggregator.listen(Source.UPDATES)
+    leads = "an aggregator leads; it has said nothing yet"
+    assert wait_until(lambda: take_look(aggregator, Topology(queue)).is_led, timeout_s=SOON_S)
+    assert leads in shell()[0]
+
+
+def test_looking_takes_nothing_away_and_counts_what_waits_and_who_takes_it(
+    aggregator: RabbitMQ, shell: Shell, queue: str
+) -> None:
+    aggregator.send(b"update", worker="anna")
+    aggregator.send(b"update", worker="anna", num_shards=2)
+    has_said(aggregator, status(num_shards=2))
+    for _ in range(3):
+        said = json.loads(shell("--json", exit_code=ExitCode.UNREACHABLE)[0])
+        assert (said["state"], said["is_led"], said["status"]["round"]) == ("gone", False, 1)
+        assert sorted(said["num_waiting"].values()) == [0, 0, 1, 1]
+        assert set(said["num_waiting"]) == {queue, f"{queue}.dead", f"{queue}.shard.0", f"{queue}.shard.1"}
+        assert (said["num_waiting"][queue], set(said["num_readers"].values())) == (1, {0})
+    text, _ = shell(exit_code=ExitCode.UNREACHABLE)
+    assert text.count("no partial aggregator takes them") == 2
+    aggregator.listen(Source.UPDATES)
+    assert aggregator.receive(SOON_S) is not None
+
+
+def test_dead_letters_are_counted_with_what_to_do(aggregator: RabbitMQ, shell: Shell, queue: str) -> None:
+    aggregator.listen(Source.UPDATES)
+    aggregator.send(b"broken", worker="anna")
+    delivery = aggregator.receive(SOON_S)
+    assert delivery is not None
+    aggregator.set_aside(delivery, "does not decode")
+    hint = f"dead   {queue}.dead: 1 set aside; see fl-dead list --queue {queue}"
+    assert wait_until(lambda: hint in shell()[0], timeout_s=SOON_S)
+
+
+def test_an_older_aggregators_queues_are_told_from_none(
+    aggregator: RabbitMQ, shell: Shell, broker_url: str, queue: str
+) -> None:
+    aggregator._writer.call(lambda link: link.channel("declare").queue_delete(f"{queue}.status"))
+    out, error = shell(exit_code=ExitCode.UNREACHABLE)
+    assert (out, len(error.splitlines())) == ("", 1)
+    assert "is that of an older aggregator, which says nothing of itself; start it again" in error
+
+
+def test_it_is_watched_until_the_run_is_over(aggregator: RabbitMQ, shell: Shell, monkeypatch: Any) -> None:
+    """A broker that is away for a moment is said, and waited for."""
+    monkeypatch.setattr(status_cli, "_EVERY_S", 0.0)
+    has_said(aggregator, status())
+    looks = iter(["look", "away", "finish"])
+
+    def look(transport: Transport, topology: Topology) -> Look:
+        match next(looks):
+            case "away":
+                raise BrokerUnreachable("connection lost")
+            case "finish":
+                has_said(aggregator, status("finished"))
+        return take_look(transport, topology)
+
+    monkeypatch.setattr(status_cli, "take_look", look)
+    lines = [json.loads(line) for line in shell("--watch", "--json")[0].splitlines()]
+    assert [(line["state"], line["problem"]) for line in lines] == [
+        ("gone", None),
+        ("gone", "connection lost"),
+        ("finished", None),
+    ]
+
+
+def test_many_who_look_at_once_all_find_it(aggregator: RabbitMQ, broker_url: str, queue: str) -> None:
+    body = status()
+    has_said(aggregator, body)
+    found: list[object] = []
+
+    def look() -> None:
+        with closing(RabbitMQ(BrokerSettings(broker=broker_url, queue=queue), role="test")) as own:
+            found.extend(own.read_status() for _ in range(5))
+
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [body] * 40
+
+
+def test_the_permissions_that_the_documents_give_an_onlooker_are_enough(
+    aggregator: RabbitMQ, shell: Shell, node: RabbitNode, broker_url: str, queue: str
+) -> None:
+    line = re.search(r"set_permissions onlooker (.*)$", MACHINES.read_text(encoding="utf-8"), re.MULTILINE)
+    assert line is not None
+    allowed = [word.strip("'").replace("updates", queue) for word in line[1].split()]
+    node.ctl("add_user", f"{queue}-onlooker", "secret")
+    node.ctl("set_permissions", f"{queue}-onlooker", *allowed)
+    aggregator.send(b"update", worker="anna")
+    has_said(aggregator, status())
+    where = urlsplit(broker_url)
+    own = f"amqp://{queue}-onlooker:secret@{where.hostname}:{where.port}{where.path}"
+    text, _ = shell(broker=own, exit_code=ExitCode.UNREACHABLE)
+    assert "no aggregator leads: the last one is gone" in text
+    assert f"{queue}: 1 waiting" in text
