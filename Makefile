@@ -29,6 +29,7 @@ help:
 	@echo 'make soak       1,000 rounds with workers that come and go'
 	@echo 'make bench      measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
 	@echo 'make docs       build the documents into site/'
+	@echo 'make settings-page  write docs/settings.md anew, out of the models'
 	@echo 'make lint       check format, lint and types'
 	@echo 'make format     put the sources in that format'
 	@echo 'make clean      remove $(VENV), .bench and what the tools leave'

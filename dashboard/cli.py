@@ -1,6 +1,7 @@
 """``fl-dashboard``: serves the page of a run, or of all runs in a folder."""
 
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(DashboardSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     configure_logging(settings.log_level, log_format=settings.log_format)
     if not settings.state.is_dir():
         raise StateError(f"--state: there is no folder {settings.state}")

@@ -1,11 +1,12 @@
 """Fine-tuning: a backbone that knows the digits 0 to 4 learns 5 to 9. It is frozen; only the head travels.
 
 The backbone is trained here, in a second, as if it had been downloaded; every site makes the same. `--shared trainable`
-has only the tensors travel that are trained: 325 parameters instead of 16,901, 2 % of the bytes.
+has only the tensors travel that are trained: 325 parameters instead of 16,901. An update is 1,684 bytes and not 68,052,
+so 97.5 % are saved.
 
 fl-simulate --task examples/fine_tuning.py:task --workers 4 --rounds 20 --shared trainable --lr 0.2
 
-Accuracy 0.84 after round 20 (one site alone 0.79, all data in one place 0.88), with 1.7 kB an update.
+Accuracy 0.84 after round 20 (one site alone 0.79, all data in one place 0.88); seven seconds in all.
 """
 
 from functools import cache

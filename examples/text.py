@@ -5,7 +5,8 @@ measures on topics that no site has. The loss is in nats a character: 4.6 is a g
 
 fl-simulate --task examples/text.py:task --workers 4 --rounds 10 --lr 1 --batch-size 16
 
-Loss 2.1 after round 10, and the next character is the likeliest one in 48 of 100 cases; one site alone: 3.4, and 38.
+Loss 2.25 after round 10, and the next character is the likeliest one in 43 of 100 cases; one site alone: 3.01, and 36;
+all data in one place, which overfits: 2.64, and 42. Fifteen seconds with these comparisons.
 """
 
 import zlib
@@ -21,6 +22,8 @@ CHARACTERS = "".join(map(chr, range(32, 127))) + "\n"
 LENGTH = 48
 TEST_SHARE = 10
 """One topic of so many is for testing only."""
+NUM_CHARACTERS = 24_000
+"""Of all sites together, and no more for testing."""
 
 
 class NextCharacter(nn.Module):
@@ -29,8 +32,8 @@ class NextCharacter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(len(CHARACTERS), 32)
-        self.memory = nn.GRU(32, 96, batch_first=True)
-        self.scores = nn.Linear(96, len(CHARACTERS))
+        self.memory = nn.GRU(32, 64, batch_first=True)
+        self.scores = nn.Linear(64, len(CHARACTERS))
 
     def forward(self, characters: Tensor) -> Tensor:
         remembered, _ = self.memory(self.embedding(characters))
@@ -38,17 +41,15 @@ class NextCharacter(nn.Module):
 
 
 def text_of(site: Site) -> str:
-    """The topics of this site; of the aggregator's, those for testing. 12,000 characters at most."""
+    """The topics of this site, as much of them as is its share; of the aggregator's, those for testing."""
     names = sorted(topics)
     testing = names[::TEST_SHARE]
     if site.is_aggregator:
-        chosen = testing
-    else:
-        training = [name for name in names if name not in testing]
-        index = zlib.crc32((site.name or "").encode()) if site.index is None else site.index
-        num_sites = site.num_sites or 8
-        chosen = training[index % num_sites :: num_sites]
-    return "".join(topics[name] for name in chosen)[:12_000]
+        return "".join(topics[name] for name in testing)[:NUM_CHARACTERS]
+    training = [name for name in names if name not in testing]
+    num_sites = site.num_sites or 8
+    index = zlib.crc32((site.name or "").encode()) % num_sites if site.index is None else site.index
+    return "".join(topics[name] for name in training[index::num_sites])[: NUM_CHARACTERS // num_sites]
 
 
 def data(site: Site) -> Split:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from aggregator.settings import AggregatorSettings, RunSettings
 from broker.command import exit_code_of
 from broker.errors import ExitCode, SettingsError
-from scaffold.described import Setting, described
+from scaffold.described import OWN, Setting, described
 from simulation.settings import SimulationSettings
 from worker.settings import WorkerSettings
 
@@ -23,7 +23,10 @@ examples:
   fl-init hospital-federation
   cd hospital-federation && fl-simulate --config run.yaml"""
 
-FILES = ("task.py", "run.yaml", "worker.yaml", "docker-compose.yml", ".env", "README.md", ".gitignore")
+FILES = ("task.py", "run.yaml", "worker.yaml", "docker-compose.yml", ".env", ".env.example", "README.md", ".gitignore")
+_TEMPLATES = {".env": "env.example.j2"}
+"""Whose name is not that of the file."""
+_SOURCE_ELSEWHERE = "../fedmq"
 _TASK = "task.py:task"
 _GIVEN = {"task": _TASK, "rounds": "10"}
 """What the files set; everything else is there as a comment, with its default."""
@@ -46,6 +49,8 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     folder: Path = parser.parse_args(argv).folder
     for path in write_project(folder):
         print(path)
+    if _source() is None:
+        print("for docker compose: write the folder with fedmq's sources into .env, as FEDMQ_SOURCE", file=sys.stderr)
     print(f"next: cd {folder} && fl-simulate --config run.yaml", file=sys.stderr)
     return ExitCode.OK
 
@@ -53,8 +58,10 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
 def write_project(folder: Path) -> list[Path]:
     """Writes all files; a SettingsError if the folder holds something, or its name cannot name a run."""
     name = folder.resolve().name
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise SettingsError(f"a run cannot be named {name!r}: letters, digits, - and _, at most 64")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):  # as of a run, and of a project of docker compose
+        raise SettingsError(
+            f"a project cannot be named {name!r}: letters, digits, - and _, at most 64, the first a letter or digit"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -71,16 +78,21 @@ def write_project(folder: Path) -> list[Path]:
 def _rendered(file: str, name: str) -> str:
     loader = PackageLoader("scaffold", "project")
     pages = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    template = pages.get_template(f"{file.lstrip('.')}.j2")
+    template = pages.get_template(_TEMPLATES.get(file, f"{file.lstrip('.')}.j2"))
+    source = _source()
     return template.render(
-        name=name, source=_source(), run=_run_yaml(name), worker=_commented(described(WorkerSettings), {"task": _TASK})
+        name=name,
+        source=_SOURCE_ELSEWHERE if source is None or file == ".env.example" else source,
+        source_found=source is not None,
+        run=_run_yaml(name),
+        worker=_commented(described(WorkerSettings), {"task": _TASK}),
     )
 
 
-def _source() -> str:
-    """Where fedmq's own sources lie, from which compose builds the image; a hint where it is installed without them."""
+def _source() -> Path | None:
+    """Where fedmq's own sources lie, from which compose builds the image; None where it is installed without them."""
     folder = Path(__file__).parents[1]
-    return str(folder) if (folder / "Dockerfile").is_file() else "../fedmq"
+    return folder if (folder / "Dockerfile").is_file() else None
 
 
 def _run_yaml(name: str) -> str:
@@ -100,7 +112,7 @@ def _run_yaml(name: str) -> str:
 def _commented(settings: Sequence[Setting], given: dict[str, str], *, indent: str = "") -> str:
     lines = []
     for group, own in groupby(settings, key=lambda setting: setting.group):
-        if group != "Its own":
+        if group != OWN:
             lines += [f"{indent}# -- {group.lower()} --", ""]
         for setting in own:
             text = f"{setting.description} ({setting.kind})"

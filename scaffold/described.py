@@ -11,10 +11,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from aggregator.settings import AggregatorSettings, RunSettings
+from aggregator.settings import AggregatorSettings
 from broker.dead_cli import DeadSettings
 from broker.messages import LocalTraining
-from broker.settings import ENV_PREFIX, BrokerSettings, ServiceSettings, WireSettings
+from broker.settings import ENV_PREFIX
 from broker.status_cli import StatusSettings
 from dashboard.settings import DashboardSettings
 from simulation.settings import SimulationSettings
@@ -29,14 +29,38 @@ COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-dead": DeadSettings,
 }
 
-_GROUPS: Mapping[type, str] = {
-    RunSettings: "The run",
-    LocalTraining: "Local training",
-    BrokerSettings: "The broker",
-    WireSettings: "Connection and log",
-    ServiceSettings: "Metrics",
+OWN = "Most of all"
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "When a round closes": (
+        "quorum",
+        "deadline_s",
+        "grace_s",
+        "min_updates",
+        "on_short",
+        "max_staleness",
+    ),
+    "How updates are averaged": ("weighting", "server_lr", "compiled_fold"),
+    "Local training": tuple(LocalTraining.model_fields),
+    "What travels": ("shared", "compression", "zstd", "inline_cap", "part_bytes"),
+    "When to stop early": ("stop_metric", "stop_at", "patience"),
+    "What is kept": ("keep_every", "commit_every_s", "tensorboard", "mlflow"),
+    "Partial aggregators": ("role", "shards", "shard", "flush_s"),
+    "The broker": (
+        "broker",
+        "queue",
+        "connect_timeout_s",
+        "heartbeat_s",
+        "blocked_timeout_s",
+        "tls_ca",
+        "tls_cert",
+        "tls_key",
+    ),
+    "Log and metrics": ("log_level", "log_format", "live", "metrics_port", "metrics_host"),
 }
-"""What the settings that a command shares with others are about; those of its own come first."""
+"""As a person looks for them. What is in none comes first, as what the command is about, in the model's order."""
+GROUP_OF: Mapping[str, str] = {name: group for group, names in _GROUPS.items() for name in names}
+_FIRST = ("task", "run", "rounds", "name", "workers", "state")
+"""What one sets before all else, where a command has it."""
 
 _NAMES = {int: "number", float: "number", str: "text", bool: "yes or no", Path: "path", SecretStr: "URL"}
 
@@ -62,9 +86,15 @@ class Setting:
 
 def described(settings: type[BaseSettings]) -> list[Setting]:
     """All settings of a command but those that are words on its command line, group by group."""
-    order = ["Its own", *_GROUPS.values()]
-    found = list(_settings(settings))
-    return sorted(found, key=lambda setting: order.index(setting.group))
+    return sorted(_settings(settings), key=_place)
+
+
+def _place(setting: Setting) -> tuple[int, int]:
+    """Where it stands, up to those that keep the order of the model."""
+    if setting.group == OWN:
+        return 0, _FIRST.index(setting.name) if setting.name in _FIRST else len(_FIRST)
+    names = _GROUPS[setting.group]
+    return 1 + [*_GROUPS].index(setting.group), names.index(setting.name)
 
 
 def _settings(settings: type[BaseSettings]) -> Iterator[Setting]:
@@ -72,7 +102,7 @@ def _settings(settings: type[BaseSettings]) -> Iterator[Setting]:
         if field.annotation is not None and not _is_word(field):
             yield Setting(
                 name=field.alias or name,
-                group=_group(settings, name),
+                group=GROUP_OF.get(name, OWN),
                 kind=_kind(field.annotation, field),
                 default=_default(field),
                 description=field.description or "",
@@ -81,14 +111,6 @@ def _settings(settings: type[BaseSettings]) -> Iterator[Setting]:
 
 def _is_word(field: FieldInfo) -> bool:
     return any("CliPositionalArg" in repr(mark) for mark in field.metadata)
-
-
-def _group(settings: type, name: str) -> str:
-    """That of the class furthest up which declares it, if others share that one."""
-    for ancestor in reversed(settings.__mro__):
-        if name in vars(ancestor).get("__annotations__", {}):
-            return _GROUPS.get(ancestor, "Its own")
-    return "Its own"
 
 
 def _kind(annotation: Any, field: FieldInfo) -> str:

@@ -86,6 +86,11 @@ def test_every_package_that_is_named_is_there_and_every_one_that_is_there_is_nam
         assert (ROOT / package / "py.typed").is_file()
 
 
+def test_the_image_is_built_with_every_package() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
+    assert {f"!{name}" for name in PACKAGES} <= set(lines)
+
+
 def test_every_package_within_a_package_is_installed_too() -> None:
     nested = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("*/**/__init__.py")}
     assert {name for name in nested if name.partition(".")[0] in PACKAGES} == set(PACKAGES)

@@ -13,7 +13,7 @@ from aggregator.settings import AggregatorSettings
 from broker.errors import ExitCode, SettingsError
 from broker.settings import read_settings
 from scaffold.cli import FILES, write_project
-from scaffold.described import COMMANDS, described
+from scaffold.described import COMMANDS, GROUP_OF, described
 from scaffold.settings_page import page
 from simulation.cli import main as simulate
 from simulation.settings import SimulationSettings
@@ -90,7 +90,21 @@ def test_the_compose_file_names_only_what_is_there(project: Path) -> None:
     )
     assert (Path(env["FEDMQ_SOURCE"]) / "Dockerfile").is_file()
     wanted = set(re.findall(r"\$\{(\w+)", (project / "docker-compose.yml").read_text(encoding="utf-8")))
-    assert wanted <= set(env)
+    assert wanted == set(env)
+
+
+def test_what_is_true_of_this_machine_alone_is_in_no_file_for_git(project: Path) -> None:
+    for file in set(FILES) - {".env"}:
+        assert str(ROOT) not in (project / file).read_text(encoding="utf-8"), file
+
+
+def test_without_fedmqs_sources_the_user_is_told_to_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scaffold.cli, "__file__", str(tmp_path / "lib" / "scaffold" / "cli.py"))
+    assert scaffold.cli.main([str(tmp_path / "mine")]) == ExitCode.OK
+    assert "FEDMQ_SOURCE" in capsys.readouterr().err
+    assert "found none on this machine" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
 
 
 def test_nothing_is_overwritten_and_a_name_must_be_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +112,14 @@ def test_nothing_is_overwritten_and_a_name_must_be_one(project: Path, capsys: py
     assert scaffold.cli.main([str(project)]) == ExitCode.USAGE
     assert "not empty" in capsys.readouterr().err
     assert (project / "task.py").read_bytes() == before
-    assert scaffold.cli.main([str(project / "two words")]) == ExitCode.USAGE
-    assert capsys.readouterr().err.count("\n") == 1
+    for name in ("two words", "_hidden", "grüße", "x" * 65):
+        assert scaffold.cli.main([str(project / name)]) == ExitCode.USAGE
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (project / name).exists()
+
+
+def test_every_setting_that_has_a_place_in_a_group_is_there() -> None:
+    assert set(GROUP_OF) <= {setting.name for settings in COMMANDS.values() for setting in described(settings)}
 
 
 def test_the_settings_page_is_not_stale() -> None:
@@ -119,5 +139,6 @@ def test_git_takes_no_secret_along(project: Path) -> None:
     listed = subprocess.run(
         ["git", "-C", str(project), "status", "--porcelain", "-uall"], check=True, capture_output=True, text=True
     ).stdout
-    assert "task.py" in listed
-    assert ".env" not in listed
+    assert "?? task.py" in listed
+    assert "?? .env.example" in listed
+    assert "?? .env\n" not in listed
