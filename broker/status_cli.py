@@ -20,6 +20,8 @@ from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings, read_settings
 from broker.status_view import plain, shown
 from broker.topology import Topology
+from broker.transport import Transport
+from broker.watching import LinkChanged
 
 _PROG = "fl-status"
 _DESCRIPTION = "Says what is there now: run, round, workers, what waits on the queues. It changes nothing."
@@ -50,8 +52,9 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     level = settings.log_level if settings.log_level != "INFO" else "WARNING"
     configure_logging("ERROR" if settings.watch else level, log_format=settings.log_format)
     console = Console(highlight=False, markup=False, emoji=False)
-    with contextlib.closing(RabbitMQ(settings, role="status")) as transport:
-        looks = _looks(transport, Topology(settings.queue), watch=settings.watch)
+    link = _LinkState()
+    with contextlib.closing(RabbitMQ(settings, role="status", on_link=link.note)) as transport:
+        looks = _looks(transport, Topology(settings.queue), link, watch=settings.watch)
         if settings.is_json:
             look = _print_all(looks, _as_json)
         elif console.is_terminal:
@@ -61,14 +64,23 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     return ExitCode.UNREACHABLE if look.condition in (Condition.GONE, Condition.UNHEARD) else ExitCode.OK
 
 
-def _looks(transport: RabbitMQ, topology: Topology, *, watch: bool) -> Iterator[Look]:
+class _LinkState:
+    """Whether the connection is lost: what is asked of it then waits until it is there again."""
+
+    problem: str | None = None
+
+    def note(self, change: LinkChanged) -> None:
+        self.problem = change.problem
+
+
+def _looks(transport: Transport, topology: Topology, link: _LinkState, *, watch: bool) -> Iterator[Look]:
     """One, or one each second until the run is over; what was seen last, while the broker is away."""
     look = take_look(transport, topology)
     yield look
     while watch and not look.is_over:
         time.sleep(_EVERY_S)
         try:
-            look = take_look(transport, topology)
+            look = replace(look, problem=link.problem) if link.problem else take_look(transport, topology)
         except (BrokerUnreachable, QueueMissing) as error:
             look = replace(look, problem=str(error))
         yield look

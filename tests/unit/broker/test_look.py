@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from unit.rendered import lines_of, text_of
 
+from broker import status_cli
 from broker.codec import encode
 from broker.errors import BrokerError, QueueMissing
 from broker.look import Condition, Look, take_look
@@ -13,6 +14,7 @@ from broker.messages import Presence, Status, WorkerStatus
 from broker.status_view import plain, shown
 from broker.topology import Topology
 from broker.transport import Queued, Source
+from broker.watching import LinkChanged
 
 AT = 10_000.0
 LONG = "a-hospital-with-a-name-of-all-sixty-four-characters-that-may-be0"
@@ -182,3 +184,20 @@ def test_what_is_not_an_aggregators_is_refused_with_one_line_that_can_be_printed
     with pytest.raises(BrokerError, match=r"what lies in q\.status is not an aggregator's: ") as refused:
         take_look(transport, Topology("q"))
     assert str(refused.value).isprintable()
+
+
+def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(status_cli, "_EVERY_S", 0.0)
+    asked = [look(status()), look(status(state="finished"))]
+    monkeypatch.setattr(status_cli, "take_look", lambda transport, topology: asked.pop(0))
+    link = status_cli._LinkState()
+    looks = status_cli._looks(MemoryTransport(MemoryBroker()), Topology("q"), link, watch=True)
+    assert next(looks).problem is None
+    link.note(LinkChanged(name="writer", problem="no broker at …; trying again"))
+    for _ in range(3):
+        seen = next(looks)
+        assert (seen.status, seen.problem) == (status(), "no broker at …; trying again")
+    link.note(LinkChanged(name="writer", problem=None))
+    assert [(seen.condition, seen.problem) for seen in looks] == [(Condition.FINISHED, None)]
