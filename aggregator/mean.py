@@ -13,15 +13,17 @@ Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its uni
 step; the low bits of the sum are then the integer. That is one vector addition where rint and a cast are slow.
 
 In numpy, all is done block by block in memory that the sum owns: the passes over a block find it in the cache, and
-adding a float32 update allocates nothing. On request, float32 is added by a compiled loop (`fold_kernel.py`), to the
+adding a float32 update allocates nothing. Small tensors that follow each other share a block, since a call takes as
+long as a thousand elements. On request, float32 is added by a compiled loop (`fold_kernel.py`), to the
 same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
 """
 
 import math
 import mmap
 from bisect import bisect_right
-from collections.abc import Iterator
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -73,10 +75,11 @@ class ExactSum:
     def __init__(self, specs: Specs, *, kernel: Kernel | None = None) -> None:
         self.specs = specs
         self._kernel = kernel
-        self._layout = _Layout(specs)
-        self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in specs}
-        self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in specs}
-        self._scratch = Scratch(min(_BLOCK, max((spec.num_elements for spec in specs), default=0)))
+        self._groups = _groups_of(specs)
+        self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in self._groups.specs}
+        self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in self._groups.specs}
+        self._num_kept = Counter(self._groups.sizes)
+        self._scratch = Scratch(min(_BLOCK, max((spec.num_elements for spec in self._groups.specs), default=0)))
         self._bound = 0.0
         self._bound_of_update = 0.0
         self._num_uncarried = 0
@@ -97,8 +100,8 @@ class ExactSum:
         A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. One that holds NaN or
         infinity, or leaves the range, is an UnfitMessage; then nothing of this piece was added.
         """
-        slices = list(self._layout.slices(offset, piece))
-        bound = max((self._largest(values, spec) for spec, _, values in slices), default=0.0) * abs(weight)
+        slices = list(self._groups.layout.slices(offset, piece))
+        bound = abs(weight) * max((self._largest_finite(*each) for each in slices), default=0.0)
         self._admit(bound)
         self._is_carried = False
         add = _add_small if bound < _SMALL else _add_any
@@ -129,7 +132,8 @@ class ExactSum:
         self._is_carried = False
         for spec, start, values in slices:
             limb, _, name = spec.name.partition(".")
-            sums: NDArray[Any] = self._high[name] if limb == "high" else self._low[name]
+            high, low = self._limbs_of(name)
+            sums: NDArray[Any] = high if limb == "high" else low
             sums[start : start + len(values)] += values
 
     def end_update(self) -> None:
@@ -145,9 +149,9 @@ class ExactSum:
         self._admit(other._bound)
         other.carry()
         self._is_carried = False
-        for spec in self.specs:
-            self._high[spec.name] += other._high[spec.name]
-            self._low[spec.name] += other._low[spec.name]
+        for name in self._high:
+            self._high[name] += other._high[name]
+            self._low[name] += other._low[name]
         self.end_update()
 
     def _admit(self, bound: float) -> None:
@@ -173,7 +177,7 @@ class ExactSum:
 
         A block lies in the sum's own memory: it may be changed, and is gone with the next one.
         """
-        high, low = self._high[spec.name], self._low[spec.name]
+        high, low = self._limbs_of(spec.name)
         for block in _blocks(len(high)):
             num = len(high[block])
             mean, rest = self._scratch.scaled[:num], self._scratch.rest[:num]
@@ -191,16 +195,18 @@ class ExactSum:
         return whole.reshape(spec.shape)
 
     def forget(self, spec: TensorSpec) -> None:
-        """Frees the memory of one tensor; its sum is then no longer there."""
-        del self._high[spec.name], self._low[spec.name]
+        """Its sum is no longer needed: frees its memory, or that of its group when all of it is forgotten."""
+        name, _ = self._groups.places[spec.name]
+        self._num_kept[name] -= 1
+        if not self._num_kept[name]:
+            del self._high[name], self._low[name]
 
     def limbs(self) -> dict[str, NDArray[Any]]:
         """All that the sum is, carried, as named flat arrays; they are the sum's own memory."""
         self.carry()
         arrays: dict[str, NDArray[Any]] = {}
         for spec in self.specs:
-            arrays[f"high.{spec.name}"] = self._high[spec.name]
-            arrays[f"low.{spec.name}"] = self._low[spec.name]
+            arrays[f"high.{spec.name}"], arrays[f"low.{spec.name}"] = self._limbs_of(spec.name)
         return arrays
 
     def limb_pieces(self) -> Iterator[memoryview]:
@@ -219,14 +225,35 @@ class ExactSum:
     def bound(self, bound: float) -> None:
         self._bound = bound
 
+    def _limbs_of(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Those of one tensor."""
+        group, place = self._groups.places[name]
+        return self._high[group][place], self._low[group][place]
+
+    def _largest_finite(self, spec: TensorSpec, start: int, values: NDArray[Any]) -> float:
+        """The largest magnitude in a piece of a group; not finite values are an UnfitMessage."""
+        largest = self._largest(values, spec)
+        if not math.isfinite(largest):
+            bad = self._groups.name_at(spec.name, start + self._first_not_finite(values, spec))
+            raise UnfitMessage(f"tensor '{bad}' holds NaN or infinity")
+        return largest
+
     def _largest(self, values: NDArray[Any], spec: TensorSpec) -> float:
-        """The largest magnitude; not finite values are an UnfitMessage."""
+        """The largest magnitude; NaN or infinity if there is one."""
         largest = 0.0
         for of_block in self._largest_of_blocks(values, spec):
-            if not math.isfinite(of_block):
-                raise UnfitMessage(f"tensor '{spec.name}' holds NaN or infinity")
-            largest = max(largest, of_block)
+            if not of_block <= largest:
+                largest = of_block
+                if not math.isfinite(largest):
+                    break
         return largest
+
+    def _first_not_finite(self, values: NDArray[Any], spec: TensorSpec) -> int:
+        for block in _blocks(len(values)):
+            is_finite = np.isfinite(self._numbers(values[block], spec))
+            if not is_finite.all():
+                return int(block.start + is_finite.argmin())
+        raise AssertionError("all are finite")
 
     def _largest_of_blocks(self, values: NDArray[Any], spec: TensorSpec) -> Iterator[float]:
         if self._is_compiled_for(values):
@@ -259,10 +286,41 @@ def _limb_specs(specs: Specs) -> Iterator[TensorSpec]:
         yield TensorSpec(f"low.{spec.name}", "int32", (spec.num_elements,))
 
 
+class _Groups:
+    """Tensors of one dtype that follow each other, as one: a large one alone, or small ones that fit into a block."""
+
+    def __init__(self, specs: Specs) -> None:
+        self.specs: list[TensorSpec] = []
+        """A group as one tensor, with the name of its first."""
+        self.places: dict[str, tuple[str, slice]] = {}
+        """Tensor -> its group, and where in it."""
+        self.sizes: dict[str, int] = {}
+        """Group -> how many tensors are in it."""
+        for spec in specs:
+            group = self.specs[-1] if self.specs else None
+            if group is None or group.dtype != spec.dtype or group.num_elements + spec.num_elements > _BLOCK:
+                group = spec._replace(shape=(0,))
+                self.specs.append(group)
+            start, stop = group.num_elements, group.num_elements + spec.num_elements
+            self.specs[-1] = group._replace(shape=(stop,))
+            self.places[spec.name] = (group.name, slice(start, stop))
+            self.sizes[group.name] = self.sizes.get(group.name, 0) + 1
+        self.layout = _Layout(self.specs)
+
+    def name_at(self, group: str, index: int) -> str:
+        """The tensor that has an element of a group."""
+        places = self.places.items()
+        return next(name for name, (of, place) in places if of == group and place.start <= index < place.stop)
+
+
+_groups_of = lru_cache(maxsize=2)(_Groups)
+"""The same for every round of a run."""
+
+
 class _Layout:
     """Where in a payload each tensor lies."""
 
-    def __init__(self, specs: Specs) -> None:
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
         self._specs = specs
         self._starts = [0, *accumulate(spec.num_bytes for spec in specs)]
 

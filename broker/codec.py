@@ -12,14 +12,16 @@ n its size; ``tensors`` and ``sha256`` are of what is in it. There is no pickle,
 and decoding trusts nothing: every size is checked against what was announced before anything is allocated for it.
 """
 
+from functools import lru_cache
+from itertools import chain
 from typing import TypeVar
 
 import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from broker.errors import MalformedMessage
-from broker.messages import MAX_TENSORS, Header
-from broker.tensors import Buffer, TensorSpec
+from broker.messages import MAX_TENSORS, Header, Tensors
+from broker.tensors import Buffer, KeptSpecs, TensorSpec, kept
 
 VERSION = 1
 MAX_HEADER_BYTES = 4 * 2**20
@@ -28,18 +30,30 @@ _PREFIX_BYTES = 8
 _ALIGNMENT = 64
 
 _SPEC = TypeAdapter(TensorSpec)
+_REMEMBERED_BYTES = 2**16
+"""Specs in so many bytes, those of some thousand tensors, are remembered: a run's messages all have the same."""
 
 H = TypeVar("H", bound=Header)
 
 
 def encode(header: Header, payload: Buffer = b"") -> bytes:
     """The message as one ``bytes``. A header over 4 MiB is a MalformedMessage."""
-    packed = msgpack.packb(header.model_dump(mode="python"), use_bin_type=True)
+    packed = _packed(header)
     if len(packed) > MAX_HEADER_BYTES:
         raise MalformedMessage(f"header of {len(packed)} bytes; at most {MAX_HEADER_BYTES} can travel")
     prefix = _MAGIC + bytes([VERSION]) + len(packed).to_bytes(4, "little")
     padding = bytes(_payload_offset(len(packed)) - _PREFIX_BYTES - len(packed))
     return b"".join((prefix, packed, padding, payload))
+
+
+def _packed(header: Header) -> bytes:
+    """Its fields as a map. The specs of tensors, which come first in it, are packed already."""
+    if not isinstance(header, Tensors):
+        return msgpack.packb(header.model_dump(mode="python"))  # type: ignore[no-any-return]
+    packer = msgpack.Packer()
+    others = header.model_dump(mode="python", exclude={"tensors"})
+    first = [packer.pack_map_header(1 + len(others)), packer.pack("tensors"), kept(header.tensors).packed]
+    return b"".join(chain(first, map(packer.pack, chain.from_iterable(others.items()))))
 
 
 def decode(body: Buffer, kind: type[H]) -> tuple[H, memoryview]:
@@ -77,11 +91,11 @@ def _payload_offset(header_bytes: int) -> int:
     return end + -end % _ALIGNMENT
 
 
-def _unpacked(packed: memoryview) -> dict[str, object]:
-    """The fields. Only ``tensors`` may be long, and it is read tensor by tensor: nothing else has room to grow."""
+def _unpacker(packed: Buffer) -> msgpack.Unpacker:
     unpacker = msgpack.Unpacker(
         raw=False,
         strict_map_key=True,
+        read_size=len(packed) or 1,  # what is allocated at first, a megabyte if nobody says so
         max_buffer_size=MAX_HEADER_BYTES,
         max_str_len=4096,
         max_bin_len=0,
@@ -90,13 +104,24 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
         max_map_len=1024,
     )
     unpacker.feed(packed)
+    return unpacker
+
+
+def _unpacked(packed: memoryview) -> dict[str, object]:
+    """The fields. Only ``tensors`` may be long, and it is read tensor by tensor: nothing else has room to grow."""
+    unpacker = _unpacker(packed)
     fields: dict[str, object] = {}
     try:
         for _ in range(unpacker.read_map_header()):
             name = unpacker.unpack()
             if not isinstance(name, str) or name in fields:
                 raise MalformedMessage("header has a key that is no string, or one twice")
-            fields[name] = _tensors(unpacker) if name == "tensors" else unpacker.unpack()
+            if name == "tensors":
+                begin = unpacker.tell()
+                unpacker.skip()
+                fields[name] = _tensors(packed[begin : unpacker.tell()])
+            else:
+                fields[name] = unpacker.unpack()
         if unpacker.tell() != len(packed):
             raise MalformedMessage("header has bytes after its map")
     except (ValueError, msgpack.UnpackException) as error:
@@ -104,8 +129,18 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
     return fields
 
 
-def _tensors(unpacker: msgpack.Unpacker) -> list[TensorSpec]:
+def _tensors(packed: memoryview) -> KeptSpecs:
+    return _remembered(bytes(packed)) if len(packed) <= _REMEMBERED_BYTES else _read_specs(packed)
+
+
+@lru_cache(maxsize=4)
+def _remembered(packed: bytes) -> KeptSpecs:
+    return _read_specs(packed)
+
+
+def _read_specs(packed: Buffer) -> KeptSpecs:
     """The specs; the first wrong one ends it, since 100,000 errors would take more room than the message."""
+    unpacker = _unpacker(packed)
     number = unpacker.read_array_header()
     if number > MAX_TENSORS:
         raise MalformedMessage(f"header announces {number} tensors; at most {MAX_TENSORS} are read")
@@ -115,7 +150,7 @@ def _tensors(unpacker: msgpack.Unpacker) -> list[TensorSpec]:
             specs.append(_SPEC.validate_python(unpacker.unpack()))
         except ValidationError as error:
             raise MalformedMessage(f"tensors.{index}: {_first_problem(error)}") from error
-    return specs
+    return KeptSpecs(specs)
 
 
 def _validated(fields: object, kind: type[H]) -> H:

@@ -1,6 +1,6 @@
 """The headers of all messages: frozen, validated, versioned. What may be in them is said here and nowhere else."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -10,10 +10,12 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StrictStr,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
-from broker.tensors import Specs, canonical, limb_bytes_of, num_bytes_of
+from broker.tensors import KeptSpecs, Specs, canonical, kept, limb_bytes_of, num_bytes_of
 from broker.topology import shard_of
 
 MAX_NUM_SAMPLES = 2**29 - 1
@@ -112,18 +114,23 @@ class BlobRef(Header):
         return -(-num_bytes // self.part_bytes)
 
 
-def _in_canonical_order(specs: Specs) -> Specs:
-    if len({spec.name for spec in specs}) != len(specs):
+def _valid_specs(given: Any, validate: ValidatorFunctionWrapHandler) -> KeptSpecs:
+    if isinstance(given, KeptSpecs) and given.is_valid:
+        return given
+    validated: Specs = validate(given)
+    if len({spec.name for spec in validated}) != len(validated):
         raise ValueError("two tensors have the same name")
-    if canonical(specs) != specs:
+    if canonical(validated) != validated:
         raise ValueError("tensors are not in canonical order (item size, largest first, then name)")
+    specs = kept(given if isinstance(given, KeptSpecs) else validated)
+    specs.is_valid = True
     return specs
 
 
 class Tensors(Header):
     """The part of a header that describes its payload."""
 
-    tensors: Annotated[Specs, Field(max_length=MAX_TENSORS), AfterValidator(_in_canonical_order)]
+    tensors: Annotated[Specs, Field(max_length=MAX_TENSORS), WrapValidator(_valid_specs)]
     sha256: Sha256
     blob: BlobRef | None = None
     """None: the payload follows the header in the same message."""

@@ -4,6 +4,7 @@ Two, because a broker short of memory stops reading from connections that publis
 """
 
 import logging
+import math
 import queue
 import random
 import threading
@@ -72,6 +73,8 @@ class RabbitMQ:
         self._newest: Delivery | None = None
         self._newest_lock = threading.Lock()
         self._session = 0
+        self._unacked: set[int] = set()
+        """Tags of this session's updates; only the reader's thread looks at them."""
         self._blob = _BlobConsumer()
         self._leads = False
         self._declares = False
@@ -156,7 +159,7 @@ class RabbitMQ:
         return lambda problem: self._on_link(LinkChanged(name=name, problem=problem))
 
     def _subscribe(self, link: Link, sources: Sequence[Source], prefetch: int) -> None:
-        self._session += 1
+        self._begin_session()
         for source in sources:
             channel = link.subscription(source)
             if source is Source.MODELS:
@@ -167,6 +170,10 @@ class RabbitMQ:
                 channel.basic_consume(self._topology.updates, self._on_update)
             else:
                 channel.basic_consume(self._topology.presence, self._on_presence, auto_ack=True)
+
+    def _begin_session(self) -> None:
+        self._session += 1
+        self._unacked.clear()
 
     def _on_head(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         channel.basic_ack(method.delivery_tag)  # of a stream: only says that we can take more
@@ -180,6 +187,7 @@ class RabbitMQ:
         sender = sender_of(_text(method.routing_key))
         returns = (properties.headers or {}).get(_RETURNS_HEADER)
         num_returns = returns if isinstance(returns, int) else 0  # on a first delivery it is the sender's own word
+        self._unacked.add(method.delivery_tag)
         self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
 
     def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
@@ -216,15 +224,20 @@ class RabbitMQ:
         marks = [(delivery.session, delivery.tag) for delivery in deliveries]
 
         def do(link: Link) -> None:
-            for session, tag in marks:
-                if session == self._session:
-                    link.channel(Source.UPDATES).basic_ack(tag)
+            tags = self._unacked.intersection(tag for session, tag in marks if session == self._session)
+            self._unacked -= tags
+            channel = link.channel(Source.UPDATES)
+            if tags and max(tags) < min(self._unacked, default=math.inf):
+                channel.basic_ack(max(tags), multiple=True)  # for a quorum queue one command instead of many
+                return
+            for tag in tags:
+                channel.basic_ack(tag)
 
         self._reading().post(do)
 
     def give_back(self) -> None:
         def do(link: Link) -> None:
-            self._session += 1
+            self._begin_session()
             link.channel(Source.UPDATES).basic_nack(0, multiple=True, requeue=True)
 
         self._reading().call(do)

@@ -12,6 +12,7 @@ the delta as a state, or, in a run that compresses, the state that compression.p
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgpack
@@ -58,12 +59,42 @@ class TensorSpec(NamedTuple):
 Specs = tuple[TensorSpec, ...]
 
 
-def canonical(specs: Iterable[TensorSpec]) -> Specs:
+class KeptSpecs(Specs):
+    """Specs that stay for a whole run: what every message of it asks of them is worked out once."""
+
+    is_valid = False
+    """Whether they were found to be such as may travel."""
+
+    @cached_property
+    def num_bytes(self) -> int:
+        return sum(spec.num_bytes for spec in self)
+
+    @cached_property
+    def num_elements(self) -> int:
+        return sum(spec.num_elements for spec in self)
+
+    @cached_property
+    def packed(self) -> bytes:
+        """In msgpack, as they travel in a header, and as a digest begins."""
+        return msgpack.packb([list(spec) for spec in self])  # type: ignore[no-any-return]
+
+    @cached_property
+    def of_delta(self) -> "KeptSpecs":
+        floats = (spec if spec.is_float else spec._replace(dtype="int64") for spec in self if spec.dtype != "bool")
+        return canonical(floats)
+
+
+def kept(specs: Specs) -> KeptSpecs:
+    """The same specs; those that are kept already stay what they are."""
+    return specs if isinstance(specs, KeptSpecs) else KeptSpecs(specs)
+
+
+def canonical(specs: Iterable[TensorSpec]) -> KeptSpecs:
     """The specs in the order in which their tensors travel."""
-    return tuple(sorted(specs, key=lambda spec: (-spec.item_bytes, spec.name)))
+    return KeptSpecs(sorted(specs, key=lambda spec: (-spec.item_bytes, spec.name)))
 
 
-def specs_of(state: Mapping[str, torch.Tensor]) -> Specs:
+def specs_of(state: Mapping[str, torch.Tensor]) -> KeptSpecs:
     """The specs of a state, in canonical order. A dtype that cannot travel is an UnfitMessage."""
     return canonical(_spec_of(name, tensor) for name, tensor in state.items())
 
@@ -79,12 +110,12 @@ def _spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
 
 def num_bytes_of(specs: Specs) -> int:
     """The size of the payload that these specs describe, in bytes."""
-    return sum(spec.num_bytes for spec in specs)
+    return kept(specs).num_bytes
 
 
 def limb_bytes_of(specs: Specs) -> int:
     """The size of the exact sum of such payloads, in bytes: an int64 and an int32 an element."""
-    return 12 * sum(spec.num_elements for spec in specs)
+    return 12 * kept(specs).num_elements
 
 
 def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryview]:
@@ -117,7 +148,7 @@ class Digest:
     """The digest of a state, fed piece by piece."""
 
     def __init__(self, specs: Specs) -> None:
-        self._sha = hashlib.sha256(msgpack.packb([list(spec) for spec in specs]))
+        self._sha = hashlib.sha256(kept(specs).packed)
 
     def add(self, piece: Buffer) -> None:
         self._sha.update(piece)
@@ -180,6 +211,8 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str | None:
     """What is wrong with ``given`` beside ``wanted``, in words for a person; None if they are the same."""
+    if given == wanted:
+        return None
     theirs = {spec.name: spec for spec in given}
     for spec in wanted:
         other = theirs.pop(spec.name, None)
@@ -194,10 +227,10 @@ def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str
     return None
 
 
-def delta_specs(specs: Specs) -> Specs:
+def delta_specs(specs: Specs) -> KeptSpecs:
     """The specs of an update of a model with these specs.
 
     Floating-point tensors travel in their own dtype, BatchNorm's statistics among them; integer ones as int64,
     since a difference may leave their range; boolean ones do not travel, the model keeps its own.
     """
-    return canonical(spec if spec.is_float else spec._replace(dtype="int64") for spec in specs if spec.dtype != "bool")
+    return kept(specs).of_delta

@@ -169,6 +169,21 @@ def test_what_was_not_acked_goes_to_the_next_aggregator(aggregator: Transport, j
     assert successor.receive(NOT_COMING_S) is None
 
 
+@pytest.mark.parametrize("acked", [[0, 1, 2], [1], [2, 0], [3, 1, 2, 0], []])
+def test_an_ack_takes_just_what_it_names_off_the_queue(aggregator: Transport, join: Join, acked: list[int]) -> None:
+    aggregator.listen(Source.UPDATES)
+    for number in range(4):
+        aggregator.send(bytes([number]), worker="a")
+    received = [expect(aggregator) for _ in range(4)]
+    aggregator.ack([received[number] for number in acked])
+    aggregator.close()
+    successor = join()
+    successor.listen(Source.UPDATES)
+    left = [number for number in range(4) if number not in acked]
+    assert sorted(expect(successor).body[0] for _ in left) == left
+    assert successor.receive(NOT_COMING_S) is None
+
+
 def test_given_back_updates_are_delivered_again_in_order(aggregator: Transport) -> None:
     aggregator.listen(Source.UPDATES)
     for number in range(4):

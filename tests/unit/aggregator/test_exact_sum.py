@@ -163,12 +163,34 @@ def test_a_sum_takes_twelve_bytes_a_parameter() -> None:
     assert sum(array.nbytes for array in exact_sum.limbs().values()) == 12_000
 
 
-def test_a_forgotten_tensor_is_gone_and_the_others_are_not() -> None:
-    exact_sum = summed([1, 2, 3, 4, 5, 6])
-    exact_sum.forget(SPECS[0])
-    assert exact_sum.divided(SPECS[1], 1).tolist() == [5, 6]
-    with pytest.raises(KeyError):
-        exact_sum.divided(SPECS[0], 1)
+def test_a_forgotten_tensor_is_gone_with_its_group_and_the_others_are_not() -> None:
+    specs = (*SPECS, TensorSpec("c", "float32", (2**15 - 5,)), TensorSpec("d", "float64", (1,)))
+    exact_sum = ExactSum(specs)
+    exact_sum.add(0, np.array([1, 2, 3, 4, 5, 6], np.float32).tobytes(), 1.0)
+    exact_sum.end_update()
+    exact_sum.forget(specs[0])  # a and b share a block, in which c has no room
+    assert exact_sum.divided(specs[1], 1).tolist() == [5, 6]
+    exact_sum.forget(specs[1])
+    for gone in specs[:2]:
+        with pytest.raises(KeyError):
+            exact_sum.divided(gone, 1)
+    for there in specs[2:]:
+        assert not exact_sum.divided(there, 1).any()
+
+
+def test_tensors_that_share_a_block_keep_their_own_sums_wherever_a_piece_is_cut() -> None:
+    sizes = {"a": (3, 5), "b": (), "c": (0,), "d": (30_000,), "e": (2_800,), "f": (40_000,), "g": (7,)}
+    specs = canonical(TensorSpec(name, "float32", shape) for name, shape in sizes.items())
+    values = np.arange(sum(spec.num_elements for spec in specs), dtype=np.float32)
+    payload = values.tobytes()
+    whole, in_pieces = ExactSum(specs), ExactSum(specs)
+    whole.add(0, payload, 3.0)
+    for start in range(0, len(payload), 8 * 1001):
+        in_pieces.add(start, payload[start : start + 8 * 1001], 3.0)
+    for each in (whole, in_pieces):
+        each.end_update()
+        assert values_of(each, 3) == values.tolist()
+        assert each.divided(specs[0], 3).shape == (3, 5)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,20 @@ import pytest
 from broker.codec import MAX_HEADER_BYTES, decode, encode
 from broker.errors import MalformedMessage
 from broker.messages import ModelHead, Presence, UpdateHead
+from broker.tensors import TensorSpec
 
 PRESENCE = Presence(worker="site-a", instance="0011223344556677", state="training", round=3, progress=0.25)
 FIELDS = PRESENCE.model_dump()
+HEAD = ModelHead(
+    tensors=(TensorSpec("b", "float32", (2, 3)), TensorSpec("a", "int8", ())),
+    sha256="0" * 64,
+    run="r",
+    run_id="r.1",
+    epoch=1,
+    round=3,
+    num_rounds=9,
+    seed=0,
+)
 
 
 def message(packed: bytes, payload: bytes = b"", *, version: int = 1, announced: int | None = None) -> bytes:
@@ -148,3 +159,23 @@ def test_a_message_of_another_kind_is_refused() -> None:
 def test_numbers_that_are_not_finite_are_refused() -> None:
     for value in (float("nan"), float("inf")):
         assert "finite" in refusal_of(progress=value)
+
+
+def test_messages_with_the_same_specs_share_them_and_a_wrong_one_is_refused_each_time() -> None:
+    """Specs are looked at once for a run; that must not let through what was not looked at."""
+    fields = HEAD.model_dump()
+    first, second = (decode(message(msgpack.packb(fields | {"round": number})), ModelHead)[0] for number in (1, 2))
+    assert first.tensors is second.tensors
+    assert first.tensors == HEAD.tensors
+    wrong = {"two of a name": [["a", "float32", [1]]] * 2, "order": [["b", "int8", [1]], ["a", "float32", [1]]]}
+    for specs in wrong.values():
+        for _ in range(2):
+            with pytest.raises(MalformedMessage, match=r"ModelHead tensors: .*(same name|canonical order)"):
+                decode(message(msgpack.packb(fields | {"tensors": specs})), ModelHead)
+    for _ in range(2):
+        with pytest.raises(MalformedMessage, match=r"tensors\.0: "):
+            decode(message(msgpack.packb(fields | {"tensors": [["a", "float31", [1]]]})), ModelHead)
+
+
+def test_specs_that_are_packed_once_give_the_bytes_of_the_whole_map() -> None:
+    assert encode(HEAD) == message(msgpack.packb(HEAD.model_dump()))
