@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from aggregator.mean import ExactSum
-from aggregator.safetensors_file import SafetensorsFile
+from aggregator.safetensors_file import SafetensorsData, SafetensorsFile
 from broker.errors import DamagedFile, StateError
-from broker.tensors import Buffer, Digest, Specs, State, chunks, difference, specs_of
+from broker.tensors import Buffer, Digest, Specs, State, chunks, difference, flat_tensor, num_bytes_of, specs_of
+
+_PIECE_BYTES = 2**20
 
 
 class StateDirectory:
@@ -187,21 +189,34 @@ class WrittenModel:
 
 
 class ModelFile:
-    """A model on disk, read tensor by tensor; nothing of it stays in memory."""
+    """A model on disk, read piece by piece; nothing of it stays in memory. What cannot be read is a DamagedFile."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def tensors(self, specs: Specs) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and values of each tensor, in the order of ``specs``."""
-        with _opened(self.path) as file:
-            for spec in specs:
-                yield spec.name, file.get_tensor(spec.name)
+    def values(self, specs: Specs, spans: Iterable[Specs]) -> Iterator[tuple[Specs, torch.Tensor]]:
+        """Each span, with all values of its tensors in one flat tensor; ``specs`` are those of the model.
 
-    def pieces(self, specs: Specs) -> Iterator[memoryview]:
-        """The payload, a tensor at a time."""
-        for (name, tensor), spec in zip(self.tensors(specs), specs, strict=True):
-            yield from chunks({name: tensor}, (spec,))
+        The spans are of one dtype each, and are all of ``specs``, in their order.
+        """
+        with self._data(specs) as data:
+            for span in spans:
+                yield span, flat_tensor(data.read(num_bytes_of(span)), span[0].dtype)
+
+    def pieces(self, specs: Specs) -> Iterator[Buffer]:
+        """The payload, piece by piece."""
+        with self._data(specs) as data:
+            for start in range(0, num_bytes_of(specs), _PIECE_BYTES):
+                yield data.read(min(_PIECE_BYTES, num_bytes_of(specs) - start))
+
+    @contextmanager
+    def _data(self, specs: Specs) -> Iterator[SafetensorsData]:
+        try:
+            data = SafetensorsData(self.path, specs)
+            with data.file:
+                yield data
+        except (OSError, ValueError) as error:
+            raise DamagedFile(f"{self.path} cannot be read: {error}") from error
 
     def state(self) -> State:
         with _opened(self.path) as file:

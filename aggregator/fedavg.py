@@ -24,34 +24,33 @@ def discount(staleness: int) -> float:
     return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
 
 
-def next_tensors(
+def next_values(
     model: ModelFile, specs: Specs, exact_sum: ExactSum, *, total: int, server_lr: float
-) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
-    """The next global model, tensor by tensor in the order of ``specs``.
+) -> Iterator[tuple[Specs, torch.Tensor]]:
+    """The next global model in the order of ``specs``: a tensor, or small ones that follow each other, as one flat one.
 
     Takes the sum apart on the way: neither model lies in memory whole, and the sum shrinks.
     """
     if exact_sum.bound >= _EXACT_UNCARRIED:
         exact_sum.carry()
-    travelled = {spec.name: spec for spec in exact_sum.specs}
-    for spec, (name, old) in zip(specs, model.tensors(specs), strict=True):
-        of_delta = travelled.get(name)
-        if of_delta is None or total == 0:
-            yield spec, old
-            continue
-        yield spec, _stepped(old, exact_sum, of_delta, spec, total=total, server_lr=server_lr)
-        exact_sum.forget(of_delta)
+    for span, values in model.values(specs, _spans(specs, exact_sum)):
+        if total and span[0].name in exact_sum:
+            for block, mean in exact_sum.means(span, total):
+                values[block] = _moved(values[block], torch.from_numpy(mean).mul_(server_lr), span[0])
+            exact_sum.forget(span)
+        yield span, values
 
 
-def _stepped(
-    old: torch.Tensor, exact_sum: ExactSum, travelled: TensorSpec, spec: TensorSpec, *, total: int, server_lr: float
-) -> torch.Tensor:
-    """One tensor after the step, made block by block: beside the old and the new one, nothing of its size is held."""
-    new = torch.empty(old.shape, dtype=old.dtype)
-    before, after = old.reshape(-1), new.view(-1)
-    for block, mean in exact_sum.means(travelled, total):
-        after[block] = _moved(before[block], torch.from_numpy(mean).mul_(server_lr), spec)
-    return new
+def _spans(specs: Specs, exact_sum: ExactSum) -> Iterator[Specs]:
+    """What can be stepped at once: what follows each other in the model and in the sum."""
+    span: list[TensorSpec] = []
+    for spec in specs:
+        if span and (spec.dtype != span[0].dtype or not exact_sum.follows(span[-1].name, spec.name)):
+            yield tuple(span)
+            span.clear()
+        span.append(spec)
+    if span:
+        yield tuple(span)
 
 
 def _moved(old: torch.Tensor, step: torch.Tensor, spec: TensorSpec) -> torch.Tensor:

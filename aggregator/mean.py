@@ -172,12 +172,23 @@ class ExactSum:
         self._num_uncarried = 0
         self._is_carried = True
 
-    def means(self, spec: TensorSpec, total: int) -> Iterator[tuple[slice, Floats]]:
-        """The sum of one tensor over ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
+    def __contains__(self, name: str) -> bool:
+        return name in self._groups.places
 
-        A block lies in the sum's own memory: it may be changed, and is gone with the next one.
+    def follows(self, before: str, name: str) -> bool:
+        """Whether a tensor's sum lies right behind another's."""
+        if before not in self or name not in self:
+            return False
+        (one, place), (other, next_place) = self._groups.places[before], self._groups.places[name]
+        return bool(one == other and place.stop == next_place.start)
+
+    def means(self, tensors: Specs, total: int) -> Iterator[tuple[slice, Floats]]:
+        """The sum over ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
+
+        Of one tensor, or of those that follow each other. A block lies in the sum's own memory: it may be changed,
+        and is gone with the next one.
         """
-        high, low = self._limbs_of(spec.name)
+        high, low = self._limbs_of(tensors[0].name, tensors[-1].name)
         for block in _blocks(len(high)):
             num = len(high[block])
             mean, rest = self._scratch.scaled[:num], self._scratch.rest[:num]
@@ -190,16 +201,17 @@ class ExactSum:
     def divided(self, spec: TensorSpec, total: int) -> Floats:
         """All of ``means``, as one array of the tensor's shape."""
         whole = np.empty(spec.num_elements)
-        for block, mean in self.means(spec, total):
+        for block, mean in self.means((spec,), total):
             whole[block] = mean
         return whole.reshape(spec.shape)
 
-    def forget(self, spec: TensorSpec) -> None:
-        """Its sum is no longer needed: frees its memory, or that of its group when all of it is forgotten."""
-        name, _ = self._groups.places[spec.name]
-        self._num_kept[name] -= 1
-        if not self._num_kept[name]:
-            del self._high[name], self._low[name]
+    def forget(self, tensors: Specs) -> None:
+        """Their sums are no longer needed: frees the memory of each group that is forgotten to its last tensor."""
+        for spec in tensors:
+            name, _ = self._groups.places[spec.name]
+            self._num_kept[name] -= 1
+            if not self._num_kept[name]:
+                del self._high[name], self._low[name]
 
     def limbs(self) -> dict[str, NDArray[Any]]:
         """All that the sum is, carried, as named flat arrays; they are the sum's own memory."""
@@ -225,9 +237,10 @@ class ExactSum:
     def bound(self, bound: float) -> None:
         self._bound = bound
 
-    def _limbs_of(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Those of one tensor."""
+    def _limbs_of(self, name: str, last: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Those of one tensor, or of all up to the last one that follows it."""
         group, place = self._groups.places[name]
+        place = slice(place.start, self._groups.places[last or name][1].stop)
         return self._high[group][place], self._low[group][place]
 
     def _largest_finite(self, spec: TensorSpec, start: int, values: NDArray[Any]) -> float:

@@ -1,18 +1,21 @@
-"""Writing a model as a safetensors file while it is made, piece by piece. The safetensors library reads it.
+"""Writing a model as a safetensors file while it is made, piece by piece, and reading it back in this way.
 
     offset  size  what
     0       8     length h of the header, unsigned, little-endian
     8       h     JSON: name -> dtype, shape, [begin, end) in the data; and __metadata__; spaces up to a multiple of 8
     8+h     n     the data: the payload of the state as it travels (see broker/tensors.py)
 
-The library's own ``save_file`` wants the model whole and copies it once more; here a tensor is enough.
+The safetensors library reads these files, too. Its own ``save_file`` wants the model whole and copies it once more;
+here a tensor is enough. What it reads, it maps, and so the whole file counts as memory; and it gives one tensor at a
+time, where small ones are better taken together.
 """
 
 import json
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from broker.tensors import Buffer, Digest, Specs
+from broker.tensors import Buffer, Digest, Specs, num_bytes_of
 
 _NAMES = {
     "float64": "F64",
@@ -52,11 +55,52 @@ class SafetensorsFile:
         return sha256
 
 
+class SafetensorsData:
+    """The data of a file that ``SafetensorsFile`` wrote for the same specs, from its first to its last byte.
+
+    ValueError if it is not such a file, or ends early; OSError if it cannot be read.
+    """
+
+    def __init__(self, path: Path, specs: Specs) -> None:
+        self._path = path
+        self.file = path.open("rb", buffering=0)
+        length = int.from_bytes(self.file.read(8), "little")
+        num_bytes = path.stat().st_size - 8 - length
+        if num_bytes != num_bytes_of(specs) or not self.file.read(length).rstrip(b" ").endswith(_tensors(specs)):
+            self.file.close()
+            raise ValueError("it does not hold these tensors, or not all of them")
+
+    def read(self, num_bytes: int) -> bytearray:
+        """The next so many bytes."""
+        data = bytearray(num_bytes)
+        view = memoryview(data)
+        while view:
+            num_read = self.file.readinto(view)
+            if not num_read:
+                raise ValueError("it ends early")
+            view = view[num_read:]
+        return data
+
+
 def _header(specs: Specs, metadata: dict[str, str]) -> bytes:
-    ends = list(accumulate(spec.num_bytes for spec in specs))
-    fields: dict[str, object] = {"__metadata__": metadata}
-    for spec, end in zip(specs, ends, strict=True):
-        offsets = [end - spec.num_bytes, end]
-        fields[spec.name] = {"dtype": _NAMES[spec.dtype], "shape": list(spec.shape), "data_offsets": offsets}
-    text = json.dumps(fields, separators=(",", ":")).encode()
+    text = b'{"__metadata__":' + _json(metadata) + _tensors(specs)
     return text + b" " * (-len(text) % _ALIGNMENT)
+
+
+@lru_cache(maxsize=2)
+def _tensors(specs: Specs) -> bytes:
+    """What of the header tells of the tensors, from the comma before them to its end."""
+    ends = accumulate(spec.num_bytes for spec in specs)
+    fields = {
+        spec.name: {
+            "dtype": _NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [end - spec.num_bytes, end],
+        }
+        for spec, end in zip(specs, ends, strict=True)
+    }
+    return b"," + _json(fields)[1:] if fields else b"}"
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -27,7 +27,7 @@ from aggregator.events import (
     WorkerSeen,
     unwatched,
 )
-from aggregator.fedavg import discount, next_tensors
+from aggregator.fedavg import discount, next_values
 from aggregator.fold_kernel import kernel
 from aggregator.intake import Expected, Update, base_weight_of, read_update
 from aggregator.ledger import Ledger, RoundResult, UpdateRow, Verdict
@@ -50,11 +50,12 @@ from broker.shared import shared_state
 from broker.tensors import (
     Buffer,
     State,
-    chunks,
     delta_specs,
     first_not_finite,
+    is_finite,
     limb_bytes_of,
     num_bytes_of,
+    raw,
     specs_of,
 )
 from broker.transport import Delivery, Source, Transport
@@ -562,17 +563,19 @@ class Aggregator:
         self._prune(number)
 
     def _next_pieces(self, new: NewModel, total: int) -> Iterator[Buffer]:
-        """The payload of the next model, tensor by tensor as it is made; it has gone into its file by then."""
+        """The payload of the next model, piece by piece as it is made; it has gone into its file by then."""
         number = self._round.number
         old, server_lr = self._directory.model(number - 1), self._settings.server_lr
-        for spec, tensor in next_tensors(old, self._specs, self._open_round.sum, total=total, server_lr=server_lr):
-            if first_not_finite({spec.name: tensor}):
+        for span, values in next_values(old, self._specs, self._open_round.sum, total=total, server_lr=server_lr):
+            if not is_finite(values):
+                tensors = torch.split(values, [spec.num_elements for spec in span])
+                broken = first_not_finite(dict(zip((spec.name for spec in span), tensors, strict=True)))
                 raise StateError(
-                    f"round {number}: the mean leaves the range of tensor '{spec.name}'; lower --server-lr or --lr"
+                    f"round {number}: the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr"
                 )
-            for piece in chunks({spec.name: tensor}, (spec,)):
-                new.write(piece)
-                yield piece
+            piece = raw(values)
+            new.write(piece)
+            yield piece
 
     def _give_back_memory(self) -> None:
         if num_bytes_of(self._specs) > self._settings.inline_cap:

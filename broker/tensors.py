@@ -122,8 +122,17 @@ def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryvi
     """The payload of a state as views of its tensors' memory, one a tensor, nothing copied that is on the CPU."""
     for spec in specs:
         dense = state[spec.name].detach().to("cpu").contiguous()
-        flat = dense.as_strided((dense.numel(),), (1,))  # one element or none is contiguous with any stride
-        yield memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+        yield raw(dense.as_strided((dense.numel(),), (1,)))  # one element or none is contiguous with any stride
+
+
+def raw(flat: torch.Tensor) -> memoryview:
+    """The bytes of a flat tensor; nothing is copied."""
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def flat_tensor(data: bytearray, dtype: DtypeName) -> torch.Tensor:
+    """The flat tensor of these bytes; nothing is copied."""
+    return torch.frombuffer(data, dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
 
 
 def cut(pieces: Iterable[Buffer], part_bytes: int) -> Iterator[bytes]:
@@ -197,14 +206,13 @@ def state_from(payload: bytearray, specs: Specs) -> State:
 
 def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
     """The name of a tensor that holds NaN or infinity, if there is one."""
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
-            return name
-    return None
+    return next((name for name, tensor in state.items() if not is_finite(tensor)), None)
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """One pass that allocates nothing: both extremes of a tensor with NaN are NaN."""
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether it holds neither NaN nor infinity. One pass that allocates nothing: both extremes of NaN are NaN."""
+    if not (tensor.is_floating_point() and tensor.numel()):
+        return True
     lowest, highest = torch.aminmax(tensor)
     return math.isfinite(lowest.item()) and math.isfinite(highest.item())
 

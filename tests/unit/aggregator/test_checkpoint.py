@@ -51,7 +51,34 @@ def test_a_model_comes_back_as_it_was_saved(directory: StateDirectory) -> None:
     model.check(SPECS, sha256)
     assert model.specs() == SPECS
     assert b"".join(model.pieces(SPECS)) == payload_of(STATE)
-    assert all(torch.equal(tensor, STATE[name]) for name, tensor in model.tensors(SPECS))
+    for span, values in model.values(SPECS, [(spec,) for spec in SPECS]):
+        assert values.dtype == STATE[span[0].name].dtype
+        assert torch.equal(values, STATE[span[0].name].reshape(-1))
+
+
+def test_values_of_neighbours_come_as_one_tensor(directory: StateDirectory) -> None:
+    state = {name: torch.arange(4.0) + index for index, name in enumerate("abc")}
+    saved(directory, 1, state)
+    specs = specs_of(state)
+    (first, pair), (last, single) = directory.model(1).values(specs, [specs[:2], specs[2:]])
+    assert (first, last) == (specs[:2], specs[2:])
+    assert pair.tolist() == [0, 1, 2, 3, 1, 2, 3, 4]
+    assert single.tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 50, -3])
+def test_a_model_that_is_cut_while_it_is_in_use_is_damaged(directory: StateDirectory, keep: int) -> None:
+    saved(directory, 0, STATE)
+    path = directory.model_path(0)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DamagedFile, match=r"round-00000.* cannot be read"):
+        list(directory.model(0).pieces(SPECS))
+
+
+def test_a_model_with_other_tensors_is_not_read_as_this_one(directory: StateDirectory) -> None:
+    saved(directory, 0, STATE | {"w": torch.zeros(2, 1)})
+    with pytest.raises(DamagedFile, match="does not hold these tensors"):
+        list(directory.model(0).pieces(SPECS))
 
 
 def test_a_model_that_is_still_the_best_is_linked_again_and_nothing_is_left(directory: StateDirectory) -> None:

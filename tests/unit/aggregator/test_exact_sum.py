@@ -168,14 +168,21 @@ def test_a_forgotten_tensor_is_gone_with_its_group_and_the_others_are_not() -> N
     exact_sum = ExactSum(specs)
     exact_sum.add(0, np.array([1, 2, 3, 4, 5, 6], np.float32).tobytes(), 1.0)
     exact_sum.end_update()
-    exact_sum.forget(specs[0])  # a and b share a block, in which c has no room
+    exact_sum.forget(specs[:1])  # a and b share a block, in which c has no room
     assert exact_sum.divided(specs[1], 1).tolist() == [5, 6]
-    exact_sum.forget(specs[1])
+    exact_sum.forget(specs[1:2])
     for gone in specs[:2]:
         with pytest.raises(KeyError):
             exact_sum.divided(gone, 1)
     for there in specs[2:]:
         assert not exact_sum.divided(there, 1).any()
+
+
+def test_only_tensors_of_one_block_follow_each_other() -> None:
+    shapes = {"a": 10, "b": 10, "c": 2**15 - 20, "d": 10, "e": 10}
+    exact_sum = ExactSum(tuple(TensorSpec(name, "float32", (size,)) for name, size in shapes.items()))
+    pairs = [(before, name) for before in [*shapes, "other"] for name in [*shapes, "other"]]
+    assert [pair for pair in pairs if exact_sum.follows(*pair)] == [("a", "b"), ("b", "c"), ("d", "e")]
 
 
 def test_tensors_that_share_a_block_keep_their_own_sums_wherever_a_piece_is_cut() -> None:
@@ -218,6 +225,6 @@ def test_means_by_block_are_those_of_the_whole() -> None:
     exact_sum = ExactSum(specs)
     exact_sum.add(0, np.random.default_rng(0).normal(size=2**16 + 3).astype(np.float32).tobytes(), 3.0)
     exact_sum.end_update()
-    blocks = np.concatenate([mean.copy() for _, mean in exact_sum.means(specs[0], 7)])
+    blocks = np.concatenate([mean.copy() for _, mean in exact_sum.means(specs, 7)])
     limbs = exact_sum.limbs()
     np.testing.assert_array_equal(blocks, (limbs["high.w"] * 2.0**-32 + limbs["low.w"] * 2.0**-58) / 7)
