@@ -8,9 +8,10 @@ from aggregator.events import Watcher, unwatched
 from aggregator.ledger import Ledger
 from aggregator.run import Run, newest_head
 from aggregator.settings import AggregatorSettings
+from broker.buffers import Buffer, cut
 from broker.codec import encode
 from broker.messages import BlobRef, ModelHead
-from broker.tensors import Buffer, cut, num_bytes_of
+from broker.specs import num_bytes_of
 from broker.topology import Topology
 from broker.transport import Transport
 from broker.watching import told

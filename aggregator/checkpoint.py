@@ -24,8 +24,10 @@ from safetensors.torch import save_file
 
 from aggregator.mean import ExactSum
 from aggregator.safetensors_file import SafetensorsData, SafetensorsFile
+from broker.buffers import Buffer
 from broker.errors import DamagedFile, StateError
-from broker.tensors import Buffer, Digest, Specs, State, chunks, difference, flat_tensor, num_bytes_of, specs_of
+from broker.specs import Digest, Specs, difference, num_bytes_of
+from broker.tensors import State, chunks, flat_tensor, specs_of
 
 _PIECE_BYTES = 2**20
 

@@ -13,7 +13,8 @@ import torch
 
 from aggregator.checkpoint import ModelFile
 from aggregator.mean import ExactSum
-from broker.tensors import DTYPES, Specs, TensorSpec
+from broker.specs import Specs, TensorSpec
+from broker.tensors import DTYPES
 
 _EXACT_UNCARRIED = 2.0**20
 """Below it a quotient does not depend on what was carried; from here on only equal limbs give equal quotients."""

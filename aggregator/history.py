@@ -16,7 +16,8 @@ from torch import nn
 from aggregator import charts
 from aggregator.ledger import FORMAT, Verdict
 from broker.errors import StateError
-from broker.tensors import difference, specs_of
+from broker.specs import difference
+from broker.tensors import specs_of
 
 _METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
 _LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"

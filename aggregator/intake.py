@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from aggregator.ledger import UpdateRow, Verdict
+from broker.buffers import Buffer
 from broker.codec import decode
 from broker.compression import Encoding
 from broker.errors import UnfitMessage
 from broker.messages import MAX_PART_BYTES, Folded, Tensors, UpdateHead
-from broker.tensors import Buffer, Digest, difference
+from broker.specs import Digest, difference
 from broker.topology import Topology
 from broker.transport import Delivery, Transport
 from broker.zstd import decompressed

@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.fold_kernel import Kernel
+from broker.buffers import Buffer
 from broker.errors import UnfitMessage
-from broker.tensors import Buffer, Specs, TensorSpec, canonical
+from broker.specs import Specs, TensorSpec, canonical
 
 Floats = NDArray[np.float64]
 Integer = TypeVar("Integer", bound=np.integer[Any])

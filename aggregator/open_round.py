@@ -17,8 +17,9 @@ from aggregator.intake import Update
 from aggregator.ledger import Accumulated, Ledger, RoundResult, UpdateRow, Verdict
 from aggregator.mean import ExactSum
 from aggregator.partial_sum import PartialSum
+from broker.buffers import Buffer
 from broker.errors import BlobLost, UnfitMessage
-from broker.tensors import Buffer, Specs, limb_bytes_of, num_bytes_of
+from broker.specs import Specs, limb_bytes_of, num_bytes_of
 from broker.transport import Delivery, Transport
 from broker.watching import told
 

@@ -25,7 +25,7 @@ from broker.compression import Encoding
 from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
 from broker.log_lines import IS_SHOWN
 from broker.messages import Folded, ModelHead, UpdateHead
-from broker.tensors import Specs, delta_specs, num_bytes_of
+from broker.specs import Specs, delta_specs, num_bytes_of
 from broker.topology import Topology, shard_of
 from broker.transport import Delivery, Source, Transport
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from aggregator.intake import Expected, Update, check_body, parts_of, pieces_of, row_of
 from aggregator.ledger import UpdateRow, Verdict
 from aggregator.mean import ExactSum
+from broker.buffers import Buffer, cut
 from broker.codec import decode, encode
 from broker.errors import UnfitMessage
 from broker.messages import BlobRef, Folded, ModelHead, PartialHead
-from broker.tensors import Buffer, Digest, cut, difference
+from broker.specs import Digest, difference
 from broker.topology import Topology, partial_key
 from broker.transport import Delivery, Transport
 

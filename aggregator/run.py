@@ -8,11 +8,13 @@ from typing import Any
 from aggregator.checkpoint import StateDirectory
 from aggregator.ledger import Ledger
 from aggregator.settings import AggregatorSettings
+from broker.buffers import Buffer
 from broker.codec import decode
 from broker.errors import DamagedFile, MalformedMessage, StateError, TaskError
 from broker.messages import ModelHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, Specs, State, difference, first_not_finite, specs_of
+from broker.specs import Specs, difference
+from broker.tensors import State, first_not_finite, specs_of
 from broker.transport import Transport
 
 log = logging.getLogger(__name__)

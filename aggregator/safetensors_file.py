@@ -3,7 +3,7 @@
     offset  size  what
     0       8     length h of the header, unsigned, little-endian
     8       h     JSON: name -> dtype, shape, [begin, end) in the data; and __metadata__; spaces up to a multiple of 8
-    8+h     n     the data: the payload of the state as it travels (see broker/tensors.py)
+    8+h     n     the data: the payload of the state as it travels (see broker/specs.py)
 
 The safetensors library reads these files, too. Its own ``save_file`` wants the model whole and copies it once more;
 here a tensor is enough. What it reads, it maps, and so the whole file counts as memory; and it gives one tensor at a
@@ -15,7 +15,8 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from broker.tensors import Buffer, Digest, Specs, num_bytes_of
+from broker.buffers import Buffer
+from broker.specs import Digest, Specs, num_bytes_of
 
 _NAMES = {
     "float64": "F64",

@@ -41,23 +41,15 @@ from aggregator.run import Run, open_run
 from aggregator.settings import AggregatorSettings
 from aggregator.summary import summarize
 from broker import malloc
+from broker.buffers import Buffer
 from broker.codec import decode
 from broker.compression import Encoding
 from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
 from broker.log_lines import IS_SHOWN
 from broker.messages import MAX_TENSORS, Presence
 from broker.shared import shared_state
-from broker.tensors import (
-    Buffer,
-    State,
-    delta_specs,
-    first_not_finite,
-    is_finite,
-    limb_bytes_of,
-    num_bytes_of,
-    raw,
-    specs_of,
-)
+from broker.specs import delta_specs, limb_bytes_of, num_bytes_of
+from broker.tensors import State, first_not_finite, is_finite, raw, specs_of
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
 

@@ -11,7 +11,7 @@ from aggregator.fold_kernel import Kernel, kernel
 from aggregator.mean import ExactSum
 from benchmarks.figures import FEDMQ, MB, Row, Spread
 from broker.messages import MAX_PART_BYTES
-from broker.tensors import TensorSpec, canonical
+from broker.specs import TensorSpec, canonical
 
 WORKLOAD = "fold"
 _NUM_BYTES, _NUM_TENSORS, _NUM_UPDATES = 100 * MB, 20, 16

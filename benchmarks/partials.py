@@ -26,11 +26,12 @@ from pydantic import SecretStr
 from rabbitmq_node import RabbitNode
 
 from benchmarks import figures
+from broker.buffers import cut
 from broker.codec import decode, encode
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.tensors import Digest, cut, delta_specs
+from broker.specs import Digest, delta_specs
 from broker.topology import Topology, shard_of
 from broker.transport import Source
 

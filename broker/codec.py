@@ -5,7 +5,7 @@
     4       4     length h of the header, unsigned, little-endian; at most 4 MiB
     8       h     the header: one msgpack map; its keys are the fields in messages.py
     8+h     p     zero bytes up to the next multiple of 64
-    8+h+p   n     the payload: the tensors' bytes as told in tensors.py; empty when the header names a blob
+    8+h+p   n     the payload: the tensors' bytes as told in specs.py; empty when the header names a blob
 
 A blob holds the payload alone, cut into parts. With zstd (see zstd.py) the payload, or each part, is one frame, and
 n its size; ``tensors`` and ``sha256`` are of what is in it. There is no pickle, no code and no extension type in it,
@@ -19,9 +19,10 @@ from typing import TypeVar
 import msgpack
 from pydantic import TypeAdapter, ValidationError
 
+from broker.buffers import Buffer
 from broker.errors import MalformedMessage
 from broker.messages import MAX_TENSORS, Header, Tensors
-from broker.tensors import Buffer, KeptSpecs, TensorSpec, kept
+from broker.specs import KeptSpecs, TensorSpec, kept
 
 VERSION = 1
 MAX_HEADER_BYTES = 4 * 2**20

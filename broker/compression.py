@@ -1,6 +1,6 @@
 """A delta in fewer bytes, and back: the encoded form of an update. Pure; both sides agree on every bit of it.
 
-What travels in place of a delta is again a set of named tensors (see tensors.py), whose specs follow from those of
+What travels in place of a delta is again a set of named tensors (see specs.py), whose specs follow from those of
 the delta and the method alone. So its size is known, and checked, before a byte of it is read.
 
     none              the delta
@@ -29,9 +29,11 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from broker.buffers import Buffer
 from broker.messages import Compression
+from broker.specs import Specs, TensorSpec, canonical, num_bytes_of
 from broker.tensor_forms import Cast, Form, Int8, Piece, Random, Reader, TopK
-from broker.tensors import DTYPES, Buffer, Specs, State, TensorSpec, canonical, chunks, num_bytes_of
+from broker.tensors import DTYPES, State, chunks
 
 _FEW = 4096
 _TOO_MANY = 2**31

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from broker.tensors import KeptSpecs, Specs, canonical, kept, limb_bytes_of, num_bytes_of
+from broker.specs import KeptSpecs, Specs, canonical, kept, limb_bytes_of, num_bytes_of
 from broker.topology import shard_of
 
 MAX_NUM_SAMPLES = 2**29 - 1

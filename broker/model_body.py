@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
+from broker.buffers import Buffer
 from broker.errors import UnfitMessage
 from broker.messages import ModelHead
-from broker.tensors import Buffer, Digest, State, first_not_finite, state_from
+from broker.specs import Digest
+from broker.tensors import State, first_not_finite, state_from
 from broker.transport import Transport
 from broker.watching import Transferring, told
 

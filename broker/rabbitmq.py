@@ -19,10 +19,10 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
+from broker.buffers import Buffer
 from broker.errors import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, QueueMissing
 from broker.link import Link
 from broker.settings import BrokerSettings
-from broker.tensors import Buffer
 from broker.topology import BLOB, Topology, partial_key, presence_key, sender_of, update_key
 from broker.transport import Delivery, Queued, Source
 from broker.watching import LinkChanged

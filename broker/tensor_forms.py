@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from broker.buffers import Buffer
 from broker.errors import UnfitMessage
-from broker.tensors import DTYPES, Buffer, DtypeName, State, TensorSpec
+from broker.specs import DtypeName, TensorSpec
+from broker.tensors import DTYPES, State
 
 BLOCK = 256
 """Elements that share a scale of int8."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from broker.tensors import Buffer
+from broker.buffers import Buffer
 from broker.topology import shard_in
 
 

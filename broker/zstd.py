@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import zstandard
 
+from broker.buffers import Buffer
 from broker.errors import UnfitMessage
-from broker.tensors import Buffer
 
 
 def compressed(part: Buffer, level: int) -> bytes:

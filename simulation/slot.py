@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from broker.buffers import Buffer
 from broker.codec import decode
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.tensors import Buffer
 from broker.topology import Topology
 from broker.transport import Source, Transport
 from learning import Task

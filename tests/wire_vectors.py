@@ -14,7 +14,8 @@ import torch
 from broker.codec import encode
 from broker.compression import Encoding
 from broker.messages import Compression, Header, ModelHead, Presence, Status, UpdateHead, WorkerStatus
-from broker.tensors import State, chunks, delta_specs, digest_of, specs_of
+from broker.specs import delta_specs
+from broker.tensors import State, chunks, digest_of, specs_of
 from broker.zstd import compressed
 
 SEED = 11

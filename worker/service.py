@@ -12,12 +12,14 @@ from typing import Literal
 from torch import nn
 
 from broker import malloc, zstd
+from broker.buffers import Buffer, cut
 from broker.codec import decode, encode
 from broker.compression import Encoding
 from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
 from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
 from broker.model_body import read_model
-from broker.tensors import Buffer, Digest, State, chunks, cut, delta_specs, difference, num_bytes_of, specs_of
+from broker.specs import Digest, delta_specs, difference, num_bytes_of
+from broker.tensors import State, chunks, specs_of
 from broker.topology import Topology
 from broker.transport import Delivery, Source, Transport
 from broker.watching import told

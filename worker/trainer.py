@@ -16,7 +16,8 @@ from torch import nn
 from broker.errors import FedmqError, TaskError
 from broker.messages import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME
 from broker.shared import ALL, shared_state
-from broker.tensors import Specs, State, delta_specs, difference, first_not_finite, specs_of
+from broker.specs import Specs, delta_specs, difference
+from broker.tensors import State, first_not_finite, specs_of
 from learning.task import Plan, Task
 
 

@@ -13,10 +13,11 @@ import torch
 from federation import DEAF, SOON_S, Federation
 from rabbitmq_node import wait_until
 
+from broker.buffers import cut
 from broker.codec import encode
 from broker.messages import BlobRef, ModelHead, UpdateHead
 from broker.rabbitmq import REASON_HEADER, SENDER_HEADER
-from broker.tensors import State, chunks, cut, digest_of, specs_of
+from broker.tensors import State, chunks, digest_of, specs_of
 from broker.topology import update_key
 
 pytest_plugins = ["federation_plugin"]

@@ -9,12 +9,14 @@ from wire_samples import update_head
 from aggregator.intake import Expected, read_update
 from aggregator.mean import ExactSum
 from broker import zstd
+from broker.buffers import cut
 from broker.codec import encode
 from broker.compression import Encoding
 from broker.errors import BlobLost, MessageError, UnfitMessage
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import BlobRef, Compression
-from broker.tensors import DTYPES, Specs, State, TensorSpec, canonical, chunks, cut, digest_of, num_bytes_of, state_from
+from broker.specs import Specs, TensorSpec, canonical, num_bytes_of
+from broker.tensors import DTYPES, State, chunks, digest_of, state_from
 from broker.topology import Topology
 from broker.transport import Delivery, Source
 from worker.error_feedback import compress

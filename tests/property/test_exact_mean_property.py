@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from aggregator import mean
 from aggregator.checkpoint import StateDirectory
 from aggregator.mean import ExactSum
-from broker.tensors import DTYPES, Specs, State, TensorSpec, canonical, chunks, cut, limb_bytes_of
+from broker.buffers import cut
+from broker.specs import Specs, TensorSpec, canonical, limb_bytes_of
+from broker.tensors import DTYPES, State, chunks
 
 GRID = 2**58
 FLOATS = ("float64", "float32", "float16", "bfloat16")

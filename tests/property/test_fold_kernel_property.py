@@ -13,7 +13,7 @@ from aggregator import fold_kernel
 from aggregator.cli import main
 from aggregator.mean import ExactSum
 from broker.errors import ExitCode, SettingsError, UnfitMessage
-from broker.tensors import TensorSpec
+from broker.specs import TensorSpec
 
 UPDATES = st.lists(
     st.tuples(

@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_samples import SMALL, STATES, model_head, partial_head, payload_of, update_head
 
+from broker.buffers import cut
 from broker.codec import decode, encode
 from broker.messages import BlobRef, Folded, LocalTraining, ModelHead, PartialHead, Presence, UpdateHead
-from broker.tensors import Digest, State, chunks, cut, digest_of, num_bytes_of, specs_of, state_from
+from broker.specs import Digest, num_bytes_of
+from broker.tensors import State, chunks, digest_of, specs_of, state_from
 
 METRICS = st.dictionaries(
     st.from_regex(r"[A-Za-z0-9_.@/-]{1,64}", fullmatch=True),

@@ -9,7 +9,8 @@ import torch
 from aggregator.mean import ExactSum
 from broker.codec import encode
 from broker.messages import BlobRef, Compression, LocalTraining, ModelHead, PartialHead, UpdateHead
-from broker.tensors import DTYPES, Digest, State, chunks, digest_of, specs_of
+from broker.specs import Digest
+from broker.tensors import DTYPES, State, chunks, digest_of, specs_of
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

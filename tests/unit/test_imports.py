@@ -1,6 +1,7 @@
 """The import arrows: who may know whom, and what nobody may use."""
 
 import ast
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -101,6 +102,12 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
     module, _, function = command[1].partition(":")
     path = ROOT / f"{module.replace('.', '/')}.py"
     assert function in {node.name for node in tree_of(path).body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("command", ["broker.status_cli", "broker.dead_cli"])
+def test_a_command_that_only_looks_does_not_wait_for_pytorch(command: str) -> None:
+    code = f"import sys, {command}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from aggregator.events import Watcher, unwatched
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
+from broker.buffers import cut
 from broker.codec import decode, encode
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.tensors import State, chunks, cut, digest_of, specs_of, state_from
+from broker.tensors import State, chunks, digest_of, specs_of, state_from
 from broker.topology import Topology
 from learning.task import Plan
 

@@ -7,7 +7,8 @@ from unit.aggregator.embedded_run import payload_of
 
 from aggregator.mean import MAX_SUM, ExactSum
 from broker.errors import UnfitMessage
-from broker.tensors import TensorSpec, canonical, specs_of
+from broker.specs import TensorSpec, canonical
+from broker.tensors import specs_of
 
 SPECS = (TensorSpec("a", "float32", (4,)), TensorSpec("b", "float32", (2,)))
 

@@ -8,7 +8,8 @@ import torch
 from aggregator.checkpoint import StateDirectory
 from aggregator.fedavg import next_values
 from aggregator.mean import ExactSum
-from broker.tensors import DTYPES, Specs, State, chunks, delta_specs, specs_of
+from broker.specs import Specs, delta_specs
+from broker.tensors import DTYPES, State, chunks, specs_of
 
 SHAPES = {"a": (3, 5), "b": (), "c": (0, 2), "d": (20_000,), "e": (13_000,), "f": (70_000,), "g": (1,), "h": (2, 2)}
 KINDS = ("float32", "float64", "bfloat16", "int64", "int8", "bool")

@@ -19,9 +19,9 @@ from unit.aggregator.sharded_run import (
 )
 
 from aggregator.presence import PartialUploads
+from broker.buffers import cut
 from broker.codec import decode, encode
 from broker.messages import BlobRef, PartialHead
-from broker.tensors import cut
 from broker.topology import partial_key, shard_of
 from broker.transport import Delivery, Source
 

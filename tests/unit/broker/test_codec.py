@@ -6,7 +6,7 @@ import pytest
 from broker.codec import MAX_HEADER_BYTES, decode, encode
 from broker.errors import MalformedMessage
 from broker.messages import ModelHead, Presence, UpdateHead
-from broker.tensors import TensorSpec
+from broker.specs import TensorSpec
 
 PRESENCE = Presence(worker="site-a", instance="0011223344556677", state="training", round=3, progress=0.25)
 FIELDS = PRESENCE.model_dump()

@@ -9,16 +9,8 @@ import torch
 from broker.compression import Encoding
 from broker.errors import UnfitMessage
 from broker.messages import Compression
-from broker.tensors import (
-    State,
-    TensorSpec,
-    chunks,
-    delta_specs,
-    digest_of,
-    num_bytes_of,
-    specs_of,
-    state_from,
-)
+from broker.specs import TensorSpec, delta_specs, num_bytes_of
+from broker.tensors import State, chunks, digest_of, specs_of, state_from
 
 METHODS = ("none", "float16", "bfloat16", "int8", "topk:0.1")
 LOSSY = METHODS[1:]

@@ -14,7 +14,7 @@ from broker.messages import (
     Presence,
     UpdateHead,
 )
-from broker.tensors import TensorSpec
+from broker.specs import TensorSpec
 
 UPDATE: dict[str, Any] = {
     "tensors": (TensorSpec("w", "float32", (2,)),),

@@ -6,18 +6,8 @@ import torch
 from torch import Tensor
 
 from broker.errors import UnfitMessage
-from broker.tensors import (
-    TensorSpec,
-    canonical,
-    chunks,
-    delta_specs,
-    difference,
-    digest_of,
-    first_not_finite,
-    num_bytes_of,
-    specs_of,
-    state_from,
-)
+from broker.specs import TensorSpec
+from broker.tensors import chunks, digest_of, first_not_finite, specs_of, state_from
 
 
 def payload_of(state: dict[str, Tensor]) -> bytes:
@@ -105,40 +95,10 @@ def test_a_tensor_without_elements_is_made_or_unfit_whatever_its_shape(shape: tu
     assert state["w"].shape == shape
 
 
-def test_sizes_of_impossible_shapes_are_plain_numbers() -> None:
-    spec = TensorSpec("w", "float64", (2**40 - 1,) * 16)
-    assert num_bytes_of((spec,)) == 8 * (2**40 - 1) ** 16
-    with pytest.raises(UnfitMessage):
-        state_from(bytearray(8), (spec,))
-
-
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn, torch.uint16])
 def test_a_dtype_that_cannot_travel_is_named(dtype: torch.dtype) -> None:
     with pytest.raises(UnfitMessage, match=f"tensor 'w' is of dtype {dtype}"):
         specs_of({"w": torch.zeros(1).to(dtype)})
-
-
-def test_canonical_order_is_item_size_then_name_by_code_point() -> None:
-    specs = [TensorSpec(name, dtype, ()) for name, dtype in [("b", "int8"), ("a", "int64"), ("Z", "float64")]]  # type: ignore[arg-type]
-    assert [spec.name for spec in canonical(specs)] == ["Z", "a", "b"]
-
-
-def test_the_difference_says_what_is_wrong() -> None:
-    wanted = (TensorSpec("a", "float32", (2, 3)), TensorSpec("b", "int64", ()))
-    assert difference(wanted, wanted) is None
-    assert difference(wanted, wanted[:1]) == "has no tensor 'b'"
-    assert difference(wanted[:1], wanted) == "has a tensor 'b' that the model has not"
-    assert difference(wanted[:1], (TensorSpec("a", "float64", (2, 3)),)) == (
-        "has tensor 'a' of dtype float64, not float32"
-    )
-    assert difference(wanted[:1], (TensorSpec("a", "float32", (3, 2)),)) == (
-        "has tensor 'a' of shape [3, 2], not [2, 3]"
-    )
-
-
-def test_a_delta_has_no_boolean_tensors_and_wide_integers() -> None:
-    specs = specs_of({"f": torch.ones(1), "n": torch.ones(2, dtype=torch.uint8), "mask": torch.ones(1) > 0})
-    assert delta_specs(specs) == (TensorSpec("n", "int64", (2,)), TensorSpec("f", "float32", (1,)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

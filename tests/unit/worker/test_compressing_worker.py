@@ -16,7 +16,8 @@ from broker.errors import StateError, TaskError
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import Compression, ModelHead, UpdateHead
 from broker.shared import shared_state
-from broker.tensors import State, chunks, delta_specs, digest_of, num_bytes_of, specs_of, state_from
+from broker.specs import delta_specs, num_bytes_of
+from broker.tensors import State, chunks, digest_of, specs_of, state_from
 from broker.transport import Source
 from learning.task import Plan
 from worker.carried import OnDisk, Store

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from broker.buffers import cut
 from broker.codec import decode, encode
 from broker.errors import BlobLost, TaskError
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.tensors import Digest, State, chunks, cut, digest_of, specs_of, state_from
+from broker.specs import Digest
+from broker.tensors import State, chunks, digest_of, specs_of, state_from
 from broker.topology import Topology
 from broker.transport import Source
 from broker.watching import Transferring
