@@ -358,7 +358,8 @@ def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
     num_bytes = num * np.dtype(dtype).itemsize
     if num_bytes < _OWN_MEMORY_BYTES:
         return np.zeros(num, dtype)
-    return np.frombuffer(mmap.mmap(-1, num_bytes), dtype)
+    # private: what may be shared with other processes, as by default, takes twice as long to get and to give back
+    return np.frombuffer(mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype)
 
 
 def _add_small(
