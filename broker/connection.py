@@ -131,6 +131,9 @@ def translated() -> Iterator[None]:
 
 
 def _channel_error(code: int, text: str) -> BrokerError:
+    if "is down or inaccessible" in text:
+        # a queue that is there and is not up: for a moment after a kill, or for good if it was half made
+        return BrokerFault(text)
     if code == _NOT_FOUND:
         return QueueMissing(text)
     if "delivery acknowledgement" in text or "does not have a replica" in text:

@@ -82,7 +82,7 @@ class QueueFull(BrokerError):
 
 
 class BrokerFault(BrokerError):
-    """The broker failed at the operation itself (AMQP 541), and may do so each time it is asked."""
+    """The broker failed at the operation itself (AMQP 541, or a queue that is not up), and may do so each time."""
 
 
 class BlobLost(BrokerError):

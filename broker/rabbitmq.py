@@ -320,7 +320,7 @@ class RabbitMQ:
         for name in names:
             try:
                 found[name] = self._writer.call(partial(_queued, name=name), is_retried=False)
-            except (QueueMissing, BrokerRefused):
+            except (QueueMissing, BrokerRefused, BrokerFault):
                 continue
         return found
 

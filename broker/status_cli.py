@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.command import configure_logging, exit_code_of
-from broker.errors import BrokerUnreachable, ExitCode, QueueMissing
+from broker.errors import BrokerFault, BrokerUnreachable, ExitCode, QueueMissing
 from broker.look import Condition, Look, take_look
 from broker.rabbitmq import RabbitMQ
 from broker.settings import BrokerSettings, read_settings
@@ -81,7 +81,7 @@ def _looks(transport: Transport, topology: Topology, link: _LinkState, *, watch:
         time.sleep(_EVERY_S)
         try:
             look = replace(look, problem=link.problem) if link.problem else take_look(transport, topology)
-        except (BrokerUnreachable, QueueMissing) as error:
+        except (BrokerUnreachable, BrokerFault, QueueMissing) as error:
             look = replace(look, problem=str(error))
         yield look
 

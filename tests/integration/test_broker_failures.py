@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import ConnectionClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
 from rabbitmq_node import RabbitNode
 
 from broker.errors import QueueMissing
@@ -206,16 +206,28 @@ def test_a_stream_cut_by_retention_still_gives_the_newest_model(connect: Callabl
             number = int.from_bytes(bytes(delivery.body[:16]), "little")
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ConnectionClosedByBroker(541, "INTERNAL_ERROR"),
+        ChannelClosedByBroker(
+            404, "NOT_FOUND - home node 'a@b' of durable queue 't-half-made' in vhost '/' is down or inaccessible"
+        ),
+    ],
+)
 def test_a_blob_whose_name_the_broker_cannot_use_any_more_gets_the_next_one(
-    connect: Callable[[str], RabbitMQ], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: AMQPError,
+    connect: Callable[[str], RabbitMQ],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As RabbitMQ 3.10 does with a stream that was half made when it was killed: it closes the connection with 541."""
+    """As RabbitMQ 3.10 does with a stream that was half made when it was killed: it closes connection or channel."""
     declare = BlockingChannel.queue_declare
 
     def failing(channel: BlockingChannel, queue: str, *args: Any, **kwargs: Any) -> Any:
         if queue == "t-half-made":
             channel.connection.close()
-            raise ConnectionClosedByBroker(541, "INTERNAL_ERROR")
+            raise fault
         return declare(channel, queue, *args, **kwargs)
 
     monkeypatch.setattr(BlockingChannel, "queue_declare", failing)
