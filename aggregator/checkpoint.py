@@ -163,6 +163,11 @@ class NewModel:
             _sync(file)
         return WrittenModel(self._temporary, self._path, sha256)
 
+    def discard(self) -> None:
+        """Takes away what was written: it is not going to be a model."""
+        self._written.file.close()
+        self._temporary.unlink(missing_ok=True)
+
     @contextmanager
     def _in_writing(self) -> Iterator[None]:
         try:
@@ -196,14 +201,18 @@ class ModelFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def values(self, specs: Specs, spans: Iterable[Specs]) -> Iterator[tuple[Specs, torch.Tensor]]:
-        """Each span, with all values of its tensors in one flat tensor; ``specs`` are those of the model.
+    def values(self, specs: Specs, spans: Iterable[Specs]) -> Iterator[tuple[Specs, int, torch.Tensor]]:
+        """Of each span, piece by piece: (span, first element, flat values); ``specs`` are those of the model.
 
-        The spans are of one dtype each, and are all of ``specs``, in their order.
+        The spans are of one dtype each, and are all of ``specs``, in their order. A piece is small enough to stay in
+        the cache for all that is done with it.
         """
         with self._data(specs) as data:
             for span in spans:
-                yield span, flat_tensor(data.read(num_bytes_of(span)), span[0].dtype)
+                num_bytes, item_bytes = num_bytes_of(span), span[0].item_bytes
+                for start in range(0, max(1, num_bytes), _PIECE_BYTES):
+                    piece = data.read(min(_PIECE_BYTES, num_bytes - start))
+                    yield span, start // item_bytes, flat_tensor(piece, span[0].dtype)
 
     def pieces(self, specs: Specs) -> Iterator[Buffer]:
         """The payload, piece by piece."""

@@ -13,7 +13,7 @@ import torch
 
 from aggregator.checkpoint import ModelFile
 from aggregator.mean import ExactSum
-from broker.specs import Specs, TensorSpec
+from broker.specs import Specs, TensorSpec, num_elements_of
 from broker.tensors import DTYPES
 
 _EXACT_UNCARRIED = 2.0**20
@@ -28,17 +28,18 @@ def discount(staleness: int) -> float:
 def next_values(
     model: ModelFile, specs: Specs, exact_sum: ExactSum, *, total: int, server_lr: float
 ) -> Iterator[tuple[Specs, torch.Tensor]]:
-    """The next global model in the order of ``specs``: a tensor, or small ones that follow each other, as one flat one.
+    """The next global model in the order of ``specs``, piece by piece, flat: of one tensor, or some small ones whole.
 
     Takes the sum apart on the way: neither model lies in memory whole, and the sum shrinks.
     """
     if exact_sum.bound >= _EXACT_UNCARRIED:
         exact_sum.carry()
-    for span, values in model.values(specs, _spans(specs, exact_sum)):
+    for span, start, values in model.values(specs, _spans(specs, exact_sum)):
         if total and span[0].name in exact_sum:
-            for block, mean in exact_sum.means(span, total):
+            for block, mean in exact_sum.means(span, total, start=start, num=len(values)):
                 values[block] = _moved(values[block], torch.from_numpy(mean).mul_(server_lr), span[0])
-            exact_sum.forget(span)
+            if start + len(values) == num_elements_of(span):
+                exact_sum.forget(span)
         yield span, values
 
 

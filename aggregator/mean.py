@@ -183,16 +183,19 @@ class ExactSum:
         (one, place), (other, next_place) = self._groups.places[before], self._groups.places[name]
         return bool(one == other and place.stop == next_place.start)
 
-    def means(self, tensors: Specs, total: int) -> Iterator[tuple[slice, Floats]]:
+    def means(
+        self, tensors: Specs, total: int, *, start: int = 0, num: int | None = None
+    ) -> Iterator[tuple[slice, Floats]]:
         """The sum over ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
 
-        Of one tensor, or of those that follow each other. A block lies in the sum's own memory: it may be changed,
-        and is gone with the next one.
+        Of one tensor, or of those that follow each other; of ``num`` elements (None: all) from ``start`` on, which is
+        where the slices count from. A block lies in the sum's own memory: it may be changed, and is gone with the next.
         """
-        high, low = self._limbs_of(tensors[0].name, tensors[-1].name)
+        of_all = self._limbs_of(tensors[0].name, tensors[-1].name)
+        high, low = (limb[start : None if num is None else start + num] for limb in of_all)
         for block in _blocks(len(high)):
-            num = len(high[block])
-            mean, rest = self._scratch.scaled[:num], self._scratch.rest[:num]
+            size = len(high[block])
+            mean, rest = self._scratch.scaled[:size], self._scratch.rest[:size]
             np.multiply(high[block], _HIGH_STEP, out=mean)
             np.multiply(low[block], _LOW_STEP, out=rest)
             mean += rest

@@ -49,7 +49,7 @@ from broker.log_lines import IS_SHOWN
 from broker.messages import MAX_TENSORS, Presence
 from broker.shared import shared_state
 from broker.specs import delta_specs, limb_bytes_of, num_bytes_of
-from broker.tensors import State, first_not_finite, is_finite, raw, specs_of
+from broker.tensors import State, is_finite, raw, specs_of
 from broker.transport import Delivery, Source, Transport
 from learning.task import Task
 
@@ -558,10 +558,12 @@ class Aggregator:
         """The payload of the next model, piece by piece as it is made; it has gone into its file by then."""
         number = self._round.number
         old, server_lr = self._directory.model(number - 1), self._settings.server_lr
-        for span, values in next_values(old, self._specs, self._open_round.sum, total=total, server_lr=server_lr):
+        exact_sum = self._open_round.sum
+        for span, values in next_values(old, self._specs, exact_sum, total=total, server_lr=server_lr):
             if not is_finite(values):
-                tensors = torch.split(values, [spec.num_elements for spec in span])
-                broken = first_not_finite(dict(zip((spec.name for spec in span), tensors, strict=True)))
+                new.discard()
+                parts = torch.split(values, [spec.num_elements for spec in span]) if len(span) > 1 else [values]
+                broken = next(spec.name for spec, part in zip(span, parts, strict=True) if not is_finite(part))
                 raise StateError(
                     f"round {number}: the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr"
                 )

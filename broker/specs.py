@@ -108,9 +108,14 @@ def num_bytes_of(specs: Specs) -> int:
     return kept(specs).num_bytes
 
 
+def num_elements_of(specs: Specs) -> int:
+    """How many values these tensors have."""
+    return kept(specs).num_elements
+
+
 def limb_bytes_of(specs: Specs) -> int:
     """The size of the exact sum of such payloads, in bytes: an int64 and an int32 an element."""
-    return 12 * kept(specs).num_elements
+    return 12 * num_elements_of(specs)
 
 
 class Digest:

@@ -51,7 +51,8 @@ def test_a_model_comes_back_as_it_was_saved(directory: StateDirectory) -> None:
     model.check(SPECS, sha256)
     assert model.specs() == SPECS
     assert b"".join(model.pieces(SPECS)) == payload_of(STATE)
-    for span, values in model.values(SPECS, [(spec,) for spec in SPECS]):
+    for span, start, values in model.values(SPECS, [(spec,) for spec in SPECS]):
+        assert start == 0
         assert values.dtype == STATE[span[0].name].dtype
         assert torch.equal(values, STATE[span[0].name].reshape(-1))
 
@@ -60,10 +61,19 @@ def test_values_of_neighbours_come_as_one_tensor(directory: StateDirectory) -> N
     state = {name: torch.arange(4.0) + index for index, name in enumerate("abc")}
     saved(directory, 1, state)
     specs = specs_of(state)
-    (first, pair), (last, single) = directory.model(1).values(specs, [specs[:2], specs[2:]])
+    (first, _, pair), (last, _, single) = directory.model(1).values(specs, [specs[:2], specs[2:]])
     assert (first, last) == (specs[:2], specs[2:])
     assert pair.tolist() == [0, 1, 2, 3, 1, 2, 3, 4]
     assert single.tolist() == [2, 3, 4, 5]
+
+
+def test_values_of_a_large_tensor_come_in_pieces(directory: StateDirectory) -> None:
+    state = {"w": torch.arange(600_000.0)}
+    saved(directory, 1, state)
+    specs = specs_of(state)
+    pieces = list(directory.model(1).values(specs, [specs]))
+    assert [(start, len(values)) for _, start, values in pieces] == [(0, 2**18), (2**18, 2**18), (2**19, 75_712)]
+    assert torch.equal(torch.cat([values for *_, values in pieces]), state["w"])
 
 
 @pytest.mark.parametrize("keep", [0, 4, 50, -3])
