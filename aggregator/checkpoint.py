@@ -29,8 +29,6 @@ from broker.errors import DamagedFile, StateError
 from broker.specs import Digest, Specs, difference, num_bytes_of
 from broker.tensors import State, chunks, flat_tensor, specs_of
 
-_PIECE_BYTES = 2**20
-
 
 class StateDirectory:
     """One run's files."""
@@ -204,21 +202,20 @@ class ModelFile:
     def values(self, specs: Specs, spans: Iterable[Specs]) -> Iterator[tuple[Specs, int, torch.Tensor]]:
         """Of each span, piece by piece: (span, first element, flat values); ``specs`` are those of the model.
 
-        The spans are of one dtype each, and are all of ``specs``, in their order. A piece is small enough to stay in
-        the cache for all that is done with it.
+        The spans are of one dtype each, and are all of ``specs``, in their order.
         """
         with self._data(specs) as data:
             for span in spans:
-                num_bytes, item_bytes = num_bytes_of(span), span[0].item_bytes
-                for start in range(0, max(1, num_bytes), _PIECE_BYTES):
-                    piece = data.read(min(_PIECE_BYTES, num_bytes - start))
-                    yield span, start // item_bytes, flat_tensor(piece, span[0].dtype)
+                start = 0
+                for piece in data.pieces(num_bytes_of(span)):
+                    values = flat_tensor(piece, span[0].dtype)
+                    yield span, start, values
+                    start += len(values)
 
     def pieces(self, specs: Specs) -> Iterator[Buffer]:
         """The payload, piece by piece."""
         with self._data(specs) as data:
-            for start in range(0, num_bytes_of(specs), _PIECE_BYTES):
-                yield data.read(min(_PIECE_BYTES, num_bytes_of(specs) - start))
+            yield from data.pieces(num_bytes_of(specs))
 
     @contextmanager
     def _data(self, specs: Specs) -> Iterator[SafetensorsData]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from datetime import datetime
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -19,7 +20,11 @@ _PIECE = 2**16
 
 def plotly_js() -> str:
     """The source of plotly's library for pages, as its package has it."""
-    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return _plotly_file().read_text(encoding="utf-8")
+
+
+def _plotly_file() -> Traversable:
+    return files("plotly") / "package_data" / "plotly.min.js"
 
 
 def own_source(name: str) -> str:
@@ -59,7 +64,7 @@ def report(history: History) -> Iterator[str]:
     )
     before, _, after = page.partition(_PLOTLY)
     yield before
-    with (files("plotly") / "package_data" / "plotly.min.js").open(encoding="utf-8") as script:
+    with _plotly_file().open(encoding="utf-8") as script:
         yield from iter(lambda: script.read(_PIECE), "")
     yield after
 

@@ -11,6 +11,7 @@ time, where small ones are better taken together.
 """
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -32,6 +33,7 @@ _NAMES = {
 }
 _UNKNOWN_SHA256 = "0" * 64
 _ALIGNMENT = 8
+_PIECE_BYTES = 2**20
 
 
 class SafetensorsFile:
@@ -63,7 +65,6 @@ class SafetensorsData:
     """
 
     def __init__(self, path: Path, specs: Specs) -> None:
-        self._path = path
         self.file = path.open("rb", buffering=0)
         length = int.from_bytes(self.file.read(8), "little")
         num_bytes = path.stat().st_size - 8 - length
@@ -71,8 +72,12 @@ class SafetensorsData:
             self.file.close()
             raise ValueError("it does not hold these tensors, or not all of them")
 
-    def read(self, num_bytes: int) -> bytearray:
-        """The next so many bytes."""
+    def pieces(self, num_bytes: int) -> Iterator[bytearray]:
+        """The next so many bytes, in pieces that stay in the cache for what is done with each; at least one piece."""
+        for start in range(0, max(1, num_bytes), _PIECE_BYTES):
+            yield self._read(min(_PIECE_BYTES, num_bytes - start))
+
+    def _read(self, num_bytes: int) -> bytearray:
         data = bytearray(num_bytes)
         view = memoryview(data)
         while view:

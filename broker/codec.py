@@ -131,15 +131,10 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
 
 
 def _tensors(packed: memoryview) -> KeptSpecs:
-    return _remembered(bytes(packed)) if len(packed) <= _REMEMBERED_BYTES else _read_specs(packed)
+    return _remembered(bytes(packed)) if len(packed) <= _REMEMBERED_BYTES else _specs(packed)
 
 
-@lru_cache(maxsize=4)
-def _remembered(packed: bytes) -> KeptSpecs:
-    return _read_specs(packed)
-
-
-def _read_specs(packed: Buffer) -> KeptSpecs:
+def _specs(packed: Buffer) -> KeptSpecs:
     """The specs; the first wrong one ends it, since 100,000 errors would take more room than the message."""
     unpacker = _unpacker(packed)
     number = unpacker.read_array_header()
@@ -152,6 +147,9 @@ def _read_specs(packed: Buffer) -> KeptSpecs:
         except ValidationError as error:
             raise MalformedMessage(f"tensors.{index}: {_first_problem(error)}") from error
     return KeptSpecs(specs)
+
+
+_remembered = lru_cache(maxsize=4)(_specs)
 
 
 def _validated(fields: object, kind: type[H]) -> H:

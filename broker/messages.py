@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from broker.specs import KeptSpecs, Specs, canonical, kept, limb_bytes_of, num_bytes_of
+from broker.specs import KeptSpecs, Specs, canonical, limb_bytes_of, num_bytes_of
 from broker.topology import shard_of
 
 MAX_NUM_SAMPLES = 2**29 - 1
@@ -122,7 +122,7 @@ def _valid_specs(given: Any, validate: ValidatorFunctionWrapHandler) -> KeptSpec
         raise ValueError("two tensors have the same name")
     if canonical(validated) != validated:
         raise ValueError("tensors are not in canonical order (item size, largest first, then name)")
-    specs = kept(given if isinstance(given, KeptSpecs) else validated)
+    specs = given if isinstance(given, KeptSpecs) else KeptSpecs(validated)
     specs.is_valid = True
     return specs
 

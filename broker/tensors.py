@@ -45,8 +45,8 @@ def raw(flat: torch.Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def flat_tensor(data: bytearray, dtype: DtypeName) -> torch.Tensor:
-    """The flat tensor of these bytes; nothing is copied."""
+def flat_tensor(data: bytearray | memoryview, dtype: DtypeName) -> torch.Tensor:
+    """The flat tensor of these bytes, which may be changed; nothing is copied."""
     return torch.frombuffer(data, dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
 
 
@@ -67,18 +67,13 @@ def state_from(payload: bytearray, specs: Specs) -> State:
     if len(payload) != num_bytes_of(specs):
         raise UnfitMessage(f"payload has {len(payload)} bytes; its tensors need {num_bytes_of(specs)}")
     state: State = {}
-    offset = 0
+    view = memoryview(payload)
     for spec in specs:
-        dtype = DTYPES[spec.dtype]
-        if spec.num_elements:
-            tensor = torch.frombuffer(payload, dtype=dtype, count=spec.num_elements, offset=offset)
-        else:
-            tensor = torch.empty(0, dtype=dtype)
+        tensor, view = flat_tensor(view[: spec.num_bytes], spec.dtype), view[spec.num_bytes :]
         try:
             state[spec.name] = tensor.reshape(spec.shape)
         except RuntimeError as error:  # no elements, but dimensions whose product overflows
             raise UnfitMessage(f"tensor {spec.name!r} has an impossible shape {list(spec.shape)}") from error
-        offset += spec.num_bytes
     return state
 
 

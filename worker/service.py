@@ -40,8 +40,8 @@ from worker.trainer import Diverged, Trained, Trainer, derived_seed
 
 log = logging.getLogger(__name__)
 
-
 _MAX_UPLOADS = 5
+"""Of one update, whose blob is lost on the way each time."""
 
 
 class Worker:

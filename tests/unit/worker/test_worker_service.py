@@ -486,13 +486,18 @@ class Forgetful(MemoryTransport):
         return super().write_blob(name, parts)
 
 
-def test_an_update_whose_blob_is_lost_on_the_way_is_sent_again_while_its_round_is_open() -> None:
+def site_whose_uploads_are_lost(num_to_lose: int) -> Site:
     site = Site(inline_cap=0)
     transport = Forgetful(site.broker)
-    transport.num_to_lose = 2
+    transport.num_to_lose = num_to_lose
     site.worker._transport = transport
     transport.listen(Source.MODELS)
     site.publish(1)
+    return site
+
+
+def test_an_update_whose_blob_is_lost_on_the_way_is_sent_again_while_its_round_is_open() -> None:
+    site = site_whose_uploads_are_lost(2)
     site.worker.step()
     (update,) = site.updates()
     assert update.blob is not None
@@ -503,12 +508,7 @@ def test_an_update_whose_blob_is_lost_on_the_way_is_sent_again_while_its_round_i
 
 
 def test_an_update_whose_blob_is_lost_is_given_up_once_its_round_is_over() -> None:
-    site = Site(inline_cap=0)
-    transport = Forgetful(site.broker)
-    transport.num_to_lose = 1
-    site.worker._transport = transport
-    transport.listen(Source.MODELS)
-    site.publish(1)
+    site = site_whose_uploads_are_lost(1)
     site.task.between = lambda step: site.publish(2) if step == 9 and len(site.task.plans) == 1 else None
     site.worker.step()
     assert site.rounds() == [2]
