@@ -1,5 +1,6 @@
 """What every test can have: an isolated environment, a queue name of its own, and a RabbitMQ."""
 
+import logging
 import os
 import secrets
 import sys
@@ -27,6 +28,16 @@ def isolated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """A command in this process opens the log, onto a standard error that is gone after its test."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -112,16 +111,6 @@ class Wire:
             return False
         probe.close()
         return True
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """A command in this process logs to a standard error that is gone after its test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture

@@ -177,7 +177,6 @@ def test_one_that_cannot_be_sent_is_told_once_and_ends_nothing(begin: Begin, cap
     run = begin(StateTask(ZERO), quorum="1", rounds=2)
     sender = StatusSender(Broken(run.broker))
     other = begin(StateTask(ZERO), quorum="1", rounds=1, folder="other", on_event=sender.look)
-    caplog.clear()  # of how the runs began, where an earlier test left the log open
     with caplog.at_level(logging.ERROR), sender:
         other.fold_all([("a", ONE)])
     assert other.aggregator.is_finished

@@ -58,16 +58,6 @@ def test_a_text_line_is_aligned_and_gives_the_terminal_no_orders() -> None:
     assert line("text", "update from '%s'", "x\x1b[2J\nfake")[8:] == " WARNING update from 'x\\x1b[2J\\nfake'"
 
 
-@pytest.fixture
-def logging_as_it_was() -> object:
-    root = logging.getLogger()
-    before = (root.level, root.handlers[:])
-    yield
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
-
-
-@pytest.mark.usefixtures("logging_as_it_was")
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_an_error_for_a_person_is_one_line_in_the_format_of_the_log(
     log_format: LogFormat, capsys: pytest.CaptureFixture[str]

@@ -125,13 +125,9 @@ class FakeView:
 
 @pytest.fixture
 def process_as_it_was() -> Iterator[None]:
-    """Signals and logging are the command's; the test run wants them back."""
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+    """Signals are the command's; the test run wants them back."""
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
     for number, handler in signals.items():
         signal.signal(number, handler)
 

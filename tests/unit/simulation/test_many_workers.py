@@ -1,7 +1,6 @@
 """Many workers in a simulation: one model a slot, one answer in memory, the same bits from any number of processes."""
 
 import json
-import logging
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -200,11 +199,9 @@ def test_a_slot_that_was_told_to_stop_has_nothing_more_to_say(task: str) -> None
 def test_what_training_processes_say_comes_out_of_this_one_whose_terminal_it_is(
     task: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])  # without what commands left there
     settings = AggregatorSettings(task=f"{task}:Talks", rounds=1, quorum="2", state=tmp_path / "state")
     broker = MemoryBroker()
     aggregator = Aggregator(settings, load_task(settings.task, Site()), MemoryTransport(broker))
