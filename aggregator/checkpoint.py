@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from aggregator.mean import ExactSum
 from aggregator.safetensors_file import SafetensorsData, SafetensorsFile
 from broker.buffers import Buffer
 from broker.errors import DamagedFile, StateError
@@ -99,25 +98,22 @@ class StateDirectory:
 
     # -- the open round's sum -------------------------------------------------------------------------------
 
-    def save_sum(self, name: str, exact_sum: ExactSum) -> str:
-        """Writes the sum durably under a new name; returns the digest of its values."""
-        limbs = exact_sum.limbs()
+    def save_sum(self, name: str, limbs: Mapping[str, NDArray[Any]]) -> str:
+        """Writes the sum's arrays durably under a new name; returns the digest of their values."""
         path = self.folder / name
         temporary = path.with_suffix(".tmp")
         _save(temporary, {key: torch.from_numpy(limb) for key, limb in limbs.items()})
         _put_in_place(temporary, path)
         return _sum_digest(limbs)
 
-    def load_sum(self, name: str, sha256: str, exact_sum: ExactSum, bound: float) -> None:
-        """Makes a new sum what the saved one was."""
+    def load_sum(self, name: str, sha256: str, limbs: Mapping[str, NDArray[Any]]) -> None:
+        """Fills a new sum's arrays with what was saved."""
         path = self.folder / name
-        limbs = exact_sum.limbs()
         with _opened(path) as file:
             for key, limb in limbs.items():
                 limb[:] = file.get_tensor(key).numpy()
         if _sum_digest(limbs) != sha256:
             raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
-        exact_sum.bound = bound
 
     def remove_sums(self, epoch: int, *, but: str | None = None) -> None:
         """Removes the sums that no commit names; those of a later epoch are another aggregator's."""

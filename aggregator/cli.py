@@ -23,10 +23,10 @@ from aggregator.settings import AggregatorSettings
 from aggregator.status import StatusSender
 from broker import malloc
 from broker.command import exit_code_of
+from broker.command_settings import read_settings
 from broker.errors import ExitCode, LeadershipLost, QueueMissing, StateError
 from broker.metrics_server import served
 from broker.rabbitmq import RabbitMQ
-from broker.settings import read_settings
 from broker.terminal import Terminal
 from broker.transport import Transport
 from broker.watching import fan_out

@@ -64,7 +64,8 @@ class OpenRound:
         self.total = committed.num_samples if committed else 0
         self.sum = ExactSum(self._specs, kernel=self._kernel)
         if committed is not None:
-            self._directory.load_sum(committed.file, committed.sha256, self.sum, committed.bound)
+            self._directory.load_sum(committed.file, committed.sha256, self.sum.limbs())
+            self.sum.bound = committed.bound
 
     # -- deciding -------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class OpenRound:
         name = f"sum-{self._epoch}-{self.number:05d}-{self.num_folded}.safetensors"
         return Accumulated(
             file=name,
-            sha256=self._directory.save_sum(name, self.sum),
+            sha256=self._directory.save_sum(name, self.sum.limbs()),
             bound=self.sum.bound,
             num_folded=self.num_folded,
             num_samples=self.total,

@@ -16,9 +16,10 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from broker.command import configure_logging, exit_code_of
+from broker.command_settings import read_settings
 from broker.dead_letters import ID_DIGITS, MAX_LIMIT, DeadLetters, Letter, Opened
 from broker.errors import ExitCode, FedmqError, SettingsError, UnfitMessage
-from broker.settings import BrokerSettings, read_settings
+from broker.settings import BrokerSettings
 from broker.topology import Topology
 
 _PROG = "fl-dead"

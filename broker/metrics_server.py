@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, start_http_server
 from prometheus_client.registry import CollectorRegistry
 
+from broker.command_settings import MetricsSettings
 from broker.errors import SettingsError
-from broker.settings import ServiceSettings
 
 
 def new_registry() -> CollectorRegistry:
@@ -20,7 +20,7 @@ def new_registry() -> CollectorRegistry:
 
 
 @contextmanager
-def served(registry: CollectorRegistry, settings: ServiceSettings) -> Iterator[None]:
+def served(registry: CollectorRegistry, settings: MetricsSettings) -> Iterator[None]:
     """Serves at ``--metrics-port`` meanwhile, from a thread of its own; without one, does nothing.
 
     A SettingsError where that port cannot be had.

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.command import configure_logging, exit_code_of
+from broker.command_settings import read_settings
 from broker.errors import BrokerFault, BrokerUnreachable, ExitCode, QueueMissing
 from broker.look import Condition, Look, take_look
 from broker.rabbitmq import RabbitMQ
-from broker.settings import BrokerSettings, read_settings
+from broker.settings import BrokerSettings
 from broker.status_view import plain, shown
 from broker.topology import Topology
 from broker.transport import Transport

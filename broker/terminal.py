@@ -24,8 +24,8 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from broker.command import configure_logging, on_signals
+from broker.command_settings import CommandSettings, without_password
 from broker.log_lines import IS_SHOWN, TEXT_INDENT, formatter_of
-from broker.settings import WireSettings, without_password
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Terminal:
 
     def __init__(
         self,
-        settings: WireSettings,
+        settings: CommandSettings,
         view: View,
         *,
         prog: str,

@@ -12,9 +12,9 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from aggregator.settings import AggregatorSettings
+from broker.command_settings import ENV_PREFIX
 from broker.dead_cli import DeadSettings
 from broker.messages import LocalTraining
-from broker.settings import ENV_PREFIX
 from broker.status_cli import StatusSettings
 from dashboard.settings import DashboardSettings
 from simulation.settings import SimulationSettings

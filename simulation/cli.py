@@ -19,11 +19,11 @@ from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from aggregator.status import StatusSender
 from broker.command import exit_code_of
+from broker.command_settings import read_settings
 from broker.errors import ExitCode
 from broker.log_lines import IS_SHOWN
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.rabbitmq import RabbitMQ
-from broker.settings import read_settings
 from broker.terminal import Terminal
 from broker.topology import Topology
 from broker.watching import fan_out

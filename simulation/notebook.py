@@ -11,9 +11,9 @@ from aggregator.events import Watcher, unwatched
 from aggregator.history import History
 from aggregator.report import write_report
 from aggregator.service import Aggregator
+from broker.command_settings import explained
 from broker.errors import SettingsError
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.settings import explained
 from broker.topology import Topology
 from learning import Site, Task, load_task
 from learning.loading import at_site

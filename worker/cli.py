@@ -7,11 +7,12 @@ import torch
 
 from broker import malloc
 from broker.command import configure_logging, exit_code_of
+from broker.command_settings import read_settings
 from broker.errors import ExitCode
 from broker.heartbeat import Heartbeat
 from broker.metrics_server import served
 from broker.rabbitmq import RabbitMQ
-from broker.settings import read_settings, redacted
+from broker.settings import redacted
 from broker.terminal import Terminal
 from broker.topology import Topology
 from broker.watching import fan_out

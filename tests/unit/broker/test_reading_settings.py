@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from aggregator.settings import AggregatorSettings
+from broker.command_settings import read_settings
 from broker.errors import ExitCode, SettingsError
-from broker.settings import BrokerSettings, read_settings, redacted
+from broker.settings import BrokerSettings, redacted
 
 SECRET = "Hunter2hunter2"
 

@@ -15,8 +15,9 @@ import pytest
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from broker.command_settings import read_settings, without_password
 from broker.log_lines import IS_SHOWN, TEXT_INDENT
-from broker.settings import WireSettings, read_settings, without_password
+from broker.settings import WireSettings
 from broker.terminal import Terminal, command_line, is_foreground_terminal
 
 
