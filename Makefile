@@ -15,8 +15,6 @@ BENCH_ARGS ?=
 DASHBOARD_ARGS ?=
 DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
-PACKAGES := aggregator broker dashboard learning scaffold simulation worker
-SOURCES := $(wildcard $(PACKAGES) tests benchmarks examples)
 PINS := pyproject.toml constraints.txt
 
 .PHONY: help demo dashboard test chaos soak bench docs settings-page lint format clean system
@@ -69,17 +67,17 @@ settings-page: $(VENV)/.installed-demo
 	$(BIN)/python -m scaffold.settings_page docs/settings.md
 
 lint: $(VENV)/.installed-lint
-	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
 
 format: $(VENV)/.installed-lint
-	$(BIN)/ruff format $(SOURCES)
-	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 clean:
 	rm -rf $(VENV) .bench site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ----------------------------------------------------------------------------
 

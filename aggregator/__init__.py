@@ -6,6 +6,6 @@ From Python: a ``History`` of any run's state directory; an ``Aggregator`` to le
 from aggregator import events
 from aggregator.history import History
 from aggregator.service import Aggregator
-from aggregator.settings import AggregatorSettings
+from aggregator.settings import AggregatorSettings, QuorumText, RunSettings
 
-__all__ = ["Aggregator", "AggregatorSettings", "History", "events"]
+__all__ = ["Aggregator", "AggregatorSettings", "History", "QuorumText", "RunSettings", "events"]

@@ -3,18 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aggregator.checkpoint import StateDirectory
 from aggregator.events import Watcher, unwatched
-from aggregator.ledger import Ledger
 from aggregator.run import Run, newest_head
 from aggregator.settings import AggregatorSettings
-from broker.buffers import Buffer, cut
-from broker.codec import encode
-from broker.messages import BlobRef, ModelHead
-from broker.specs import num_bytes_of
-from broker.topology import Topology
-from broker.transport import Transport
-from broker.watching import told
+from aggregator.state import Ledger, StateDirectory
+from broker import Transport
+from broker.wire import BlobRef, Buffer, ModelHead, Topology, cut, encode, num_bytes_of
+from console import told
 
 _MAX_CONFLICTS = 1000
 

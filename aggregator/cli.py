@@ -10,26 +10,28 @@ from pathlib import Path
 import torch
 
 from aggregator.events import StandingBy, Watcher
-from aggregator.experiment_logs import experiment_logs
-from aggregator.fold_kernel import kernel
-from aggregator.live import AggregatorView
-from aggregator.metrics import AggregatorMetrics
+from aggregator.history import NAME as REPORT
+from aggregator.history import write_report
 from aggregator.partial import PartialAggregator
 from aggregator.partial_live import PartialView
-from aggregator.report import NAME as REPORT
-from aggregator.report import write_report
+from aggregator.rounds import kernel
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from aggregator.status import StatusSender
-from broker import malloc
-from broker.command import exit_code_of
-from broker.command_settings import read_settings
-from broker.errors import ExitCode, LeadershipLost, QueueMissing, StateError
-from broker.metrics_server import served
+from aggregator.watchers import AggregatorMetrics, AggregatorView, StatusSender, experiment_logs
+from broker import Transport
 from broker.rabbitmq import RabbitMQ
-from broker.terminal import Terminal
-from broker.transport import Transport
-from broker.watching import fan_out
+from console import (
+    ExitCode,
+    LeadershipLost,
+    QueueMissing,
+    StateError,
+    Terminal,
+    exit_code_of,
+    fan_out,
+    malloc,
+    read_settings,
+    served,
+)
 from learning import Site, Task, load_task
 
 log = logging.getLogger(__name__)

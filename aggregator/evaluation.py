@@ -4,8 +4,8 @@ import math
 
 from torch import nn
 
-from aggregator.checkpoint import ModelFile
-from learning.task import Task
+from aggregator.state import ModelFile
+from learning import Task
 
 
 class CentralEvaluation:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aggregator.ledger import UpdateRow
-from broker.messages import Presence
-from broker.watching import Transferring
+from aggregator.state import UpdateRow
+from broker.wire import Presence
+from console import Transferring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,21 +13,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from aggregator.fold_kernel import Kernel, kernel
-from aggregator.intake import Expected, Update, base_weight_of, read_update
-from aggregator.mean import ExactSum
-from aggregator.partial_sum import folded_of, partial_head, send_partial
 from aggregator.prefetch import affordable_prefetch
+from aggregator.rounds import (
+    ExactSum,
+    Expected,
+    Kernel,
+    Update,
+    base_weight_of,
+    folded_of,
+    kernel,
+    partial_head,
+    read_update,
+    send_partial,
+)
 from aggregator.run import newest_head
 from aggregator.settings import AggregatorSettings
-from broker.codec import decode
-from broker.compression import Encoding
-from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
-from broker.log_lines import IS_SHOWN
-from broker.messages import Folded, ModelHead, UpdateHead
-from broker.specs import Specs, delta_specs, num_bytes_of
-from broker.topology import Topology, shard_of
-from broker.transport import Delivery, Source, Transport
+from broker import Delivery, Source, Transport
+from broker.states import Encoding
+from broker.wire import Folded, ModelHead, Specs, Topology, UpdateHead, decode, delta_specs, num_bytes_of, shard_of
+from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, UnfitMessage
 
 log = logging.getLogger(__name__)
 

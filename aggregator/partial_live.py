@@ -8,8 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from aggregator.events import StandingBy
 from aggregator.partial import PartialAggregator, Progress
-from broker.live_rows import Links, Rows, duration
-from broker.watching import LinkChanged
+from console import LinkChanged, Links, Rows, duration
 
 
 class PartialView:

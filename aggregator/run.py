@@ -5,17 +5,12 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator.checkpoint import StateDirectory
-from aggregator.ledger import Ledger
 from aggregator.settings import AggregatorSettings
-from broker.buffers import Buffer
-from broker.codec import decode
-from broker.errors import DamagedFile, MalformedMessage, StateError, TaskError
-from broker.messages import ModelHead
-from broker.model_body import read_model
-from broker.specs import Specs, difference
-from broker.tensors import State, first_not_finite, specs_of
-from broker.transport import Transport
+from aggregator.state import Ledger, StateDirectory
+from broker import Transport
+from broker.states import State, first_not_finite, read_model, specs_of
+from broker.wire import Buffer, ModelHead, Specs, decode, difference
+from console import DamagedFile, MalformedMessage, StateError, TaskError
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,6 @@ import torch
 from torch import nn
 
 from aggregator.broadcast import Broadcaster
-from aggregator.checkpoint import NewModel, StateDirectory
-from aggregator.early_stop import reason_to_stop
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import (
     RoundClosed,
@@ -27,31 +25,56 @@ from aggregator.events import (
     WorkerSeen,
     unwatched,
 )
-from aggregator.fedavg import discount, next_values
-from aggregator.fold_kernel import kernel
-from aggregator.intake import Expected, Update, base_weight_of, read_update
-from aggregator.ledger import Ledger, RoundResult, UpdateRow, Verdict
-from aggregator.open_round import OpenRound
-from aggregator.partial_sum import PartialSum, read_partial
 from aggregator.prefetch import affordable_prefetch
-from aggregator.presence import Attendance, PartialUploads, Uploads
-from aggregator.retention import best_of, rounds_to_keep
-from aggregator.rounds import Close, ClosedBy, Extended, Round, decide
+from aggregator.rounds import (
+    Attendance,
+    Close,
+    ClosedBy,
+    Expected,
+    Extended,
+    OpenRound,
+    PartialSum,
+    PartialUploads,
+    Round,
+    Update,
+    Uploads,
+    base_weight_of,
+    decide,
+    discount,
+    kernel,
+    next_values,
+    read_partial,
+    read_update,
+)
 from aggregator.run import Run, open_run
 from aggregator.settings import AggregatorSettings
-from aggregator.summary import summarize
-from broker import malloc
-from broker.buffers import Buffer
-from broker.codec import decode
-from broker.compression import Encoding
-from broker.errors import BlobLost, DamagedFile, MalformedMessage, MessageError, SettingsError, StateError, UnfitMessage
-from broker.log_lines import IS_SHOWN
-from broker.messages import MAX_TENSORS, Presence
-from broker.shared import shared_state
-from broker.specs import delta_specs, limb_bytes_of, num_bytes_of
-from broker.tensors import State, is_finite, raw, specs_of
-from broker.transport import Delivery, Source, Transport
-from learning.task import Task
+from aggregator.state import (
+    Ledger,
+    NewModel,
+    RoundResult,
+    StateDirectory,
+    UpdateRow,
+    Verdict,
+    best_of,
+    reason_to_stop,
+    rounds_to_keep,
+    summarize,
+)
+from broker import Delivery, Source, Transport
+from broker.states import Encoding, State, is_finite, raw, shared_state, specs_of
+from broker.wire import MAX_TENSORS, Buffer, Presence, decode, delta_specs, limb_bytes_of, num_bytes_of
+from console import (
+    IS_SHOWN,
+    BlobLost,
+    DamagedFile,
+    MalformedMessage,
+    MessageError,
+    SettingsError,
+    StateError,
+    UnfitMessage,
+    malloc,
+)
+from learning import Task
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
-from broker.errors import SettingsError
-from broker.messages import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns
-from broker.settings import ServiceSettings, WireSettings
-from broker.topology import Topology
+from broker import ServiceSettings, WireSettings
+from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Topology
+from console import SettingsError
 
 
 def _checked_quorum(text: str) -> str:

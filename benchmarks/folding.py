@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aggregator.fold_kernel import Kernel, kernel
-from aggregator.mean import ExactSum
+from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.fold_kernel import Kernel, kernel
 from benchmarks.figures import FEDMQ, MB, Row, Spread
-from broker.messages import MAX_PART_BYTES
-from broker.specs import TensorSpec, canonical
+from broker.wire.messages import MAX_PART_BYTES
+from broker.wire.specs import TensorSpec, canonical
 
 WORKLOAD = "fold"
 _NUM_BYTES, _NUM_TENSORS, _NUM_UPDATES = 100 * MB, 20, 16

@@ -35,9 +35,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import figures
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.topology import Topology
+from broker.wire.topology import Topology
 from learning import load_task
 from simulation.sites import simulated_site, site_name
 from worker.service import Worker

@@ -19,15 +19,15 @@ from benchmarks.federation import QUEUE, TASK
 from benchmarks.figures import FEDMQ, MB, Row, Spread
 from benchmarks.monitor import forget_peak, peak_bytes
 from benchmarks.place import Broker, Command, Commands, Failed, Place, wait_for
-from broker.buffers import cut
-from broker.codec import decode, encode
-from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.specs import delta_specs
-from broker.tensors import State, chunks, digest_of
-from broker.topology import Topology
+from broker.states.tensors import State, chunks, digest_of
 from broker.transport import Source
+from broker.wire.buffers import cut
+from broker.wire.codec import decode, encode
+from broker.wire.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
+from broker.wire.specs import delta_specs
+from broker.wire.topology import Topology
 
 WORKLOAD = "memory"
 _ROUNDS = 5

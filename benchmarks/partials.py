@@ -26,14 +26,14 @@ from pydantic import SecretStr
 from rabbitmq_node import RabbitNode
 
 from benchmarks import figures
-from broker.buffers import cut
-from broker.codec import decode, encode
-from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.specs import Digest, delta_specs
-from broker.topology import Topology, shard_of
 from broker.transport import Source
+from broker.wire.buffers import cut
+from broker.wire.codec import decode, encode
+from broker.wire.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
+from broker.wire.specs import Digest, delta_specs
+from broker.wire.topology import Topology, shard_of
 
 _ROOT = Path(__file__).parent.parent
 _TASK = f"{_ROOT / 'benchmarks' / 'large_model.py'}:task"

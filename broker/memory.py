@@ -8,10 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from broker.buffers import Buffer
-from broker.errors import BlobLost, QueueMissing
-from broker.topology import Topology, partial_key, shard_of
 from broker.transport import DeadLetter, Delivery, Queued, Source
+from broker.wire import Buffer, Topology, partial_key, shard_of
+from console import BlobLost, QueueMissing
 
 
 class MemoryBroker:

@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, FilePath, SecretStr
 
-from broker.command_settings import CommandSettings, MetricsSettings
-from broker.messages import MAX_PART_BYTES, QueueName
+from broker.wire import MAX_PART_BYTES, QueueName
+from console import CommandSettings, MetricsSettings
 
 
 def _checked_url(url: SecretStr) -> SecretStr:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from broker.buffers import Buffer
-from broker.topology import shard_in
+from broker.wire import Buffer, shard_in
 
 
 class Source(StrEnum):

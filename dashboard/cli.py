@@ -6,9 +6,7 @@ import signal
 import socket
 from collections.abc import Sequence
 
-from broker.command import configure_logging, exit_code_of
-from broker.command_settings import read_settings
-from broker.errors import ExitCode, SettingsError, StateError
+from console import ExitCode, SettingsError, StateError, configure_logging, exit_code_of, read_settings
 from dashboard.live import LiveLook
 from dashboard.server import Dashboard, PageServer
 from dashboard.settings import DashboardSettings

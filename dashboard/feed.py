@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from aggregator.history import History
-from aggregator.overview import overview
-from broker.errors import StateError
+from aggregator.history import History, overview
+from console import StateError
 
 _LOOK_EVERY_S = 0.5
 _LIVE_EVERY_S = 2.0

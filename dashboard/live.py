@@ -3,12 +3,12 @@
 import contextlib
 from typing import Any
 
-from broker.errors import BrokerError
-from broker.look import Condition, take_look
+from broker import BrokerSettings
 from broker.rabbitmq import RabbitMQ
-from broker.settings import BrokerSettings
-from broker.topology import Topology
+from broker.wire import Topology
+from console import BrokerError
 from dashboard.settings import DashboardSettings
+from operations import Condition, take_look
 
 _PATIENCE_S = 2.0
 

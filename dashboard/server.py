@@ -28,9 +28,8 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aggregator import report
-from aggregator.history import History
-from broker.errors import StateError
+from aggregator.history import History, report
+from console import StateError
 from dashboard.downloads import rounds_csv, updates_csv
 from dashboard.feed import Feed, Live
 from dashboard.runs import Run, runs_in

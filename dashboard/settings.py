@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from broker.messages import QueueName
-from broker.settings import BrokerUrl, WireSettings
+from broker import BrokerUrl, WireSettings
+from broker.wire import QueueName
 
 
 class DashboardSettings(WireSettings):

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.errors import TaskError
+from console import TaskError
 
 
 def require_scikit_learn() -> None:

@@ -11,14 +11,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, cast
 
-from broker.errors import TaskError
+from console import TaskError
 from learning.bundled import require_scikit_learn
 from learning.partition import parse_partition
 from learning.task import Site, Task
 
 BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
 METHODS = ("model", "train", "evaluate")
-OUR_PACKAGES = frozenset({"broker", "worker", "aggregator", "learning", "simulation", "dashboard", "scaffold"})
+OUR_PACKAGES = frozenset(
+    {"aggregator", "broker", "console", "dashboard", "learning", "operations", "scaffold", "simulation", "worker"}
+)
 
 # Two threads of one process may load the same file: the second waits, and gets the same module.
 _loading = threading.RLock()

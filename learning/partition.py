@@ -20,7 +20,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from broker.errors import TaskError
+from console import TaskError
 from learning.task import Site
 
 DRAWN_SHARE = 8

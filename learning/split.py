@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from broker.errors import TaskError
+from console import TaskError
 
 Samples = tuple[Tensor, Tensor] | Dataset[Any]
 """(inputs, targets) with equal first dimensions, or a map-style data set whose items are (input, target)."""

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import nn
 
-from broker.errors import TaskError
+from console import TaskError
 from learning.evaluation import evaluate
 from learning.split import Split, count
 from learning.task import Plan, Site

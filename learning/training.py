@@ -1,12 +1,16 @@
-"""Local training, read from top to bottom: mini-batch SGD on one site's samples."""
+"""Local training, read from top to bottom: mini-batch SGD on one site's samples.
+
+A last batch of one sample has no variance for BatchNorm: it joins the batch before it, so no sample is lost. Where
+every batch has one sample (a site with a single one, or a batch size of 1), the layers use the received statistics.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
 
-from learning.batch_norm import freeze_batch_norm, has_batch_norm
 from learning.batches import Batches
 from learning.split import Samples, count, take
 from learning.task import Plan
@@ -35,9 +39,9 @@ def train(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     received = [parameter.detach().clone() for parameter in parameters] if plan.mu else []
     optimizer = make_optimizer(parameters, plan)
-    batches = Batches(num_samples=count(samples), plan=plan, join_single=has_batch_norm(model))
+    batches = Batches(num_samples=count(samples), plan=plan, join_single=_has_batch_norm(model))
     if max(batches.sizes) == 1:
-        freeze_batch_norm(model)
+        _freeze_batch_norm(model)
 
     num_met, loss_sum = 0, torch.zeros((), device=plan.device)
     for step, indices in enumerate(batches, start=1):
@@ -62,3 +66,14 @@ def train(
 def squared_distance(parameters: list[nn.Parameter], received: list[Tensor]) -> Tensor:
     """||w - w_received||^2, a scalar (FedProx: Li et al. 2020, arXiv:1812.06127, equation 2)."""
     return torch.stack([(w - w0).square().sum() for w, w0 in zip(parameters, received, strict=True)]).sum()
+
+
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def _freeze_batch_norm(model: nn.Module) -> None:
+    """BatchNorm layers use the received statistics, and keep them, until the next `model.train()`."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

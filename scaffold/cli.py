@@ -10,12 +10,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from aggregator.settings import AggregatorSettings, RunSettings
-from broker.command import exit_code_of
-from broker.errors import ExitCode, SettingsError
+from aggregator import AggregatorSettings, RunSettings
+from console import ExitCode, SettingsError, exit_code_of
 from scaffold.described import OWN, Setting, described
-from simulation.settings import SimulationSettings
-from worker.settings import WorkerSettings
+from simulation import SimulationSettings
+from worker import WorkerSettings
 
 _PROG = "fl-init"
 _EXAMPLES = """\

@@ -11,14 +11,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from aggregator.settings import AggregatorSettings
-from broker.command_settings import ENV_PREFIX
-from broker.dead_cli import DeadSettings
-from broker.messages import LocalTraining
-from broker.status_cli import StatusSettings
-from dashboard.settings import DashboardSettings
-from simulation.settings import SimulationSettings
-from worker.settings import WorkerSettings
+from aggregator import AggregatorSettings
+from broker.wire import LocalTraining
+from console import ENV_PREFIX
+from dashboard import DashboardSettings
+from operations import DeadSettings, StatusSettings
+from simulation import SimulationSettings
+from worker import WorkerSettings
 
 COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-aggregator": AggregatorSettings,

@@ -4,5 +4,6 @@ From Python: ``from simulation import simulate``.
 """
 
 from simulation.notebook import simulate
+from simulation.settings import SimulationSettings
 
-__all__ = ["simulate"]
+__all__ = ["SimulationSettings", "simulate"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from broker.messages import LocalTraining
-from broker.tensors import State
+from broker.states import State
+from broker.wire import LocalTraining
 from learning import Plan, Site, Task, load_task
 from simulation.sites import simulated_site
-from worker.trainer import Trainer, derived_seed
+from worker import Trainer, derived_seed
 
 _SAME_DATA = 0.05
 """Held-out parts are rounded site by site, so the sizes of sites and of all data differ a little."""

@@ -12,21 +12,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
-from aggregator.experiment_logs import experiment_logs
-from aggregator.report import write_report
-from aggregator.service import Aggregator
-from aggregator.settings import AggregatorSettings
-from aggregator.status import StatusSender
-from broker.command import exit_code_of
-from broker.command_settings import read_settings
-from broker.errors import ExitCode
-from broker.log_lines import IS_SHOWN
-from broker.memory import MemoryBroker, MemoryTransport
+from aggregator.history import write_report
+from aggregator.watchers import StatusSender, experiment_logs
+from broker import MemoryBroker, MemoryTransport
 from broker.rabbitmq import RabbitMQ
-from broker.terminal import Terminal
-from broker.topology import Topology
-from broker.watching import fan_out
+from broker.wire import Topology
+from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
 from learning import Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded

@@ -6,9 +6,8 @@ aggregator takes each answer before the next: what waits for it is one update, h
 
 from collections.abc import Callable, Sequence
 
-from aggregator.service import Aggregator
-from broker.memory import MemoryBroker, MemoryTransport
-from broker.transport import Source
+from aggregator import Aggregator
+from broker import MemoryBroker, MemoryTransport, Source
 from simulation.slot import Parcel, Slot, parcels
 
 

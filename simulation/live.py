@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from aggregator.live import AggregatorView
-from broker.live_rows import Rows, duration, name_of
-from broker.messages import Presence
+from aggregator.watchers import AggregatorView
+from broker.wire import Presence
+from console import Rows, duration, name_of
 
 
 class SimulationView(AggregatorView):

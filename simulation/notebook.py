@@ -7,16 +7,13 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from aggregator import Aggregator
 from aggregator.events import Watcher, unwatched
-from aggregator.history import History
-from aggregator.report import write_report
-from aggregator.service import Aggregator
-from broker.command_settings import explained
-from broker.errors import SettingsError
-from broker.memory import MemoryBroker, MemoryTransport
-from broker.topology import Topology
-from learning import Site, Task, load_task
-from learning.loading import at_site
+from aggregator.history import History, write_report
+from broker import MemoryBroker, MemoryTransport
+from broker.wire import Topology
+from console import SettingsError, explained
+from learning import Site, Task, at_site, load_task
 from simulation.embedded import run_embedded
 from simulation.settings import SimulationSettings
 from simulation.sites import simulated_site, site_name

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from broker.errors import FedmqError
+from console import FedmqError
 from simulation.settings import SimulationSettings
 from simulation.sites import site_name
 

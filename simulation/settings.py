@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from aggregator.settings import AggregatorSettings, QuorumText, RunSettings
-from broker.messages import QueueName
-from broker.settings import BrokerUrl
+from aggregator import AggregatorSettings, QuorumText, RunSettings
+from broker import BrokerUrl
+from broker.wire import QueueName
 
 
 class SimulationSettings(RunSettings):

@@ -9,15 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from broker.buffers import Buffer
-from broker.codec import decode
-from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.topology import Topology
-from broker.transport import Source, Transport
+from broker import MemoryBroker, MemoryTransport, Source, Transport
+from broker.wire import BlobRef, Buffer, ModelHead, Presence, Topology, UpdateHead, decode
 from learning import Task
-from worker.carried import OnDisk
-from worker.service import Worker
+from worker import OnDisk, Worker
 
 
 @dataclass(frozen=True, slots=True)

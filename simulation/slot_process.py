@@ -21,11 +21,9 @@ from types import TracebackType
 
 import torch
 
-from broker import errors
-from broker.command import configure_logging
-from broker.errors import FedmqError
-from broker.topology import Topology
-from broker.transport import Source
+from broker import Source
+from broker.wire import Topology
+from console import FedmqError, configure_logging, errors
 from learning import load_task
 from simulation.sites import simulated_site, site_name
 from simulation.slot import LocalSlot, Parcel

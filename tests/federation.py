@@ -25,12 +25,12 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pydantic import SecretStr
 from rabbitmq_node import wait_until
 
-from broker.codec import decode
-from broker.messages import ModelHead
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.topology import Topology
 from broker.transport import Source
+from broker.wire.codec import decode
+from broker.wire.messages import ModelHead
+from broker.wire.topology import Topology
 
 ROOT = Path(__file__).parent.parent
 GATED = Path(__file__).parent / "e2e" / "tasks" / "gated.py"

@@ -15,7 +15,7 @@ from aggregator.events import Event, RoundClosed
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.topology import Topology
+from broker.wire.topology import Topology
 from learning import Site, load_task
 from simulation.embedded import run_embedded
 from simulation.slot import LocalSlot

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from broker.codec import encode
-from broker.compression import Encoding
-from broker.messages import Compression, Header, ModelHead, Presence, Status, UpdateHead, WorkerStatus
-from broker.specs import delta_specs
-from broker.tensors import State, chunks, digest_of, specs_of
-from broker.zstd import compressed
+from broker.states.compression import Encoding
+from broker.states.tensors import State, chunks, digest_of, specs_of
+from broker.wire.codec import encode
+from broker.wire.messages import Compression, Header, ModelHead, Presence, Status, UpdateHead, WorkerStatus
+from broker.wire.specs import delta_specs
+from broker.wire.zstd import compressed
 
 SEED = 11
 MODEL: State = {

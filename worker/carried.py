@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from broker.errors import StateError
-from broker.tensors import State, digest_of
+from broker.states import State, digest_of
+from console import StateError
 
 
 @dataclass(frozen=True, slots=True)

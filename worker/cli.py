@@ -5,17 +5,20 @@ from collections.abc import Sequence
 
 import torch
 
-from broker import malloc
-from broker.command import configure_logging, exit_code_of
-from broker.command_settings import read_settings
-from broker.errors import ExitCode
-from broker.heartbeat import Heartbeat
-from broker.metrics_server import served
+from broker import redacted
 from broker.rabbitmq import RabbitMQ
-from broker.settings import redacted
-from broker.terminal import Terminal
-from broker.topology import Topology
-from broker.watching import fan_out
+from broker.wire import Topology
+from console import (
+    ExitCode,
+    Heartbeat,
+    Terminal,
+    configure_logging,
+    exit_code_of,
+    fan_out,
+    malloc,
+    read_settings,
+    served,
+)
 from learning import load_task
 from worker.carried import OnDisk
 from worker.device import pick_device

@@ -2,7 +2,7 @@
 
 import torch
 
-from broker.errors import TaskError
+from console import TaskError
 
 
 def pick_device(wanted: str) -> str:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from broker.compression import Encoding
-from broker.tensors import State
+from broker.states import Encoding, State
 from worker.trainer import Diverged
 
 

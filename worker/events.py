@@ -6,8 +6,8 @@ Told from the service's thread, in order. How far training is, is in ``Worker.pr
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from broker.messages import ModelHead, Presence
-from broker.watching import Transferring
+from broker.wire import ModelHead, Presence
+from console import Transferring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

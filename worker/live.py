@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.filesize import decimal
 
-from broker.live_rows import Flow, Links, Rows, duration, name_of
-from broker.messages import ModelHead, Presence
-from broker.trend import Trend
-from broker.watching import LinkChanged, Transferring
+from broker.wire import ModelHead, Presence
+from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
 
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from broker.errors import SettingsError
+from console import SettingsError
 
 _MAX_ON_ONE_MACHINE = 1000
 

@@ -11,19 +11,27 @@ from typing import Literal
 
 from torch import nn
 
-from broker import malloc, zstd
-from broker.buffers import Buffer, cut
-from broker.codec import decode, encode
-from broker.compression import Encoding
-from broker.errors import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage
-from broker.messages import MAX_PART_BYTES, BlobRef, ModelHead, Presence, UpdateHead
-from broker.model_body import read_model
-from broker.specs import Digest, delta_specs, difference, num_bytes_of
-from broker.tensors import State, chunks, specs_of
-from broker.topology import Topology
-from broker.transport import Delivery, Source, Transport
-from broker.watching import told
-from learning.task import Plan, Task
+from broker import Delivery, Source, Transport
+from broker.states import Encoding, State, chunks, read_model, specs_of
+from broker.wire import (
+    MAX_PART_BYTES,
+    BlobRef,
+    Buffer,
+    Digest,
+    ModelHead,
+    Presence,
+    Topology,
+    UpdateHead,
+    cut,
+    decode,
+    delta_specs,
+    difference,
+    encode,
+    num_bytes_of,
+    zstd,
+)
+from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, told
+from learning import Plan, Task
 from worker.carried import Carried, InMemory, Store
 from worker.error_feedback import compress
 from worker.events import (

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from broker.messages import RunName, WorkerName
-from broker.settings import ServiceSettings
-from learning.task import Site
+from broker import ServiceSettings
+from broker.wire import RunName, WorkerName
+from learning import Site
 
 
 class WorkerSettings(ServiceSettings):

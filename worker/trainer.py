@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from broker.errors import FedmqError, TaskError
-from broker.messages import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME
-from broker.shared import ALL, shared_state
-from broker.specs import Specs, delta_specs, difference
-from broker.tensors import State, first_not_finite, specs_of
-from learning.task import Plan, Task
+from broker.states import ALL, State, first_not_finite, shared_state, specs_of
+from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, Specs, delta_specs, difference
+from console import FedmqError, TaskError
+from learning import Plan, Task
 
 
 @dataclass(frozen=True, slots=True)

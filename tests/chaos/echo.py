@@ -11,7 +11,7 @@ from typing import Any
 import pika
 from pika.exceptions import AMQPError
 
-from broker.topology import Topology
+from broker.wire.topology import Topology
 
 _ECHO_HEADER = "echo"
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from rabbitmq_node import wait_until
 
-from broker import zstd
-from broker.errors import BlobLost, QueueMissing
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import MAX_PART_BYTES
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.topology import Topology, shard_of
 from broker.transport import Delivery, Queued, Source, Transport
+from broker.wire import zstd
+from broker.wire.messages import MAX_PART_BYTES
+from broker.wire.topology import Topology, shard_of
+from console.errors import BlobLost, QueueMissing
 
 Join = Callable[..., Transport]
 """Without arguments, or with those of a topology: ``num_shards``, ``shard``."""

@@ -13,12 +13,12 @@ import torch
 from federation import DEAF, SOON_S, Federation
 from rabbitmq_node import wait_until
 
-from broker.buffers import cut
-from broker.codec import encode
-from broker.messages import BlobRef, ModelHead, UpdateHead
-from broker.rabbitmq import REASON_HEADER, SENDER_HEADER
-from broker.tensors import State, chunks, digest_of, specs_of
-from broker.topology import update_key
+from broker.rabbitmq.transport import REASON_HEADER, SENDER_HEADER
+from broker.states.tensors import State, chunks, digest_of, specs_of
+from broker.wire.buffers import cut
+from broker.wire.codec import encode
+from broker.wire.messages import BlobRef, ModelHead, UpdateHead
+from broker.wire.topology import update_key
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seconds

@@ -5,7 +5,7 @@ import torch
 from federation import Federation
 from torch import nn
 
-from broker.tensors import digest_of
+from broker.states.tensors import digest_of
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seconds

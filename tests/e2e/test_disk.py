@@ -5,7 +5,7 @@ import resource
 import pytest
 from federation import Federation
 
-from broker.errors import ExitCode
+from console.errors import ExitCode
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)

@@ -13,12 +13,12 @@ from page_server import answer, events, served
 from pydantic import SecretStr
 from rabbitmq_node import free_port, wait_until
 
-from broker.errors import ExitCode
-from broker.look import Look, take_look
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
+from console.errors import ExitCode
 from dashboard.live import LiveLook
 from dashboard.settings import DashboardSettings
+from operations.look import Look, take_look
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)
@@ -27,7 +27,7 @@ SOON_S = 60.0
 
 def look(federation: Federation, *flags: str, exit_code: ExitCode = ExitCode.OK) -> str:
     done = run_command(
-        "broker.status_cli",
+        "operations.status_cli",
         *("--queue", federation.queue, *flags),
         folder=federation.folder,
         env={"FEDMQ_BROKER": federation.broker},
@@ -82,7 +82,7 @@ def test_it_says_who_is_there_which_round_is_open_and_what_waits(federation: Fed
     with federation.channel() as channel:
         channel.basic_publish("", federation.topology.status, b"forged <script>")
     done = run_command(
-        "broker.status_cli",
+        "operations.status_cli",
         *("--queue", federation.queue),
         folder=federation.folder,
         env={"FEDMQ_BROKER": federation.broker},
@@ -96,7 +96,7 @@ def test_who_has_read_enough_of_it_ends_it(federation: Federation) -> None:
     with closing(RabbitMQ(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
         transport.declare()
     watching = subprocess.Popen(
-        [sys.executable, "-m", "broker.status_cli", "--queue", federation.queue, "--watch", "--json"],
+        [sys.executable, "-m", "operations.status_cli", "--queue", federation.queue, "--watch", "--json"],
         env=environment(FEDMQ_BROKER=federation.broker),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -137,7 +137,7 @@ def test_a_broker_that_is_away_and_a_queue_that_is_not_there_are_one_clear_line(
         ({"FEDMQ_BROKER": f"amqp://guest:guest@127.0.0.1:{free_port()}/"}, ExitCode.UNREACHABLE, "127.0.0.1"),
     ):
         flags = ("--queue", f"{federation.queue}-not", "--connect-timeout-s", "0.5")
-        done = run_command("broker.status_cli", *flags, folder=federation.folder, env=env)
+        done = run_command("operations.status_cli", *flags, folder=federation.folder, env=env)
         assert (done.returncode, done.stdout) == (code, "")
         assert word in done.stderr
         assert len([line for line in done.stderr.splitlines() if line.startswith("fl-status: ")]) == 1

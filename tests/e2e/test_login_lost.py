@@ -8,9 +8,9 @@ import pytest
 from pika import frame, spec
 from pydantic import SecretStr
 
-from broker.connection import connect
-from broker.errors import BrokerRefused, BrokerUnreachable
+from broker.rabbitmq.connection import connect
 from broker.settings import BrokerSettings
+from console.errors import BrokerRefused, BrokerUnreachable
 
 _HEADER_BYTES = 8
 

@@ -11,7 +11,7 @@ from page_server import OWN_TASK, PacedRun, served
 from selenium import webdriver
 
 from aggregator import History
-from aggregator.report import write_report
+from aggregator.history.report import write_report
 from simulation import simulate
 
 pytestmark = pytest.mark.timeout(300)

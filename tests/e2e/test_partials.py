@@ -7,10 +7,10 @@ import pytest
 from federation import Command, Federation, run_command
 from rabbitmq_node import RabbitNode, skip_without_rabbitmq
 
-from broker.codec import encode
-from broker.errors import ExitCode
-from broker.messages import ModelHead, PartialHead
-from broker.topology import partial_key, shard_of
+from broker.wire.codec import encode
+from broker.wire.messages import ModelHead, PartialHead
+from broker.wire.topology import partial_key, shard_of
+from console.errors import ExitCode
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs fifteen seconds
@@ -149,7 +149,7 @@ def test_a_bad_partial_sum_and_one_that_comes_twice_change_nothing(federation: F
     assert reasons[0].startswith("not a fedmq message")
     assert reasons[1] == "its body is not the one that its digest is of"
     listed = run_command(
-        "broker.dead_cli",
+        "operations.dead_cli",
         "list",
         "--queue",
         federation.queue,

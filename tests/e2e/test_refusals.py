@@ -10,7 +10,7 @@ from rabbitmq_node import free_port
 import aggregator.cli
 import simulation.cli
 import worker.cli
-from broker.errors import ExitCode
+from console.errors import ExitCode
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seconds

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.settings import AggregatorSettings
-from broker.command_settings import read_settings
+from console.settings import read_settings
 from worker.settings import WorkerSettings
 
 

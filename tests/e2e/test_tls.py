@@ -17,10 +17,10 @@ from federation import run_command
 from pydantic import SecretStr
 from rabbitmq_node import RabbitNode, free_port, skip_without_rabbitmq
 
-from broker.errors import BrokerError, BrokerRefused, ExitCode, SettingsError
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Source
+from console.errors import BrokerError, BrokerRefused, ExitCode, SettingsError
 
 SOON_S = 20.0
 

@@ -11,11 +11,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
 from rabbitmq_node import RabbitNode
 
-from broker.errors import QueueMissing
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Source
-from broker.watching import LinkChanged
+from console.errors import QueueMissing
+from console.watching import LinkChanged
 
 SOON_S = 30.0
 SETTLED_S = 1.5

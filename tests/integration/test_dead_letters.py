@@ -15,16 +15,16 @@ import torch
 from pika.adapters.blocking_connection import BlockingChannel
 from rabbitmq_node import wait_until
 
-from broker.codec import encode
-from broker.dead_cli import main
-from broker.dead_letters import DeadLetters
-from broker.errors import ExitCode, QueueMissing
-from broker.messages import BlobRef, UpdateHead
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.dead_letters import DeadLetters
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.tensors import chunks, digest_of, specs_of
-from broker.topology import Topology, update_key
+from broker.states.tensors import chunks, digest_of, specs_of
 from broker.transport import Delivery, Source
+from broker.wire.codec import encode
+from broker.wire.messages import BlobRef, UpdateHead
+from broker.wire.topology import Topology, update_key
+from console.errors import ExitCode, QueueMissing
+from operations.dead_cli import main
 
 SOON_S = 20.0
 NOT_COMING_S = 0.3

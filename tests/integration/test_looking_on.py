@@ -13,16 +13,16 @@ from urllib.parse import urlsplit
 import pytest
 from rabbitmq_node import RabbitNode, wait_until
 
-from broker import status_cli
-from broker.codec import encode
-from broker.errors import BrokerUnreachable, ExitCode
-from broker.look import Look, take_look
-from broker.messages import Status
-from broker.rabbitmq import RabbitMQ
+from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.status_cli import main
-from broker.topology import Topology
 from broker.transport import Source, Transport
+from broker.wire.codec import encode
+from broker.wire.messages import Status
+from broker.wire.topology import Topology
+from console.errors import BrokerUnreachable, ExitCode
+from operations import status_cli
+from operations.look import Look, take_look
+from operations.status_cli import main
 
 SOON_S = 20.0
 MACHINES = Path(__file__).parents[2] / "docs" / "machines.md"

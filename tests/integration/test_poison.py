@@ -9,14 +9,14 @@ from pydantic import SecretStr
 from unit.aggregator.embedded_run import StateTask, state_of
 
 import aggregator.service
-from aggregator.intake import Expected, Update, read_update
+from aggregator.rounds.intake import Expected, Update, read_update
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.codec import encode
-from broker.messages import UpdateHead
-from broker.rabbitmq import RabbitMQ
-from broker.tensors import chunks, digest_of, specs_of
+from broker.rabbitmq.transport import RabbitMQ
+from broker.states.tensors import chunks, digest_of, specs_of
 from broker.transport import Delivery
+from broker.wire.codec import encode
+from broker.wire.messages import UpdateHead
 
 MOST_LIVES = 12
 SOON_S = 20.0

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from rabbitmq_node import RabbitNode
 
-from broker import connection as connections
-from broker.connection import _receiving_in_large_pieces, connect
+from broker.rabbitmq import connection as connections
+from broker.rabbitmq.connection import _receiving_in_large_pieces, connect
 from broker.settings import BrokerSettings
 
 

@@ -6,19 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_samples import update_head
 
-from aggregator.intake import Expected, read_update
-from aggregator.mean import ExactSum
-from broker import zstd
-from broker.buffers import cut
-from broker.codec import encode
-from broker.compression import Encoding
-from broker.errors import BlobLost, MessageError, UnfitMessage
+from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.intake import Expected, read_update
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import BlobRef, Compression
-from broker.specs import Specs, TensorSpec, canonical, num_bytes_of
-from broker.tensors import DTYPES, State, chunks, digest_of, state_from
-from broker.topology import Topology
+from broker.states.compression import Encoding
+from broker.states.tensors import DTYPES, State, chunks, digest_of, state_from
 from broker.transport import Delivery, Source
+from broker.wire import zstd
+from broker.wire.buffers import cut
+from broker.wire.codec import encode
+from broker.wire.messages import BlobRef, Compression
+from broker.wire.specs import Specs, TensorSpec, canonical, num_bytes_of
+from broker.wire.topology import Topology
+from console.errors import BlobLost, MessageError, UnfitMessage
 from worker.error_feedback import compress
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregator import mean
-from aggregator.checkpoint import StateDirectory
-from aggregator.mean import ExactSum
-from broker.buffers import cut
-from broker.specs import Specs, TensorSpec, canonical, limb_bytes_of
-from broker.tensors import DTYPES, State, chunks
+from aggregator.rounds import exact_sum as mean
+from aggregator.rounds.exact_sum import ExactSum
+from aggregator.state.checkpoint import StateDirectory
+from broker.states.tensors import DTYPES, State, chunks
+from broker.wire.buffers import cut
+from broker.wire.specs import Specs, TensorSpec, canonical, limb_bytes_of
 
 GRID = 2**58
 FLOATS = ("float64", "float32", "float16", "bfloat16")

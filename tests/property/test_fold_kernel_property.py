@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from aggregator import fold_kernel
 from aggregator.cli import main
-from aggregator.mean import ExactSum
-from broker.errors import ExitCode, SettingsError, UnfitMessage
-from broker.specs import TensorSpec
+from aggregator.rounds import fold_kernel
+from aggregator.rounds.exact_sum import ExactSum
+from broker.wire.specs import TensorSpec
+from console.errors import ExitCode, SettingsError, UnfitMessage
 
 UPDATES = st.lists(
     st.tuples(

@@ -21,18 +21,18 @@ from wire_samples import (
     sum_of,
 )
 
-from aggregator.intake import Expected, read_update
-from aggregator.mean import ExactSum
-from aggregator.partial_sum import read_partial
-from broker.codec import decode, encode
-from broker.compression import Encoding
-from broker.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
+from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.intake import Expected, read_update
+from aggregator.rounds.partial_sum import read_partial
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import Compression, Header, ModelHead, PartialHead, Presence, Status, UpdateHead
-from broker.shared import ALL
-from broker.tensors import specs_of
-from broker.topology import Topology, partial_key
+from broker.states.compression import Encoding
+from broker.states.selection import ALL
+from broker.states.tensors import specs_of
 from broker.transport import Delivery, Source
+from broker.wire.codec import decode, encode
+from broker.wire.messages import Compression, Header, ModelHead, PartialHead, Presence, Status, UpdateHead
+from broker.wire.topology import Topology, partial_key
+from console.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
 from worker.service import Worker
 
 

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_samples import SMALL, STATES, model_head, partial_head, payload_of, update_head
 
-from broker.buffers import cut
-from broker.codec import decode, encode
-from broker.messages import BlobRef, Folded, LocalTraining, ModelHead, PartialHead, Presence, UpdateHead
-from broker.specs import Digest, num_bytes_of
-from broker.tensors import State, chunks, digest_of, specs_of, state_from
+from broker.states.tensors import State, chunks, digest_of, specs_of, state_from
+from broker.wire.buffers import cut
+from broker.wire.codec import decode, encode
+from broker.wire.messages import BlobRef, Folded, LocalTraining, ModelHead, PartialHead, Presence, UpdateHead
+from broker.wire.specs import Digest, num_bytes_of
 
 METRICS = st.dictionaries(
     st.from_regex(r"[A-Za-z0-9_.@/-]{1,64}", fullmatch=True),

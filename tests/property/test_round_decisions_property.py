@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.rounds import Close, ClosedBy, Extended, OnShort, Quorum, Round, RoundPolicy, Wait, decide
+from aggregator.rounds.policy import Close, ClosedBy, Extended, OnShort, Quorum, Round, RoundPolicy, Wait, decide
 
 SECONDS = st.floats(0.001, 1e6)
 POLICIES = st.builds(

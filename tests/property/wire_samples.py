@@ -6,11 +6,11 @@ import hypothesis.strategies as st
 import msgpack
 import torch
 
-from aggregator.mean import ExactSum
-from broker.codec import encode
-from broker.messages import BlobRef, Compression, LocalTraining, ModelHead, PartialHead, UpdateHead
-from broker.specs import Digest
-from broker.tensors import DTYPES, State, chunks, digest_of, specs_of
+from aggregator.rounds.exact_sum import ExactSum
+from broker.states.tensors import DTYPES, State, chunks, digest_of, specs_of
+from broker.wire.codec import encode
+from broker.wire.messages import BlobRef, Compression, LocalTraining, ModelHead, PartialHead, UpdateHead
+from broker.wire.specs import Digest
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.metrics import AggregatorMetrics
-from broker.messages import Presence
+from aggregator.watchers.metrics import AggregatorMetrics
+from broker.wire.messages import Presence
 from scaffold.described import COMMANDS, described
 from worker.metrics import WorkerMetrics
 

@@ -1,4 +1,8 @@
-"""The import arrows: who may know whom, and what nobody may use."""
+"""The rooms of the house and the arrows between them: who may know whom, and what nobody may use.
+
+A room is a package, or a file that others of its package stand on. ``ARROWS`` is the one list of them; packaging, type
+checks and the image are held against it.
+"""
 
 import ast
 import subprocess
@@ -9,25 +13,65 @@ from pathlib import Path
 
 import pytest
 
+from console.settings import SECTIONS
+from learning.loading import OUR_PACKAGES
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 
-MAY_IMPORT = {
-    "broker": set(),
-    "learning": {"broker"},
-    "worker": {"broker", "learning"},
-    "aggregator": {"broker", "learning"},
-    "dashboard": {"broker", "aggregator"},
-    "scaffold": {"broker", "learning", "worker", "aggregator", "simulation", "dashboard"},
-    "simulation": {"broker", "learning", "worker", "aggregator"},
+_WIRE = ("console", "broker.wire", "broker")
+_STATES = (*_WIRE, "broker.states")
+ARROWS: dict[str, tuple[str, ...]] = {
+    "console": (),
+    "broker.wire": ("console",),
+    "broker": ("console", "broker.wire"),
+    "broker.states": _WIRE,
+    "broker.rabbitmq": _WIRE,
+    "operations": (*_WIRE, "broker.rabbitmq"),
+    "learning": ("console",),
+    "worker": (*_STATES, "broker.rabbitmq", "learning"),
+    "aggregator.state": _STATES,
+    "aggregator.events": (*_WIRE, "aggregator.state"),
+    "aggregator.history": (*_STATES, "aggregator.state"),
+    "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
+    "aggregator.settings": (*_WIRE, "aggregator.rounds"),
+    "aggregator.watchers": (
+        *_WIRE,
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings")),
+    ),
+    "aggregator": (
+        *_STATES,
+        "broker.rabbitmq",
+        "learning",
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings", "watchers")),
+    ),
+    "dashboard": (*_WIRE, "broker.rabbitmq", "operations", "aggregator.history"),
+    "simulation": (
+        *_STATES,
+        "broker.rabbitmq",
+        "learning",
+        "worker",
+        "aggregator",
+        *(f"aggregator.{room}" for room in ("events", "history", "watchers")),
+    ),
+    "scaffold": (*_WIRE, "operations", "worker", "aggregator", "simulation", "dashboard"),
 }
-LEARNING_MAY_IMPORT_OF_BROKER = {"broker.errors"}
-WIRE_ONLY = {"pika", "msgpack", "zstandard"}
+"""Room -> the rooms it may know, in an order in which each knows only earlier ones."""
+
+ONLY_IN = {
+    "pika": "broker.rabbitmq",
+    "msgpack": "broker.wire",
+    "zstandard": "broker.wire",
+    "rich": ("console", "operations", "worker", "aggregator.watchers", "aggregator", "simulation"),
+}
+MOST_FILES = 12
+"""Of a package on one level, besides its door."""
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 NEVER_CALLED = {"eval", "exec", "compile", "__import__"}
 
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PACKAGES = sorted(room for room in ARROWS if (ROOT / room.replace(".", "/")).is_dir())
+TOPS = sorted({room.partition(".")[0] for room in ARROWS})
+SOURCES = sorted(path for package in TOPS for path in (ROOT / package).rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
 
 
@@ -35,29 +79,102 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, also for types alone."""
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """The innermost room that a module is, or is in."""
+    while module not in ARROWS:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name in it) of every import of a file, wherever in it, also for types alone; '' for a whole module."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             assert node.module is not None
-            yield node.module
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def own_imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """The same of our own packages; what is imported may itself be a module."""
+    for module, name in imports_of(path):
+        if module.partition(".")[0] in TOPS:
+            yield (
+                (f"{module}.{name}", "")
+                if (ROOT / f"{module.replace('.', '/')}/{name}.py").is_file()
+                else (
+                    module,
+                    name,
+                )
+            )
+
+
+def offers_of(room: str) -> set[str]:
+    """What the door of a package names."""
+    for node in tree_of(ROOT / room.replace(".", "/") / "__init__.py").body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def test_no_room_knows_itself_by_way_of_another() -> None:
+    seen: set[str] = set()
+    for room, known in ARROWS.items():
+        assert set(known) <= seen, f"{room} knows {set(known) - seen}, which come after it"
+        seen.add(room)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
-def test_a_module_imports_only_what_its_package_may_know(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    for module in imports_of(path):
+def test_a_module_imports_only_what_its_room_may_know(path: Path) -> None:
+    room = room_of(name_of(path))
+    for module, name in own_imports_of(path):
+        other = room_of(module)
+        is_own_door = path.name == "__init__.py" and other.startswith(f"{room}.")
+        assert other == room or is_own_door or other in ARROWS[room], f"{room} may not know {module} ({name})"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_a_module_comes_to_other_rooms_through_their_door(path: Path) -> None:
+    """An inner room names the files of its own package directly: the door is not open before they are."""
+    own = name_of(path).split(".")
+    for module, name in own_imports_of(path):
+        other = room_of(module)
+        if other == room_of(name_of(path)) or other not in PACKAGES or own[: other.count(".") + 1] == other.split("."):
+            continue
+        wanted = name if module == other else module.removeprefix(f"{other}.")
+        assert wanted in offers_of(other), f"{other}/__init__.py does not offer {wanted}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_a_library_is_known_only_where_it_belongs(path: Path) -> None:
+    room = room_of(name_of(path))
+    for module, _ in imports_of(path):
         top = module.partition(".")[0]
-        if top in PACKAGES and top != package:
-            assert top in MAY_IMPORT[package], f"{package} may not know {top}"
-        if package == "learning" and top == "broker":
-            assert module in LEARNING_MAY_IMPORT_OF_BROKER
-        if top in WIRE_ONLY:
-            assert package == "broker", f"only broker/ may use {top}"
+        assert room in ONLY_IN.get(top, room), f"{room} may not use {top}"
         assert top not in NEVER_IMPORTED
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_holds_what_a_head_can_hold(package: str) -> None:
+    files = {path.name for path in (ROOT / package.replace(".", "/")).glob("*.py")} - {"__init__.py"}
+    assert len(files) <= MOST_FILES, f"{package} holds {len(files)} files: give it an inner room"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_door_offers_nothing_that_nobody_takes(package: str) -> None:
+    public = {"broker", "learning", "simulation", "worker", "aggregator"}  # for people's own code, too
+    taken = set()
+    for path in [*SOURCES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("examples/*.py")]:
+        for module, name in own_imports_of(path):
+            taken.add(name if module == package else module.removeprefix(f"{package}."))
+    if package not in public:
+        assert offers_of(package) <= taken, f"nobody takes {offers_of(package) - taken}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
@@ -75,26 +192,27 @@ def test_a_module_neither_unpickles_nor_runs_text(path: Path) -> None:
 
 def test_no_module_is_named_like_one_of_the_standard_library() -> None:
     assert not {path.stem for path in SOURCES} & (set(sys.stdlib_module_names) - {"__init__"})
-    assert not set(PACKAGES) & set(sys.stdlib_module_names)
+    assert not set(TOPS) & set(sys.stdlib_module_names)
 
 
-def test_every_package_that_is_named_is_there_and_every_one_that_is_there_is_named() -> None:
-    assert set(PACKAGES) == set(MAY_IMPORT)
-    assert set(PROJECT["tool"]["mypy"]["packages"]) == set(PACKAGES)
-    assert set(PROJECT["tool"]["ruff"]["lint"]["isort"]["known-first-party"]) == set(PACKAGES)
+def test_every_package_that_is_there_is_a_room_that_is_installed_and_checked() -> None:
+    assert sorted({name_of(path.parent) for path in SOURCES}) == PACKAGES
+    assert PROJECT["tool"]["setuptools"]["packages"] == PACKAGES
+    assert PROJECT["tool"]["mypy"]["packages"] == TOPS
+    assert sorted(OUR_PACKAGES) == TOPS
     for package in PACKAGES:
-        assert (ROOT / package / "__init__.py").is_file()
+        assert (ROOT / package.replace(".", "/") / "__init__.py").is_file()
+    for package in TOPS:
         assert (ROOT / package / "py.typed").is_file()
 
 
 def test_the_image_is_built_with_every_package() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
-    assert {f"!{name}" for name in PACKAGES} <= set(lines)
+    assert {f"!{name}" for name in TOPS} <= set(lines)
 
 
-def test_every_package_within_a_package_is_installed_too() -> None:
-    nested = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("*/**/__init__.py")}
-    assert {name for name in nested if name.partition(".")[0] in PACKAGES} == set(PACKAGES)
+def test_the_sections_of_a_settings_file_are_those_of_commands() -> None:
+    assert {f"fl-{name}" for name in SECTIONS} <= PROJECT["project"]["scripts"].keys()
 
 
 @pytest.mark.parametrize("command", sorted(PROJECT["project"]["scripts"].items()), ids=lambda command: command[0])
@@ -104,7 +222,7 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
     assert function in {node.name for node in tree_of(path).body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("command", ["broker.status_cli", "broker.dead_cli"])
+@pytest.mark.parametrize("command", ["operations.status_cli", "operations.dead_cli"])
 def test_a_command_that_only_looks_does_not_wait_for_pytorch(command: str) -> None:
     code = f"import sys, {command}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -122,9 +240,9 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
         "yaml": "pydantic-settings",
     }
     for path in SOURCES:
-        for module in imports_of(path):
+        for module, _ in imports_of(path):
             top = module.partition(".")[0]
-            if top not in sys.stdlib_module_names and top not in PACKAGES:
+            if top not in sys.stdlib_module_names and top not in TOPS:
                 assert renamed.get(top, top) in declared, f"{path.relative_to(ROOT)} imports {top}"
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from aggregator.events import Watcher, unwatched
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.buffers import cut
-from broker.codec import decode, encode
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.tensors import State, chunks, digest_of, specs_of, state_from
-from broker.topology import Topology
+from broker.states.tensors import State, chunks, digest_of, specs_of, state_from
+from broker.wire.buffers import cut
+from broker.wire.codec import decode, encode
+from broker.wire.messages import BlobRef, ModelHead, Presence, UpdateHead
+from broker.wire.topology import Topology
 from learning.task import Plan
 
 INSTANCE = "0123456789abcdef"

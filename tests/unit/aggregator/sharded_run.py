@@ -13,12 +13,12 @@ from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.partial import PartialAggregator
 from aggregator.settings import AggregatorSettings
-from broker.codec import decode
 from broker.memory import MemoryTransport
-from broker.messages import PartialHead
-from broker.tensors import State
-from broker.topology import shard_of
+from broker.states.tensors import State
 from broker.transport import Source
+from broker.wire.codec import decode
+from broker.wire.messages import PartialHead
+from broker.wire.topology import shard_of
 
 FLUSH_S = 0.2
 

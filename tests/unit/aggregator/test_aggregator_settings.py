@@ -6,11 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from aggregator.cli import main
-from aggregator.rounds import OnShort, Quorum
+from aggregator.rounds.policy import OnShort, Quorum
 from aggregator.settings import AggregatorSettings
-from broker.errors import ExitCode
-from broker.messages import BlobRef, Compression, LocalTraining
-from broker.topology import Topology
+from broker.wire.messages import BlobRef, Compression, LocalTraining
+from broker.wire.topology import Topology
+from console.errors import ExitCode
 
 
 def test_the_policy_is_what_was_set() -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from unit.aggregator.embedded_run import payload_of
 
-from aggregator.checkpoint import StateDirectory
-from aggregator.mean import ExactSum
-from broker.errors import DamagedFile, StateError
-from broker.tensors import State, digest_of, specs_of
+from aggregator.rounds.exact_sum import ExactSum
+from aggregator.state.checkpoint import StateDirectory
+from broker.states.tensors import State, digest_of, specs_of
+from console.errors import DamagedFile, StateError
 
 STATE: State = {
     "w": torch.tensor([[1.0, 2.0]]),

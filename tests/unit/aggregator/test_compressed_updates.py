@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
-from broker import zstd
-from broker.buffers import cut
-from broker.codec import encode
-from broker.compression import Encoding
-from broker.errors import SettingsError, StateError
-from broker.messages import BlobRef, Compression
-from broker.specs import delta_specs
-from broker.tensors import State, chunks, digest_of, specs_of
+from broker.states.compression import Encoding
+from broker.states.tensors import State, chunks, digest_of, specs_of
+from broker.wire import zstd
+from broker.wire.buffers import cut
+from broker.wire.codec import encode
+from broker.wire.messages import BlobRef, Compression
+from broker.wire.specs import delta_specs
+from console.errors import SettingsError, StateError
 
 INITIAL: State = {"body.w": torch.zeros(12, 50), "body.b": torch.tensor([1.0, 2.0]), "head.w": torch.ones(3, 3)}
 METHODS = ("float16", "bfloat16", "int8", "topk:0.1")

@@ -9,8 +9,8 @@ from torch import nn
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from aggregator.early_stop import best_round, reason_to_stop
-from broker.trend import is_smaller_better
+from aggregator.state.early_stop import best_round, reason_to_stop
+from console.trend import is_smaller_better
 
 ZERO = state_of(w=[0.0])
 ONE = state_of(w=[1.0])

@@ -8,8 +8,8 @@ import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.events import Committed, Event, RoundClosed, RoundMoved, RoundOpened, RunEnded, RunOpened, RunStopped
-from broker.tensors import State
-from broker.watching import Transferring, fan_out
+from broker.states.tensors import State
+from console.watching import Transferring, fan_out
 
 ZERO: State = {"w": torch.zeros(2)}
 ONE: State = {"w": torch.ones(2)}

@@ -5,10 +5,10 @@ import pytest
 import torch
 from unit.aggregator.embedded_run import payload_of
 
-from aggregator.mean import MAX_SUM, ExactSum
-from broker.errors import UnfitMessage
-from broker.specs import TensorSpec, canonical
-from broker.tensors import specs_of
+from aggregator.rounds.exact_sum import MAX_SUM, ExactSum
+from broker.states.tensors import specs_of
+from broker.wire.specs import TensorSpec, canonical
+from console.errors import UnfitMessage
 
 SPECS = (TensorSpec("a", "float32", (4,)), TensorSpec("b", "float32", (2,)))
 

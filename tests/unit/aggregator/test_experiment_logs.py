@@ -11,12 +11,12 @@ import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.events import RoundClosed
-from aggregator.experiment_logs import experiment_logs
-from aggregator.mlflow_log import MLflowLog
 from aggregator.settings import AggregatorSettings
-from broker.errors import SettingsError
-from broker.tensors import State
-from broker.watching import fan_out
+from aggregator.watchers.experiment_logs import experiment_logs
+from aggregator.watchers.mlflow_log import MLflowLog
+from broker.states.tensors import State
+from console.errors import SettingsError
+from console.watching import fan_out
 
 ZERO: State = {"w": torch.zeros(2)}
 ONE: State = {"w": torch.ones(2)}

@@ -10,15 +10,15 @@ from torch.nn.functional import cross_entropy, mse_loss
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import StateTask, state_of
 
-from aggregator.fedavg import discount
+from aggregator.rounds.fedavg import discount
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.codec import decode
-from broker.errors import StateError
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import ModelHead
-from broker.tensors import State, state_from
-from broker.topology import Topology
+from broker.states.tensors import State, state_from
+from broker.wire.codec import decode
+from broker.wire.messages import ModelHead
+from broker.wire.topology import Topology
+from console.errors import StateError
 from learning import Plan, Site, Split, Supervised, Task
 from simulation.embedded import run_embedded
 from simulation.slot import LocalSlot

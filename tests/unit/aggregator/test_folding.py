@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from broker.codec import encode
-from broker.messages import Presence
+from broker.wire.codec import encode
+from broker.wire.messages import Presence
 
 ZERO = StateTask(state_of(w=[0.0, 0.0]))
 ONE, TWO = state_of(w=[1.0, 0.5]), state_of(w=[2.0, -0.5])

@@ -13,10 +13,10 @@ from torch import nn
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator import History
-from aggregator.charts import contributions, learning_curves, timeline
-from aggregator.report import plotly_js, report, write_report
-from broker.errors import StateError
-from broker.tensors import State
+from aggregator.history.charts import contributions, learning_curves, timeline
+from aggregator.history.report import plotly_js, report, write_report
+from broker.states.tensors import State
+from console.errors import StateError
 
 ZERO: State = {"w": torch.zeros(2)}
 ONE: State = {"w": torch.ones(2)}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger import FORMAT, Accumulated, Ledger, RoundResult, UpdateRow, Verdict
-from broker.errors import LeadershipLost, StateError
+from aggregator.state.ledger import FORMAT, Accumulated, Ledger, RoundResult, UpdateRow, Verdict
+from console.errors import LeadershipLost, StateError
 
 ACCUMULATED = Accumulated(file="sum-00001-1.safetensors", sha256="00", bound=1.5, num_folded=1, num_samples=10)
 BASE = {"base_round": 0, "base_sha256": "00"}

@@ -19,10 +19,10 @@ from aggregator.events import (
     UpdateDecided,
     WorkerSeen,
 )
-from aggregator.ledger import UpdateRow, Verdict
-from aggregator.live import AggregatorView
-from broker.messages import Presence
-from broker.watching import LinkChanged, Transferring
+from aggregator.state.ledger import UpdateRow, Verdict
+from aggregator.watchers.live import AggregatorView
+from broker.wire.messages import Presence
+from console.watching import LinkChanged, Transferring
 
 
 class Clock:

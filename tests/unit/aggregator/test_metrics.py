@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.events import StandingBy
-from aggregator.metrics import AggregatorMetrics
-from broker.errors import SettingsError
-from broker.messages import Presence
-from broker.metrics_server import served
+from aggregator.watchers.metrics import AggregatorMetrics
 from broker.settings import ServiceSettings
-from broker.tensors import State
+from broker.states.tensors import State
+from broker.wire.messages import Presence
+from console.errors import SettingsError
+from console.metrics_server import served
 from worker.events import RoundLeft, RoundTrained, StateChanged, UpdateSent
 from worker.metrics import WorkerMetrics
 

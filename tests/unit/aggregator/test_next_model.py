@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from aggregator.checkpoint import StateDirectory
-from aggregator.fedavg import next_values
-from aggregator.mean import ExactSum
-from broker.specs import Specs, delta_specs
-from broker.tensors import DTYPES, State, chunks, specs_of
+from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.fedavg import next_values
+from aggregator.state.checkpoint import StateDirectory
+from broker.states.tensors import DTYPES, State, chunks, specs_of
+from broker.wire.specs import Specs, delta_specs
 
 SHAPES = {"a": (3, 5), "b": (), "c": (0, 2), "d": (20_000,), "e": (13_000,), "f": (700_000,), "g": (1,), "h": (2, 2)}
 KINDS = ("float32", "float64", "bfloat16", "int64", "int8", "bool")

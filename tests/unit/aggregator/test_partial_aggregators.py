@@ -18,12 +18,12 @@ from unit.aggregator.sharded_run import (
     workers_in,
 )
 
-from aggregator.presence import PartialUploads
-from broker.buffers import cut
-from broker.codec import decode, encode
-from broker.messages import BlobRef, PartialHead
-from broker.topology import partial_key, shard_of
+from aggregator.rounds.attendance import PartialUploads
 from broker.transport import Delivery, Source
+from broker.wire.buffers import cut
+from broker.wire.codec import decode, encode
+from broker.wire.messages import BlobRef, PartialHead
+from broker.wire.topology import partial_key, shard_of
 
 A, B = names_of(0, 3), names_of(1, 3)
 EVERYBODY = [*A, *B]

@@ -7,7 +7,7 @@ from unit.rendered import lines_of, text_of
 
 from aggregator.events import StandingBy
 from aggregator.partial_live import PartialView
-from broker.watching import LinkChanged
+from console.watching import LinkChanged
 
 NAMES = names_of(0, 3, num_shards=1)
 

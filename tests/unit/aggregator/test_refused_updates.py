@@ -8,10 +8,10 @@ import torch
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, payload_of, state_of
 
-from broker.buffers import cut
-from broker.codec import encode
-from broker.messages import BlobRef
-from broker.tensors import State, digest_of
+from broker.states.tensors import State, digest_of
+from broker.wire.buffers import cut
+from broker.wire.codec import encode
+from broker.wire.messages import BlobRef
 
 INITIAL: State = {"w": torch.zeros(6), "b": torch.tensor(1.0), "n": torch.tensor([5])}
 DELTA: State = {"w": torch.arange(6.0), "b": torch.tensor(0.5), "n": torch.tensor([1])}

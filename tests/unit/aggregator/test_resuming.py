@@ -7,8 +7,8 @@ import torch
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from broker.errors import StateError
-from broker.tensors import State
+from broker.states.tensors import State
+from console.errors import StateError
 
 ZERO = StateTask(state_of(w=[0.0, 0.0, 0.0]))
 

@@ -4,8 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from aggregator.rounds import Close, ClosedBy, Decision, Extended, OnShort, Quorum, Round, RoundPolicy, Wait, decide
-from broker.errors import SettingsError
+from aggregator.rounds.policy import (
+    Close,
+    ClosedBy,
+    Decision,
+    Extended,
+    OnShort,
+    Quorum,
+    Round,
+    RoundPolicy,
+    Wait,
+    decide,
+)
+from console.errors import SettingsError
 
 POLICY = RoundPolicy(quorum=Quorum(count=3), deadline_s=60.0)
 OPENED_AT = 100.0

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from aggregator.safetensors_file import SafetensorsFile
-from broker.tensors import DTYPES, State, chunks, digest_of, specs_of
+from aggregator.state.safetensors_file import SafetensorsFile
+from broker.states.tensors import DTYPES, State, chunks, digest_of, specs_of
 
 STATE: State = {
     "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

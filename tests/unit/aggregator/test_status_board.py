@@ -10,13 +10,13 @@ import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.events import Committed, RoundMoved, RoundOpened, RunOpened, UpdateDecided, WorkerSeen
-from aggregator.ledger import UpdateRow, Verdict
-from aggregator.presence import ALIVE_S
-from aggregator.status import StatusBoard, StatusSender
-from broker.codec import decode
+from aggregator.rounds.attendance import ALIVE_S
+from aggregator.state.ledger import UpdateRow, Verdict
+from aggregator.watchers.status import StatusBoard, StatusSender
 from broker.memory import MemoryTransport
-from broker.messages import MAX_LISTED, Presence, Status
-from broker.tensors import State
+from broker.states.tensors import State
+from broker.wire.codec import decode
+from broker.wire.messages import MAX_LISTED, Presence, Status
 
 ZERO: State = {"w": torch.zeros(2)}
 ONE: State = {"w": torch.ones(2)}

@@ -3,10 +3,10 @@
 import msgpack
 import pytest
 
-from broker.codec import MAX_HEADER_BYTES, decode, encode
-from broker.errors import MalformedMessage
-from broker.messages import ModelHead, Presence, UpdateHead
-from broker.specs import TensorSpec
+from broker.wire.codec import MAX_HEADER_BYTES, decode, encode
+from broker.wire.messages import ModelHead, Presence, UpdateHead
+from broker.wire.specs import TensorSpec
+from console.errors import MalformedMessage
 
 PRESENCE = Presence(worker="site-a", instance="0011223344556677", state="training", round=3, progress=0.25)
 FIELDS = PRESENCE.model_dump()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from broker.compression import Encoding
-from broker.errors import UnfitMessage
-from broker.messages import Compression
-from broker.specs import TensorSpec, delta_specs, num_bytes_of
-from broker.tensors import State, chunks, digest_of, specs_of, state_from
+from broker.states.compression import Encoding
+from broker.states.tensors import State, chunks, digest_of, specs_of, state_from
+from broker.wire.messages import Compression
+from broker.wire.specs import TensorSpec, delta_specs, num_bytes_of
+from console.errors import UnfitMessage
 
 METHODS = ("none", "float16", "bfloat16", "int8", "topk:0.1")
 LOSSY = METHODS[1:]

@@ -7,9 +7,9 @@ import tracemalloc
 import msgpack
 import pytest
 
-from broker.codec import MAX_HEADER_BYTES, decode
-from broker.errors import MalformedMessage
-from broker.messages import MAX_TENSORS, UpdateHead
+from broker.wire.codec import MAX_HEADER_BYTES, decode
+from broker.wire.messages import MAX_TENSORS, UpdateHead
+from console.errors import MalformedMessage
 
 MIB = 2**20
 CAP = 64 * MIB
@@ -92,9 +92,9 @@ def test_the_whole_process_grows_by_less_than_the_cap_too() -> None:
 
 _GROWTH = """
 import sys
-from broker.codec import decode
-from broker.errors import MalformedMessage
-from broker.messages import UpdateHead
+from broker.wire.codec import decode
+from console.errors import MalformedMessage
+from broker.wire.messages import UpdateHead
 def peak_kib():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from broker.messages import (
+from broker.wire.messages import (
     MAX_NUM_SAMPLES,
     MAX_PART_BYTES,
     BlobRef,
@@ -14,7 +14,7 @@ from broker.messages import (
     Presence,
     UpdateHead,
 )
-from broker.specs import TensorSpec
+from broker.wire.specs import TensorSpec
 
 UPDATE: dict[str, Any] = {
     "tensors": (TensorSpec("w", "float32", (2,)),),

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from broker.shared import ALL, shared_state
+from broker.states.selection import ALL, shared_state
 
 
 def model() -> nn.Module:

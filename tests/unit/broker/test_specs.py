@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from broker.errors import UnfitMessage
-from broker.specs import ITEM_BYTES, TensorSpec, canonical, delta_specs, difference, num_bytes_of
-from broker.tensors import DTYPES, specs_of, state_from
+from broker.states.tensors import DTYPES, specs_of, state_from
+from broker.wire.specs import ITEM_BYTES, TensorSpec, canonical, delta_specs, difference, num_bytes_of
+from console.errors import UnfitMessage
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from broker.errors import UnfitMessage
-from broker.specs import TensorSpec
-from broker.tensors import chunks, digest_of, first_not_finite, specs_of, state_from
+from broker.states.tensors import chunks, digest_of, first_not_finite, specs_of, state_from
+from broker.wire.specs import TensorSpec
+from console.errors import UnfitMessage
 
 
 def payload_of(state: dict[str, Tensor]) -> bytes:

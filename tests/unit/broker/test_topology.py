@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from broker.topology import (
+from broker.wire.topology import (
     BLOB,
     MODELS,
     Topology,

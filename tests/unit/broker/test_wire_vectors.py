@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from wire_vectors import vectors
 
-from broker import messages
+from broker.wire import messages
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")

@@ -5,8 +5,8 @@ import tracemalloc
 import pytest
 import zstandard
 
-from broker.errors import UnfitMessage
-from broker.zstd import compressed, compressed_parts, decompressed
+from broker.wire.zstd import compressed, compressed_parts, decompressed
+from console.errors import UnfitMessage
 
 PART = bytes(range(256)) * 1024
 

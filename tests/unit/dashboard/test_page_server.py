@@ -13,7 +13,7 @@ import pytest
 from page_server import OWN_TASK, PacedRun, answer, events, served
 
 from aggregator import History
-from broker.errors import ExitCode
+from console.errors import ExitCode
 from dashboard.cli import main
 from simulation import simulate
 

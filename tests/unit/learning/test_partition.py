@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.errors import TaskError
+from console.errors import TaskError
 from learning import Site
 from learning.partition import (
     Dirichlet,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset, TensorDataset
 
-from broker.errors import TaskError
+from console.errors import TaskError
 from learning import Plan, Site, Split, Supervised, Task
 
 PLAN = Plan(round=1, seed=3, epochs=2, batch_size=8, lr=0.1, momentum=0.9)

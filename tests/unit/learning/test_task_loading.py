@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from broker.errors import TaskError
+from console.errors import TaskError
 from learning import Site, load_task
 
 SITE = Site(name="w0")
@@ -81,7 +81,7 @@ def test_a_file_is_registered_under_a_name_of_its_own_and_executed_once() -> Non
     assert type(first) is type(again)
     assert type(first) is not type(other)
     assert all(type(task).__module__ in sys.modules for task in (first, other))
-    assert "errors" in dir(sys.modules["broker"])
+    assert "Transport" in dir(sys.modules["broker"])
 
 
 def test_a_file_may_import_what_lies_beside_it() -> None:
@@ -167,7 +167,7 @@ def test_a_constructor_that_raises_is_shown_with_its_line() -> None:
 
 
 def test_a_task_error_of_the_users_own_passes_as_it_is() -> None:
-    write("my_task.py", "from broker.errors import TaskError\ndef task(site): raise TaskError('mount the disk')")
+    write("my_task.py", "from console.errors import TaskError\ndef task(site): raise TaskError('mount the disk')")
 
     assert refusal("my_task.py:task") == "mount the disk"
 

@@ -11,8 +11,8 @@ import yaml
 
 import scaffold.cli
 from aggregator.settings import AggregatorSettings
-from broker.command_settings import read_settings
-from broker.errors import ExitCode, SettingsError
+from console.errors import ExitCode, SettingsError
+from console.settings import read_settings
 from scaffold.cli import FILES, write_project
 from scaffold.described import COMMANDS, GROUP_OF, described
 from scaffold.settings_page import page

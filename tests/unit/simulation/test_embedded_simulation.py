@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aggregator.settings import AggregatorSettings
-from broker.errors import ExitCode
+from console.errors import ExitCode
 from learning import Site, load_task
 from simulation.baselines import Baseline, compare
 from simulation.cli import main

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from aggregator.checkpoint import StateDirectory
 from aggregator.events import RoundClosed
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.errors import ExitCode
+from aggregator.state.checkpoint import StateDirectory
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.topology import Topology
 from broker.transport import Source
+from broker.wire.topology import Topology
+from console.errors import ExitCode
 from learning import Site, load_task
 from learning.task import Plan
 from simulation.baselines import sampled_sites

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aggregator.events import Event, RoundClosed
-from broker.errors import SettingsError, StateError, TaskError
+from console.errors import SettingsError, StateError, TaskError
 from learning import Site, load_task
 from simulation import simulate
 from simulation.cli import main

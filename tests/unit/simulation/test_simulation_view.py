@@ -5,7 +5,7 @@ from pathlib import Path
 from unit.rendered import lines_of, text_of
 
 from aggregator.events import RoundOpened, RunEnded, RunOpened
-from broker.messages import Presence
+from broker.wire.messages import Presence
 from simulation.live import SimulationView
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from broker.errors import ExitCode, StateError
-from broker.tensors import digest_of
+from broker.states.tensors import digest_of
+from console.errors import ExitCode, StateError
 from worker.carried import Carried, InMemory, OnDisk, Store
 from worker.cli import main
 

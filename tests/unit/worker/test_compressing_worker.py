@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from unit.worker.test_worker_service import TOPOLOGY
 
-from broker import zstd
-from broker.codec import decode, encode
-from broker.compression import Encoding
-from broker.errors import StateError, TaskError
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import Compression, ModelHead, UpdateHead
-from broker.shared import shared_state
-from broker.specs import delta_specs, num_bytes_of
-from broker.tensors import State, chunks, digest_of, specs_of, state_from
+from broker.states.compression import Encoding
+from broker.states.selection import shared_state
+from broker.states.tensors import State, chunks, digest_of, specs_of, state_from
 from broker.transport import Source
+from broker.wire import zstd
+from broker.wire.codec import decode, encode
+from broker.wire.messages import Compression, ModelHead, UpdateHead
+from broker.wire.specs import delta_specs, num_bytes_of
+from console.errors import StateError, TaskError
 from learning.task import Plan
 from worker.carried import OnDisk, Store
 from worker.service import Worker

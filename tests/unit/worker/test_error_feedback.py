@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from broker.compression import Encoding
-from broker.messages import Compression
-from broker.tensors import State, digest_of, specs_of
+from broker.states.compression import Encoding
+from broker.states.tensors import State, digest_of, specs_of
+from broker.wire.messages import Compression
 from worker.error_feedback import compress
 from worker.trainer import Diverged
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from broker.errors import TaskError
-from broker.messages import MAX_NUM_SAMPLES, UpdateHead
-from broker.tensors import digest_of, specs_of
+from broker.states.tensors import digest_of, specs_of
+from broker.wire.messages import MAX_NUM_SAMPLES, UpdateHead
+from console.errors import TaskError
 from learning import Plan, Site, Split, Supervised
 from worker.trainer import Diverged, Trainer, derived_seed
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from broker.buffers import cut
-from broker.codec import decode, encode
-from broker.errors import BlobLost, TaskError
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import BlobRef, ModelHead, Presence, UpdateHead
-from broker.specs import Digest
-from broker.tensors import State, chunks, digest_of, specs_of, state_from
-from broker.topology import Topology
+from broker.states.tensors import State, chunks, digest_of, specs_of, state_from
 from broker.transport import Source
-from broker.watching import Transferring
+from broker.wire.buffers import cut
+from broker.wire.codec import decode, encode
+from broker.wire.messages import BlobRef, ModelHead, Presence, UpdateHead
+from broker.wire.specs import Digest
+from broker.wire.topology import Topology
+from console.errors import BlobLost, TaskError
+from console.watching import Transferring
 from learning.task import Plan
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
 from worker.service import Worker

@@ -11,8 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from broker.errors import FedmqError, TaskError
-from broker.heartbeat import Heartbeat
+from console.errors import FedmqError, TaskError
+from console.heartbeat import Heartbeat
 from learning import Site
 from worker.device import pick_device
 from worker.name import default_name

@@ -2,8 +2,8 @@
 
 from unit.rendered import lines_of, text_of
 
-from broker.messages import ModelHead, Presence
-from broker.watching import LinkChanged, Transferring
+from broker.wire.messages import ModelHead, Presence
+from console.watching import LinkChanged, Transferring
 from worker.events import ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
 from worker.live import WorkerView
 

@@ -1,0 +1,232 @@
+"""What a state directory tells of its run, while it goes on or afterwards. Only read: nothing can come to harm.
+
+The tables are those of ``aggregator/state/ledger.py``; ``summary.json`` is there once the run is over.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from aggregator.history import charts
+from aggregator.state import FORMAT, Verdict
+from broker.states import specs_of
+from broker.wire import difference
+from console import StateError
+
+_METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
+_LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
+
+_CONTRIBUTIONS = """
+SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS num_late,
+    sum(verdict = 'duplicate') AS num_duplicate, sum(verdict = 'refused') AS num_refused,
+    coalesce(sum(CASE WHEN verdict = 'folded' THEN num_samples END), 0) AS num_samples,
+    coalesce(sum(num_bytes), 0) AS num_bytes, avg(CASE WHEN verdict = 'folded' THEN staleness END) AS mean_staleness,
+    avg(train_s) AS mean_train_s, avg(queue_s) AS mean_queue_s, max(base_round) AS last_round,
+    max(received_at) AS last_seen
+FROM updates GROUP BY worker ORDER BY worker
+"""
+
+
+class History:
+    """One run, as ``state`` has it. Every question is asked of the disk, so answers follow a run that goes on.
+
+    A StateError where there is no run, or one that a newer fedmq wrote. ``with`` closes it.
+    """
+
+    def __init__(self, state: Path | str) -> None:
+        self.state = Path(state)
+        self._path = self.state / _LEDGER
+        if not self._path.exists():
+            raise StateError(f"{self.state} has no {_LEDGER}: no run has begun there")
+        try:
+            self._db = self._opened()
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise StateError(f"{self._path} cannot be read as a ledger: {error}") from error
+        if version == 0:
+            self.close()
+            raise StateError(f"{self.state}: the run has not begun yet")
+        if version > FORMAT:
+            self.close()
+            raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to read it")
+
+    def _opened(self) -> sqlite3.Connection:
+        uri = self._path.absolute().as_uri()
+        try:
+            return _connected(f"{uri}?mode=ro")
+        except sqlite3.OperationalError:
+            if Path(f"{self._path}-wal").exists():
+                raise
+            return _connected(f"{uri}?immutable=1")  # on a read-only file system, where no lock can be shared
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"History({str(self.state)!r}: run {self.facts.get('run_id')}, {len(self.rounds())} rounds)"
+
+    # -- the run --------------------------------------------------------------------------------------------
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of the run: ``run``, ``run_id``, ``queue``, ``task``, ``settings``…; empty before its first round."""
+        return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """``summary.json`` of the run; None while it goes on."""
+        try:
+            found: dict[str, Any] = json.loads((self.state / _SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        rounds = found.get("rounds", [])
+        last = rounds[-1]["round"] if rounds else 0
+        (closed,) = self._db.execute("SELECT max(round) FROM rounds WHERE closed_by IS NOT NULL").fetchone()
+        return found if last == (closed or 0) else None  # not if it goes on with more rounds
+
+    @property
+    def is_finished(self) -> bool:
+        return self.summary is not None
+
+    def version(self) -> tuple[int, int]:
+        """Another one whenever something has changed; cheap to ask for."""
+        (changes,) = self._db.execute("PRAGMA data_version").fetchone()
+        try:
+            summary = (self.state / _SUMMARY).stat().st_mtime_ns
+        except OSError:
+            summary = 0
+        return int(changes), summary
+
+    # -- rounds ---------------------------------------------------------------------------------------------
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The closed rounds, one flat row each, as ``pandas.DataFrame`` takes them.
+
+        ``round``, ``opened_at`` and ``closed_at`` (Unix time), ``seconds``, ``closed_by``, the numbers of updates by
+        verdict, ``num_samples``, ``model_sha256``; the central metrics by their names (``accuracy``), and the workers'
+        as ``eval.accuracy``, of the received model, and ``train.loss``.
+        """
+        return [_flat(row) for row in self.closed_rounds()]
+
+    def closed_rounds(self) -> list[dict[str, Any]]:
+        """The same with ``metrics`` and ``worker_metrics`` as mappings of their own."""
+        return list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
+
+    def open_round(self) -> dict[str, Any] | None:
+        """The round that updates are taken for: ``round``, ``opened_at``, and the updates committed so far."""
+        row = next(self._rows("SELECT round, opened_at FROM rounds WHERE closed_by IS NULL ORDER BY round"), None)
+        if row is None or self.is_finished:
+            return None
+        counts = dict(
+            self._db.execute("SELECT verdict, count(*) FROM updates WHERE round = ? GROUP BY verdict", (row["round"],))
+        )
+        return row | {f"num_{verdict}": counts.get(verdict, 0) for verdict in ("folded", "late", "refused")}
+
+    # -- updates --------------------------------------------------------------------------------------------
+
+    def updates(self, *, since_round: int = 0) -> Iterator[dict[str, Any]]:
+        """The updates that were decided in round ``since_round`` or later, in the order in which they were."""
+        return self._rows("SELECT * FROM updates WHERE round >= ? ORDER BY id", since_round)
+
+    def refused(self, *, most: int = 100) -> list[dict[str, Any]]:
+        """The newest updates that were set aside, with their reasons."""
+        return list(
+            self._rows(
+                "SELECT received_at, round, worker, num_bytes, reason FROM updates WHERE verdict = ?"
+                " ORDER BY id DESC LIMIT ?",
+                Verdict.REFUSED,
+                most,
+            )
+        )
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Closed ``rounds`` by what closed them; ``updates`` and ``bytes`` received by verdict."""
+        rounds = "SELECT closed_by, count(*) FROM rounds WHERE closed_by IS NOT NULL GROUP BY closed_by"
+        updates = "SELECT verdict, count(*), coalesce(sum(num_bytes), 0) FROM updates GROUP BY verdict"
+        by_verdict = self._db.execute(updates).fetchall()
+        return {
+            "rounds": dict(self._db.execute(rounds)),
+            "updates": {verdict: number for verdict, number, _ in by_verdict},
+            "bytes": {verdict: num_bytes for verdict, _, num_bytes in by_verdict},
+        }
+
+    def contributions(self) -> list[dict[str, Any]]:
+        """One row a worker: updates by verdict, samples and bytes, mean staleness, mean seconds, when last seen."""
+        return list(self._rows(_CONTRIBUTIONS))
+
+    def plot(self) -> Any:
+        """The learning curves as one ``plotly.graph_objects.Figure``, which a notebook shows by itself."""
+        from plotly.subplots import make_subplots  # half a second and 50 MB, for who plots
+
+        curves = charts.learning_curves(self.rounds())
+        figure = make_subplots(rows=1, cols=max(1, len(curves)), subplot_titles=list(curves))
+        for column, curve in enumerate(curves.values(), start=1):
+            for trace in curve["data"]:
+                shown = trace | {"legendgroup": trace["name"], "showlegend": column == 1}
+                figure.add_trace(shown, row=1, col=column)
+        return figure.update_xaxes(title_text="round").update_layout(legend={"orientation": "h"})
+
+    # -- models ---------------------------------------------------------------------------------------------
+
+    def models(self) -> dict[str, Path]:
+        """The models that are kept, by name: ``last``, ``best``, and ``round-00012`` of the one after round 12."""
+        return {path.stem: path for path in sorted((self.state / _MODELS).glob("[!.]*.safetensors"))}
+
+    def model_path(self, which: int | str = "last") -> Path:
+        """Of the model after a round, ``last`` or ``best``. A StateError names those that there are."""
+        name = f"round-{which:05d}" if isinstance(which, int) else which
+        found = self.models()
+        if name not in found:
+            there = ", ".join(found) or "none yet"
+            raise StateError(f"{self.state} keeps no model '{name}'; there are {there} (--keep-every keeps more)")
+        return found[name]
+
+    def load_model(self, module: nn.Module, which: int | str = "last") -> nn.Module:
+        """Puts the model after a round, ``last`` or ``best`` into ``module``, which is returned.
+
+        Tensors that did not travel (``--shared``) stay as they are. A StateError if the two do not fit.
+        """
+        path = self.model_path(which)
+        state = load_file(path)
+        own = {name: tensor for name, tensor in module.state_dict().items() if name in state}
+        misfit = difference(specs_of(own), specs_of(state))
+        if misfit:
+            raise StateError(f"{path} {misfit}; is it the model of another task?")
+        module.load_state_dict(state, strict=False)
+        return module
+
+    def _rows(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
+        cursor = self._db.execute(query, values)
+        names = [column[0] for column in cursor.description]
+        for found in cursor:
+            row: dict[str, Any] = dict(zip(names, found, strict=True))
+            yield row | {key: json.loads(row[key] or "{}") for key in _METRICS if key in row}
+
+
+def _connected(uri: str) -> sqlite3.Connection:
+    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in row.items() if key not in _METRICS}
+    return {**row["metrics"], **row["worker_metrics"], **plain}

@@ -1,0 +1,416 @@
+"""The exact weighted sum of updates: the same bits in any order, with any split into partial sums.
+
+Floats do not add associatively, integers do. Each product ``weight * delta`` (exact in float64 for float32 deltas)
+is rounded once onto a fixed grid of 2**-58 and held as two integers:
+
+    value = high * 2**-32 + low * 2**-58        high: int64, low: int32, |low| <= 2**25 after a carry
+
+So a parameter takes 12 bytes. What is lost is at most 2**-59 (2e-18) an update, far below the rounding of the
+float32 result for any delta a training step makes; the sum of |weight * delta| may reach 2**30 (1e9). Two int64
+limbs would give a range no model needs, for a third more memory; one limb cannot hold both ends of this one.
+
+Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its unit in the last place is the grid
+step; the low bits of the sum are then the integer. That is one vector addition where rint and a cast are slow.
+
+In numpy, all is done block by block in memory that the sum owns: the passes over a block find it in the cache, and
+adding a float32 update allocates nothing. Small tensors that follow each other share a block, since a call takes as
+long as a thousand elements. On request, float32 is added by a compiled loop (`fold_kernel.py`), to the
+same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
+"""
+
+import math
+import mmap
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.rounds.fold_kernel import Kernel
+from broker.wire import Buffer, Specs, TensorSpec, canonical
+from console import UnfitMessage
+
+Floats = NDArray[np.float64]
+Integer = TypeVar("Integer", bound=np.integer[Any])
+
+_HIGH_STEP = 2.0**-32
+_LOW_BITS = 26
+_LOW_STEP = _HIGH_STEP * 2.0**-_LOW_BITS
+_HALF_CARRY = 2 ** (_LOW_BITS - 1)
+_FOLDS_BEFORE_CARRY = 32
+
+_TO_HIGH = 1.5 * 2.0**52
+_TO_LOW = _TO_HIGH * 2.0**-_LOW_BITS
+_TO_HIGH_BITS = np.float64(_TO_HIGH).view(np.int64)
+_SMALL = 2.0**18
+"""Products below it can be rounded by addition; larger ones are rounded and cast, with the same result."""
+
+MAX_SUM = 2.0**30
+"""What the sum of |weight * delta| must stay below, for each parameter."""
+
+_BLOCK = 2**15
+"""Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half of
+it costs more in calls, twice of it falls out of the cache."""
+_OWN_MEMORY_BYTES = 2**20
+
+
+class Scratch:
+    """Two blocks of float64 to work in, so that nothing is allocated for a block."""
+
+    def __init__(self, num_elements: int = _BLOCK) -> None:
+        self.scaled, self.rest = np.empty(num_elements), np.empty(num_elements)
+
+
+class ExactSum:
+    """The running sum of ``weight * delta`` over updates, tensor by tensor.
+
+    ``specs`` are those of the updates, in canonical order. Takes 12 bytes a parameter, whatever is added.
+    With a ``kernel``, float32 is added by compiled code, to the same bits.
+    """
+
+    def __init__(self, specs: Specs, *, kernel: Kernel | None = None) -> None:
+        self.specs = specs
+        self._kernel = kernel
+        self._groups = _groups_of(specs)
+        self._high = {spec.name: _zeros(spec.num_elements, np.int64) for spec in self._groups.specs}
+        self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in self._groups.specs}
+        self._num_kept = Counter(self._groups.sizes)
+        self._scratch = Scratch(min(_BLOCK, max((spec.num_elements for spec in self._groups.specs), default=0)))
+        self._bound = 0.0
+        self._bound_of_update = 0.0
+        self._num_uncarried = 0
+        self._is_carried = True
+
+    @cached_property
+    def limb_specs(self) -> Specs:
+        """Those of the limbs, as they travel in a partial sum."""
+        return canonical(_limb_specs(self.specs))
+
+    @cached_property
+    def _limb_layout(self) -> "_Layout":
+        return _Layout(self.limb_specs)
+
+    def add(self, offset: int, piece: Buffer, weight: float) -> None:
+        """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
+
+        A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. One that holds NaN or
+        infinity, or leaves the range, is an UnfitMessage; then nothing of this piece was added.
+        """
+        slices = list(self._groups.layout.slices(offset, piece))
+        bound = abs(weight) * max((self._largest_finite(*each) for each in slices), default=0.0)
+        self._admit(bound)
+        self._is_carried = False
+        add = _add_small if bound < _SMALL else _add_any
+        for spec, start, values in slices:
+            high, low = self._high[spec.name][start:], self._low[spec.name][start:]
+            if bound < _SMALL and self._is_compiled_for(values):
+                assert self._kernel is not None
+                self._kernel.add(high, low, values, weight / _HIGH_STEP, _TO_HIGH, _HIGH_STEP / _LOW_STEP)
+                continue
+            for block in _blocks(len(values)):
+                add(high[block], low[block], self._numbers(values[block], spec), weight, self._scratch)
+
+    def add_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
+        """Adds a piece of the payload of another sum's limbs, as ``limb_specs`` has them and ``limbs`` gives them.
+
+        ``bound`` is the other sum's. Pieces are cut as those of updates, and ``end_update`` ends them too. Limbs
+        that are not carried, or larger than ``bound`` allows, are an UnfitMessage; then nothing of this piece was
+        added.
+        """
+        slices = list(self._limb_layout.slices(offset, piece))
+        if not bound >= 0:
+            raise UnfitMessage(f"the bound of a partial sum cannot be {bound}")
+        for spec, _, values in slices:
+            limit = (bound + 1) / _HIGH_STEP if spec.dtype == "int64" else _HALF_CARRY
+            if not self._largest(values, spec) <= limit:
+                raise UnfitMessage(f"partial sum: '{spec.name}' is larger than its bound of {bound:.3g} allows")
+        self._admit(bound)
+        self._is_carried = False
+        for spec, start, values in slices:
+            limb, _, name = spec.name.partition(".")
+            high, low = self._limbs_of(name)
+            sums: NDArray[Any] = high if limb == "high" else low
+            sums[start : start + len(values)] += values
+
+    def end_update(self) -> None:
+        """Says that all pieces of one update, or of one partial sum, were added."""
+        self._bound += self._bound_of_update
+        self._bound_of_update = 0.0
+        self._num_uncarried += 1
+        if self._num_uncarried == _FOLDS_BEFORE_CARRY:
+            self.carry()
+
+    def add_sum(self, other: "ExactSum") -> None:
+        """Adds what another sum over the same specs holds."""
+        self._admit(other._bound)
+        other.carry()
+        self._is_carried = False
+        for name in self._high:
+            self._high[name] += other._high[name]
+            self._low[name] += other._low[name]
+        self.end_update()
+
+    def _admit(self, bound: float) -> None:
+        """An UnfitMessage if what is added, at most ``bound`` in magnitude, could leave the range."""
+        if not self._bound + bound < MAX_SUM:
+            raise UnfitMessage(
+                f"num_samples times delta reaches {bound:.3g}; the sum over a round must stay below {MAX_SUM:.3g}"
+            )
+        self._bound_of_update = max(self._bound_of_update, bound)
+
+    def carry(self) -> None:
+        """Brings every ``low`` into its range; the value stays the same, and equal values get equal limbs."""
+        if self._is_carried:
+            return
+        for name, low in self._low.items():
+            for block in _blocks(len(low)):
+                _carry(self._high[name][block], low[block], self._scratch)
+        self._num_uncarried = 0
+        self._is_carried = True
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._groups.places
+
+    def follows(self, before: str, name: str) -> bool:
+        """Whether a tensor's sum lies right behind another's."""
+        if before not in self or name not in self:
+            return False
+        (one, place), (other, next_place) = self._groups.places[before], self._groups.places[name]
+        return bool(one == other and place.stop == next_place.start)
+
+    def means(
+        self, tensors: Specs, total: int, *, start: int = 0, num: int | None = None
+    ) -> Iterator[tuple[slice, Floats]]:
+        """The sum over ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
+
+        Of one tensor, or of those that follow each other; of ``num`` elements (None: all) from ``start`` on, which is
+        where the slices count from. A block lies in the sum's own memory: it may be changed, and is gone with the next.
+        """
+        of_all = self._limbs_of(tensors[0].name, tensors[-1].name)
+        high, low = (limb[start : None if num is None else start + num] for limb in of_all)
+        for block in _blocks(len(high)):
+            size = len(high[block])
+            mean, rest = self._scratch.scaled[:size], self._scratch.rest[:size]
+            np.multiply(high[block], _HIGH_STEP, out=mean)
+            np.multiply(low[block], _LOW_STEP, out=rest)
+            mean += rest
+            mean /= total
+            yield block, mean
+
+    def divided(self, spec: TensorSpec, total: int) -> Floats:
+        """All of ``means``, as one array of the tensor's shape."""
+        whole = np.empty(spec.num_elements)
+        for block, mean in self.means((spec,), total):
+            whole[block] = mean
+        return whole.reshape(spec.shape)
+
+    def forget(self, tensors: Specs) -> None:
+        """Their sums are no longer needed: frees the memory of each group that is forgotten to its last tensor."""
+        for spec in tensors:
+            name, _ = self._groups.places[spec.name]
+            self._num_kept[name] -= 1
+            if not self._num_kept[name]:
+                del self._high[name], self._low[name]
+
+    def limbs(self) -> dict[str, NDArray[Any]]:
+        """All that the sum is, carried, as named flat arrays; they are the sum's own memory."""
+        self.carry()
+        arrays: dict[str, NDArray[Any]] = {}
+        for spec in self.specs:
+            arrays[f"high.{spec.name}"], arrays[f"low.{spec.name}"] = self._limbs_of(spec.name)
+        return arrays
+
+    def limb_pieces(self) -> Iterator[memoryview]:
+        """The payload of the limbs, as ``limb_specs`` has them, a tensor at a time; nothing is copied."""
+        limbs = self.limbs()
+        for spec in self.limb_specs:
+            if spec.num_elements:  # an empty view cannot be cast
+                yield memoryview(limbs[spec.name]).cast("B")  # type: ignore[arg-type]
+
+    @property
+    def bound(self) -> float:
+        """The sum of |weight * delta| is at most this, for every parameter."""
+        return self._bound
+
+    @bound.setter
+    def bound(self, bound: float) -> None:
+        self._bound = bound
+
+    def _limbs_of(self, name: str, last: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Those of one tensor, or of all up to the last one that follows it."""
+        group, place = self._groups.places[name]
+        place = slice(place.start, self._groups.places[last or name][1].stop)
+        return self._high[group][place], self._low[group][place]
+
+    def _largest_finite(self, spec: TensorSpec, start: int, values: NDArray[Any]) -> float:
+        """The largest magnitude in a piece of a group; not finite values are an UnfitMessage."""
+        largest = self._largest(values, spec)
+        if not math.isfinite(largest):
+            bad = self._groups.name_at(spec.name, start + self._first_not_finite(values, spec))
+            raise UnfitMessage(f"tensor '{bad}' holds NaN or infinity")
+        return largest
+
+    def _largest(self, values: NDArray[Any], spec: TensorSpec) -> float:
+        """The largest magnitude; NaN or infinity if there is one."""
+        largest = 0.0
+        for of_block in self._largest_of_blocks(values, spec):
+            if not of_block <= largest:
+                largest = of_block
+                if not math.isfinite(largest):
+                    break
+        return largest
+
+    def _first_not_finite(self, values: NDArray[Any], spec: TensorSpec) -> int:
+        for block in _blocks(len(values)):
+            is_finite = np.isfinite(self._numbers(values[block], spec))
+            if not is_finite.all():
+                return int(block.start + is_finite.argmin())
+        raise AssertionError("all are finite")
+
+    def _largest_of_blocks(self, values: NDArray[Any], spec: TensorSpec) -> Iterator[float]:
+        if self._is_compiled_for(values):
+            assert self._kernel is not None
+            yield self._kernel.largest(values)
+            return
+        for block in _blocks(len(values)):
+            numbers = self._numbers(values[block], spec)
+            yield max(float(numbers.max()), -float(numbers.min()))
+
+    def _is_compiled_for(self, values: NDArray[Any]) -> bool:
+        return self._kernel is not None and values.dtype == np.float32 and values.flags.aligned
+
+    def _numbers(self, values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+        """A block as numbers. A bfloat16, which numpy does not know, is the upper half of a float32."""
+        if spec.dtype == "float16":  # slow to compare as it is
+            wide = self._scratch.rest.view(np.float32)[: len(values)]
+            np.copyto(wide, values)
+            return wide
+        if spec.dtype != "bfloat16":
+            return values
+        bits = self._scratch.rest.view(np.uint32)[: len(values)]
+        np.left_shift(values, 16, out=bits, dtype=np.uint32)
+        return bits.view(np.float32)
+
+
+def _limb_specs(specs: Specs) -> Iterator[TensorSpec]:
+    for spec in specs:
+        yield TensorSpec(f"high.{spec.name}", "int64", (spec.num_elements,))
+        yield TensorSpec(f"low.{spec.name}", "int32", (spec.num_elements,))
+
+
+class _Groups:
+    """Tensors of one dtype that follow each other, as one: a large one alone, or small ones that fit into a block."""
+
+    def __init__(self, specs: Specs) -> None:
+        self.specs: list[TensorSpec] = []
+        """A group as one tensor, with the name of its first."""
+        self.places: dict[str, tuple[str, slice]] = {}
+        """Tensor -> its group, and where in it."""
+        self.sizes: dict[str, int] = {}
+        """Group -> how many tensors are in it."""
+        for spec in specs:
+            group = self.specs[-1] if self.specs else None
+            if group is None or group.dtype != spec.dtype or group.num_elements + spec.num_elements > _BLOCK:
+                group = spec._replace(shape=(0,))
+                self.specs.append(group)
+            start, stop = group.num_elements, group.num_elements + spec.num_elements
+            self.specs[-1] = group._replace(shape=(stop,))
+            self.places[spec.name] = (group.name, slice(start, stop))
+            self.sizes[group.name] = self.sizes.get(group.name, 0) + 1
+        self.layout = _Layout(self.specs)
+
+    def name_at(self, group: str, index: int) -> str:
+        """The tensor that has an element of a group."""
+        places = self.places.items()
+        return next(name for name, (of, place) in places if of == group and place.start <= index < place.stop)
+
+
+_groups_of = lru_cache(maxsize=2)(_Groups)
+"""The same for every round of a run."""
+
+
+class _Layout:
+    """Where in a payload each tensor lies."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = specs
+        self._starts = [0, *accumulate(spec.num_bytes for spec in specs)]
+
+    def slices(self, offset: int, piece: Buffer) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
+        """(spec, first element, values) of each tensor that a piece touches; nothing is copied."""
+        view = memoryview(piece)
+        end = offset + len(view)
+        first = bisect_right(self._starts, offset) - 1
+        for index in range(max(first, 0), len(self._specs)):
+            spec, start, stop = self._specs[index], self._starts[index], self._starts[index + 1]
+            if start >= end:
+                return
+            low, high = max(start, offset), min(stop, end)
+            if low < high:
+                dtype = "uint16" if spec.dtype == "bfloat16" else spec.dtype
+                yield spec, (low - start) // spec.item_bytes, np.frombuffer(view[low - offset : high - offset], dtype)
+
+
+def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
+    """Zeros in memory of their own, which goes back to the system at once when it is let go."""
+    num_bytes = num * np.dtype(dtype).itemsize
+    if num_bytes < _OWN_MEMORY_BYTES:
+        return np.zeros(num, dtype)
+    # private: what may be shared with other processes, as by default, takes twice as long to get and to give back
+    return np.frombuffer(mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype)
+
+
+def _add_small(
+    high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float, scratch: Scratch
+) -> None:
+    """Adds a block of which no product reaches ``_SMALL``."""
+    num = len(values)
+    x, r = scratch.scaled[:num], scratch.rest[:num]
+    np.copyto(x, values)  # apart from the multiplication, which would cast through a buffer of its own
+    np.multiply(x, weight / _HIGH_STEP, out=x)
+    np.add(x, _TO_HIGH, out=r)
+    np.add(high, r.view(np.int64), out=high)
+    np.subtract(high, _TO_HIGH_BITS, out=high)
+    np.subtract(r, _TO_HIGH, out=r)
+    np.subtract(x, r, out=x)
+    _add_low(low, x, r)
+
+
+def _add_any(
+    high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float, scratch: Scratch
+) -> None:
+    """Adds a block, whatever is in it; slower, and allocates."""
+    num = len(values)
+    x, r = scratch.scaled[:num], scratch.rest[:num]
+    np.copyto(x, values)
+    np.multiply(x, weight / _HIGH_STEP, out=x)
+    np.rint(x, out=r)
+    high += r.astype(np.int64)
+    np.subtract(x, r, out=x)
+    _add_low(low, x, r)
+
+
+def _add_low(low: NDArray[np.int32], x: Floats, free: Floats) -> None:
+    """``x`` is what is left below ``high``, in its steps: at most one half."""
+    integers = free.view(np.int32)[: len(x)]
+    np.add(x, _TO_LOW, out=x)
+    np.copyto(integers, x.view(np.int64), casting="unsafe")  # the low 32 bits of _TO_LOW are zero
+    np.add(low, integers, out=low)
+
+
+def _carry(high: NDArray[np.int64], low: NDArray[np.int32], scratch: Scratch) -> None:
+    carried, wide = scratch.rest.view(np.int32)[: len(low)], scratch.scaled.view(np.int64)[: len(low)]
+    np.add(low, _HALF_CARRY, out=carried)
+    np.right_shift(carried, _LOW_BITS, out=carried)
+    np.copyto(wide, carried)
+    np.add(high, wide, out=high)
+    np.left_shift(carried, _LOW_BITS, out=carried)
+    np.subtract(low, carried, out=low)
+
+
+def _blocks(num: int) -> Iterator[slice]:
+    return (slice(start, min(start + _BLOCK, num)) for start in range(0, num, _BLOCK))

@@ -1,0 +1,173 @@
+"""Is this update one of ours, and does it fit? Nothing here is believed that the message says of itself."""
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from aggregator.state import UpdateRow, Verdict
+from broker import Delivery, Transport
+from broker.states import Encoding
+from broker.wire import (
+    MAX_PART_BYTES,
+    Buffer,
+    Digest,
+    Folded,
+    Tensors,
+    Topology,
+    UpdateHead,
+    decode,
+    decompressed,
+    difference,
+)
+from console import UnfitMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an update of this run looks like."""
+
+    run_id: str
+    encoding: Encoding
+    """How it travels, and what is folded of it."""
+    topology: Topology
+
+
+@dataclass(slots=True)
+class Update:
+    """An update that is what it should be, as far as its header tells."""
+
+    head: UpdateHead
+    payload: memoryview
+    """Empty when the body is in a blob."""
+    encoding: Encoding
+    num_wire_bytes: int
+    """What came of it so far: the message, and the parts of its blob that were read."""
+
+    @property
+    def blob_name(self) -> str | None:
+        return self.head.blob.name if self.head.blob else None
+
+    def row(
+        self, verdict: Verdict, *, round_number: int, reason: str | None = None, weight: float | None = None
+    ) -> UpdateRow:
+        """The ledger's row of this update, decided now, in the round that is open."""
+        head = self.head
+        row = row_of(head, verdict, base_round=head.round, round_number=round_number, reason=reason, weight=weight)
+        return replace(row, num_bytes=self.num_wire_bytes)
+
+    def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
+        """(offset, bytes) of the delta to fold, in the specs of ``encoding.folded``, piece by piece.
+
+        Raises what ``pieces_of`` raises, and UnfitMessage at numbers that no encoder writes.
+        """
+        encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0)
+        if self.encoding.is_direct:
+            yield from encoded
+            return
+        decoder = self.encoding.decoder()
+        for offset, piece in encoded:
+            yield from decoder.pieces(offset, piece)
+
+    def _parts(self, transport: Transport) -> Iterator[Buffer]:
+        for part in parts_of(self.head, self.payload, transport):
+            self.num_wire_bytes += len(part) if self.head.blob else 0
+            yield part
+
+
+def row_of(
+    update: UpdateHead | Folded,
+    verdict: Verdict,
+    *,
+    base_round: int,
+    round_number: int,
+    reason: str | None = None,
+    weight: float | None = None,
+) -> UpdateRow:
+    """The ledger's row of an update that was trained from the model of ``base_round``."""
+    now = time.time()
+    return UpdateRow(
+        received_at=now,
+        round=round_number,
+        verdict=verdict,
+        reason=reason,
+        worker=update.worker,
+        instance=update.instance,
+        base_round=base_round,
+        staleness=round_number - base_round,
+        num_samples=update.num_samples,
+        weight=weight,
+        num_bytes=update.num_bytes,
+        train_s=update.train_s,
+        queue_s=max(0.0, now - update.sent_at),
+        train_metrics=update.train_metrics,
+        eval_metrics=update.eval_metrics,
+    )
+
+
+def base_weight_of(update: UpdateHead | Folded, weighting: str) -> int:
+    """What an update counts with, before a discount for staleness; the mean is over the sum of these."""
+    return update.num_samples if weighting == "samples" else 1
+
+
+def parts_of(head: Tensors, payload: Buffer, transport: Transport) -> Iterator[Buffer]:
+    """The body that a head is of, as it came: from its own message, or from its blob."""
+    if head.blob is None:
+        return iter([payload])
+    return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))
+
+
+def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False) -> Iterator[tuple[int, Buffer]]:
+    """(offset, bytes) of the body that these parts are, each a zstd frame or not, piece by piece.
+
+    Raises UnfitMessage instead of giving the last piece if the digest is not the announced one, or a part
+    has not the announced size; BlobLost if the blob cannot be read to its end.
+    """
+    digest = Digest(head.tensors)
+    part_bytes = head.blob.part_bytes if head.blob else head.num_bytes
+    offset = 0
+    for part in parts:
+        size = min(part_bytes, head.num_bytes - offset)
+        piece = decompressed(part, size) if are_zstd else part
+        if len(piece) != size:
+            raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
+        digest.add(piece)
+        if offset + size == head.num_bytes and digest.hex() != head.sha256:
+            raise UnfitMessage("its body is not the one that its digest is of")
+        yield offset, piece
+        offset += size
+
+
+def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
+    """The update in a delivery. Whatever is wrong with it is a MessageError that says what."""
+    head, payload = decode(delivery.body, UpdateHead)
+    if head.worker != delivery.sender:
+        raise UnfitMessage(f"says that it is from {head.worker}, but came with the key of '{delivery.sender}'")
+    if head.run_id != expected.run_id:
+        raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
+    if not 1 <= head.round <= round_number:
+        raise UnfitMessage(f"update for round {head.round}, which is not open; the open one is {round_number}")
+    if head.compression != expected.encoding.compression:
+        raise UnfitMessage(
+            f"its compression is {head.compression}; that of this run is {expected.encoding.compression}"
+        )
+    problem = difference(expected.encoding.encoded, head.tensors)
+    if problem:
+        raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
+    own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
+    check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
+    return Update(head, payload, expected.encoding, len(delivery.body))
+
+
+def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
+    """An UnfitMessage unless the body is in the message, of the right size, or in the sender's own blob."""
+    if head.blob is None:
+        if is_zstd:
+            if head.num_bytes > MAX_PART_BYTES:
+                raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; such a one must be in parts")
+        elif len(payload) != head.num_bytes:
+            raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
+    elif payload:
+        raise UnfitMessage("it has a body of its own and names a blob too")
+    elif not re.fullmatch(re.escape(own_blob) + r"(\.\d)?", head.blob.name):
+        raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")

@@ -1,0 +1,125 @@
+"""A partial sum as a message: made by the partial aggregator of a shard, read by the root."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.intake import Expected, Update, check_body, parts_of, pieces_of, row_of
+from aggregator.state import UpdateRow, Verdict
+from broker import Delivery, Transport
+from broker.wire import (
+    BlobRef,
+    Buffer,
+    Digest,
+    Folded,
+    ModelHead,
+    PartialHead,
+    Topology,
+    cut,
+    decode,
+    difference,
+    encode,
+    partial_key,
+)
+from console import UnfitMessage
+
+
+def folded_of(update: Update) -> Folded:
+    """What a partial sum says of an update in it."""
+    head = update.head
+    return Folded(
+        worker=head.worker,
+        instance=head.instance,
+        num_samples=head.num_samples,
+        num_bytes=update.num_wire_bytes,
+        train_s=head.train_s,
+        sent_at=head.sent_at,
+        train_metrics=head.train_metrics,
+        eval_metrics=head.eval_metrics,
+    )
+
+
+def partial_head(
+    model: ModelHead, exact_sum: ExactSum, updates: Sequence[Folded], *, shard: int, sequence: int
+) -> PartialHead:
+    """The head of the sum of these updates, which were trained from ``model``; its blob is still to be named."""
+    digest = Digest(exact_sum.specs)
+    for piece in exact_sum.limb_pieces():
+        digest.add(piece)
+    return PartialHead(
+        tensors=exact_sum.specs,
+        sha256=digest.hex(),
+        run_id=model.run_id,
+        round=model.round,
+        shard=shard,
+        num_shards=model.num_shards,
+        sequence=sequence,
+        bound=exact_sum.bound,
+        updates=tuple(updates),
+    )
+
+
+def send_partial(
+    head: PartialHead,
+    exact_sum: ExactSum,
+    transport: Transport,
+    topology: Topology,
+    *,
+    inline_cap: int,
+    part_bytes: int,
+) -> None:
+    """Returns when the root's queue has it for good. BlobLost if somebody deletes its blob meanwhile."""
+    if head.num_bytes <= inline_cap:
+        body = encode(head, b"".join(exact_sum.limb_pieces()))
+    else:
+        name = topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)
+        name = transport.write_blob(name, cut(exact_sum.limb_pieces(), part_bytes))
+        body = encode(head.model_copy(update={"blob": BlobRef(name=name, part_bytes=part_bytes)}))
+    transport.send_partial(body, shard=head.shard)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialSum:
+    """A partial sum that is what it should be, as far as its header tells."""
+
+    head: PartialHead
+    payload: memoryview
+    """Empty when the body is in a blob."""
+
+    @property
+    def blob_name(self) -> str | None:
+        return self.head.blob.name if self.head.blob else None
+
+    def row(
+        self,
+        update: Folded,
+        verdict: Verdict,
+        *,
+        round_number: int,
+        reason: str | None = None,
+        weight: float | None = None,
+    ) -> UpdateRow:
+        """The ledger's row of one update in it, decided now, in the round that is open."""
+        base_round = self.head.round
+        return row_of(update, verdict, base_round=base_round, round_number=round_number, reason=reason, weight=weight)
+
+    def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
+        """(offset, bytes) of the limbs, piece by piece; raises what ``pieces_of`` raises."""
+        return pieces_of(self.head, parts_of(self.head, self.payload, transport))
+
+
+def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:
+    """The partial sum in a delivery. Whatever is wrong with it is a MessageError that says what."""
+    head, payload = decode(delivery.body, PartialHead)
+    if partial_key(head.shard) != delivery.sender:
+        raise UnfitMessage(f"says that it is of shard {head.shard}, but came with the key '{delivery.sender}'")
+    if head.run_id != expected.run_id:
+        raise UnfitMessage(f"partial sum of run {head.run_id}; this is run {expected.run_id}")
+    if not 1 <= head.round <= round_number:
+        raise UnfitMessage(f"partial sum for round {head.round}, which is not open; the open one is {round_number}")
+    problem = difference(expected.encoding.folded, head.tensors)
+    if problem:
+        raise UnfitMessage(f"partial sum of shard {head.shard} for round {head.round} {problem}")
+    own_blob = expected.topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)
+    check_body(head, payload, own_blob=own_blob)
+    return PartialSum(head, payload)

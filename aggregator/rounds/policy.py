@@ -1,0 +1,151 @@
+"""When a round ends: a pure state machine. The clock is passed in; nothing here waits or counts by itself."""
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from console import SettingsError
+
+
+class ClosedBy(StrEnum):
+    """Why a round ended."""
+
+    QUORUM = "quorum"
+    DEADLINE = "deadline"
+    SHORT = "short"
+    """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
+    ABANDONED = "abandoned"
+    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``)."""
+
+
+class OnShort(StrEnum):
+    """What to do at the deadline with fewer updates than ``min_updates``."""
+
+    EXTEND = "extend"
+    ACCEPT = "accept"
+    ABANDON = "abandon"
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """How many updates are enough: a count, or a share of the workers present."""
+
+    count: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Quorum":
+        """``3`` is a count; ``80%`` and ``0.8`` are shares."""
+        try:
+            if text.endswith("%"):
+                return cls._of_share(float(text[:-1]) / 100)
+            if "." in text:
+                return cls._of_share(float(text))
+            if int(text) >= 1:
+                return cls(count=int(text))
+        except ValueError:
+            pass
+        raise SettingsError("expected a count such as 3, or a share of the workers present such as 80% or 0.8")
+
+    @classmethod
+    def _of_share(cls, share: float) -> "Quorum":
+        if not 0 < share <= 1:
+            raise ValueError(share)
+        return cls(share=share)
+
+    def target(self, num_present: int) -> int:
+        """The number of updates wanted while so many workers are present; at least 1."""
+        if self.share is None:
+            return self.count or 1
+        return max(1, math.ceil(round(self.share * num_present, 9)))
+
+    def __str__(self) -> str:
+        return str(self.count) if self.share is None else f"{self.share:.0%} of those present"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPolicy:
+    """The rules for all rounds of a run. Times in seconds."""
+
+    quorum: Quorum
+    deadline_s: float | None
+    grace_s: float = 0.0
+    min_updates: int = 1
+    on_short: OnShort = OnShort.EXTEND
+    max_staleness: int = 0
+
+    def target(self, num_present: int) -> int:
+        return max(self.min_updates, self.quorum.target(num_present))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """The open round. Times are of one clock that only goes forward."""
+
+    number: int
+    opened_at: float
+    deadline_at: float | None
+    quorum_at: float | None = None
+    """When the quorum was reached, while the grace lasts."""
+    is_extended: bool = False
+
+    @classmethod
+    def open(cls, number: int, policy: RoundPolicy, *, now: float) -> "Round":
+        deadline_at = None if policy.deadline_s is None else now + policy.deadline_s
+        return cls(number=number, opened_at=now, deadline_at=deadline_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before ``until`` (None: before something happens)."""
+
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The round is over."""
+
+    by: ClosedBy
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """The deadline passed with too few updates; the round goes on until the floor is reached."""
+
+    until: float
+
+
+Decision = Wait | Close | Extended
+
+
+def decide(
+    policy: RoundPolicy, state: Round, *, now: float, num_folded: int, num_present: int
+) -> tuple[Round, Decision]:
+    """What is to be done at ``now``, and the round as it is after that."""
+    if state.is_extended and num_folded >= policy.min_updates:
+        return state, Close(ClosedBy.DEADLINE)
+    if num_folded >= policy.target(num_present):
+        if policy.grace_s == 0:
+            return state, Close(ClosedBy.QUORUM)
+        state = replace(state, quorum_at=now if state.quorum_at is None else state.quorum_at)
+    elif state.quorum_at is not None:
+        state = replace(state, quorum_at=None)  # a share of more workers than before
+    if state.quorum_at is not None and now >= state.quorum_at + policy.grace_s:
+        return state, Close(ClosedBy.QUORUM)
+    if state.deadline_at is not None and now >= state.deadline_at:
+        return _at_deadline(policy, state, now, num_folded)
+    grace_until = None if state.quorum_at is None else state.quorum_at + policy.grace_s
+    times = [time for time in (grace_until, state.deadline_at) if time is not None]
+    return state, Wait(min(times, default=None))
+
+
+def _at_deadline(policy: RoundPolicy, state: Round, now: float, num_folded: int) -> tuple[Round, Decision]:
+    if num_folded >= policy.min_updates:
+        return state, Close(ClosedBy.DEADLINE)
+    if policy.on_short is OnShort.ACCEPT:
+        return state, Close(ClosedBy.SHORT)
+    if policy.on_short is OnShort.ABANDON:
+        return state, Close(ClosedBy.ABANDONED)
+    until = now + (policy.deadline_s or 0.0)
+    return replace(state, deadline_at=until, is_extended=True), Extended(until)

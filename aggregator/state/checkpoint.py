@@ -1,0 +1,292 @@
+"""The files of a state directory. A file is written aside, synced, renamed, and only then named by the ledger.
+
+ledger.sqlite                     the truth; see ledger.py
+models/round-00012.safetensors    the model after round 12; round-00000 is the initial one
+models/last.safetensors, best.safetensors   hard links to two of them, for people
+sum-2-00013-4.safetensors         the open round's exact sum as of a commit: epoch, round, updates in it
+summary.json                      for people and scripts; written at the end
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from aggregator.state.safetensors_file import SafetensorsData, SafetensorsFile
+from broker.states import State, chunks, flat_tensor, specs_of
+from broker.wire import Buffer, Digest, Specs, difference, num_bytes_of
+from console import DamagedFile, StateError
+
+
+class StateDirectory:
+    """One run's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._rounds: set[int] | None = None
+        """The rounds whose models may be there; None before anybody looked."""
+        try:
+            self._models.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"cannot write to the state directory {folder}: {error.strerror}") from error
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def _models(self) -> Path:
+        return self.folder / "models"
+
+    def model_path(self, round_number: int) -> Path:
+        """Where the model after this round is."""
+        return self._models / f"round-{round_number:05d}.safetensors"
+
+    # -- models ---------------------------------------------------------------------------------------------
+
+    def new_model(self, round_number: int, specs: Specs) -> "NewModel":
+        """The model after a round, to be written piece by piece."""
+        return NewModel(self.model_path(round_number), specs, round_number=round_number)
+
+    def write_model(self, round_number: int, state: State) -> "WrittenModel":
+        """Writes the model after a round durably, but not yet in its place."""
+        specs = specs_of(state)
+        new = self.new_model(round_number, specs)
+        for piece in chunks(state, specs):
+            new.write(piece)
+        return new.finish()
+
+    def model(self, round_number: int) -> "ModelFile":
+        """The model after a round, as it lies in its file."""
+        return ModelFile(self.model_path(round_number))
+
+    def link(self, name: str, round_number: int) -> None:
+        """Makes ``models/<name>.safetensors`` the model after a round."""
+        path, temporary = self._models / f"{name}.safetensors", self._models / f".{name}.tmp"
+        temporary.unlink(missing_ok=True)
+        os.link(self.model_path(round_number), temporary)
+        temporary.replace(path)
+        temporary.unlink(missing_ok=True)  # a link to the same file as before is not renamed, and stays
+
+    def keep_only(self, rounds: set[int]) -> None:
+        """Removes the models of other rounds."""
+        if self._rounds is None:
+            self._rounds = {int(path.stem.removeprefix("round-")) for path in self._models.glob("round-*.safetensors")}
+        for outdated in self._rounds - rounds:
+            self.model_path(outdated).unlink(missing_ok=True)
+        self._rounds = set(rounds)
+
+    def remove_unfinished(self) -> None:
+        """Removes what a killed aggregator had not put in its place."""
+        for path in self._models.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+
+    # -- the open round's sum -------------------------------------------------------------------------------
+
+    def save_sum(self, name: str, limbs: Mapping[str, NDArray[Any]]) -> str:
+        """Writes the sum's arrays durably under a new name; returns the digest of their values."""
+        path = self.folder / name
+        temporary = path.with_suffix(".tmp")
+        _save(temporary, {key: torch.from_numpy(limb) for key, limb in limbs.items()})
+        _put_in_place(temporary, path)
+        return _sum_digest(limbs)
+
+    def load_sum(self, name: str, sha256: str, limbs: Mapping[str, NDArray[Any]]) -> None:
+        """Fills a new sum's arrays with what was saved."""
+        path = self.folder / name
+        with _opened(path) as file:
+            for key, limb in limbs.items():
+                limb[:] = file.get_tensor(key).numpy()
+        if _sum_digest(limbs) != sha256:
+            raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
+
+    def remove_sums(self, epoch: int, *, but: str | None = None) -> None:
+        """Removes the sums that no commit names; those of a later epoch are another aggregator's."""
+        for path in self.folder.glob("sum-*"):
+            if path.name != but and int(path.name.split("-")[1]) <= epoch:
+                path.unlink(missing_ok=True)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        temporary = self.summary.with_suffix(".tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(summary, file, indent=2)
+                file.write("\n")
+                _sync(file)
+        except OSError as error:
+            raise _not_written(self.summary, error) from error
+        _put_in_place(temporary, self.summary)
+
+
+class NewModel:
+    """A model on its way to the disk; a StateError if there is no room for it."""
+
+    def __init__(self, path: Path, specs: Specs, *, round_number: int) -> None:
+        self._path = path
+        # a name of its own: an aggregator that was frozen in mid-write may wake up and write on
+        self._temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+        with self._in_writing():
+            self._written = SafetensorsFile(self._temporary, specs, round_number=round_number)
+
+    def write(self, piece: Buffer) -> None:
+        """Takes the next piece of the payload."""
+        with self._in_writing():
+            self._written.write(piece)
+
+    def finish(self) -> "WrittenModel":
+        """Has it on the disk when this returns, but not yet in its place."""
+        with self._in_writing(), self._written.file as file:
+            sha256 = self._written.finish()
+            _sync(file)
+        return WrittenModel(self._temporary, self._path, sha256)
+
+    def discard(self) -> None:
+        """Takes away what was written: it is not going to be a model."""
+        self._written.file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _in_writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._temporary.unlink(missing_ok=True)
+            raise _not_written(self._path, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenModel:
+    """A model on the disk that is not in its place yet."""
+
+    temporary: Path
+    path: Path
+    sha256: str
+
+    @property
+    def model(self) -> "ModelFile":
+        """As it lies there."""
+        return ModelFile(self.temporary)
+
+    def install(self) -> None:
+        """Puts it in its place, durably."""
+        _put_in_place(self.temporary, self.path)
+
+
+class ModelFile:
+    """A model on disk, read piece by piece; nothing of it stays in memory. What cannot be read is a DamagedFile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def values(self, specs: Specs, spans: Iterable[Specs]) -> Iterator[tuple[Specs, int, torch.Tensor]]:
+        """Of each span, piece by piece: (span, first element, flat values); ``specs`` are those of the model.
+
+        The spans are of one dtype each, and are all of ``specs``, in their order.
+        """
+        with self._data(specs) as data:
+            for span in spans:
+                start = 0
+                for piece in data.pieces(num_bytes_of(span)):
+                    values = flat_tensor(piece, span[0].dtype)
+                    yield span, start, values
+                    start += len(values)
+
+    def pieces(self, specs: Specs) -> Iterator[Buffer]:
+        """The payload, piece by piece."""
+        with self._data(specs) as data:
+            yield from data.pieces(num_bytes_of(specs))
+
+    @contextmanager
+    def _data(self, specs: Specs) -> Iterator[SafetensorsData]:
+        try:
+            data = SafetensorsData(self.path, specs)
+            with data.file:
+                yield data
+        except (OSError, ValueError) as error:
+            raise DamagedFile(f"{self.path} cannot be read: {error}") from error
+
+    def state(self) -> State:
+        with _opened(self.path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def specs(self) -> Specs:
+        return specs_of(self.state())
+
+    def check(self, specs: Specs, sha256: str) -> None:
+        """A DamagedFile unless it holds just what was written; a StateError if that is another task's model."""
+        problem = difference(specs, self.specs())
+        if problem:
+            raise StateError(f"the model in {self.path} {problem}; is this the task that the run began with?")
+        digest = Digest(specs)
+        for piece in self.pieces(specs):
+            digest.add(piece)
+        if digest.hex() != sha256:
+            raise DamagedFile(f"{self.path} is damaged: its digest is not the one in the ledger")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedFile(f"{path} cannot be read: {error}") from error
+
+
+def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    try:
+        save_file(dict(tensors), path)
+        with path.open("rb") as file:
+            _sync(file)
+    except (OSError, SafetensorError) as error:
+        path.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: Exception) -> StateError:
+    return StateError(f"cannot write {path}: {error}; make room, and the same command goes on from the last commit")
+
+
+def _sum_digest(limbs: Mapping[str, NDArray[Any]]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(limbs):
+        sha.update(name.encode())
+        sha.update(limbs[name])  # type: ignore[arg-type]
+    return sha.hexdigest()
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

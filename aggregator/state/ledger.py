@@ -1,0 +1,359 @@
+"""The ledger: one SQLite file that is the truth about a run. What it says, has happened; what it does not, has not.
+
+``run``      what the run is (name, id, seed, task, ...), its epoch, and the accumulator file that counts
+``rounds``   one row a round; the open one has no ``closed_by``
+``updates``  one row an update, with its verdict; an update folded twice is against a unique index
+``attempts`` messages that came back again and again, while they are being taken
+
+An aggregator claims the ledger with a new epoch. From then on, every transaction of an earlier one fails.
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from console import LeadershipLost, StateError
+
+FORMAT = 1
+
+_SCHEMA = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE rounds (
+    round INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL, closed_by TEXT, seconds REAL,
+    num_folded INTEGER, num_late INTEGER, num_refused INTEGER, num_duplicate INTEGER, num_samples INTEGER,
+    metrics TEXT, worker_metrics TEXT, model_sha256 TEXT
+);
+CREATE TABLE updates (
+    id INTEGER PRIMARY KEY, received_at REAL NOT NULL, round INTEGER NOT NULL, verdict TEXT NOT NULL, reason TEXT,
+    worker TEXT, instance TEXT, base_round INTEGER, staleness INTEGER, num_samples INTEGER, weight REAL,
+    num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT
+);
+CREATE INDEX updates_by_round ON updates (round, verdict, worker);
+CREATE TABLE attempts (message TEXT PRIMARY KEY, number INTEGER NOT NULL);
+CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 'folded';
+"""
+
+
+class Verdict(StrEnum):
+    """What became of an update."""
+
+    FOLDED = "folded"
+    LATE = "late"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+    ABANDONED = "abandoned"
+    """It was folded into a round that was then given up."""
+    UNDONE = "undone"
+    """It was folded into a round that had to be done again, since a file of it was damaged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRow:
+    """One update as the ledger tells it. Times in seconds; ``received_at`` is Unix time.
+
+    ``num_bytes`` is what came over the wire: the message with its header, and the parts of its blob that were read
+    (none, if the update is late or a duplicate), as they were compressed.
+    """
+
+    received_at: float
+    round: int
+    verdict: Verdict
+    reason: str | None = None
+    worker: str | None = None
+    instance: str | None = None
+    base_round: int | None = None
+    staleness: int | None = None
+    num_samples: int | None = None
+    weight: float | None = None
+    num_bytes: int | None = None
+    train_s: float | None = None
+    queue_s: float | None = None
+    train_metrics: Mapping[str, float] = field(default_factory=dict)
+    eval_metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accumulated:
+    """The open round's sum as it was committed."""
+
+    file: str
+    sha256: str
+    bound: float
+    num_folded: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """How a round ended."""
+
+    closed_by: str
+    closed_at: float
+    seconds: float
+    num_samples: int
+    metrics: Mapping[str, float]
+    model_sha256: str
+
+
+class Ledger:
+    """An open ledger. Every write is one transaction that is on the disk when the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._migrate()
+            self._epoch: int | None = None
+        except sqlite3.DatabaseError as error:
+            raise StateError(f"{path} cannot be used as a ledger: {error}") from error
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > FORMAT:
+            raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to go on")
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and nothing at all once another aggregator has claimed the ledger (LeadershipLost)."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._check_epoch()
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"{self._path}: {error}") from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    # -- the run --------------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """What was recorded of the run; empty before the first round."""
+        return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
+
+    def _fact(self, key: str) -> Any:
+        """One of them, which is asked for all the time; None if it is not there."""
+        found = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def record(self, facts: Mapping[str, Any]) -> None:
+        with self.transaction():
+            self._set(facts)
+
+    def _set(self, facts: Mapping[str, Any]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO run VALUES (?, ?)",
+            [(key, json.dumps(value)) for key, value in facts.items()],
+        )
+
+    def claim(self) -> int:
+        """Fences earlier aggregators off; returns the epoch of this one."""
+        with self.transaction():
+            epoch = int(self._fact("epoch") or 0) + 1
+            self._set({"epoch": epoch})
+        self._epoch = epoch
+        return epoch
+
+    def _check_epoch(self) -> None:
+        if self._epoch is not None and self._fact("epoch") != self._epoch:
+            raise LeadershipLost(f"another aggregator took over {self._path}")
+
+    # -- committing -----------------------------------------------------------------------------------------
+
+    def open_round(self, number: int, *, now: float) -> None:
+        with self.transaction():
+            self._open(number, now)
+
+    def _open(self, number: int, now: float) -> None:
+        self._db.execute("INSERT OR IGNORE INTO rounds (round, opened_at) VALUES (?, ?)", (number, now))
+
+    def commit(self, rows: Iterable[UpdateRow], accumulated: Accumulated | None, *, num_present: int = 0) -> None:
+        """These updates are decided, and this accumulator file holds what was folded in the open round."""
+        with self.transaction():
+            self._insert(rows)
+            self._set({"num_present": num_present})
+            if accumulated is not None:
+                self._set({"accumulated": _fields(accumulated)})
+
+    def close_round(
+        self,
+        number: int,
+        rows: Iterable[UpdateRow],
+        result: RoundResult,
+        *,
+        next_round: int | None,
+        install: Callable[[], None],
+        num_present: int = 0,
+    ) -> None:
+        """The round is over, ``install`` puts its model in place, and the next one is open with nothing folded."""
+        with self.transaction():
+            install()
+            self._insert(rows)
+            if result.closed_by == Verdict.ABANDONED:
+                self._db.execute(
+                    "UPDATE updates SET verdict = 'abandoned' WHERE round = ? AND verdict = 'folded'",
+                    (number,),
+                )
+            counts = dict(
+                self._db.execute("SELECT verdict, count(*) FROM updates WHERE round = ? GROUP BY verdict", (number,))
+            )
+            self._db.execute(
+                "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
+                " num_refused = ?, num_duplicate = ?, num_samples = ?, metrics = ?, worker_metrics = ?,"
+                " model_sha256 = ? WHERE round = ?",
+                (
+                    result.closed_at,
+                    result.closed_by,
+                    result.seconds,
+                    counts.get(Verdict.FOLDED, 0),
+                    counts.get(Verdict.LATE, 0),
+                    counts.get(Verdict.REFUSED, 0),
+                    counts.get(Verdict.DUPLICATE, 0),
+                    result.num_samples,
+                    json.dumps(result.metrics),
+                    json.dumps(self._worker_metrics(number)),
+                    result.model_sha256,
+                    number,
+                ),
+            )
+            self._set({"accumulated": None, "num_present": num_present})
+            if next_round is not None:
+                self._open(next_round, result.closed_at)
+
+    def undo_from(self, number: int) -> None:
+        """Round ``number`` is open again, with nothing folded, and later ones were never opened."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE updates SET verdict = 'undone' WHERE round >= ? AND verdict IN ('folded', 'abandoned')",
+                (number,),
+            )
+            self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
+            self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
+            self._set({"accumulated": None, "min_epoch": self._epoch or 0})
+
+    def ask_again(self) -> None:
+        """All workers are to send their updates for the open round once more, in this epoch."""
+        self.record({"min_epoch": self._epoch or 0})
+
+    def min_epoch(self) -> int:
+        """A head of an earlier epoch does not ask for what the open round needs."""
+        return int(self._fact("min_epoch") or 0)
+
+    def attempt(self, message: str) -> int:
+        """Notes that this message is about to be taken; returns for the how manieth time."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (message) DO UPDATE SET number = number + 1", (message,)
+            )
+            (number,) = self._db.execute("SELECT number FROM attempts WHERE message = ?", (message,)).fetchone()
+        return int(number)
+
+    def survived(self, message: str) -> None:
+        """The message was taken without harm."""
+        with self.transaction():
+            self._db.execute("DELETE FROM attempts WHERE message = ?", (message,))
+
+    def _insert(self, rows: Iterable[UpdateRow]) -> None:
+        names = UpdateRow.__slots__
+        self._db.executemany(
+            f"INSERT INTO updates ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+            [tuple(_plain(getattr(row, name)) for name in names) for row in rows],
+        )
+
+    def _worker_metrics(self, number: int) -> dict[str, float]:
+        """What workers measured: means weighted by samples, under ``train.`` and ``eval.``, in a fixed order."""
+        sums: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        rows = self._db.execute(
+            "SELECT num_samples, train_metrics, eval_metrics FROM updates"
+            " WHERE round = ? AND verdict = 'folded' ORDER BY worker, base_round",
+            (number,),
+        )
+        for num_samples, trained, evaluated in rows:
+            for prefix, text in (("train", trained), ("eval", evaluated)):
+                metrics = json.loads(text)
+                weight = metrics.pop("num_samples", num_samples)
+                if weight <= 0:
+                    continue
+                for name, value in metrics.items():
+                    key = f"{prefix}.{name}"
+                    sums[key] = sums.get(key, 0.0) + weight * value
+                    weights[key] = weights.get(key, 0.0) + weight
+        means = {key: total / weights[key] for key, total in sums.items()}
+        return {key: mean for key, mean in means.items() if math.isfinite(mean)}
+
+    # -- asking ---------------------------------------------------------------------------------------------
+
+    def is_folded(self, base_round: int, worker: str) -> str | None:
+        """The instance whose update with this key is committed, if there is one."""
+        row = self._db.execute(
+            "SELECT instance FROM updates WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+            (base_round, worker),
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def answered(self, number: int) -> list[str]:
+        """The workers whose updates are committed in this round."""
+        rows = self._db.execute("SELECT DISTINCT worker FROM updates WHERE round = ? AND verdict = 'folded'", (number,))
+        return [str(worker) for (worker,) in rows]
+
+    def accumulated(self) -> Accumulated | None:
+        fields = self._fact("accumulated")
+        return None if fields is None else Accumulated(**fields)
+
+    def num_present(self) -> int:
+        """How many workers were there at the last commit."""
+        return int(self._fact("num_present") or 0)
+
+    def base_round(self) -> int:
+        """The round whose model this ledger begins with: 0, unless it took a run over from the stream."""
+        return int(self._fact("base_round"))
+
+    def last_closed_round(self) -> int:
+        """The base round if none was closed."""
+        row = self._db.execute("SELECT max(round) FROM rounds WHERE closed_by IS NOT NULL").fetchone()
+        return self.base_round() if row[0] is None else int(row[0])
+
+    def model_sha256(self, round_number: int) -> str:
+        """The digest of the model after a closed round, or after the base round."""
+        if round_number == self.base_round():
+            return str(self._fact("base_sha256"))
+        return str(self.round(round_number)["model_sha256"])
+
+    def round(self, number: int) -> dict[str, Any]:
+        """One closed round."""
+        (row,) = self._closed("AND round = ?", number)
+        return row
+
+    def rounds(self) -> Iterator[dict[str, Any]]:
+        """The closed rounds, in order."""
+        return self._closed("ORDER BY round")
+
+    def _closed(self, rest: str, *values: object) -> Iterator[dict[str, Any]]:
+        cursor = self._db.execute(f"SELECT * FROM rounds WHERE closed_by IS NOT NULL {rest}", values)
+        names = [column[0] for column in cursor.description]
+        for found in cursor:
+            row = dict(zip(names, found, strict=True))
+            yield row | {key: json.loads(row[key]) for key in ("metrics", "worker_metrics")}
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _fields(value: Accumulated) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in Accumulated.__slots__}
+
+
+def _plain(value: object) -> object:
+    return json.dumps(dict(value), sort_keys=True) if isinstance(value, Mapping) else value

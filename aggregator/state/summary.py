@@ -1,0 +1,48 @@
+"""``summary.json``: what a run was and what came of it, out of the ledger."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aggregator.state.ledger import Ledger
+from aggregator.state.retention import best_of
+
+
+def summarize(ledger: Ledger, settings: Mapping[str, Any], *, metric: str | None, stopped: str) -> dict[str, Any]:
+    """The summary of a run that is over."""
+    facts = ledger.facts()
+    rounds = [_round(row) for row in ledger.rounds()]
+    last = rounds[-1] if rounds else {}
+    final = {key: value for key, value in last.items() if key in ("model_sha256", "metrics", "worker_metrics")}
+    return {
+        "run": facts["run"],
+        "run_id": facts["run_id"],
+        "task": facts["task"],
+        "settings": dict(settings),
+        "stopped": stopped,
+        "rounds": rounds,
+        "best": _best(ledger, metric),
+        "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
+    }
+
+
+def _round(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One round; the metrics of the central evaluation also stand at its top level, as ``loss``, ``accuracy``…"""
+    metrics: dict[str, Any] = row["metrics"]
+    return metrics | {
+        "round": row["round"],
+        "closed_by": row["closed_by"],
+        "folded": row["num_folded"],
+        "late": row["num_late"],
+        "refused": row["num_refused"],
+        "duplicate": row["num_duplicate"],
+        "num_samples": row["num_samples"],
+        "seconds": row["seconds"],
+        "metrics": metrics,
+        "worker_metrics": row["worker_metrics"],
+        "model_sha256": row["model_sha256"],
+    }
+
+
+def _best(ledger: Ledger, metric: str | None) -> dict[str, Any] | None:
+    best = best_of(ledger.rounds(), metric)
+    return None if best is None else {"round": best[1], best[0]: best[2]}

@@ -1,0 +1,288 @@
+"""What an aggregator's person sees while a run goes on: events in, rows of a live view out."""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from aggregator.events import (
+    Event,
+    RoundClosed,
+    RoundMoved,
+    RoundOpened,
+    RunEnded,
+    RunOpened,
+    RunStopped,
+    StandingBy,
+    UpdateDecided,
+    WorkerSeen,
+)
+from aggregator.rounds import ALIVE_S
+from aggregator.state import Verdict
+from broker.wire import Presence
+from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
+
+_USUAL = ("loss", "accuracy", "eval.loss", "eval.accuracy", "train.loss", "train.accuracy")
+"""The metrics that people look for, in the order in which they are shown; then the others."""
+_MAX_LOOKED_AT = 2000
+"""Of the workers present, for those to be named; a view has room for some tens."""
+_MAX_ITEMS = 60
+_MARKS = {  # one that is late was for another round
+    Verdict.FOLDED: ("✓", "green"),
+    Verdict.REFUSED: ("✗", "red"),
+    Verdict.DUPLICATE: ("✓", "green"),
+}
+_STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
+
+
+class AggregatorView:
+    """Watches one aggregator, from its start over times of standing by to its end.
+
+    Any thread may tell it of events, and ask for what is to be seen; it holds a few numbers a worker. ``title`` is
+    its first line, by default the run, its queue and its state directory.
+    """
+
+    def __init__(
+        self, *, title: str = "", alive_s: float = ALIVE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._title = title
+        self._alive_s = alive_s
+        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
+        self._is_finishing = False
+        self._links = Links()
+        self._forget_run("connecting")
+
+    def _forget_run(self, state: str) -> None:
+        """Nothing is known of a run; another aggregator may go on with it."""
+        self._state = state
+        self._round = 0
+        self._ended_at: float | None = None
+        self._run: RunOpened | None = None
+        self._run_opened_at = self._round_opened_at = self._closed_at = self._clock()
+        self._move: RoundMoved | None = None
+        self._num_closed = 0
+        self._num_closed_here = 0
+        self._seen: dict[str, tuple[Presence, float]] = {}
+        self._answers: dict[str, Verdict] = {}
+        self._counts: Counter[str] = Counter()
+        self._open_counts: Counter[str] = Counter()
+        self._trends: dict[str, Trend] = {}
+        self._upload, self._download = Flow("↑ model"), Flow("↓ update")
+
+    # -- what happens ---------------------------------------------------------------------------------------
+
+    def look(self, event: Event) -> None:
+        with self._lock:
+            self._note(event)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case WorkerSeen(presence=presence):
+                self._note_presence(presence)
+            case UpdateDecided():
+                self._note_update(event)
+            case RoundMoved():
+                if self._move is not None and event.num_folded < self._move.num_folded:
+                    self._answers.clear()  # half of a broken update was undone: the others come again
+                    self._open_counts.clear()
+                self._move = event
+            case Transferring():
+                (self._upload if event.is_upload else self._download).note(event, now=self._clock())
+            case RoundOpened():
+                self._open_round(event)
+            case RoundClosed():
+                self._close_round(event)
+            case StandingBy(queue=queue):
+                self._forget_run(f"standing by: another aggregator leads queue '{queue}'")
+            case RunOpened():
+                self._open_run(event)
+            case RunEnded(reason=reason):
+                self._ended_at = self._clock()
+                self._state = f"finished: {reason}"
+            case RunStopped(round=number):
+                self._state = f"stopped in round {number}"
+                self._move = None
+            case _:
+                pass
+
+    def note_link(self, change: LinkChanged) -> None:
+        with self._lock:
+            self._links.note(change, now=self._clock())
+
+    def finishing(self) -> None:
+        self._is_finishing = True
+
+    @property
+    def is_over(self) -> bool:
+        return self._ended_at is not None
+
+    def doing(self) -> str:
+        return f"committing round {self._round}" if self._round else "leaving"
+
+    def place(self) -> str:
+        return f"in round {self._round}" if self._round else ""
+
+    def _note_presence(self, presence: Presence) -> None:
+        self._seen.pop(presence.worker, None)  # so that the longest silent one stays the first
+        if presence.state != "leaving":
+            self._seen[presence.worker] = (presence, self._clock())
+
+    def _note_update(self, event: UpdateDecided) -> None:
+        row = event.row
+        self._download.over()
+        self._open_counts[row.verdict] += 1
+        if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
+            return
+        if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # the name of a refused one may be anybody's
+            self._answers[row.worker] = row.verdict
+
+    def _open_run(self, event: RunOpened) -> None:
+        self._forget_run("")
+        for row in event.closed:
+            self._note_row(row)
+        self._run = replace(event, closed=())
+        self._num_closed, self._num_closed_here = event.last_closed_round, 0
+
+    def _open_round(self, event: RoundOpened) -> None:
+        self._round, self._round_opened_at, self._move = event.round, self._clock(), None
+        self._answers = dict.fromkeys(event.answered, Verdict.FOLDED)
+        self._open_counts.clear()
+        self._upload.over()
+        self._state = ""
+
+    def _close_round(self, event: RoundClosed) -> None:
+        self._note_row(event.row)
+        self._num_closed_here += 1
+        self._closed_at = self._clock()
+        self._open_counts.clear()
+
+    def _note_row(self, row: Mapping[str, Any]) -> None:
+        self._num_closed = self._round = int(row["round"])
+        for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE):
+            self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
+        for name, value in (row["metrics"] or row["worker_metrics"]).items():
+            if not name.endswith("num_samples"):
+                self._trends.setdefault(name, Trend(name)).add(self._num_closed, value)
+
+    # -- what is seen ---------------------------------------------------------------------------------------
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.rows()
+
+    def rows(self) -> Rows:
+        """What is to be seen now."""
+        rows = Rows()
+        with self._lock:
+            self.show(rows)
+            self.show_state(rows)
+        return rows
+
+    def show(self, rows: Rows) -> None:
+        """The rows of the run. The caller has the lock, or is alone."""
+        now = self._clock()
+        if self._title:
+            rows.words("run", self._title)
+        if self._run is not None:
+            self._show_run(rows, self._run, now)
+        if self._move is not None and self._ended_at is None:
+            self._show_round(rows, self._move, now)
+            self._show_workers(rows, now)
+        rows.trends(self._ordered_trends())
+        self._show_counts(rows)
+        self._upload.show(rows)
+        self._download.show(rows)
+        self._links.show(rows, now=now)
+
+    def show_state(self, rows: Rows) -> None:
+        if self._state:
+            rows.note("state", self._state)
+        if self._ended_at is not None or self._state.startswith("stopped"):
+            return
+        rows.keys(is_finishing=self._is_finishing)
+
+    def _show_run(self, rows: Rows, run: RunOpened, now: float) -> None:
+        if not self._title:
+            rows.words("run", f"{run.run_id}  queue {run.queue}  state {run.state}")
+        elapsed_s = (now if self._ended_at is None else self._ended_at) - self._run_opened_at
+        words = f"{self._num_closed} of {run.num_rounds}  {duration(elapsed_s)}"
+        num_left = run.num_rounds - self._num_closed
+        if self._num_closed_here and num_left > 0 and self._ended_at is None:
+            left_s = (self._closed_at - self._run_opened_at) / self._num_closed_here * num_left
+            words += f"  about {duration(math.ceil(left_s))} to go"
+        rows.bar("rounds", self._num_closed, run.num_rounds, words)
+
+    def _show_round(self, rows: Rows, move: RoundMoved, now: float) -> None:
+        words = f"{move.num_folded:,} of {move.target:,} updates"
+        words += ", closing" if move.num_folded >= move.target else ""
+        rows.bar(f"round {move.round}", move.num_folded, move.target, words)
+        if move.deadline_at is None:
+            return
+        left_s, whole_s = move.deadline_at - now, move.deadline_at - self._round_opened_at
+        words = f"{duration(math.ceil(left_s))} left" if left_s > 0 else "passed"
+        style = "red" if move.is_extended or left_s < 0.1 * whole_s else "yellow"
+        rows.bar("deadline", max(0.0, left_s), whole_s, words + (", extended" if move.is_extended else ""), style=style)
+
+    def _show_workers(self, rows: Rows, now: float) -> None:
+        self._forget_silent(now)
+        num_answered = sum(1 for verdict in self._answers.values() if verdict is Verdict.FOLDED)
+        num_missing = len(self._seen) - sum(1 for name in self._answers if name in self._seen)
+        words = Text(f"{len(self._seen):,} present")
+        if num_answered:
+            words.append(f", {num_answered:,} answered", style="green")
+        if not self._seen and not num_answered:
+            if math.isinf(self._alive_s):
+                return  # they are there, and have not said so yet
+            words.append("; waiting for some to join", style="dim")
+        rows.words("workers", words)
+        if len(self._seen.keys() | self._answers.keys()) <= _MAX_ITEMS:
+            names = sorted(self._seen.keys() | self._answers.keys())
+            num_more = 0
+        else:
+            names = list(islice(self._missing(), _MAX_ITEMS)) if num_missing else []
+            num_more = num_missing - len(names)
+        rows.items("", [self._item(name) for name in names], num_more=num_more)
+
+    def _forget_silent(self, now: float) -> None:
+        while self._seen:
+            name, (_, at) = next(iter(self._seen.items()))
+            if now - at <= self._alive_s:
+                return
+            del self._seen[name]
+
+    def _missing(self) -> Iterator[str]:
+        """Those that are there and have not answered."""
+        return (name for name in islice(self._seen, _MAX_LOOKED_AT) if name not in self._answers)
+
+    def _item(self, name: str) -> Text:
+        presence = self._seen[name][0] if name in self._seen else None
+        verdict = self._answers.get(name)
+        shown = name_of(name)
+        if verdict is not None:
+            mark, style = _MARKS[verdict]
+            return Text(f"{mark} {shown}", style=style)
+        if presence is None or presence.state not in _STATE_MARKS:
+            return Text(f"· {shown}", style="dim")
+        mark, style = _STATE_MARKS[presence.state]
+        progress = f" {presence.progress:.0%}" if presence.progress else ""
+        return Text(f"{mark} {shown}{progress}", style=style)
+
+    def _ordered_trends(self) -> list[Trend]:
+        usual = [self._trends[name] for name in _USUAL if name in self._trends]
+        return usual + [trend for name, trend in self._trends.items() if name not in _USUAL]
+
+    def _show_counts(self, rows: Rows) -> None:
+        counts = self._counts + self._open_counts
+        if counts:
+            words = Text(f"{counts[Verdict.FOLDED]:,} folded")
+            for verdict, style in ((Verdict.LATE, "yellow"), (Verdict.REFUSED, "red"), (Verdict.DUPLICATE, "dim")):
+                if counts[verdict]:
+                    words.append(f", {counts[verdict]:,} {verdict}", style=style)
+            rows.words("updates", words)

@@ -1,0 +1,182 @@
+"""What the aggregator says of itself for people elsewhere (``fl-status``): made from its events, sent now and then."""
+
+import heapq
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from aggregator.events import (
+    Committed,
+    Event,
+    RoundClosed,
+    RoundMoved,
+    RoundOpened,
+    RunEnded,
+    RunOpened,
+    RunStopped,
+    UpdateDecided,
+    WorkerSeen,
+)
+from aggregator.rounds import ALIVE_S
+from aggregator.state import UpdateRow, Verdict
+from broker import Transport
+from broker.wire import MAX_LISTED, Presence, Status, WorkerStatus, encode
+from console import Heartbeat
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 10.0
+_NEVER_S = 1e9
+"""A deadline may be infinite, and a message holds no such number."""
+
+
+class StatusBoard:
+    """What is known at the moment: ``look`` takes the events, ``status`` may be asked for from another thread.
+
+    It holds the newest sign of life of each worker present, and the names of those that answered in the open round.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_shards: int = 0,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._num_shards = num_shards
+        self._now, self._clock = now, clock
+        self._lock = threading.Lock()
+        self._run: RunOpened | None = None
+        self._move: RoundMoved | None = None
+        self._round = 0
+        self._is_finished = self._is_stopped = False
+        self._seen: dict[str, tuple[Presence, float]] = {}
+        self._answered: dict[str, bool] = {}
+        """Worker -> whether its update is committed; if not, it may be undone."""
+
+    def look(self, event: Event) -> None:
+        """Takes what happened."""
+        with self._lock:
+            match event:
+                case RunOpened():
+                    self._run, self._round = replace(event, closed=()), event.last_closed_round
+                case RoundOpened():
+                    self._round, self._move = event.round, None
+                    self._answered = dict.fromkeys(event.answered, True)
+                case RoundMoved():
+                    self._note_move(event)
+                case WorkerSeen():
+                    self._note(event.presence)
+                case UpdateDecided():
+                    self._note_answer(event.row, is_committed=False)
+                case Committed():
+                    for row in event.rows:
+                        self._note_answer(row, is_committed=True)
+                case RoundClosed():
+                    self._forget_silent()
+                case RunEnded():
+                    self._is_finished = True
+                case RunStopped():
+                    self._is_stopped = True
+
+    def _note_move(self, move: RoundMoved) -> None:
+        if self._move is not None and move.num_folded < self._move.num_folded:  # some were undone, and come again
+            self._answered = {worker: True for worker, is_committed in self._answered.items() if is_committed}
+        self._move = move
+
+    def _note_answer(self, row: UpdateRow, *, is_committed: bool) -> None:
+        if row.verdict is Verdict.FOLDED and row.worker is not None and row.round == self._round:
+            self._answered[row.worker] = is_committed or self._answered.get(row.worker, False)
+
+    def _note(self, presence: Presence) -> None:
+        self._seen.pop(presence.worker, None)
+        if presence.state != "leaving":
+            self._seen[presence.worker] = (presence, self._now())
+
+    def _forget_silent(self) -> None:
+        """The longest silent ones come first."""
+        while self._seen:
+            worker, (_, seen_at) = next(iter(self._seen.items()))
+            if self._now() - seen_at <= ALIVE_S:
+                return
+            del self._seen[worker]
+
+    def status(self) -> Status | None:
+        """None before the run is open."""
+        with self._lock:  # for as short as can be: the service waits for it
+            self._forget_silent()
+            run, move, number = self._run, self._move, self._round
+            is_finished, is_stopped = self._is_finished, self._is_stopped
+            seen, answered = self._seen.copy(), self._answered.copy()
+        if run is None:
+            return None
+        listed = heapq.nsmallest(MAX_LISTED, seen)
+        deadline_in_s = math.inf if move is None or move.deadline_at is None else move.deadline_at - self._clock()
+        is_due = deadline_in_s < _NEVER_S and not (is_finished or is_stopped)
+        return Status(
+            run=run.run,
+            run_id=run.run_id,
+            state="finished" if is_finished else "stopped" if is_stopped else "running",
+            sent_at=self._now(),
+            round=number,
+            num_rounds=run.num_rounds,
+            num_folded=move.num_folded if move else len(answered),
+            target=move.target if move else 0,
+            num_present=max(move.num_present if move else 0, len(seen)),
+            deadline_at=self._now() + deadline_in_s if is_due else None,
+            num_shards=self._num_shards,
+            workers=tuple(_told(*seen[name], has_answered=name in answered) for name in listed),
+            num_more_workers=len(seen) - len(listed),
+        )
+
+
+def _told(presence: Presence, seen_at: float, *, has_answered: bool) -> WorkerStatus:
+    assert presence.state != "leaving"
+    return WorkerStatus(
+        name=presence.worker,
+        state=presence.state,
+        round=presence.round,
+        progress=presence.progress,
+        seen_at=seen_at,
+        has_answered=has_answered,
+    )
+
+
+class StatusSender:
+    """Sends it within a second of every change, and every ten seconds, inside a ``with``; at its end once more.
+
+    If that fails, it says so and sends no more; the run goes on.
+    """
+
+    def __init__(self, transport: Transport, *, num_shards: int = 0) -> None:
+        self._transport = transport
+        self._board = StatusBoard(num_shards=num_shards)
+        self._heartbeat = Heartbeat(self._send, every_s=_EVERY_S)
+        self._has_failed = False
+
+    def look(self, event: Event) -> None:
+        """Takes what happened, and sends it soon."""
+        self._board.look(event)
+        self._heartbeat.soon()
+
+    def __enter__(self) -> "StatusSender":
+        self._heartbeat.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._heartbeat.__exit__(*error)
+        self._send()
+
+    def _send(self) -> None:
+        if self._has_failed:
+            return
+        try:
+            status = self._board.status()
+            if status is not None:
+                self._transport.tell_status(encode(status))
+        except Exception:
+            self._has_failed = True
+            log.exception("what fl-status shows could not be said, and is said no more; the run goes on")

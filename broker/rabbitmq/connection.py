@@ -1,0 +1,134 @@
+"""Opening one connection to RabbitMQ, and what pika's exceptions mean to us: translated here and nowhere else."""
+
+import contextlib
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pika
+from pika import exceptions as pika_errors
+
+from broker.settings import BrokerSettings, redacted
+from console import BrokerError, BrokerFault, BrokerRefused, BrokerUnreachable, QueueFull, QueueMissing, SettingsError
+
+_IS_REFUSAL = re.compile(r"\((403|530)\)")
+_NOT_FOUND = 404
+_INTERNAL_ERROR = 541
+_AT_ONCE_BYTES = {"_MAX_RECV_BYTES": 2**17, "_MAX_CONSUME_BYTES": 2**19}
+_OUR_CERTIFICATE_REFUSED = re.compile(r"ALERT_(\w*CERTIFICATE|UNKNOWN_CA)")
+
+
+def parameters(settings: BrokerSettings, name: str) -> pika.URLParameters:
+    """What pika needs to connect. A certificate that cannot be read is a SettingsError."""
+    result = pika.URLParameters(settings.broker.get_secret_value())
+    result.heartbeat = settings.heartbeat_s
+    result.blocked_connection_timeout = settings.blocked_timeout_s
+    result.client_properties = {"connection_name": name, "product": "fedmq"}
+    result.tcp_options = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+    if settings.broker.get_secret_value().startswith("amqps"):
+        result.ssl_options = pika.SSLOptions(_tls(settings), result.host)
+        if settings.tls_cert and "@" not in settings.broker.get_secret_value():
+            result.credentials = pika.credentials.ExternalCredentials()  # the certificate says who we are
+    return result
+
+
+def _tls(settings: BrokerSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(f"--tls-ca, --tls-cert or --tls-key cannot be read as PEM: {error}") from error
+    return context
+
+
+def connect(settings: BrokerSettings, name: str) -> pika.BlockingConnection:
+    """A new connection, or BrokerUnreachable or BrokerRefused."""
+    where = redacted(settings.broker)
+    try:
+        return _receiving_in_large_pieces(pika.BlockingConnection(parameters(settings, name)))
+    except (pika_errors.ProbableAuthenticationError, pika_errors.ProbableAccessDeniedError) as error:
+        if not _IS_REFUSAL.search(str(error)):  # pika also takes a connection lost in that moment for one
+            raise BrokerUnreachable(f"{where} closed the connection during login") from error
+        if isinstance(error, pika_errors.ProbableAuthenticationError):
+            raise BrokerRefused(f"{where} refuses the user or password; check --broker or FEDMQ_BROKER") from error
+        raise BrokerRefused(f"{where}: the user may not use this virtual host, or there is none") from error
+    except pika_errors.AuthenticationError as error:
+        raise BrokerRefused(f"{where} offers no way to log in that we know: {error}") from error
+    except pika_errors.ConnectionClosedByBroker as error:
+        if error.reply_code in (403, 530):
+            raise BrokerRefused(f"{where} refuses the connection: {error.reply_text}") from error
+        raise BrokerUnreachable(f"{where} closed the connection: {error.reply_text}") from error
+    except (pika_errors.AMQPError, OSError) as error:
+        if _is_certificate_error(error):
+            raise BrokerRefused(f"{where}: its certificate cannot be trusted ({_root(error)}); see --tls-ca") from error
+        if _OUR_CERTIFICATE_REFUSED.search(str(_root(error))):
+            raise BrokerRefused(f"{where} does not accept our certificate; see --tls-cert and --tls-key") from error
+        if "SSLEOFError" in repr(error):  # TLS 1.3: it may close before we have read why
+            raise BrokerUnreachable(
+                f"{where} closed the connection during login; does it want another certificate? see --tls-cert"
+            ) from error
+        raise BrokerUnreachable(f"no broker at {where} ({_root(error)})") from error
+
+
+def _receiving_in_large_pieces(connection: pika.BlockingConnection) -> pika.BlockingConnection:
+    """The same connection, three times as fast with large messages.
+
+    pika 1.4 takes 4 KiB at a time off the socket, and copies what it has of a frame with each of them. How much it
+    takes is an attribute of its own, not of its interface: where that is no number, it stays as it is.
+    """
+    transport = getattr(getattr(connection, "_impl", None), "_transport", None)
+    for name, num_bytes in _AT_ONCE_BYTES.items():
+        if isinstance(getattr(transport, name, None), int):
+            setattr(transport, name, num_bytes)
+    return connection
+
+
+def _is_certificate_error(error: BaseException) -> bool:
+    return isinstance(_root(error), ssl.SSLError)
+
+
+def _root(error: BaseException) -> object:
+    """The innermost reason: pika wraps what the socket said, sometimes as an argument."""
+    inner = [arg for arg in (*error.args, getattr(error, "exception", None)) if isinstance(arg, BaseException)]
+    if inner:
+        return _root(inner[0])
+    if isinstance(error, socket.gaierror):
+        return f"host not found: {error.strerror}"
+    if isinstance(error, ssl.SSLError):
+        return error
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """pika's exceptions out of operations on an open connection, as ours."""
+    try:
+        yield
+    except pika_errors.ChannelClosedByBroker as error:
+        raise _channel_error(error.reply_code, error.reply_text) from error
+    except pika_errors.UnroutableError as error:
+        raise QueueMissing(
+            "the message reached no queue; the aggregator has not made them, or they were deleted"
+        ) from error
+    except pika_errors.NackError as error:
+        raise QueueFull("the queue is full and refuses messages for now") from error
+    except pika_errors.ConnectionClosedByBroker as error:
+        if error.reply_code == _INTERNAL_ERROR:
+            raise BrokerFault(f"the broker failed and closed the connection: {error.reply_text}") from error
+        raise BrokerUnreachable(f"connection closed by the broker: {error.reply_text}") from error
+    except (pika_errors.AMQPError, OSError) as error:
+        raise BrokerUnreachable(f"connection lost ({_root(error)})") from error
+
+
+def _channel_error(code: int, text: str) -> BrokerError:
+    if "is down or inaccessible" in text:
+        # a queue that is there and is not up: for a moment after a kill, or for good if it was half made
+        return BrokerFault(text)
+    if code == _NOT_FOUND:
+        return QueueMissing(text)
+    if "delivery acknowledgement" in text or "does not have a replica" in text:
+        # the consumer timeout, or a stream that is being made or started just now: a new channel is all it takes
+        return BrokerUnreachable(text)
+    return BrokerRefused(f"the broker refuses: {text}")

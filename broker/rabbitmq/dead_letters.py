@@ -1,0 +1,243 @@
+"""The dead letters of a federation, as people see them: read without loss, then replayed or dropped.
+
+Reading acks nothing: whatever was not replayed or dropped goes back in the order in which it came. RabbitMQ puts it
+before what nobody has read yet, and behind what was read and given back before; so a queue keeps its order as long as
+it is read to its end.
+"""
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import pika
+import tenacity
+from pika.adapters.blocking_connection import BlockingChannel
+
+from broker.rabbitmq.connection import connect, translated
+from broker.rabbitmq.transport import REASON_HEADER, SENDER_HEADER
+from broker.settings import BrokerSettings
+from broker.wire import Topology, UpdateHead, decode, sender_of, update_key
+from console import BrokerError, BrokerUnreachable, MalformedMessage, QueueMissing, UnfitMessage
+
+log = logging.getLogger(__name__)
+
+ID_DIGITS = 12
+_MAX_KEY_BYTES = 255
+_PROPERTIES = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent, content_type="application/x-fedmq")
+
+_HELD_BY_A_CHANNEL = 32
+"""RabbitMQ gives back in order what one channel holds as long as it is not more than this."""
+
+MAX_LIMIT = 50_000
+"""So many letters fit into the 2047 channels that a connection may have by default."""
+
+_WHY_BY_BROKER = {
+    "delivery_limit": "delivered too often; perhaps it is what ends the aggregator",
+    "rejected": "rejected",
+    "expired": "expired",
+    "maxlen": "the queue was full",
+}
+"""What the broker says in ``x-death`` when it set a message aside by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is known of a dead letter, without its body."""
+
+    id: str
+    """The same whenever it is read. Letters with the same sender, reason and body have the same."""
+    sender: str | None
+    """The worker that the broker says it is from; None if nothing tells."""
+    reason: str
+    set_aside_at: datetime | None
+    num_bytes: int
+    """Of the message."""
+    round: int | None
+    """None: its header does not decode."""
+    blob_bytes: int | None
+    """The announced size of its body, if that is in a blob."""
+
+    @property
+    def can_be_replayed(self) -> bool:
+        """False if no key leads it to the results queue."""
+        sender = self.sender
+        return sender is not None and "." not in sender and len(update_key(sender).encode()) <= _MAX_KEY_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A dead letter with its body. It is on the queue until it is replayed or dropped."""
+
+    letter: Letter
+    body: bytes
+    channel: BlockingChannel
+    tag: int
+    head: UpdateHead | None
+    problem: str
+    """Why there is no head."""
+
+
+class DeadLetters:
+    """A look at ``<queue>.dead`` over a connection of its own, inside a ``with``."""
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self._settings = settings
+        self._topology = Topology(settings.queue)
+        self._readers: list[BlockingChannel] = []
+        self.num_left = 0
+        """How many were behind the last one read."""
+
+    def __enter__(self) -> Self:
+        self._connection = _connect(self._settings)
+        with translated():
+            self._channel = self._connection.channel()
+            self._channel.confirm_delivery()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with translated():
+                self._give_back()
+                self._connection.close()  # returns when the broker has done all before it
+        except BrokerError:  # the broker gives back by itself what a lost connection held
+            if error is None:
+                raise
+
+    def read(self, limit: int) -> Iterator[Opened]:
+        """Up to ``limit`` dead letters, oldest first, one in memory at a time. QueueMissing if there is no queue."""
+        for index in range(limit):
+            with translated():
+                if index % _HELD_BY_A_CHANNEL == 0:
+                    self._readers.append(self._connection.channel())
+                channel = self._readers[-1]
+                method, properties, body = channel.basic_get(self._topology.dead)
+            if method is None:
+                self.num_left = 0
+                return
+            self.num_left = int(method.message_count)
+            sender, reason, set_aside_at = self._origin(method, properties)
+            head, problem = _head_of(body)
+            letter = Letter(
+                id=_id_of(sender or "", reason, body),
+                sender=sender,
+                reason=reason,
+                set_aside_at=set_aside_at,
+                num_bytes=len(body),
+                round=head.round if head else None,
+                blob_bytes=head.num_bytes if head and head.blob else None,
+            )
+            yield Opened(letter, body, channel, method.delivery_tag, head, problem)
+
+    def replay(self, opened: Opened) -> None:
+        """Publishes it as if its worker had sent it now, and acks it when the broker has it on the results queue."""
+        sender = opened.letter.sender
+        if sender is None or not opened.letter.can_be_replayed:
+            raise UnfitMessage(f"{opened.letter.id} does not say which worker it is from; it can only be dropped")
+        with translated():
+            key = update_key(sender)
+            self._channel.basic_publish(self._topology.inbound, key, opened.body, _PROPERTIES, mandatory=True)
+            opened.channel.basic_ack(opened.tag)
+
+    def drop(self, opened: Opened) -> None:
+        """Deletes the blob that is its own, if it has one, and acks it."""
+        blob = self._own_blob(opened)
+        with translated():
+            if blob is not None:
+                self._channel.queue_delete(blob)
+            opened.channel.basic_ack(opened.tag)
+
+    def has_blob(self, name: str) -> bool:
+        """Whether the broker still has this blob."""
+        try:
+            with translated():
+                self._connection.channel().queue_declare(name, passive=True)
+        except QueueMissing:
+            return False
+        return True
+
+    def _give_back(self) -> None:
+        """One channel after the other, which is what keeps the order."""
+        for channel in self._readers:
+            if channel.is_open:
+                channel.basic_nack(0, multiple=True, requeue=True)
+                channel.close()
+
+    def _own_blob(self, opened: Opened) -> str | None:
+        """The blob it names; None if the name is that of anything but its own sender's blob."""
+        head, sender = opened.head, opened.letter.sender
+        if head is None or head.blob is None or sender is None:
+            return None
+        return head.blob.name if head.blob.name == self._topology.update_blob(sender, head.run_id, head.round) else None
+
+    def _origin(self, method: Any, properties: Any) -> tuple[str | None, str, datetime | None]:
+        """(sender, reason, when). What came over the dead-letter exchange still has the headers that its sender
+        wrote, so that only the broker's own words count there."""
+        headers: dict[str, Any] = properties.headers or {}
+        if SENDER_HEADER in headers and method.exchange != self._topology.dead_letters:
+            reason = _text(headers.get(REASON_HEADER)) or "no reason given"
+            return _text(headers[SENDER_HEADER]), reason, _moment(properties.timestamp)
+        death = _first(headers.get("x-death"))
+        death = death if isinstance(death, dict) else {}
+        keys = (_text(method.routing_key), _text(_first(death.get("routing-keys"))))
+        key = next((key for key in keys if key and key.startswith(update_key(""))), None)
+        why = _text(death.get("reason")) or "no reason given"
+        when = death.get("time")
+        return (
+            sender_of(key) if key else None,
+            _WHY_BY_BROKER.get(why, why),
+            when if isinstance(when, datetime) else _moment(properties.timestamp),
+        )
+
+
+def _connect(settings: BrokerSettings) -> pika.BlockingConnection:
+    """A connection; BrokerUnreachable if nobody answers for as long as the settings say."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(BrokerUnreachable),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=5),
+        stop=tenacity.stop_after_delay(settings.connect_timeout_s),
+        before_sleep=lambda state: log.warning("%s; trying again", state.outcome and state.outcome.exception()),
+        reraise=True,
+    )
+    return retrying(connect, settings, "dead letters")
+
+
+def _head_of(body: bytes) -> tuple[UpdateHead | None, str]:
+    try:
+        return decode(body, UpdateHead)[0], ""
+    except MalformedMessage as error:
+        return None, str(error)
+
+
+def _id_of(sender: str, reason: str, body: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in (sender.encode(), reason.encode(), body):
+        digest.update(len(part).to_bytes(8, "little"))  # so that no two letters are the same when joined
+        digest.update(part)
+    return digest.hexdigest()[:ID_DIGITS]
+
+
+def _text(value: object) -> str | None:
+    """A header's value as text; pika leaves what is not UTF-8 as bytes."""
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value if isinstance(value, str) else None
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, list) and value else None
+
+
+def _moment(timestamp: int | None) -> datetime | None:
+    """An AMQP timestamp, if it is one; whoever published can write any number there."""
+    if timestamp is None:
+        return None
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(timestamp, UTC)
+    return None

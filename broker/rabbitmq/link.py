@@ -1,0 +1,360 @@
+"""One thread that owns one connection: it does the jobs given to it, serves heartbeats, and reconnects.
+
+pika's connections belong to one thread. Whoever wants something of the broker hands the link a job, a function of
+the link, and waits for its result. A job that a lost connection interrupts is done again on the next one.
+"""
+
+import concurrent.futures
+import contextlib
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pika
+import tenacity
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+
+from broker.rabbitmq.connection import connect, translated
+from broker.settings import BrokerSettings
+from console import BrokerFault, BrokerUnreachable, FedmqError, QueueFull, QueueMissing
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_IDLE_S = 5.0
+"""How late it may be seen that the broker closed a channel; a lost connection is seen at once."""
+_PATIENCE_S = 10.0
+_LOOK_UP_S = 1.0
+_FAULT_PAUSE_S = 1.0
+_MAX_BACKOFF_S = 30.0
+_MAX_WAIT_FOR_QUEUE_S = 2.0
+
+
+@dataclass(slots=True)
+class _Job:
+    run: Callable[["Link"], Any]
+    is_retried: bool
+    waits_for_queue: bool = False
+    raises_fault: bool = False
+    num_waits: int = 0
+    result: Future[Any] = field(default_factory=Future)
+
+
+class Link:
+    """A connection that stays, as long as anybody answers at the other end."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        name: str,
+        *,
+        waits_for_queue: bool = True,
+        on_open: Callable[["Link"], None] = lambda link: None,
+        on_lost: Callable[[], None] = lambda: None,
+        on_failed: Callable[[FedmqError], None] = lambda error: None,
+        on_problem: Callable[[str | None], None] = lambda problem: None,
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._passing = (BrokerUnreachable, QueueMissing) if waits_for_queue else (BrokerUnreachable,)
+        self._on_open, self._on_lost, self._on_failed = on_open, on_lost, on_failed
+        self._on_problem = on_problem
+        self._problem: str | None = None
+        self._blocked_by: str | None = None
+        self._jobs: deque[_Job] = deque()
+        self._channels: dict[str, BlockingChannel] = {}
+        self._subscribed: list[BlockingChannel] = []
+        self._connection: pika.BlockingConnection | None = None
+        self._was_open = False
+        self._is_impatient = False
+        self._why_lost: str | None = None
+        self._failure: FedmqError = BrokerUnreachable("the connection is closed")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    # -- from any thread ------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        job: Callable[["Link"], T],
+        *,
+        is_retried: bool = True,
+        waits_for_queue: bool = False,
+        raises_fault: bool = False,
+    ) -> T:
+        """Has the thread do ``job`` and returns its result.
+
+        ``is_retried``: through lost connections. ``waits_for_queue``: through a missing or full queue, too.
+        ``raises_fault``: a BrokerFault is raised, and not tried again.
+        """
+        return self.result_of(self._add(_Job(job, is_retried, waits_for_queue, raises_fault)))  # type: ignore[no-any-return]
+
+    def submit(self, job: Callable[["Link"], T]) -> "Future[T]":
+        """Has the thread do ``job`` after those before it, through lost connections; see ``result_of``."""
+        return self._add(_Job(job, is_retried=True))
+
+    def result_of(self, result: "Future[T]") -> T:
+        """Waits for a job, and says so if that takes long."""
+        waited_s = 0.0
+        while not result.done():
+            with contextlib.suppress(concurrent.futures.TimeoutError):  # or the job's own, which is raised below
+                result.exception(_LOOK_UP_S)
+                break
+            if self._is_impatient:
+                raise BrokerUnreachable("told to stop while the broker was away or took nothing")
+            waited_s += _LOOK_UP_S
+            if waited_s % _PATIENCE_S == 0:  # pika tells of a blocked connection only after the publish that is blocked
+                log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
+                self._note(self._problem or "no answer: broker away, or short of memory or disk")
+        return result.result()
+
+    def post(self, job: Callable[["Link"], None]) -> None:
+        """Has the thread do ``job`` soon; if there is no connection, or it breaks first, it is forgotten."""
+        if self._connection is not None:
+            self._add(_Job(job, is_retried=False))
+
+    def give_up_waiting(self) -> None:
+        """Makes a ``call`` that waits raise BrokerUnreachable soon, and later ones too. Safe in a signal handler."""
+        self._is_impatient = True
+
+    def close(self) -> None:
+        """Does what was already asked for if the connection is open, then ends the thread."""
+        self._stopping.set()
+        self._wake()
+        self._thread.join()
+
+    def _add(self, job: _Job) -> Future[Any]:
+        self._jobs.append(job)
+        self._wake()
+        if not self._thread.is_alive():  # it may have ended before it saw this job
+            self._abandon_jobs()
+        return job.result
+
+    def _note(self, problem: str | None) -> None:
+        """Tells those who look on, when it is another problem than before, or none any more."""
+        if problem != self._problem:
+            self._problem = problem
+            self._on_problem(problem)
+
+    def _wake(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(AMQPError):  # just lost: jobs are looked at when it is open again
+                connection.add_callback_threadsafe(lambda: None)
+
+    # -- for jobs, in the thread ----------------------------------------------------------------------------
+
+    def channel(self, role: str, *, confirms: bool = True) -> BlockingChannel:
+        """The channel for one role, opened when first asked for; publishing on it waits for confirms, or does not."""
+        channel = self._channels.get(role)
+        if channel is None or not channel.is_open:
+            assert self._connection is not None
+            channel = self._channels[role] = self._connection.channel()
+            if confirms:
+                channel.confirm_delivery()
+        return channel
+
+    def subscription(self, role: str) -> BlockingChannel:
+        """The same for a channel that consumes: when it closes, the link connects and subscribes anew."""
+        channel = self.channel(role)
+        channel.add_on_cancel_callback(lambda frame: self._lose("the broker ended a subscription"))
+        self._subscribed.append(channel)
+        return channel
+
+    def wait_for_events(self, seconds: float) -> None:
+        """Lets deliveries and heartbeats come in for up to so long."""
+        assert self._connection is not None
+        self._connection.process_data_events(time_limit=seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Waits while heartbeats go on."""
+        assert self._connection is not None
+        self._connection.sleep(seconds)
+
+    # -- the thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._open()
+                try:
+                    self._serve()
+                except self._passing as error:
+                    log.warning("%s: %s; connecting anew", self._name, error)
+                    self._note(f"{error}; connecting anew")
+                    self._drop()
+            self._finish()
+        except FedmqError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("%s: unexpected error", self._name)
+            self._fail(FedmqError(f"{self._name}: {error!r}; please report this"))
+        finally:
+            self._drop()
+            self._abandon_jobs()
+            self._note(None)
+
+    def _fail(self, error: FedmqError) -> None:
+        self._failure = error
+        if not self._stopping.is_set():
+            self._on_failed(error)
+
+    def _open(self) -> None:
+        give_up: tenacity.stop.stop_base = tenacity.stop_when_event_set(self._stopping)
+        if not self._was_open:
+            give_up |= _OutOfPatience(self._settings.connect_timeout_s)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(self._passing),
+            wait=_backoff_s,
+            stop=give_up,
+            sleep=self._sleep,
+            before_sleep=self._tell_wait,
+            reraise=True,
+        )
+        retrying(self._open_once)
+        if self._was_open:
+            log.info("%s: connected again", self._name)
+        self._was_open = True
+        self._note(None)
+
+    def _open_once(self) -> None:
+        self._drop()
+        self._connection = connect(self._settings, self._name)
+        self._blocked_by = None
+        self._connection.add_on_connection_blocked_callback(lambda _, frame: self._blocked(frame.method.reason))
+        self._connection.add_on_connection_unblocked_callback(lambda _, frame: self._unblocked())
+        try:
+            with translated():
+                self._on_open(self)
+        except BrokerFault as error:
+            raise BrokerUnreachable(str(error)) from error
+
+    def _blocked(self, reason: str) -> None:
+        log.warning("%s: the broker is short of memory or disk and takes nothing; waiting (%s)", self._name, reason)
+        self._blocked_by = "the broker is short of memory or disk and takes nothing"
+        self._note(self._blocked_by)
+
+    def _unblocked(self) -> None:
+        log.info("%s: the broker takes messages again", self._name)
+        self._blocked_by = None
+        self._note(None)
+
+    def _sleep(self, seconds: float) -> None:
+        self._stopping.wait(seconds)
+
+    def _tell_wait(self, state: tenacity.RetryCallState) -> None:
+        error = _error_of(state)
+        if not isinstance(error, QueueMissing):
+            wait_s = state.next_action.sleep if state.next_action else 0.0
+            log.warning("%s: %s; trying again in %.1f s", self._name, error, wait_s)
+            self._note(f"{error}; trying again")
+        elif state.attempt_number == 1:
+            log.info("%s: no queue '%s' there yet; waiting for the aggregator", self._name, self._settings.queue)
+            self._note(f"no queue '{self._settings.queue}' there yet; waiting for the aggregator")
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            self._do_jobs()
+            try:
+                with translated():
+                    self.wait_for_events(_IDLE_S)
+            except BrokerFault as error:
+                raise BrokerUnreachable(str(error)) from error
+            if self._why_lost is None and not all(channel.is_open for channel in self._subscribed):
+                self._lose("the broker closed a channel, perhaps because an ack took too long")
+            if self._why_lost is not None:
+                raise BrokerUnreachable(self._why_lost)
+
+    def _lose(self, reason: str) -> None:
+        self._why_lost = reason
+
+    def _do_jobs(self) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            try:
+                with translated():
+                    result = job.run(self)
+            except BrokerUnreachable as error:
+                if job.is_retried:
+                    self._jobs.appendleft(job)
+                else:
+                    job.result.set_exception(error)
+                raise
+            except BrokerFault as error:
+                if job.raises_fault or not job.is_retried:
+                    job.result.set_exception(error)
+                else:
+                    self._jobs.appendleft(job)
+                    self._stopping.wait(_FAULT_PAUSE_S)
+                raise BrokerUnreachable(str(error)) from error
+            except (QueueFull, QueueMissing) as error:
+                if not job.waits_for_queue or self._stopping.is_set():
+                    job.result.set_exception(error)
+                else:
+                    self._jobs.appendleft(job)
+                    self._wait_for_queue(job, error)
+            except Exception as error:
+                job.result.set_exception(error)
+            else:
+                job.result.set_result(result)
+                self._note(self._blocked_by)
+
+    def _wait_for_queue(self, job: _Job, error: FedmqError) -> None:
+        wait_s = min(0.1 * 2 ** min(job.num_waits, 10), _MAX_WAIT_FOR_QUEUE_S)
+        if job.num_waits % 30 == 0:
+            log.warning("%s: %s; waiting", self._name, error)
+            self._note(f"{error}; waiting")
+        job.num_waits += 1
+        with translated():
+            self.pause(wait_s)
+
+    def _finish(self) -> None:
+        """What was posted before the end is still done, such as the last acks."""
+        if self._connection is not None and self._connection.is_open:
+            with contextlib.suppress(BrokerUnreachable):
+                self._do_jobs()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        self._channels.clear()
+        self._subscribed.clear()
+        self._why_lost = None
+        if connection is None:
+            return
+        with contextlib.suppress(AMQPError, OSError):
+            if connection.is_open:
+                connection.close()
+        self._on_lost()
+
+    def _abandon_jobs(self) -> None:
+        while self._jobs:
+            self._jobs.popleft().result.set_exception(self._failure)
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _backoff_s(state: tenacity.RetryCallState) -> float:
+    """Exponential with full jitter, so that a fleet does not come back in one moment."""
+    longest_s = _MAX_WAIT_FOR_QUEUE_S if isinstance(_error_of(state), QueueMissing) else _MAX_BACKOFF_S
+    growing_s = min(0.5 * 2 ** min(state.attempt_number - 1, 10), longest_s)
+    return random.SystemRandom().uniform(0.0, growing_s)  # the global one is the task's, and seeded
+
+
+class _OutOfPatience(tenacity.stop.stop_base):
+    """Nobody answered for so long. A broker without our queues is waited for: the aggregator makes them."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        waited_s = state.seconds_since_start or 0.0
+        return isinstance(_error_of(state), BrokerUnreachable) and waited_s >= self._patience_s

@@ -1,0 +1,500 @@
+"""The Transport over RabbitMQ with pika: one connection to write, one to read, each with a thread of its own.
+
+Two, because a broker short of memory stops reading from connections that publish; acks and heartbeats must go on.
+"""
+
+import logging
+import math
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
+
+from broker.rabbitmq.link import Link
+from broker.settings import BrokerSettings
+from broker.transport import Delivery, Queued, Source
+from broker.wire import BLOB, Buffer, Topology, partial_key, presence_key, sender_of, update_key
+from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, LinkChanged, QueueMissing
+
+log = logging.getLogger(__name__)
+
+REASON_HEADER = "reason"
+SENDER_HEADER = "sender"
+_PART_HEADER = "part"
+_CONTENT_TYPE = "application/x-fedmq"
+_RETURNS_HEADER = "x-delivery-count"
+_NOT_FOUND = 404
+_LOCKED = 405
+
+_BLOB_PREFETCH = 2
+_PARTS_ON_THEIR_WAY = 1
+"""Parts that wait for the writer, beside the one that it sends, while the next is made ready."""
+_MAX_NAMES = 10
+_BLOB_STALL_S = 60.0
+_NEWEST_HEAD_S = 10.0
+_STATUS_PATIENCE_S, _STATUS_PAUSE_S = 1.0, 0.05
+_COUNT_LAGS_S = 1.5
+"""RabbitMQ says of a stream that holds messages for up to a second that it holds none."""
+
+_QUORUM_QUEUE_SETTLES_S = 1.0
+"""A quorum queue younger than this may not survive a kill -9 of RabbitMQ 3.10."""
+
+
+class RabbitMQ:
+    """One process's way to RabbitMQ; ``role`` names its connections, for operators.
+
+    ``topology`` has the names it uses and declares, by default those of ``settings.queue`` without shards.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        role: str,
+        topology: Topology | None = None,
+        on_link: Callable[[LinkChanged], None] = lambda change: None,
+    ) -> None:
+        self._settings = settings
+        self._on_link = on_link
+        self._role = role
+        self._topology = topology or Topology(settings.queue)
+        self._inbox: queue.SimpleQueue[Delivery | FedmqError | None] = queue.SimpleQueue()
+        self._newest: Delivery | None = None
+        self._newest_lock = threading.Lock()
+        self._session = 0
+        self._unacked: set[int] = set()
+        """Tags of this session's updates; only the reader's thread looks at them."""
+        self._blob = _BlobConsumer()
+        self._leads = False
+        self._declares = False
+        self._writer = Link(
+            settings,
+            f"{role} writer",
+            on_open=self._end_leading,
+            on_failed=self._inbox.put,
+            on_problem=self._teller("writer"),
+        )
+        self._reader: Link | None = None
+
+    # -- queues ---------------------------------------------------------------------------------------------
+
+    def declare(self) -> None:
+        self._writer.call(self._declare)
+        self._declares = True
+
+    def _declare(self, link: Link) -> None:
+        is_new = not all(_is_there(link, name) for name in self._topology.update_queues)
+        channel = link.channel("declare")
+        for exchange, kind in self._topology.exchanges().items():
+            channel.exchange_declare(exchange, exchange_type=kind, durable=True)
+        for name, arguments in self._topology.queues().items():
+            channel.queue_declare(name, durable=True, arguments=arguments)
+        for exchange, name, key in self._topology.bindings():
+            channel.queue_bind(name, exchange, routing_key=key)
+        if is_new:
+            log.info("made queue '%s' and what goes with it", self._topology.updates)
+            link.pause(_QUORUM_QUEUE_SETTLES_S)
+
+    def remove(self) -> None:
+        """Deletes what ``declare`` made, with all that is in it."""
+
+        def do(link: Link) -> None:
+            for name in self._topology.queues():
+                link.channel("declare").queue_delete(name)
+            for name in self._topology.exchanges():
+                link.channel("declare").exchange_delete(name)
+
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.call(do)
+
+    def check(self) -> None:
+        self._writer.call(lambda link: _declare_passive(link, self._topology.updates), is_retried=False)
+
+    def lead(self) -> bool:
+        self._leads = self._writer.call(self._claim)
+        return self._leads
+
+    def _claim(self, link: Link) -> bool:
+        try:
+            link.channel("leader").queue_declare(self._topology.leader, exclusive=True)
+        except ChannelClosedByBroker as error:
+            if error.reply_code != _LOCKED:
+                raise
+            return False
+        return True
+
+    def _end_leading(self, link: Link) -> None:
+        """Between the lost connection and this one somebody else may have led."""
+        if self._leads:
+            raise LeadershipLost(f"the connection that led queue '{self._topology.updates}' was lost")
+
+    # -- receiving ------------------------------------------------------------------------------------------
+
+    def listen(self, *sources: Source, prefetch: int = 16) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = Link(
+            self._settings,
+            f"{self._role} reader",
+            waits_for_queue=not self._declares,  # who made the queue is told when somebody deletes it
+            on_open=lambda link: self._subscribe(link, sources, prefetch),
+            on_lost=self._blob.interrupt,
+            on_failed=self._inbox.put,
+            on_problem=self._teller("reader"),
+        )
+
+    def _teller(self, name: str) -> Callable[[str | None], None]:
+        return lambda problem: self._on_link(LinkChanged(name=name, problem=problem))
+
+    def _subscribe(self, link: Link, sources: Sequence[Source], prefetch: int) -> None:
+        self._begin_session()
+        for source in sources:
+            channel = link.subscription(source)
+            if source is Source.MODELS:
+                channel.basic_qos(prefetch_count=2)
+                channel.basic_consume(self._topology.models, self._on_head, arguments={"x-stream-offset": "last"})
+            elif source is Source.UPDATES:
+                channel.basic_qos(prefetch_count=prefetch)
+                channel.basic_consume(self._topology.updates, self._on_update)
+            else:
+                channel.basic_consume(self._topology.presence, self._on_presence, auto_ack=True)
+
+    def _begin_session(self) -> None:
+        self._session += 1
+        self._unacked.clear()
+
+    def _on_head(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        channel.basic_ack(method.delivery_tag)  # of a stream: only says that we can take more
+        with self._newest_lock:
+            is_announced = self._newest is not None
+            self._newest = Delivery(Source.MODELS, body)
+        if not is_announced:
+            self._inbox.put(self._newest)
+
+    def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        sender = sender_of(_text(method.routing_key))
+        returns = (properties.headers or {}).get(_RETURNS_HEADER)
+        num_returns = returns if isinstance(returns, int) else 0  # on a first delivery it is the sender's own word
+        self._unacked.add(method.delivery_tag)
+        self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
+
+    def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        self._inbox.put(Delivery(Source.PRESENCE, body, _text(method.routing_key).removeprefix(presence_key(""))))
+
+    def receive(self, timeout_s: float | None = None) -> Delivery | None:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                item = self._inbox.get(block=left_s != 0, timeout=left_s or None)
+            except queue.Empty:
+                return None
+            if isinstance(item, FedmqError):
+                raise item
+            if item is None:
+                return None
+            if item.source is Source.MODELS:
+                with self._newest_lock:  # of several heads only the newest is of use
+                    item, self._newest = self._newest, None
+                return item
+            if item.source is Source.PRESENCE or item.session == self._session:
+                return item  # an update of an earlier session comes again
+
+    def wake(self) -> None:
+        self._inbox.put(None)
+
+    def give_up_waiting(self) -> None:
+        for link in (self._writer, self._reader):
+            if link is not None:
+                link.give_up_waiting()
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        marks = [(delivery.session, delivery.tag) for delivery in deliveries]
+
+        def do(link: Link) -> None:
+            tags = self._unacked.intersection(tag for session, tag in marks if session == self._session)
+            self._unacked -= tags
+            channel = link.channel(Source.UPDATES)
+            if tags and max(tags) < min(self._unacked, default=math.inf):
+                channel.basic_ack(max(tags), multiple=True)  # for a quorum queue one command instead of many
+                return
+            for tag in tags:
+                channel.basic_ack(tag)
+
+        self._reading().post(do)
+
+    def give_back(self) -> None:
+        def do(link: Link) -> None:
+            self._begin_session()
+            link.channel(Source.UPDATES).basic_nack(0, multiple=True, requeue=True)
+
+        self._reading().call(do)
+
+    def set_aside(self, delivery: Delivery, reason: str) -> None:
+        headers = {REASON_HEADER: reason[:1000], SENDER_HEADER: delivery.sender}
+        self._publish("", self._topology.dead, bytes(delivery.body), headers, waits_for_queue=False)
+        self.ack([delivery])
+
+    def newest_head(self) -> Buffer | None:
+        return self._writer.call(self._read_newest)
+
+    def _read_newest(self, link: Link) -> Buffer | None:
+        is_counted = _declare_passive(link, self._topology.models) > 0
+        heads: list[bytes] = []
+        channel = link.channel("newest")
+        channel.basic_qos(prefetch_count=1)
+
+        def on_head(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+            channel.basic_ack(method.delivery_tag)
+            heads[:] = [body]
+
+        tag = channel.basic_consume(self._topology.models, on_head, arguments={"x-stream-offset": "last"})
+        deadline = time.monotonic() + (_NEWEST_HEAD_S if is_counted else _COUNT_LAGS_S)
+        while not heads and time.monotonic() < deadline:
+            link.wait_for_events(0.5)
+        link.wait_for_events(0.1)  # the rest of the last chunk
+        channel.basic_cancel(tag)
+        return heads[0] if heads else None
+
+    # -- publishing -----------------------------------------------------------------------------------------
+
+    def broadcast(self, body: bytes) -> None:
+        self._publish("", self._topology.models, body, waits_for_queue=False)
+
+    def send(self, body: bytes, *, worker: str, num_shards: int = 0) -> None:
+        self._publish(self._topology.inbound, update_key(worker, num_shards), body)
+
+    def send_partial(self, body: bytes, *, shard: int) -> None:
+        self._publish(self._topology.inbound, partial_key(shard), body)
+
+    def announce(self, body: bytes, *, worker: str) -> None:
+        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
+
+        def do(link: Link) -> None:
+            channel = link.channel("presence", confirms=False)
+            channel.basic_publish(self._topology.inbound, presence_key(worker), body, properties)
+
+        self._writer.post(do)
+
+    def tell_status(self, body: bytes) -> None:
+        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
+
+        def do(link: Link) -> None:
+            link.channel("presence", confirms=False).basic_publish("", self._topology.status, body, properties)
+
+        self._writer.post(do)
+
+    def read_status(self) -> Buffer | None:
+        return self._writer.call(self._look_at_status, is_retried=False)
+
+    def _look_at_status(self, link: Link) -> bytes | None:
+        """Takes it and gives it back. Another who looks may have it for that moment.
+
+        What is given back goes before a newer one that came meanwhile, and so is what the queue drops of the two.
+        """
+        channel = link.channel("status")
+        deadline = time.monotonic() + _STATUS_PATIENCE_S
+        while True:
+            method, _properties, body = channel.basic_get(self._topology.status)
+            if method is not None:
+                channel.basic_nack(method.delivery_tag, requeue=True)
+                return bytes(body)
+            if time.monotonic() >= deadline:
+                return None
+            link.pause(random.SystemRandom().uniform(0, 2 * _STATUS_PAUSE_S))  # or many who look meet again and again
+
+    def queued(self, names: Sequence[str]) -> dict[str, Queued]:
+        found = {}
+        for name in names:
+            try:
+                found[name] = self._writer.call(partial(_queued, name=name), is_retried=False)
+            except (QueueMissing, BrokerRefused, BrokerFault):
+                continue
+        return found
+
+    def _publish(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        headers: dict[str, Any] | None = None,
+        *,
+        waits_for_queue: bool = True,
+    ) -> None:
+        properties = _durable(headers)
+        self._writer.call(
+            lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),
+            waits_for_queue=waits_for_queue,
+        )
+
+    # -- blobs ----------------------------------------------------------------------------------------------
+
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
+        name = self._declare_anew(name)
+        on_their_way: deque[Future[None]] = deque()
+        try:
+            for index, part in enumerate(parts):
+                on_their_way.append(self._writer.submit(partial(_publish_part, name=name, index=index, part=part)))
+                if len(on_their_way) > _PARTS_ON_THEIR_WAY:
+                    self._writer.result_of(on_their_way.popleft())
+            while on_their_way:
+                self._writer.result_of(on_their_way.popleft())
+        except QueueMissing as error:
+            raise BlobLost(f"blob {name} was deleted while it was written") from error
+        return name
+
+    def _declare_anew(self, name: str) -> str:
+        """A new, empty stream of this name; or of the next, if a kill in mid-declare left the broker half of one."""
+        for candidate in (name, *(f"{name}.{number}" for number in range(1, _MAX_NAMES))):
+
+            def declare(link: Link, candidate: str = candidate) -> None:
+                link.channel("declare").queue_delete(candidate)
+                link.channel("declare").queue_declare(candidate, durable=True, arguments=BLOB)
+
+            try:
+                self._writer.call(declare, raises_fault=True)
+            except BrokerFault as error:
+                log.warning("stream %s cannot be used any more: %s", candidate, error)
+            else:
+                return candidate
+        raise BlobLost(f"the broker can make no stream {name}")
+
+    def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
+        reader = self._reading()
+        num_read = 0
+        while num_read < num_parts:
+            try:
+                reader.call(lambda link: self._blob.start(link, name))
+            except QueueMissing as error:
+                raise BlobLost(f"blob {name} is gone") from error
+            try:
+                for index, part in self._blob.parts(reader):
+                    if index > num_read:
+                        raise BlobLost(f"blob {name} has no part {num_read}")
+                    if index < num_read:
+                        continue  # published twice, or read before a reconnect
+                    num_read += 1
+                    yield part
+                    if num_read == num_parts:
+                        break
+            finally:
+                reader.call(self._blob.stop)
+
+    def delete_blobs(self, names: Sequence[str]) -> None:
+        for name in names:
+
+            def delete(link: Link, name: str = name) -> None:
+                link.channel("declare").queue_delete(name)
+
+            try:
+                self._writer.call(delete, raises_fault=True)
+            except BrokerFault as error:
+                log.warning("stream %s cannot be deleted and stays: %s", name, error)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.close()
+
+    def _reading(self) -> Link:
+        if self._reader is None:
+            raise RuntimeError("listen() comes first")
+        return self._reader
+
+
+class _BlobConsumer:
+    """The parts of one blob at a time, on their way from the reader's thread to whoever asked for them."""
+
+    def __init__(self) -> None:
+        self._arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
+
+    def start(self, link: Link, name: str) -> None:
+        arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
+        self._arrived = arrived
+
+        def on_part(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+            index = (properties.headers or {}).get(_PART_HEADER)
+            arrived.put((channel, method.delivery_tag, index if isinstance(index, int) else -1, body))
+
+        channel = link.channel("blob")
+        channel.basic_qos(prefetch_count=_BLOB_PREFETCH)
+        channel.add_on_cancel_callback(lambda frame: arrived.put(None))
+        channel.basic_consume(name, on_part, consumer_tag="blob", arguments={"x-stream-offset": "first"})
+
+    def parts(self, link: Link) -> Iterator[tuple[int, bytes]]:
+        """(index, part) as they come, until the connection breaks or the stream is deleted."""
+        while True:
+            try:
+                item = self._arrived.get(timeout=_BLOB_STALL_S)
+            except queue.Empty:
+                raise BlobLost("the blob ends before its last part") from None
+            if item is None:
+                return
+            channel, tag, index, part = item
+            link.post(_ack_of(channel, tag))
+            yield index, part
+
+    def stop(self, link: Link) -> None:
+        link.channel("blob").basic_cancel("blob")
+
+    def interrupt(self) -> None:
+        self._arrived.put(None)
+
+
+def _publish_part(link: Link, *, name: str, index: int, part: bytes) -> None:
+    """Returns when the broker has it: a part that a lost connection interrupts is published again, in its turn."""
+    link.channel("publish").basic_publish("", name, part, _durable({_PART_HEADER: index}), mandatory=True)
+
+
+def _durable(headers: dict[str, Any] | None) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        delivery_mode=pika.DeliveryMode.Persistent,
+        content_type=_CONTENT_TYPE,
+        headers=headers,
+        timestamp=int(time.time()),
+    )
+
+
+def _text(key: str | bytes) -> str:
+    """A routing key; pika leaves one that is not UTF-8 as bytes."""
+    return key if isinstance(key, str) else key.decode("utf-8", "replace")
+
+
+def _ack_of(channel: BlockingChannel, tag: int) -> Callable[[Link], None]:
+    def do(link: Link) -> None:
+        if channel.is_open:
+            channel.basic_ack(tag)
+
+    return do
+
+
+def _declare_passive(link: Link, name: str) -> int:
+    """How many messages are in a queue that is there; a channel error 404 if it is not."""
+    return _queued(link, name).num_waiting
+
+
+def _queued(link: Link, name: str) -> Queued:
+    found = link.channel("check").queue_declare(name, passive=True).method
+    return Queued(int(found.message_count), int(found.consumer_count))
+
+
+def _is_there(link: Link, name: str) -> bool:
+    try:
+        _declare_passive(link, name)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _NOT_FOUND:
+            raise
+        return False
+    return True

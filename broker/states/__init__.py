@@ -1,0 +1,32 @@
+"""Named tensors on the wire: a state as bytes, compressed, in part, and a model's body. Needs PyTorch."""
+
+from broker.states.compression import Encoding
+from broker.states.model_body import read_model
+from broker.states.selection import ALL, shared_state
+from broker.states.tensors import (
+    DTYPES,
+    State,
+    chunks,
+    digest_of,
+    first_not_finite,
+    flat_tensor,
+    is_finite,
+    raw,
+    specs_of,
+)
+
+__all__ = [
+    "ALL",
+    "DTYPES",
+    "Encoding",
+    "State",
+    "chunks",
+    "digest_of",
+    "first_not_finite",
+    "flat_tensor",
+    "is_finite",
+    "raw",
+    "read_model",
+    "shared_state",
+    "specs_of",
+]

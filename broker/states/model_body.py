@@ -1,0 +1,51 @@
+"""The state that a model head is of: from its own message or from its blob, verified."""
+
+from collections.abc import Callable, Iterator
+
+from broker.states.tensors import State, first_not_finite, state_from
+from broker.transport import Transport
+from broker.wire import Buffer, Digest, ModelHead
+from console import Transferring, UnfitMessage, told
+
+
+def _unwatched(event: Transferring) -> None:
+    pass
+
+
+def read_model(
+    head: ModelHead, payload: Buffer, transport: Transport, *, tell: Callable[[Transferring], None] = _unwatched
+) -> State:
+    """The model's state. Check the head's specs against your own model first: that bounds what is allocated.
+
+    A body that is not what its head says is an UnfitMessage, a blob that cannot be read a BlobLost.
+    """
+    digest = Digest(head.tensors)
+    body = bytearray(head.num_bytes)
+    size = 0
+    for piece in [payload] if head.blob is None else _parts(head, transport, tell):
+        begin, size = size, size + len(piece)
+        if size > len(body):
+            break
+        body[begin:size] = piece
+        digest.add(piece)  # while the next part comes in
+    if size != len(body):
+        raise UnfitMessage(f"payload has {size} bytes; its tensors need {len(body)}")
+    state = state_from(body, head.tensors)
+    if digest.hex() != head.sha256:
+        raise UnfitMessage("its body is not the one that its digest is of")
+    broken = first_not_finite(state)
+    if broken:
+        raise UnfitMessage(f"it has NaN or infinity in '{broken}'")
+    return state
+
+
+def _parts(head: ModelHead, transport: Transport, tell: Callable[[Transferring], None]) -> Iterator[Buffer]:
+    assert head.blob is not None
+    return told(
+        transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes)),
+        tell,
+        what=f"model of round {head.round}",
+        is_upload=False,
+        total_bytes=head.num_bytes,
+        size_of=len,
+    )

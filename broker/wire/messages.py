@@ -1,0 +1,312 @@
+"""The headers of all messages: frozen, validated, versioned. What may be in them is said here and nowhere else."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from broker.wire.specs import KeptSpecs, Specs, canonical, limb_bytes_of, num_bytes_of
+from broker.wire.topology import shard_of
+
+MAX_NUM_SAMPLES = 2**29 - 1
+"""num_samples times a float32 is exact in float64 up to here."""
+
+MAX_TENSORS = 100_000
+MAX_SHARDS = 1000
+MAX_FOLDED = 1000
+"""Updates in one partial sum."""
+MAX_LISTED = 500
+"""Workers in one status."""
+MAX_PART_BYTES = 8 * 2**20
+MAX_ZSTD_LEVEL = 19
+COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
+
+WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
+RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
+Instance = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8,32}$")]
+Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+RoundNumber = Annotated[StrictInt, Field(ge=0, lt=2**40)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
+MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
+MAX_METRICS = 64
+Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
+
+
+SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern=r"^!?[^!,]")]
+SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
+
+
+class Header(BaseModel):
+    """What every header has: it cannot be changed, has no other keys, and holds no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LocalTraining(Header):
+    """What the aggregator says of training at a site; it goes out with each model."""
+
+    epochs: int = Field(2, ge=1, le=100_000, description="local epochs a round")
+    batch_size: int = Field(32, ge=0, le=2**31, description="local batch size; 0: all data of the site as one batch")
+    lr: float = Field(0.05, gt=0, le=1e6, description="local learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="local momentum")
+    mu: float = Field(0.0, ge=0, le=1e6, description="FedProx's proximal term (Li et al. 2020, eq. 2); 0: none")
+    max_steps: int = Field(0, ge=0, le=2**31, description="most local optimizer steps a round; 0: no limit")
+
+
+class Compression(Header):
+    """How the updates of a run travel; it goes out with each model. What each method does is in compression.py."""
+
+    method: Literal["none", "float16", "bfloat16", "int8", "topk"] = "none"
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of ``topk``: the share of a tensor's elements that travels."""
+    zstd: Annotated[StrictInt, Field(ge=0, le=MAX_ZSTD_LEVEL)] = 0
+    """Level of the lossless compression of each message body or part; 0: none."""
+
+    @classmethod
+    def parse(cls, text: str, *, zstd: int = 0) -> Self:
+        """From ``none``, ``float16``, ``bfloat16``, ``int8`` or ``topk:SHARE``. Anything else is a ValueError."""
+        method, colon, share = text.partition(":")
+        if method not in COMPRESSIONS or (method == "topk") != bool(colon):
+            raise ValueError(f"expected {', '.join(COMPRESSIONS)}:SHARE (such as topk:0.01), not {text!r}")
+        try:
+            return cls.model_validate({"method": method, "share": float(share) if colon else None, "zstd": zstd})
+        except ValueError as error:
+            raise ValueError(f"a share is a number above 0 and at most 1, as in topk:0.01, not {share!r}") from error
+
+    @property
+    def text(self) -> str:
+        """What ``parse`` takes."""
+        return self.method if self.share is None else f"{self.method}:{self.share:g}"
+
+    def __str__(self) -> str:
+        return self.text + (f" with zstd {self.zstd}" if self.zstd else "")
+
+    @model_validator(mode="after")
+    def _a_share_belongs_to_topk(self) -> Self:
+        if (self.method == "topk") != (self.share is not None):
+            raise ValueError("topk has a share, and no other method has")
+        return self
+
+
+class BlobRef(Header):
+    """A body that travels apart, in parts of ``part_bytes`` (a multiple of 8), the last one shorter.
+
+    With zstd, each part is compressed on its own; ``part_bytes`` is its size before.
+    """
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_.-]+$")]
+    part_bytes: Annotated[StrictInt, Field(ge=8, le=MAX_PART_BYTES, multiple_of=8)]
+
+    def num_parts(self, num_bytes: int) -> int:
+        return -(-num_bytes // self.part_bytes)
+
+
+def _valid_specs(given: Any, validate: ValidatorFunctionWrapHandler) -> KeptSpecs:
+    if isinstance(given, KeptSpecs) and given.is_valid:
+        return given
+    validated: Specs = validate(given)
+    if len({spec.name for spec in validated}) != len(validated):
+        raise ValueError("two tensors have the same name")
+    if canonical(validated) != validated:
+        raise ValueError("tensors are not in canonical order (item size, largest first, then name)")
+    specs = given if isinstance(given, KeptSpecs) else KeptSpecs(validated)
+    specs.is_valid = True
+    return specs
+
+
+class Tensors(Header):
+    """The part of a header that describes its payload."""
+
+    tensors: Annotated[Specs, Field(max_length=MAX_TENSORS), WrapValidator(_valid_specs)]
+    sha256: Sha256
+    blob: BlobRef | None = None
+    """None: the payload follows the header in the same message."""
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes_of(self.tensors)
+
+
+class ModelHead(Tensors):
+    """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``."""
+
+    kind: Literal["model"] = "model"
+    run: RunName
+    run_id: RunId
+    epoch: RoundNumber
+    """Goes up each time the aggregator starts; a head of a smaller epoch is a zombie's."""
+    round: RoundNumber
+    num_rounds: RoundNumber
+    is_finished: StrictBool = False
+    seed: StrictInt = Field(ge=0, lt=2**63)
+    max_staleness: RoundNumber = 0
+    local: LocalTraining = LocalTraining()
+    compression: Compression = Compression()
+    """That of every update of this run."""
+    shared: SharedPatterns = ("*",)
+    """Which tensors of the model travel; see shared.py. ``tensors`` are these."""
+    num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0
+    """Not 0: workers send to the partial aggregator of their shard, see topology.py."""
+    weighting: Literal["samples", "uniform"] = "samples"
+    """What an update counts with: its number of samples, or 1. For partial aggregators."""
+    name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
+    """Names that two workers answer to; each of them should say so to its person."""
+
+    @property
+    def position(self) -> tuple[int, int, bool]:
+        """Where in its run this head stands; a greater one is newer.
+
+        The epoch comes first: an aggregator that took over may go back a round, and a zombie's head is never newer.
+        """
+        return (self.epoch, self.round, self.is_finished)
+
+
+class UpdateHead(Tensors):
+    """What a worker learned: the delta (trained minus received) of each tensor that is averaged.
+
+    ``tensors`` and ``sha256`` are those of the delta as it is encoded by the run's compression, before zstd.
+    """
+
+    kind: Literal["update"] = "update"
+    run_id: RunId
+    worker: WorkerName
+    instance: Instance
+    """Random for each worker process: two instances of one name at a time are two workers."""
+    round: RoundNumber
+    """The round whose model it was trained from."""
+    compression: Compression = Compression()
+    num_samples: Annotated[StrictInt, Field(ge=1, le=MAX_NUM_SAMPLES)]
+    train_s: Seconds
+    sent_at: Seconds
+    """Unix time at the worker, in seconds."""
+    train_metrics: Metrics = Field(default_factory=dict)
+    eval_metrics: Metrics = Field(default_factory=dict)
+    """Of the received model, on the site's own held-out data."""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Within a run, an update with this key counts once."""
+        return (self.round, self.worker)
+
+
+class Folded(Header):
+    """One update in a partial sum: what the root's ledger says of it. The fields are those of its UpdateHead."""
+
+    worker: WorkerName
+    instance: Instance
+    num_samples: Annotated[StrictInt, Field(ge=1, le=MAX_NUM_SAMPLES)]
+    num_bytes: Annotated[StrictInt, Field(ge=0, lt=2**50)]
+    train_s: Seconds
+    sent_at: Seconds
+    train_metrics: Metrics = Field(default_factory=dict)
+    eval_metrics: Metrics = Field(default_factory=dict)
+
+
+def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
+    if len({update.worker for update in updates}) != len(updates):
+        raise ValueError("a worker is in it twice")
+    return updates
+
+
+class PartialHead(Tensors):
+    """The exact sum of updates of one shard for one round. It counts as a whole, or not at all.
+
+    ``tensors`` are those of the updates. The payload is the sum's two limbs, as told in
+    ``aggregator/rounds/exact_sum.py``: of each tensor the high ones (int64), in the order of the tensors' names, then
+    of each the low ones (int32). The digest is over ``tensors`` and this payload.
+    """
+
+    kind: Literal["partial"] = "partial"
+    run_id: RunId
+    round: RoundNumber
+    """The round whose model all of them were trained from."""
+    shard: Annotated[StrictInt, Field(ge=0, lt=MAX_SHARDS)]
+    num_shards: Annotated[StrictInt, Field(ge=1, le=MAX_SHARDS)]
+    sequence: Annotated[StrictInt, Field(ge=0, lt=2**40)]
+    """How many partial sums of this shard for this round came before."""
+    bound: Annotated[float, Field(ge=0)]
+    """The sum of |weight * delta| is at most this, for every parameter."""
+    updates: Annotated[
+        tuple[Folded, ...], Field(min_length=1, max_length=MAX_FOLDED), AfterValidator(_of_different_workers)
+    ]
+
+    @property
+    def num_bytes(self) -> int:
+        return limb_bytes_of(self.tensors)
+
+    @model_validator(mode="after")
+    def _all_are_of_its_shard(self) -> Self:
+        for update in self.updates:
+            if shard_of(update.worker, self.num_shards) != self.shard:
+                raise ValueError(f"{update.worker} is not of shard {self.shard} of {self.num_shards}")
+        return self
+
+
+class Presence(Header):
+    """A sign of life; nothing depends on any single one."""
+
+    kind: Literal["presence"] = "presence"
+    worker: WorkerName
+    instance: Instance
+    state: Literal["idle", "training", "sending", "leaving"]
+    round: RoundNumber = 0
+    progress: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the local training that is done."""
+
+    @model_validator(mode="after")
+    def _progress_belongs_to_training(self) -> Self:
+        if self.progress and self.state != "training":
+            raise ValueError("progress is that of training")
+        return self
+
+
+class WorkerStatus(Header):
+    """A worker as the aggregator last heard of it."""
+
+    name: WorkerName
+    state: Literal["idle", "training", "sending"]
+    round: RoundNumber
+    progress: Annotated[float, Field(ge=0, le=1)]
+    seen_at: Seconds
+    """Unix time at the aggregator."""
+    has_answered: StrictBool
+    """Whether its update for the open round is in."""
+
+
+class Status(Header):
+    """What the aggregator says of its run, about once a second; for people to look at, and nothing depends on it."""
+
+    kind: Literal["status"] = "status"
+    run: RunName
+    run_id: RunId
+    state: Literal["running", "finished", "stopped"]
+    sent_at: Seconds
+    round: RoundNumber
+    """The open one; of a run that is finished, the last."""
+    num_rounds: RoundNumber
+    num_folded: RoundNumber
+    target: RoundNumber
+    """Updates that close the round, with so many workers present."""
+    num_present: RoundNumber
+    deadline_at: Seconds | None = None
+    """Unix time at which the round closes without its quorum; None: never."""
+    num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0
+    workers: Annotated[tuple[WorkerStatus, ...], Field(max_length=MAX_LISTED)] = ()
+    num_more_workers: RoundNumber = 0
+    """Of those present, how many are not in ``workers``."""
+
+
+AnyHeader = ModelHead | UpdateHead | PartialHead | Presence | Status

@@ -1,0 +1,164 @@
+"""Which tensors a state has, without their values: names, dtypes, shapes; their order, their bytes, their digest.
+
+Tensors travel in one canonical order: item size, largest first, then name by code point. They follow each other
+without gaps, little-endian, row-major; so each one begins at a multiple of its item size, and a cut at a multiple of
+8 bytes never splits an element.
+
+The digest of a state is the SHA-256 of ``msgpack([[name, dtype, [dim, ...]], ...])`` in that order, followed by
+the payload. It is the ``model_sha256`` of a summary and the ``sha256`` of every message.
+
+Nothing here needs PyTorch, which takes seconds to import: a command that only looks does without.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Annotated, Literal, NamedTuple
+
+import msgpack
+from pydantic import Field, StrictInt, StrictStr
+
+from broker.wire.buffers import Buffer
+
+DtypeName = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+ITEM_BYTES: dict[DtypeName, int] = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+
+
+class TensorSpec(NamedTuple):
+    """Name, dtype and shape of one tensor, without its values."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    dtype: DtypeName
+    shape: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=0, lt=2**40)], ...],
+        Field(max_length=16),
+    ]
+
+    @property
+    def item_bytes(self) -> int:
+        return ITEM_BYTES[self.dtype]
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * self.item_bytes
+
+    @property
+    def is_float(self) -> bool:
+        return "float" in self.dtype
+
+
+Specs = tuple[TensorSpec, ...]
+
+
+class KeptSpecs(Specs):
+    """Specs that stay for a whole run: what every message of it asks of them is worked out once."""
+
+    is_valid = False
+    """Whether they were found to be such as may travel."""
+
+    @cached_property
+    def num_bytes(self) -> int:
+        return sum(spec.num_bytes for spec in self)
+
+    @cached_property
+    def num_elements(self) -> int:
+        return sum(spec.num_elements for spec in self)
+
+    @cached_property
+    def packed(self) -> bytes:
+        """In msgpack, as they travel in a header, and as a digest begins."""
+        return msgpack.packb([list(spec) for spec in self])  # type: ignore[no-any-return]
+
+    @cached_property
+    def of_delta(self) -> "KeptSpecs":
+        """As ``delta_specs`` has them."""
+        return canonical(
+            spec if spec.is_float else spec._replace(dtype="int64") for spec in self if spec.dtype != "bool"
+        )
+
+
+def kept(specs: Specs) -> KeptSpecs:
+    """The same specs; those that are kept already stay what they are."""
+    return specs if isinstance(specs, KeptSpecs) else KeptSpecs(specs)
+
+
+def canonical(specs: Iterable[TensorSpec]) -> KeptSpecs:
+    """The specs in the order in which their tensors travel."""
+    return KeptSpecs(sorted(specs, key=lambda spec: (-spec.item_bytes, spec.name)))
+
+
+def num_bytes_of(specs: Specs) -> int:
+    """The size of the payload that these specs describe, in bytes."""
+    return kept(specs).num_bytes
+
+
+def num_elements_of(specs: Specs) -> int:
+    """How many values these tensors have."""
+    return kept(specs).num_elements
+
+
+def limb_bytes_of(specs: Specs) -> int:
+    """The size of the exact sum of such payloads, in bytes: an int64 and an int32 an element."""
+    return 12 * num_elements_of(specs)
+
+
+class Digest:
+    """The digest of a state, fed piece by piece."""
+
+    def __init__(self, specs: Specs) -> None:
+        self._sha = hashlib.sha256(kept(specs).packed)
+
+    def add(self, piece: Buffer) -> None:
+        self._sha.update(piece)
+
+    def of(self, pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+        """The same pieces, each taken into the digest before it is given."""
+        for piece in pieces:
+            self.add(piece)
+            yield piece
+
+    def hex(self) -> str:
+        return self._sha.hexdigest()
+
+
+def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str | None:
+    """What is wrong with ``given`` beside ``wanted``, in words for a person; None if they are the same."""
+    if given == wanted:
+        return None
+    theirs = {spec.name: spec for spec in given}
+    for spec in wanted:
+        other = theirs.pop(spec.name, None)
+        if other is None:
+            return f"has no tensor {spec.name!r}"
+        if other.dtype != spec.dtype:
+            return f"has tensor {spec.name!r} of dtype {other.dtype}, not {spec.dtype}"
+        if tuple(other.shape) != tuple(spec.shape):
+            return f"has tensor {spec.name!r} of shape {list(other.shape)}, not {list(spec.shape)}"
+    for name in theirs:
+        return f"has a tensor {name!r} that the model has not"
+    return None
+
+
+def delta_specs(specs: Specs) -> KeptSpecs:
+    """The specs of an update of a model with these specs.
+
+    Floating-point tensors travel in their own dtype, BatchNorm's statistics among them; integer ones as int64,
+    since a difference may leave their range; boolean ones do not travel, the model keeps its own.
+    """
+    return kept(specs).of_delta

@@ -1,0 +1,37 @@
+"""Lossless compression of message bodies: one zstd frame a body or part, so that a blob can still be read in parts.
+
+A frame must tell its size, and that must be the size that was announced elsewhere: nothing is allocated on its word.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import zstandard
+
+from broker.wire.buffers import Buffer
+from console import UnfitMessage
+
+
+def compressed(part: Buffer, level: int) -> bytes:
+    """The part as one frame; as it is at level 0."""
+    if level == 0:
+        return bytes(part)
+    return zstandard.ZstdCompressor(level=level, write_content_size=True).compress(part)
+
+
+def compressed_parts(parts: Iterable[bytes], level: int) -> Iterator[bytes]:
+    """Each part as a frame of its own; as they are at level 0."""
+    return (compressed(part, level) for part in parts) if level else iter(parts)
+
+
+def decompressed(frame: Buffer, num_bytes: int) -> bytes:
+    """What is in a frame. One that is not whole, or not of ``num_bytes``, is an UnfitMessage."""
+    try:
+        told = zstandard.get_frame_parameters(frame)
+        if told.content_size != num_bytes or told.dict_id:
+            raise UnfitMessage(f"its body has a zstd frame that is not of the {num_bytes} bytes announced")
+        content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=num_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise UnfitMessage(f"its body is not valid zstd: {error}") from error
+    if len(content) != num_bytes:
+        raise UnfitMessage(f"its body has a zstd frame of {len(content)} bytes where {num_bytes} were announced")
+    return content

@@ -1,0 +1,78 @@
+"""The ground floor: how a command meets its person. Settings, log lines, terminal, exit codes; no federation."""
+
+from console import errors, malloc
+from console.command import configure_logging, exit_code_of
+from console.errors import (
+    BlobLost,
+    BrokerError,
+    BrokerFault,
+    BrokerRefused,
+    BrokerUnreachable,
+    DamagedFile,
+    ExitCode,
+    FedmqError,
+    LeadershipLost,
+    MalformedMessage,
+    MessageError,
+    QueueFull,
+    QueueMissing,
+    SettingsError,
+    StateError,
+    TaskError,
+    UnfitMessage,
+)
+from console.heartbeat import Heartbeat
+from console.live_rows import Flow, Links, Rows, duration, name_of
+from console.log_lines import IS_SHOWN
+from console.metrics_server import new_registry, served
+from console.printable import printable
+from console.settings import ENV_PREFIX, CommandSettings, MetricsSettings, explained, read_settings
+from console.terminal import Terminal
+from console.trend import Trend, is_smaller_better
+from console.watching import LinkChanged, Transferring, fan_out, told
+
+__all__ = [
+    "ENV_PREFIX",
+    "IS_SHOWN",
+    "BlobLost",
+    "BrokerError",
+    "BrokerFault",
+    "BrokerRefused",
+    "BrokerUnreachable",
+    "CommandSettings",
+    "DamagedFile",
+    "ExitCode",
+    "FedmqError",
+    "Flow",
+    "Heartbeat",
+    "LeadershipLost",
+    "LinkChanged",
+    "Links",
+    "MalformedMessage",
+    "MessageError",
+    "MetricsSettings",
+    "QueueFull",
+    "QueueMissing",
+    "Rows",
+    "SettingsError",
+    "StateError",
+    "TaskError",
+    "Terminal",
+    "Transferring",
+    "Trend",
+    "UnfitMessage",
+    "configure_logging",
+    "duration",
+    "errors",
+    "exit_code_of",
+    "explained",
+    "fan_out",
+    "is_smaller_better",
+    "malloc",
+    "name_of",
+    "new_registry",
+    "printable",
+    "read_settings",
+    "served",
+    "told",
+]

@@ -1,0 +1,59 @@
+"""What all commands share: log lines, and an exit code with one clear line instead of a traceback."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from console.errors import ExitCode, FedmqError
+from console.log_lines import LogFormat, formatter_of, is_json
+
+
+def configure_logging(level: str, *, log_format: LogFormat = "text", handler: logging.Handler | None = None) -> None:
+    """One event a line, on standard error, or wherever ``handler`` brings it."""
+    if handler is None:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(formatter_of(log_format))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+
+
+def on_signals(
+    stop: Callable[[], None],
+    *,
+    tell: Callable[[int], None] = lambda number: None,
+    before_end: Callable[[], None] = lambda: None,
+) -> None:
+    """Ctrl-C or SIGTERM once finishes cleanly; twice ends at once. ``tell`` is told which of them it was."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, end_at_once)
+        tell(number)
+        stop()
+
+    def end_at_once(number: int, frame: FrameType | None) -> None:
+        before_end()
+        os._exit(ExitCode.INTERRUPTED)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, handle)
+
+
+def exit_code_of(command: Callable[[], ExitCode], *, prog: str) -> int:
+    """Runs a command. An error meant for a person becomes one line and its exit code."""
+    try:
+        return command()
+    except FedmqError as error:
+        if is_json():
+            logging.getLogger(prog).error("%s", error, extra={"exit_code": int(error.exit_code)})
+        else:
+            print(f"{prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception:
+        logging.getLogger(prog).exception("unexpected error")
+        return ExitCode.FAILED

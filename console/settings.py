@@ -1,0 +1,147 @@
+"""How any command reads its settings: flag, then environment, then file, then default."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from console.errors import SettingsError
+from console.log_lines import LogFormat
+
+S = TypeVar("S", bound=BaseSettings)
+ENV_PREFIX = "FEDMQ_"
+_NONE = "none"
+SECTIONS = ("aggregator", "worker", "simulate", "dashboard")
+"""Parts of a file that only the command of that name reads."""
+
+
+class CommandSettings(BaseSettings):
+    """What every command has: its log, and whether it shows progress."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_parse_none_str=_NONE,
+        env_parse_none_str=_NONE,
+    )
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged")
+    log_format: LogFormat = Field("text", description="log lines for people, or one JSON object a line")
+    live: bool = Field(True, description="show progress live where standard error is a terminal, and not as log lines")
+
+
+class MetricsSettings(CommandSettings):
+    """A command that runs for days, and is watched."""
+
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="port at which Prometheus is told metrics, under /metrics; none: it is not"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of that port; 0.0.0.0: whoever reaches this machine")
+
+
+def without_password(word: str) -> str:
+    """An argument of a command as others may see it: a URL in it with PASSWORD in place of the password."""
+    return re.sub(r"(//[^/@\s:]*):\S*@", r"\1:PASSWORD@", word)
+
+
+def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, description: str, examples: str) -> S:
+    """The settings of one command, from flags, environment and the file that ``--config`` names.
+
+    All problems are in one SettingsError. ``--help`` and unknown flags end the process, as argparse does.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with settings, one `name: value` a line")
+    flags: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
+        settings, root_parser=parser, cli_parse_args=list(argv) if argv is not None else True
+    )
+    known, _ = _config_parser().parse_known_args(argv)
+    own = prog.removeprefix("fl-")
+    from_file = InitSettingsSource(settings, _read_yaml(settings, known.config, own)) if known.config else None
+
+    class Sourced(settings):  # type: ignore[valid-type,misc]
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (flags, env_settings, *([from_file] if from_file else []))
+
+    try:
+        return Sourced()
+    except ValidationError as error:
+        raise SettingsError(explained(error, prog)) from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong without repeating a password that was part of it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"//[^/@\s]*:[^@\s]*@", "//…@", message))
+
+
+def _config_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    return parser
+
+
+def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, object]:
+    """What the file says, with its section ``own`` in place of what it says for several commands."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # only where and what: the text of the line may hold a password
+        mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        raise SettingsError(f"--config {path} is not valid YAML{where}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise SettingsError(f"--config {path}: expected `name: value` lines")
+    sections = {name: content.pop(name) for name in SECTIONS if isinstance(content.get(name), dict)}
+    content |= sections.get(own, {})
+    content = {str(key).replace("-", "_"): None if value == _NONE else value for key, value in content.items()}
+    unknown = sorted(set(content) - set(settings.model_fields))
+    if unknown:
+        raise SettingsError(
+            f"--config {path}: unknown setting {', '.join(unknown)}; known are {', '.join(settings.model_fields)}"
+        )
+    return content
+
+
+def explained(error: ValidationError, prog: str) -> str:
+    """All that is wrong with the settings of a command, on one line, without the broker's URL."""
+    problems = []
+    for problem in error.errors(include_url=False, include_context=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        given = "" if name == "broker" or not name else f" (given: {problem['input']!r})"
+        flag = f"--{name.replace('_', '-')}: " if name else ""
+        problems.append(f"{flag}{problem['msg'].removeprefix('Value error, ')}{given}")
+    return f"{'; '.join(problems)}. See {prog} --help."

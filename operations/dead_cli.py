@@ -1,0 +1,259 @@
+"""``fl-dead``: look at the updates that were set aside, then replay or drop them."""
+
+import itertools
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from broker.rabbitmq import DeadLetters, Letter, Opened
+from console import ExitCode, FedmqError, SettingsError, UnfitMessage, configure_logging, exit_code_of, read_settings
+from operations.settings import DeadSettings
+
+_PROG = "fl-dead"
+_DESCRIPTION = "Lists and shows the updates that were set aside, and replays or drops them. Looking changes nothing."
+_EXAMPLES = """\
+  fl-dead list --queue updates
+  fl-dead show 3f9a0c51d2e4
+  fl-dead replay 3f9a0c51d2e4 77b1e08c9a6d      (the aggregator judges them anew)
+  fl-dead replay --all --worker hospital-a
+  fl-dead drop --all --yes"""
+
+_SHOWN_BYTES = 64
+_COLUMNS = ("id", "worker", "round", "size", "when", "reason")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return exit_code_of(lambda: _command(sys.argv[1:] if argv is None else argv), prog=_PROG)
+
+
+def _command(argv: Sequence[str]) -> ExitCode:
+    settings = read_settings(DeadSettings, _words_last(argv), prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    configure_logging(settings.log_level, log_format=settings.log_format)
+    commands = {"list": _list, "show": _show, "replay": _replay, "drop": _drop}
+    commands[settings.command](settings)
+    return ExitCode.OK
+
+
+def _words_last(argv: Iterable[str]) -> list[str]:
+    """The same arguments, flags first: argparse misses the ID in `replay --queue updates ID`."""
+    switches = {"-h", "--help"}
+    switches |= {
+        f"--{field.alias or name}" for name, field in DeadSettings.model_fields.items() if field.annotation is bool
+    }
+    flags: list[str] = []
+    words: list[str] = []
+    left = iter(argv)
+    for word in left:
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        flags.append(word)
+        if word not in switches and "=" not in word and not word.startswith("--no-"):
+            flags.extend(itertools.islice(left, 1))
+    return [*flags, *words]
+
+
+# -- the commands -------------------------------------------------------------------------------------------
+
+
+def _list(settings: DeadSettings) -> None:
+    look = _look(settings)
+    if settings.is_json:
+        for letter in look.letters:
+            print(json.dumps(_as_json(letter)))
+    elif look.letters:
+        _print_table([_row(letter) for letter in look.letters])
+    else:
+        print(_nothing(settings))
+    _tell_of_more(look)
+
+
+def _show(settings: DeadSettings) -> None:
+    (wanted,) = settings.ids
+    opened, has_blob, num_left = None, False, 0
+    with DeadLetters(settings) as letters:
+        for each in letters.read(settings.limit):
+            if each.letter.id == wanted:
+                opened = each
+        num_left = letters.num_left
+        if opened and opened.head and opened.head.blob:
+            has_blob = letters.has_blob(opened.head.blob.name)
+    if opened is None:
+        raise _unknown([wanted], settings, num_left)
+    rows = list(_facts(opened, has_blob=has_blob))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}".rstrip())
+
+
+def _replay(settings: DeadSettings) -> None:
+    look = _look(settings)
+    stuck = [letter.id for letter in look.letters if not letter.can_be_replayed]
+    if stuck:
+        raise UnfitMessage(f"nothing tells which worker sent {', '.join(stuck)}; only `drop` is left for it")
+    _on_each(settings, look, DeadLetters.replay, "replayed")
+
+
+def _drop(settings: DeadSettings) -> None:
+    if not settings.yes and not sys.stdin.isatty():
+        raise SettingsError("drop needs --yes where nobody can be asked")
+    look = _look(settings)
+    if look.letters and not settings.yes and not _agrees(look.letters):
+        print("dropped nothing")
+        return
+    _on_each(settings, look, DeadLetters.drop, "dropped")
+
+
+def _agrees(letters: Sequence[Letter]) -> bool:
+    workers = sorted({_shown(letter.sender) for letter in letters})
+    question = f"drop {_counted(len(letters))} from {', '.join(workers)} for good? [y/N] "
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+# -- looking and acting -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at the queue found."""
+
+    num_read: int
+    num_left: int
+    letters: list[Letter]
+    """Those that are meant."""
+
+
+def _look(settings: DeadSettings) -> _Look:
+    with DeadLetters(settings) as dead_letters:
+        letters = [opened.letter for opened in dead_letters.read(settings.limit)]
+        num_left = dead_letters.num_left
+    unknown = [wanted for wanted in settings.ids if wanted not in {letter.id for letter in letters}]
+    if unknown:
+        raise _unknown(unknown, settings, num_left)
+    meant = [
+        letter
+        for letter in letters
+        if settings.worker in (None, letter.sender) and (not settings.ids or letter.id in settings.ids)
+    ]
+    return _Look(len(letters), num_left, meant)
+
+
+def _on_each(settings: DeadSettings, look: _Look, act: Callable[[DeadLetters, Opened], None], done: str) -> None:
+    """Acts on what the look has found, as often as it was found: what is set aside again meanwhile stays."""
+    if not look.letters:
+        print(_nothing(settings))
+        return
+    due = Counter(letter.id for letter in look.letters)
+    with DeadLetters(settings) as dead_letters:
+        for opened in dead_letters.read(look.num_read):
+            if due[opened.letter.id]:
+                act(dead_letters, opened)
+                due[opened.letter.id] -= 1
+    missed = f"; {due.total()} gone before" if due.total() else ""
+    print(f"{done} {_counted(len(look.letters) - due.total())}{missed}")
+    if settings.all:
+        _tell_of_more(look)
+
+
+def _unknown(ids: Sequence[str], settings: DeadSettings, num_left: int) -> FedmqError:
+    further = f" among the first {settings.limit}; {num_left} more with a higher --limit" if num_left else ""
+    return FedmqError(f"no dead letter {', '.join(ids)} in '{settings.dead}'{further}")
+
+
+def _nothing(settings: DeadSettings) -> str:
+    if settings.worker is not None:
+        return f"nothing from {_printable(settings.worker)} in '{settings.dead}'"
+    return f"'{settings.dead}' is empty"
+
+
+def _tell_of_more(look: _Look) -> None:
+    if look.num_left:
+        print(f"{look.num_left} more were not looked at; see --limit", file=sys.stderr)
+
+
+# -- for people ---------------------------------------------------------------------------------------------
+
+
+def _row(letter: Letter) -> tuple[str, ...]:
+    return (
+        letter.id,
+        _shown(letter.sender),
+        "does not decode" if letter.round is None else str(letter.round),
+        decimal(letter.num_bytes) if letter.blob_bytes is None else f"{decimal(letter.blob_bytes)} blob",
+        f"{letter.set_aside_at.astimezone():%Y-%m-%d %H:%M:%S}" if letter.set_aside_at else "unknown",
+        _printable(letter.reason),
+    )
+
+
+def _as_json(letter: Letter) -> dict[str, Any]:
+    fields = asdict(letter)
+    when = letter.set_aside_at.isoformat() if letter.set_aside_at else None
+    return {"id": fields.pop("id"), "worker": fields.pop("sender")} | fields | {"set_aside_at": when}
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+        for row in (_COLUMNS, *rows):
+            print("  ".join(map(str.ljust, row, widths)).rstrip())
+        return
+    table = Table(*_COLUMNS[:-1], box=SIMPLE_HEAD)
+    for column in table.columns:
+        column.no_wrap = True
+    table.add_column(_COLUMNS[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _facts(opened: Opened, *, has_blob: bool) -> Iterator[tuple[str, str]]:
+    """(name, value) of all that is known of one."""
+    letter, head = opened.letter, opened.head
+    yield "id", letter.id
+    yield "sender", _shown(letter.sender)
+    yield "reason", _printable(letter.reason)
+    yield "when", letter.set_aside_at.isoformat() if letter.set_aside_at else "unknown"
+    yield "message", f"{letter.num_bytes} bytes"
+    if head is None:
+        yield "header", f"does not decode: {_printable(opened.problem)}"
+        yield "begins with", opened.body[:_SHOWN_BYTES].hex(" ") or "nothing"
+        return
+    for name, value in head.model_dump(exclude={"kind", "tensors", "blob"}).items():
+        yield name, _printable(str(value))
+    yield "body", f"{head.num_bytes} bytes" + ("" if head.blob else " announced, in the message")
+    if head.blob:
+        yield "blob", f"{head.blob.name}, {'still there' if has_blob else 'gone'}"
+        yield "blob parts", f"{head.blob.num_parts(head.num_bytes)} of at most {head.blob.part_bytes} bytes"
+    yield "tensors", str(len(head.tensors))
+    for spec in head.tensors:
+        yield "", f"{_printable(spec.name)}  {spec.dtype} {list(spec.shape)}, {spec.num_bytes} bytes"
+
+
+def _counted(number: int) -> str:
+    return f"{number} dead letter{'' if number == 1 else 's'}"
+
+
+def _shown(sender: str | None) -> str:
+    return "unknown" if sender is None else _printable(sender)
+
+
+def _printable(text: str) -> str:
+    """The text with everything escaped that could move a cursor or hide: senders choose what is in it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

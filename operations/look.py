@@ -1,0 +1,130 @@
+"""What an onlooker finds on the broker at a moment: the aggregator's last word, and what waits on the queues."""
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from broker import Queued, Transport
+from broker.wire import Status, Topology, decode
+from console import BrokerError, MalformedMessage, QueueMissing
+
+_SAYS_EVERY_S = 10.0
+"""A running aggregator says something at least so often."""
+_QUIET_S = 3 * _SAYS_EVERY_S
+
+
+class Condition(StrEnum):
+    """How it is with the run."""
+
+    UNHEARD = "unheard"
+    """Nobody leads, and nobody said anything."""
+    STARTING = "starting"
+    """Somebody leads, and has said nothing yet."""
+    RUNNING = "running"
+    GONE = "gone"
+    """The aggregator said that it runs, and leads no more."""
+    STOPPED = "stopped"
+    """It was told to stop; its command goes on from there."""
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found at a moment (Unix time)."""
+
+    at: float
+    topology: Topology
+    """As far as it is known: its shards are those that the aggregator told."""
+    status: Status | None = None
+    queued: dict[str, Queued] = field(default_factory=dict)
+    """By queue: results, those of shards, dead letters."""
+    problem: str | None = None
+    """Why there is no newer one."""
+
+    @property
+    def condition(self) -> Condition:
+        status = self.status
+        if status is None:
+            return Condition.STARTING if self.is_led else Condition.UNHEARD
+        if status.state == "running":
+            return Condition.RUNNING if self.is_led else Condition.GONE
+        return Condition(status.state)
+
+    @property
+    def is_led(self) -> bool:
+        """Whether an aggregator reads the results queue; if that tells us nothing, whether its last word is new."""
+        results = self.queued.get(self.topology.updates)
+        return results.num_readers > 0 if results is not None else self.status is not None and not self._is_old
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether an aggregator that should be running says nothing any more, be it there or not."""
+        return self.status is not None and self.status.state == "running" and (not self.is_led or self._is_old)
+
+    @property
+    def is_over(self) -> bool:
+        return self.condition is Condition.FINISHED
+
+    @property
+    def age_s(self) -> float | None:
+        """How old the aggregator's last word is, in seconds, if its clock and ours are the same."""
+        return None if self.status is None else max(0.0, self.at - self.status.sent_at)
+
+    @property
+    def at_there(self) -> float:
+        """The moment by the aggregator's clock: where that is not ours, wrong by ten seconds at most while it runs."""
+        if self.status is None:
+            return self.at
+        sent_at = self.status.sent_at
+        latest = sent_at + _SAYS_EVERY_S if self.condition is Condition.RUNNING else self.at
+        return max(sent_at, min(self.at, latest))
+
+    @property
+    def deadline_in_s(self) -> float | None:
+        """Seconds until the round closes without its quorum; None: it does not, or nobody is there to close it."""
+        status = self.status
+        if status is None or status.deadline_at is None or self.condition is not Condition.RUNNING:
+            return None
+        return max(0.0, status.deadline_at - self.at_there)
+
+    @property
+    def num_waiting(self) -> dict[str, int]:
+        """Messages by queue."""
+        return {name: queued.num_waiting for name, queued in self.queued.items()}
+
+    @property
+    def num_dead(self) -> int:
+        return self.num_waiting.get(self.topology.dead, 0)
+
+    @property
+    def _is_old(self) -> bool:
+        return self.age_s is not None and self.age_s > _QUIET_S
+
+
+def take_look(transport: Transport, topology: Topology) -> Look:
+    """What the broker has now. QueueMissing if no aggregator made the queues, or one that says nothing of itself."""
+    status = _status(transport, topology)
+    known = Topology(topology.queue, num_shards=status.num_shards if status else 0)
+    return Look(time.time(), known, status, transport.queued([*known.update_queues, known.dead]))
+
+
+def _status(transport: Transport, topology: Topology) -> Status | None:
+    try:
+        body = transport.read_status()
+    except QueueMissing as error:
+        raise _missing(transport, topology) from error
+    if body is None:
+        return None
+    try:
+        return decode(body, Status)[0]
+    except MalformedMessage as error:
+        raise BrokerError(f"what lies in {topology.status} is not an aggregator's: {error}") from error
+
+
+def _missing(transport: Transport, topology: Topology) -> QueueMissing:
+    if topology.updates in transport.queued([topology.updates]):
+        return QueueMissing(
+            f"queue '{topology.updates}' is that of an older aggregator, which says nothing of itself;"
+            " start it again with this version of fedmq"
+        )
+    return QueueMissing(f"there is no queue '{topology.updates}': no aggregator was ever started for it there")

@@ -1,0 +1,148 @@
+"""A look at a federation as a person reads it: in colours and as wide as the terminal is, or as plain lines.
+
+What comes off the wire is shown as text, and is no markup.
+"""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from console import printable
+from operations.look import Condition, Look
+
+_COLUMNS = ("worker", "state", "round", "progress", "last seen", "answered")
+_NUMBERS = ("round", "progress", "last seen")
+_STYLES = {Condition.GONE: "bold red", Condition.UNHEARD: "bold red", Condition.RUNNING: "green"}
+
+
+def shown(look: Look) -> RenderableType:
+    """For a terminal."""
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    for name, value in _facts(look):
+        facts.add_row(name, Text(value, _STYLES.get(look.condition, "") if name == "state" else ""))
+    parts: list[RenderableType] = [facts]
+    rows = _rows(look)
+    if rows:
+        parts.append(_table(rows))
+    parts.extend(Text(line) for line in _more(look))
+    return Group(*parts)
+
+
+def plain(look: Look) -> str:
+    """For a file or another program: nothing is cut off, whatever the width, and no line ends in blanks."""
+    facts = list(_facts(look))
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    rows = _rows(look)
+    if rows:
+        widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+        lines.append("")
+        lines.extend(
+            "  ".join(
+                f"{word:>{width}}" if name in _NUMBERS else f"{word:<{width}}"
+                for name, word, width in zip(_COLUMNS, row, widths, strict=True)
+            )
+            for row in (_COLUMNS, *rows)
+        )
+    return "\n".join(line.rstrip() for line in (*lines, *_more(look)))
+
+
+# -- what is said -------------------------------------------------------------------------------------------
+
+
+def _facts(look: Look) -> Iterator[tuple[str, str]]:
+    status = look.status
+    if look.problem is not None:
+        yield "broker", f"{printable(look.problem)}; this is what was there before"
+    if status is not None:
+        yield "run", f"{status.run} ({status.run_id})"
+        yield "round", f"{status.round} of {status.num_rounds}"
+    yield "state", _state(look)
+    if status is not None and look.condition in (Condition.RUNNING, Condition.GONE):
+        yield "updates", f"{status.num_folded} of {status.target} folded{_deadline(look)}"
+        yield "workers", f"{status.num_present} present"
+    yield from _queues(look)
+
+
+def _state(look: Look) -> str:
+    said = "" if look.age_s is None else _ago(look.age_s)
+    match look.condition:
+        case Condition.UNHEARD:
+            return "no aggregator leads here, and none said anything since the broker started"
+        case Condition.STARTING:
+            return "an aggregator leads; it has said nothing yet"
+        case Condition.RUNNING if look.is_quiet:
+            return f"running, but its aggregator last spoke {said}: the broker takes nothing, or the clocks differ"
+        case Condition.RUNNING:
+            return "running"
+        case Condition.GONE:
+            return f"no aggregator leads: the last one is gone, it spoke {said}; its command goes on from there"
+        case Condition.STOPPED if look.is_led:
+            return f"stopped {said}; an aggregator leads again"
+        case Condition.STOPPED:
+            return f"stopped {said}; its command goes on from there"
+        case Condition.FINISHED:
+            return f"finished {said}"
+
+
+def _deadline(look: Look) -> str:
+    return "" if look.deadline_in_s is None else f", deadline in {look.deadline_in_s:.0f} s"
+
+
+def _queues(look: Look) -> Iterator[tuple[str, str]]:
+    topology, status = look.topology, look.status
+    for name in topology.update_queues:
+        queued = look.queued.get(name)
+        if queued is None:
+            yield "queue", f"{name}: there is none, or this user may not see it"
+            continue
+        is_shard = name != topology.updates
+        alone = is_shard and not queued.num_readers and status is not None and status.state == "running"
+        yield "queue", f"{name}: {queued.num_waiting} waiting" + ("; no partial aggregator takes them" if alone else "")
+    if topology.dead in look.queued:
+        hint = f"; see fl-dead list --queue {topology.queue}" if look.num_dead else ""
+        yield "dead", f"{topology.dead}: {look.num_dead} set aside{hint}"
+
+
+def _rows(look: Look) -> list[tuple[str, ...]]:
+    return [
+        (
+            worker.name,
+            worker.state,
+            str(worker.round),
+            f"{worker.progress:.0%}" if worker.state == "training" else "",
+            _ago(max(0.0, look.at_there - worker.seen_at)),
+            "yes" if worker.has_answered else "",
+        )
+        for worker in (look.status.workers if look.status else ())
+    ]
+
+
+def _more(look: Look) -> list[str]:
+    return [f"and {look.status.num_more_workers} more workers"] if look.status and look.status.num_more_workers else []
+
+
+def _table(rows: list[tuple[str, ...]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in _COLUMNS:
+        is_name = name == _COLUMNS[0]
+        table.add_column(
+            name,
+            justify="right" if name in _NUMBERS else "left",
+            overflow="fold" if is_name else "ellipsis",
+            no_wrap=not is_name,
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _ago(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 5400 else f"{seconds / 3600:.0f} h ago"

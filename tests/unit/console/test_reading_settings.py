@@ -1,0 +1,180 @@
+"""Settings: where they come from, what is told when they are wrong, and what is never told."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from aggregator.settings import AggregatorSettings
+from broker.settings import BrokerSettings, redacted
+from console.errors import ExitCode, SettingsError
+from console.settings import read_settings
+
+SECRET = "Hunter2hunter2"
+
+
+def read(*argv: str, kind: type[Any] = AggregatorSettings) -> Any:
+    return read_settings(kind, argv, prog="fl-test", description="Tests.", examples="  fl-test")
+
+
+def config(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def problem(*argv: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read(*argv)
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_hold_when_nothing_is_said() -> None:
+    given = read()
+    assert (given.queue, given.rounds, given.quorum, given.deadline_s) == ("updates", 20, "100%", 600.0)
+
+
+def test_a_flag_goes_before_the_environment_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = config(tmp_path, "rounds: 1\nquorum: '1'\nqueue: from-file\n")
+    monkeypatch.setenv("FEDMQ_ROUNDS", "2")
+    monkeypatch.setenv("FEDMQ_QUORUM", "2")
+    given = read("--config", path, "--rounds", "3")
+    assert (given.rounds, given.quorum, given.queue) == (3, "2", "from-file")
+
+
+def test_the_broker_is_read_from_the_environment_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMQ_BROKER", f"amqp://u:{SECRET}@h:5672/")
+    given = read()
+    assert given.broker.get_secret_value() == f"amqp://u:{SECRET}@h:5672/"
+    assert SECRET not in repr(given) + str(given) + str(given.model_dump(mode="json"))
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMQ_ROUNDS", "")
+    assert read().rounds == 20
+
+
+def test_names_in_a_file_may_have_hyphens(tmp_path: Path) -> None:
+    assert read("--config", config(tmp_path, "deadline-s: 5\nmin_updates: 2\n")).deadline_s == 5.0
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert read("--config", config(tmp_path, "# nothing\n")).rounds == 20
+
+
+def test_a_deadline_of_none_is_no_deadline_from_the_flag_and_the_file(tmp_path: Path) -> None:
+    assert read("--deadline-s", "none").deadline_s is None
+    assert read("--config", config(tmp_path, "deadline_s: null\n")).deadline_s is None
+
+
+def test_a_deadline_of_none_is_no_deadline_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMQ_DEADLINE_S", "none")
+    assert read().deadline_s is None
+
+
+def test_all_problems_are_told_together() -> None:
+    text = problem("--rounds", "0", "--quorum", "many", "--deadline-s", "-1", "--run", "a b")
+    for flag in ("--rounds", "--quorum", "--deadline-s", "--run"):
+        assert flag in text
+    assert "'many'" in text
+    assert text.endswith("See fl-test --help.")
+
+
+def test_early_stop_settings_need_a_metric() -> None:
+    assert "--stop-metric" in problem("--patience", "3")
+    assert "--stop-metric" in problem("--stop-at", "0.9")
+    assert read("--patience", "3", "--stop-metric", "accuracy").patience == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("rouns: 3\n", "unknown setting rouns"),
+        ("- 1\n", "expected `name: value` lines"),
+        ("1: 2\n", "expected `name: value` lines"),
+        ("rounds: [\n", "not valid YAML"),
+        ("rounds: three\n", "--rounds"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    assert told in problem("--config", config(tmp_path, content))
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in problem("--config", str(tmp_path / "none.yaml"))
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "not valid YAML" in problem("--config", str(path))
+
+
+def test_an_unknown_flag_ends_the_command_with_the_usage_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read("--rouns", "3")
+    assert caught.value.code == ExitCode.USAGE
+    assert "--rouns" in capsys.readouterr().err
+
+
+def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("--help")
+    assert capsys.readouterr().out.rstrip().endswith("examples:\n  fl-test")
+
+
+WRONG_URLS = [
+    f"http://u:{SECRET}@h/",
+    f"amqp//u:{SECRET}@h/",
+    f"u:{SECRET}@h",
+    f"amqp://u:{SECRET}@h:port/",
+    f"amqp://u:{SECRET}@h:99999/",
+    f"amqp://u:{SECRET}@h:0/",
+    f"amqp://u:{SECRET}@/",
+    f"amqp://u:{SECRET}#@h/",
+    f"amqp://[u:{SECRET}@h/",
+]
+
+
+@pytest.mark.parametrize("url", WRONG_URLS)
+def test_a_wrong_url_is_told_without_its_password(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [problem("--broker", url), problem("--config", config(tmp_path, f"broker: '{url}'\n"))]
+    monkeypatch.setenv("FEDMQ_BROKER", url)
+    for text in [*texts, problem()]:
+        assert "--broker: not a broker's URL" in text
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "line", [f'broker: "amqp://u:{SECRET}@h/', f"broker: amqp://u:{SECRET}@h/: x", f"broker: [{SECRET}"]
+)
+def test_a_file_that_is_not_yaml_is_told_without_its_content(tmp_path: Path, line: str) -> None:
+    assert SECRET not in problem("--config", config(tmp_path, f"rounds: 3\n{line}\n"))
+
+
+def test_a_list_of_brokers_is_refused_without_its_content(tmp_path: Path) -> None:
+    assert SECRET not in problem("--config", config(tmp_path, f"broker: [amqp://u:{SECRET}@h/]\n"))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.text(st.sampled_from("!$%&/@:?#[]qxzQXZ0123456789"), min_size=8), st.sampled_from(["amqp", "amqps"]))
+def test_a_redacted_url_never_holds_the_password(password: str, scheme: str) -> None:
+    url = f"{scheme}://user:{quote(password, safe='')}@broker.example:5671/vhost"
+    assert redacted(SecretStr(url)) == f"{scheme}://user@broker.example:5671/vhost"
+
+
+def test_a_redacted_url_without_a_user_or_port_stays_as_it_is() -> None:
+    assert redacted("amqp://broker/") == "amqp://broker/"
+
+
+def test_a_redacted_ipv6_address_keeps_its_brackets() -> None:
+    assert redacted(f"amqp://u:{SECRET}@[::1]:5672/") == "amqp://u@[::1]:5672/"
+
+
+def test_settings_cannot_be_changed() -> None:
+    given = BrokerSettings()
+    with pytest.raises(ValueError):
+        given.queue = "other"  # type: ignore[misc]

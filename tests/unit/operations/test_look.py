@@ -1,0 +1,203 @@
+"""What is found on a broker, and how a person reads it."""
+
+from typing import Any
+
+import pytest
+from unit.rendered import lines_of, text_of
+
+from broker.memory import MemoryBroker, MemoryTransport
+from broker.transport import Queued, Source
+from broker.wire.codec import encode
+from broker.wire.messages import Presence, Status, WorkerStatus
+from broker.wire.topology import Topology
+from console.errors import BrokerError, QueueMissing
+from console.watching import LinkChanged
+from operations import status_cli
+from operations.look import Condition, Look, take_look
+from operations.status_view import plain, shown
+
+AT = 10_000.0
+LONG = "a-hospital-with-a-name-of-all-sixty-four-characters-that-may-be0"
+ALONE, LED = Queued(0, 0), Queued(0, 1)
+
+
+def worker(name: str, state: str = "idle", **changes: Any) -> dict[str, Any]:
+    fields = {"name": name, "state": state, "round": 3, "progress": 0.0, "seen_at": AT - 4, "has_answered": False}
+    return fields | changes
+
+
+def status(**changes: Any) -> Status:
+    fields = {
+        "run": "demo",
+        "run_id": "demo.1",
+        "state": "running",
+        "sent_at": AT - 1,
+        "round": 3,
+        "num_rounds": 20,
+        "num_folded": 2,
+        "target": 5,
+        "num_present": 2,
+        "deadline_at": AT + 59,
+    }
+    return Status.model_validate(fields | changes)
+
+
+def look(said: Status | None, results: Queued | None = LED, *, num_shards: int = 0, **queued: Queued) -> Look:
+    topology = Topology("q", num_shards=num_shards)
+    found = {} if results is None else {"q": results}
+    return Look(AT, topology, said, found | {f"q.{name.replace('_', '.')}": each for name, each in queued.items()})
+
+
+@pytest.mark.parametrize(
+    ("found", "condition"),
+    [
+        (look(None, ALONE), Condition.UNHEARD),
+        (look(None, None), Condition.UNHEARD),
+        (look(None, LED), Condition.STARTING),
+        (look(status(), LED), Condition.RUNNING),
+        (look(status(sent_at=AT - 500), LED), Condition.RUNNING),
+        (look(status(), ALONE), Condition.GONE),
+        (look(status(), None), Condition.RUNNING),
+        (look(status(sent_at=AT - 31), None), Condition.GONE),
+        (look(status(state="stopped"), ALONE), Condition.STOPPED),
+        (look(status(state="finished"), ALONE), Condition.FINISHED),
+        (look(status(state="finished"), LED), Condition.FINISHED),
+    ],
+)
+def test_the_last_word_and_who_reads_the_results_say_how_it_is(found: Look, condition: Condition) -> None:
+    assert found.condition is condition
+    assert found.is_over is (condition is Condition.FINISHED)
+
+
+def test_times_are_by_the_clock_of_an_aggregator_that_is_there() -> None:
+    for minutes in (-90, 0, 90):
+        there = AT + minutes * 60
+        said = status(sent_at=there - 1, deadline_at=there + 59, workers=[worker("anna", seen_at=there - 4)])
+        found = look(said)
+        assert there - 1 <= found.at_there <= there + 9
+        assert found.deadline_in_s is not None
+        assert 50 <= found.deadline_in_s <= 60
+
+
+def test_a_deadline_has_only_a_round_that_somebody_can_close() -> None:
+    assert look(status()).deadline_in_s == 59
+    assert look(status(deadline_at=AT - 5)).deadline_in_s == 0
+    assert look(status(deadline_at=None)).deadline_in_s is None
+    assert look(status(), ALONE).deadline_in_s is None
+
+
+def test_it_is_read_as_lines_without_an_end_in_blanks_and_nothing_is_cut_off() -> None:
+    workers = [worker("anna", "training", progress=0.5), worker(LONG, has_answered=True)]
+    found = look(status(workers=workers, num_more_workers=7), Queued(4, 1), dead=Queued(2, 0))
+    assert plain(found).splitlines() == [
+        "run      demo (demo.1)",
+        "round    3 of 20",
+        "state    running",
+        "updates  2 of 5 folded, deadline in 59 s",
+        "workers  2 present",
+        "queue    q: 4 waiting",
+        "dead     q.dead: 2 set aside; see fl-dead list --queue q",
+        "",
+        f"{'worker':<64}  state     round  progress  last seen  answered",
+        f"{'anna':<64}  training      3       50%    4 s ago",
+        f"{LONG}  idle          3              4 s ago  yes",
+        "and 7 more workers",
+    ]
+
+
+def test_in_a_narrow_terminal_a_long_name_goes_on_below() -> None:
+    found = look(status(workers=[worker(LONG, "training", progress=0.5)]), dead=ALONE)
+    lines = lines_of(shown(found), width=80)
+    begin = next(number for number, line in enumerate(lines) if " training " in line)
+    assert "50%" in lines[begin]
+    assert "".join(line.split(" ")[0] for line in lines[begin:]) == LONG
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (look(None, ALONE), "no aggregator leads here, and none said anything since the broker started"),
+        (look(None, LED), "an aggregator leads; it has said nothing yet"),
+        (look(status(sent_at=AT - 300), LED), "last spoke 5 min ago: the broker takes nothing, or the clocks differ"),
+        (look(status(sent_at=AT - 40), ALONE), "no aggregator leads: the last one is gone, it spoke 40 s ago"),
+        (look(status(state="stopped", sent_at=AT - 7200), ALONE), "stopped 2 h ago; its command goes on from there"),
+        (look(status(state="stopped"), LED), "stopped 1 s ago; an aggregator leads again"),
+        (look(status(state="finished", sent_at=AT - 60), ALONE), "finished 60 s ago"),
+        (look(status(), None), "q: there is none, or this user may not see it"),
+    ],
+)
+def test_each_condition_has_a_line_of_its_own(found: Look, words: str) -> None:
+    assert words in plain(found)
+    assert words in text_of(shown(found), width=120)
+
+
+def test_a_shard_that_nobody_sums_up_is_told() -> None:
+    found = look(status(num_shards=2), num_shards=2, shard_0=Queued(9, 0), shard_1=Queued(0, 1))
+    assert "queue    q.shard.0: 9 waiting; no partial aggregator takes them\n" in plain(found)
+    assert "queue    q.shard.1: 0 waiting\n" in plain(found) + "\n"
+
+
+def test_what_went_wrong_is_one_line_and_no_markup() -> None:
+    found = Look(AT, Topology("q"), problem="[bold]away\x1b[2J\n", queued={"q": LED})
+    for text in (plain(found), text_of(shown(found), width=120)):
+        assert "[bold]away\\x1b[2J\\n; this is what was there before" in text
+
+
+# -- looking ------------------------------------------------------------------------------------------------
+
+
+def test_a_look_takes_nothing_away() -> None:
+    broker = MemoryBroker()
+    aggregator = MemoryTransport(broker, queue="q")
+    aggregator.declare()
+    aggregator.listen(Source.UPDATES, Source.PRESENCE)
+    aggregator.send(b"update", worker="a")
+    aggregator.tell_status(encode(status()))
+    for _ in range(2):
+        found = take_look(MemoryTransport(broker, queue="q"), Topology("q"))
+        assert found.status == status()
+        assert found.queued == {"q": Queued(1, 1), "q.dead": Queued(0, 0)}
+    assert aggregator.receive(0) is not None
+
+
+def test_before_an_aggregator_was_there_it_is_said_that_none_was() -> None:
+    with pytest.raises(QueueMissing, match="no queue 'q': no aggregator was ever started for it"):
+        take_look(MemoryTransport(MemoryBroker(), queue="q"), Topology("q"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"forged <script>",
+        encode(Presence(worker="a", instance="00112233", state="idle")),
+        encode(status())[:-70],
+        encode(status().model_copy(update={"run": "[red]\x1b[2J"})),
+        encode(status().model_copy(update={"workers": (WorkerStatus.model_construct(**worker("\x1b[2J")),)})),
+    ],
+)
+def test_what_is_not_an_aggregators_is_refused_with_one_line_that_can_be_printed(body: bytes) -> None:
+    broker = MemoryBroker()
+    transport = MemoryTransport(broker, queue="q")
+    transport.declare()
+    transport.tell_status(body)
+    with pytest.raises(BrokerError, match=r"what lies in q\.status is not an aggregator's: ") as refused:
+        take_look(transport, Topology("q"))
+    assert str(refused.value).isprintable()
+
+
+def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(status_cli, "_EVERY_S", 0.0)
+    asked = [look(status()), look(status(state="finished"))]
+    monkeypatch.setattr(status_cli, "take_look", lambda transport, topology: asked.pop(0))
+    link = status_cli._LinkState()
+    looks = status_cli._looks(MemoryTransport(MemoryBroker()), Topology("q"), link, watch=True)
+    assert next(looks).problem is None
+    link.note(LinkChanged(name="writer", problem="no broker at …; trying again"))
+    for _ in range(3):
+        seen = next(looks)
+        assert (seen.status, seen.problem) == (status(), "no broker at …; trying again")
+    link.note(LinkChanged(name="writer", problem=None))
+    assert [(seen.condition, seen.problem) for seen in looks] == [(Condition.FINISHED, None)]
