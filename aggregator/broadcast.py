@@ -1,15 +1,14 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from aggregator.events import Watcher, unwatched
+from aggregator.config import AggregatorConfig
+from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
-from aggregator.settings import AggregatorSettings
-from aggregator.state import Ledger, StateDirectory
-from broker import Transport
-from broker.wire import BlobRef, Buffer, ModelHead, Topology, cut, encode, num_bytes_of
-from console import told
+from broker import BlobUpload
+from broker.wire import BlobRef, Buffer, Cutter, ModelHead, encode, num_bytes_of
+from console import Progress
 
 _MAX_CONFLICTS = 1000
 
@@ -22,25 +21,64 @@ class Staged:
     blob: BlobRef | None = None
 
 
+class ModelUpload(Protocol):
+    """A model's body on its way to where its head will find it; nobody reads it before that head is out."""
+
+    def write(self, piece: Buffer) -> None:
+        """Takes the next piece of the payload."""
+
+    def finish(self) -> Staged:
+        """Returns when all of it is there."""
+
+
+class _InHead:
+    """A small model: it waits for its head."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Buffer] = []
+
+    def write(self, piece: Buffer) -> None:
+        self._pieces.append(piece)
+
+    def finish(self) -> Staged:
+        return Staged(b"".join(self._pieces))
+
+
+class _InBlob:
+    """A large model: it goes to the broker part by part."""
+
+    def __init__(self, upload: BlobUpload, part_bytes: int, progress: Progress) -> None:
+        self._upload, self._part_bytes, self._progress = upload, part_bytes, progress
+        self._cutter = Cutter(part_bytes)
+
+    def write(self, piece: Buffer) -> None:
+        for part in self._cutter.add(piece):
+            self._write(part)
+
+    def finish(self) -> Staged:
+        for part in self._cutter.rest():
+            self._write(part)
+        return Staged(blob=BlobRef(name=self._upload.finish(), part_bytes=self._part_bytes))
+
+    def _write(self, part: bytes) -> None:
+        self._upload.write(part)
+        self._progress.add(len(part))
+
+
 class Broadcaster:
     """The aggregator's side of the model stream."""
 
-    def __init__(
-        self,
-        run: Run,
-        settings: AggregatorSettings,
-        *,
-        transport: Transport,
-        directory: StateDirectory,
-        ledger: Ledger,
-        tell: Watcher = unwatched,
-    ) -> None:
-        self._run, self._settings = run, settings
-        self._tell = tell
-        self._transport, self._directory, self._ledger = transport, directory, ledger
-        self._topology = Topology(settings.queue)
+    def __init__(self, run: Run, config: AggregatorConfig, stores: Stores) -> None:
+        self._run, self._config = run, config
+        self._on_event = stores.on_event
+        self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
         self._conflicts: set[str] = set()
         self._head: ModelHead | None = None
+
+    @property
+    def has_large_model(self) -> bool:
+        """Whether a model travels in a blob."""
+        return num_bytes_of(self._run.specs) > self._config.inline_cap
 
     def ensure(self, number: int, *, is_finished: bool = False) -> None:
         """Publishes the model that round ``number`` begins with unless it is the newest on the stream.
@@ -58,48 +96,47 @@ class Broadcaster:
         else:
             self._head = head
 
-    def stage(self, number: int, pieces: Iterable[Buffer]) -> Staged:
-        """Brings the body of the model that round ``number`` begins with to where its head will find it.
+    def upload(self, number: int) -> ModelUpload:
+        """Begins to bring the body of the model that round ``number`` begins with to where its head will find it.
 
-        Nobody reads it before that head is out: the round before may still be open, and closed with other bits.
+        The round before may still be open, and closed with other bits: then this is done again.
         """
-        if num_bytes_of(self._run.specs) <= self._settings.inline_cap:
-            return Staged(b"".join(pieces))
-        part_bytes = self._settings.part_bytes
-        parts = told(
-            cut(pieces, part_bytes),
-            self._tell,
+        if not self.has_large_model:
+            return _InHead()
+        name = self._config.topology.model_blob(self._run.run_id, number)
+        progress = Progress(
+            self._on_event,
             what=f"model of round {number}",
             is_upload=True,
             total_bytes=num_bytes_of(self._run.specs),
-            size_of=len,
         )
-        name = self._topology.model_blob(self._run.run_id, number)
-        name = self._transport.write_blob(name, parts)
-        return Staged(blob=BlobRef(name=name, part_bytes=part_bytes))
+        return _InBlob(self._transport.open_blob(name), self._config.part_bytes, progress)
 
     def _stage_file(self, number: int) -> Staged:
-        return self.stage(number, self._directory.model(number - 1).pieces(self._run.specs))
+        upload = self.upload(number)
+        for piece in self._directory.model(number - 1).pieces(self._run.specs):
+            upload.write(piece)
+        return upload.finish()
 
     def publish(self, number: int, body: Staged, *, is_finished: bool = False) -> None:
         """Publishes the model that round ``number`` begins with. Doing it again changes nothing for readers."""
-        settings = self._settings
+        config = self._config
         head = ModelHead(
             tensors=self._run.specs,
             sha256=self._ledger.model_sha256(number - 1),
-            run=settings.run,
+            run=config.run,
             run_id=self._run.run_id,
             epoch=self._run.epoch,
             round=number,
-            num_rounds=settings.rounds,
+            num_rounds=config.ending.rounds,
             is_finished=is_finished,
-            seed=settings.seed,
-            max_staleness=settings.max_staleness,
-            local=settings.local,
-            compression=settings.update_compression,
-            shared=settings.shared_patterns,
-            num_shards=settings.shards,
-            weighting=settings.weighting,
+            seed=config.seed,
+            max_staleness=config.policy.max_staleness,
+            local=config.local,
+            compression=config.compression,
+            shared=config.shared,
+            num_shards=config.topology.num_shards,
+            weighting=config.weighting,
             name_conflicts=self._names_in_conflict(),
             blob=body.blob,
         )
@@ -129,7 +166,7 @@ class Broadcaster:
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
         """The model before this one may still be on its way to somebody, unless the run is over; older ones are not."""
         first = 1 if is_finished else 2
-        outdated = [self._topology.model_blob(self._run.run_id, number - back) for back in range(first, 4)]
+        outdated = [self._config.topology.model_blob(self._run.run_id, number - back) for back in range(first, 4)]
         self._transport.delete_blobs(outdated)
 
     def _delete_earlier_run(self, head: ModelHead | None) -> None:

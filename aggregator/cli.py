@@ -4,20 +4,27 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from prometheus_client.registry import CollectorRegistry
 
-from aggregator.events import StandingBy, Watcher
+from aggregator.events import PartialWatcher, StandingBy, Watcher, unwatched
 from aggregator.history import NAME as REPORT
 from aggregator.history import write_report
 from aggregator.partial import PartialAggregator
-from aggregator.partial_live import PartialView
-from aggregator.rounds import kernel
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from aggregator.watchers import AggregatorMetrics, AggregatorView, StatusSender, experiment_logs
+from aggregator.watchers import (
+    AggregatorMetrics,
+    AggregatorView,
+    PartialMetrics,
+    PartialView,
+    StatusSender,
+    experiment_logs,
+)
 from broker import Transport
 from broker.rabbitmq import RabbitMQ
 from console import (
@@ -59,105 +66,170 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    is_root = settings.role == "root"
-    view = AggregatorView() if is_root else PartialView(settings.shard or "", queue=settings.queue)
-    state = settings.state if is_root else None
-    with Terminal(settings, view, prog=_PROG, argv=argv, state=state) as terminal:
-        return _run(settings, terminal, view)
+    role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings)
+    with Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal:
+        malloc.keep_little()
+        torch.set_num_threads(1)  # the initial model is then the same on any machine
+        with role.opened(), served(role.registry, settings):
+            return _lead_on(role, settings, terminal)
 
 
-def _run(settings: AggregatorSettings, terminal: Terminal, view: AggregatorView | PartialView) -> ExitCode:
+class Service(Protocol):
+    """An aggregator that leads, the root or a partial one."""
+
+    is_finished: bool
+
+    def start(self) -> None: ...
+    def run(self) -> None: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Role(Protocol):
+    """What differs between the root and a partial aggregator, apart from the service itself."""
+
+    @property
+    def view(self) -> AggregatorView | PartialView:
+        """What its person sees."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Its metrics."""
+
+    @property
+    def state(self) -> Path | None:
+        """The state directory that a person has to name to go on."""
+
+    @property
+    def name(self) -> str:
+        """Of its connections, for operators."""
+
+    @property
+    def on_missing(self) -> str:
+        """What it does about a missing queue beside making it anew, in words."""
+
+    def opened(self) -> contextlib.AbstractContextManager[None]:
+        """All that it needs before it leads for the first time, until the command ends."""
+
+    def stands_by(self) -> None:
+        """Another aggregator leads."""
+
+    def leading(self, transport: Transport, *, asks_again: bool) -> contextlib.AbstractContextManager[Service]:
+        """Its service, now that it leads; closed at the end."""
+
+    def finished(self) -> None:
+        """The run is over."""
+
+
+class _Root:
+    """Has the model, and leads the run."""
+
+    on_missing = ", and asking the workers to send again"
+
+    def __init__(self, settings: AggregatorSettings) -> None:
+        self._settings = settings
+        self.config = settings.config
+        self.view = AggregatorView()
+        self.state: Path | None = settings.state
+        self.name = f"aggregator {settings.run}"
+        self._metrics = AggregatorMetrics(settings.state)
+        self.registry = self._metrics.registry
+        self._task: Task
+        self._on_event: Watcher = unwatched
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        self._task = load_task(self._settings.task, Site())
+        with experiment_logs(self._settings) as logs:
+            self._on_event = fan_out(self.view.on_event, self._metrics.on_event, *logs)
+            yield
+
+    def stands_by(self) -> None:
+        self._on_event(StandingBy(queue=self._settings.queue))
+
+    @contextlib.contextmanager
+    def leading(self, transport: Transport, *, asks_again: bool) -> Iterator[Service]:
+        status = StatusSender(transport, num_shards=self._settings.shards)
+        on_event = fan_out(self._on_event, status.on_event)
+        service = Aggregator(self.config, self._task, transport, asks_again=asks_again, on_event=on_event)
+        with contextlib.closing(service), status:
+            yield service
+
+    def finished(self) -> None:
+        """A page that cannot be written is no failure of a run whose model is out."""
+        try:
+            log.info("%s", write_report(self._settings.state))
+        except (OSError, StateError) as error:
+            log.warning("no %s: %s", REPORT, error)
+
+
+class _Partial:
+    """Sums up the updates of one shard for the root."""
+
+    state: Path | None = None
+    on_missing = ""
+
+    def __init__(self, settings: AggregatorSettings) -> None:
+        self._config = settings.partial_config
+        self._queue = settings.queue
+        self.name = f"partial aggregator {settings.shard} {settings.run}"
+        self.view = PartialView(settings.shard or "", queue=settings.queue)
+        self._metrics = PartialMetrics()
+        self.registry = self._metrics.registry
+        self._on_event: PartialWatcher = fan_out(self.view.on_event, self._metrics.on_event)
+
+    def opened(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def stands_by(self) -> None:
+        self._on_event(StandingBy(queue=self._queue))
+
+    def leading(self, transport: Transport, *, asks_again: bool) -> contextlib.AbstractContextManager[Service]:
+        return contextlib.closing(PartialAggregator(self._config, transport, on_event=self._on_event))
+
+    def finished(self) -> None:
+        """The root writes the report."""
+
+
+def _lead_on(role: Role, settings: AggregatorSettings, terminal: Terminal) -> ExitCode:
     """Leads, and stands by whenever another one does, until the run is finished or told to stop."""
-    malloc.keep_little()
-    torch.set_num_threads(1)  # the initial model is then the same on any machine
-    if settings.compiled_fold:
-        kernel()  # which says so if it cannot be had
-    task = load_task(settings.task, Site()) if settings.role == "root" else None
-    metrics = AggregatorMetrics(settings.state)
-    with experiment_logs(settings) as logs, served(metrics.registry, settings):
-        return _lead_on(settings, task, terminal, view, [metrics.look, *logs])
-
-
-def _lead_on(
-    settings: AggregatorSettings,
-    task: Task | None,
-    terminal: Terminal,
-    view: AggregatorView | PartialView,
-    watchers: Sequence[Watcher],
-) -> ExitCode:
     asks_again = False
     stopping = threading.Event()
     while True:
         try:
-            return _lead(settings, task, stopping, terminal, view, watchers, asks_again=asks_again)
+            return _lead(role, settings, terminal, stopping, asks_again=asks_again)
         except LeadershipLost as error:
             if stopping.is_set():
                 return ExitCode.INTERRUPTED
             log.warning("%s; standing by", error)
             asks_again = False
         except QueueMissing as error:
-            then = ", and asking the workers to send again" if settings.role == "root" else ""
-            log.error("%s; making the queues anew%s", error, then)
+            log.error("%s; making the queues anew%s", error, role.on_missing)
             asks_again = True
         settings = settings.model_copy(update={"connect_timeout_s": math.inf})
 
 
 def _lead(
-    settings: AggregatorSettings,
-    task: Task | None,
-    stopping: threading.Event,
-    terminal: Terminal,
-    view: AggregatorView | PartialView,
-    watchers: Sequence[Watcher],
-    *,
-    asks_again: bool,
+    role: Role, settings: AggregatorSettings, terminal: Terminal, stopping: threading.Event, *, asks_again: bool
 ) -> ExitCode:
-    """One aggregator, from the moment it leads until it loses that, is told to stop, or the run is finished.
-
-    Without a task it is a partial one.
-    """
-    role = f"aggregator {settings.run}" if task else f"partial aggregator {settings.shard} {settings.run}"
-    transport = RabbitMQ(settings, role=role, topology=settings.topology, on_link=fan_out(view.note_link))
+    """Leads once, as long as the connection holds."""
+    transport = RabbitMQ(settings, role=role.name, topology=settings.topology, on_link=fan_out(role.view.note_link))
     terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
-        tell: Watcher = fan_out(*watchers)
-
-        def tell_standing_by() -> None:
-            event = StandingBy(queue=settings.queue)
-            view.look(event)
-            tell(event)
-
-        if not _wait_to_lead(transport, stopping, tell_standing_by):
+        if not _wait_to_lead(transport, stopping, role.stands_by):
             return ExitCode.INTERRUPTED
-        aggregator: Aggregator | PartialAggregator
-        said = StatusSender(transport, num_shards=settings.shards)
-        if isinstance(view, PartialView):
-            aggregator = PartialAggregator(settings, transport)
-            view.leads(aggregator)
-        else:
-            assert task is not None
-            on_event = fan_out(view.look, tell, said.look)
-            aggregator = Aggregator(settings, task, transport, asks_again=asks_again, on_event=on_event)
-        with contextlib.closing(aggregator), said:
+        with role.leading(transport, asks_again=asks_again) as service:
 
             def stop() -> None:
                 stopping.set()
-                aggregator.stop()
+                service.stop()
 
             terminal.on_signals(stop)
-            aggregator.start()
-            aggregator.run()
-            if aggregator.is_finished and task is not None:
-                _report(settings.state)
-    return ExitCode.OK if aggregator.is_finished else ExitCode.INTERRUPTED
-
-
-def _report(state: Path) -> None:
-    """The run is over and its model out: a page that cannot be written is no failure of it."""
-    try:
-        log.info("%s", write_report(state))
-    except (OSError, StateError) as error:
-        log.warning("no %s: %s", REPORT, error)
+            service.start()
+            service.run()
+            if service.is_finished:
+                role.finished()
+    return ExitCode.OK if service.is_finished else ExitCode.INTERRUPTED
 
 
 def _wait_to_lead(transport: Transport, stopping: threading.Event, tell: Callable[[], None]) -> bool:

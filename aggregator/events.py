@@ -1,4 +1,6 @@
-"""What an aggregator tells those who look on: terminal, status, metrics. They learn of it, and decide nothing.
+"""What an aggregator, the root or a partial one, tells its watchers: terminal, status, metrics, log.
+
+They learn of it, and decide nothing.
 
 Told from the service's thread, in order. Only ``Committed`` is for good: what was decided after the last commit may be
 told a second time, after a restart or when a broken update made the sum go back.
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aggregator.state import UpdateRow
+from aggregator.state import UpdateRow, Verdict
 from broker.wire import Presence
 from console import Transferring
 
@@ -72,6 +74,20 @@ class UpdateDecided:
 
     row: UpdateRow
     fold_s: float | None = None
+    shard: int | None = None
+    """The shard in whose partial sum it came, if it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumDecided:
+    """What becomes of a partial sum, after what becomes of each update in it."""
+
+    shard: int
+    round: int
+    """The round whose model its updates were trained from."""
+    num_updates: int
+    num_samples: int
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +119,69 @@ class RunStopped:
     round: int
 
 
+# -- of a partial aggregator ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLed:
+    """The partial aggregator leads its shard from now on."""
+
+    shard: int
+    num_shards: int
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRoundOpened:
+    """A newer model is out, and updates for its round are summed up from now on."""
+
+    run_id: str
+    round: int
+    num_rounds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateSummed:
+    """An update for the open round is in the sum that goes out next; it took ``fold_s`` to add it."""
+
+    round: int
+    worker: str
+    num_samples: int
+    fold_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatePassedOn:
+    """An update went to the root as it came, for the root to judge it."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumSent:
+    """The root's queue has a sum of so many updates for good; sending it took ``seconds``."""
+
+    round: int
+    num_updates: int
+    num_samples: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumDropped:
+    """A sum was given up before it was sent; its updates come again."""
+
+    num_updates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFinished:
+    """The root says that the run is over."""
+
+    run_id: str
+    num_rounds: int
+
+
 Event = (
     StandingBy
     | RunOpened
@@ -111,13 +190,26 @@ Event = (
     | WorkerSeen
     | Transferring
     | UpdateDecided
+    | SumDecided
     | Committed
     | RoundClosed
     | RunEnded
     | RunStopped
 )
+PartialEvent = (
+    StandingBy
+    | Transferring
+    | ShardLed
+    | ShardRoundOpened
+    | UpdateSummed
+    | UpdatePassedOn
+    | SumSent
+    | SumDropped
+    | ShardFinished
+)
 Watcher = Callable[[Event], None]
+PartialWatcher = Callable[[PartialEvent], None]
 
 
-def unwatched(event: Event) -> None:
-    """The watcher of an aggregator that nobody looks at."""
+def unwatched(event: Event | PartialEvent) -> None:
+    """The watcher of an aggregator that nobody watches."""

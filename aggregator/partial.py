@@ -10,27 +10,45 @@ are passed on one by one, and the root, which knows every update by its key, cou
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 
-from aggregator.prefetch import affordable_prefetch
+from aggregator.config import PartialConfig
+from aggregator.events import (
+    PartialWatcher,
+    ShardFinished,
+    ShardLed,
+    ShardRoundOpened,
+    SumDropped,
+    SumSent,
+    UpdatePassedOn,
+    UpdateSummed,
+    unwatched,
+)
 from aggregator.rounds import (
     ExactSum,
     Expected,
-    Kernel,
     Update,
+    affordable_prefetch,
     base_weight_of,
     folded_of,
-    kernel,
     partial_head,
     read_update,
     send_partial,
 )
 from aggregator.run import newest_head
-from aggregator.settings import AggregatorSettings
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
-from broker.wire import Folded, ModelHead, Specs, Topology, UpdateHead, decode, delta_specs, num_bytes_of, shard_of
+from broker.wire import (
+    Folded,
+    ModelHead,
+    Specs,
+    UpdateHead,
+    decode,
+    delta_specs,
+    num_bytes_of,
+    shard_of,
+)
 from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, UnfitMessage
 
 log = logging.getLogger(__name__)
@@ -41,54 +59,33 @@ _SUSPECT_AFTER = 3
 _UNKNOWN_INSTANCE = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a partial aggregator is, for those who look on."""
-
-    run_id: str = ""
-    round: int = 0
-    num_rounds: int = 0
-    num_folded: int = 0
-    """Updates of this round that are in a sum."""
-    num_sums: int = 0
-    """Sums that the root has, of all rounds."""
-    num_passed_on: int = 0
-    """Updates that went to the root as they came, of all rounds."""
-
-
 class PartialAggregator:
     """One shard's, until the run is finished. ``step()`` handles one event."""
 
     def __init__(
-        self, settings: AggregatorSettings, transport: Transport, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: PartialConfig,
+        transport: Transport,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_event: PartialWatcher = unwatched,
     ) -> None:
         self.is_finished = False
-        self.progress = Progress()
-        """Any thread may read it."""
-        self._settings = settings
+        self._config = config
         self._transport = transport
         self._clock = clock
-        self._kernel = kernel() if settings.compiled_fold else None
-        self._shard, self._num_shards = settings.own_shard
-        self._root = Topology(settings.queue)
+        self._on_event = on_event
         self._is_stopping = False
-        self._prefetch: int | None = None
-        self._model: ModelHead | None = None
-        self._expected: Expected
-        self._encoding: Encoding
-        self._sums = False
-        """Whether updates for the open round are folded, and not passed on one by one."""
+        self._prefetch = 0
+        """0 before there is a model, when no update is asked for."""
+        self._round: _ShardRound | None = None
+        """None before there is a model."""
         self._seen: tuple[str, int] = ("", 0)
         """The run, and the last of its rounds that may have been summed up before."""
-        self._known: dict[str, str] = {}
-        """Worker -> instance, of the updates for the open round that were folded or passed on."""
-        self._usual: set[str] = set()
-        """The workers that answered in the round before."""
-        self._pending: _Pending
-        self._sequence = 0
         self._early: list[tuple[Delivery, float]] = []
         """Updates for a model that we have not heard of yet, and until when they wait for it."""
         self._passed_early: dict[tuple[str, int, str], str] = {}
+        """(run id, round, worker) -> instance, of those that were passed on before we had heard of it."""
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -99,7 +96,9 @@ class PartialAggregator:
         if newest is not None:
             self._seen = (newest[0].run_id, newest[0].round)
         self._transport.listen(Source.MODELS)
-        log.info("partial aggregator of shard %d of %d, queue '%s'", self._shard, self._num_shards, self._root.queue)
+        config = self._config
+        log.info("partial aggregator of shard %d of %d, queue '%s'", config.shard, config.num_shards, config.root.queue)
+        self._on_event(ShardLed(shard=config.shard, num_shards=config.num_shards, queue=config.root.queue))
 
     def run(self) -> None:
         """Steps until the run is finished, or ``stop`` is called; what was not sent goes back onto the queue."""
@@ -120,7 +119,7 @@ class PartialAggregator:
         """Handles the next event if one comes within ``timeout_s``; then does what is due. True if one came."""
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.MODELS:
-            self._look_at(delivery)
+            self._see_model(delivery)
         elif delivery is not None:
             self._take(delivery)
         self._do_what_is_due()
@@ -129,41 +128,42 @@ class PartialAggregator:
     def time_left(self) -> float | None:
         """Seconds until something is due, if nothing comes before; None: nothing is."""
         times = [until for _, until in self._early[:1]]
-        if self._model is not None and self._pending.updates:
-            times.append(self._pending.last_at + self._settings.flush_s)
+        if self._round is not None and self._round.pending.updates:
+            times.append(self._round.pending.last_at + self._config.flush_s)
         return max(0.0, min(times) - self._clock()) + 0.001 if times else None
 
     def _do_what_is_due(self) -> None:
         now = self._clock()
         while self._early and now >= self._early[0][1]:
             self._pass_on_early(self._early.pop(0)[0])
-        if self._model is None or not self._pending.updates:
+        current = self._round
+        if current is None or not current.pending.updates:
             return
-        have_all_answered = self._usual <= self._known.keys() and any(map(self._pending.has, self._usual))
-        is_idle = now >= self._pending.last_at + self._settings.flush_s
-        is_window_full = len(self._pending.deliveries) + len(self._early) >= (self._prefetch or 1)
-        if have_all_answered or is_idle or is_window_full:
-            self._send()
+        is_idle = now >= current.pending.last_at + self._config.flush_s
+        is_window_full = len(current.pending.deliveries) + len(self._early) >= self._prefetch
+        if current.has_all_usual or is_idle or is_window_full:
+            self._send(current)
 
     # -- models ---------------------------------------------------------------------------------------------
 
-    def _look_at(self, delivery: Delivery) -> None:
+    def _see_model(self, delivery: Delivery) -> None:
         """Goes over to a newer model, once what was folded for the one before is sent."""
         try:
             head, _ = decode(delivery.body, ModelHead)
         except MalformedMessage as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
-        known = self._model
-        if head.run != self._settings.run:
+        current = self._round
+        if head.run != self._config.run:
             return
-        if known is not None and known.run_id == head.run_id and head.position <= known.position:
+        if current is not None and current.model.run_id == head.run_id and head.position <= current.model.position:
             return
-        if known is not None and self._pending.updates:
-            self._send()
+        if current is not None and current.pending.updates:
+            self._send(current)
         if head.is_finished:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
             self.is_finished = True
+            self._on_event(ShardFinished(run_id=head.run_id, num_rounds=head.round - 1))
             return
         self._open(head)
         early, self._early = self._early, []
@@ -171,71 +171,70 @@ class PartialAggregator:
             self._take(waiting)
 
     def _open(self, head: ModelHead) -> None:
+        """Begins to sum up for a model, unless its updates may have been summed up before."""
         is_first_time = self._seen[0] != head.run_id or head.round > self._seen[1]
         if is_first_time:
             self._seen = (head.run_id, head.round)
-        if head.num_shards != self._num_shards:
-            log.warning("the root has %d shards, and this is one of %d", head.num_shards, self._num_shards)
-        self._sums = is_first_time and head.num_shards == self._num_shards
-        self.progress = replace(
-            self.progress, run_id=head.run_id, round=head.round, num_rounds=head.num_rounds, num_folded=0
-        )
-        self._model = head
-        self._encoding = Encoding(delta_specs(head.tensors), head.compression)
-        self._expected = Expected(head.run_id, self._encoding, self._root)
-        self._usual = set(self._known)
+        if head.num_shards != self._config.num_shards:
+            log.warning("the root has %d shards, and this is one of %d", head.num_shards, self._config.num_shards)
         self._passed_early = {
             key: instance
             for key, instance in self._passed_early.items()
             if key[0] == head.run_id and key[1] >= head.round
         }
-        self._known = {
-            worker: instance for (_, number, worker), instance in self._passed_early.items() if number == head.round
-        }
-        self._pending = _Pending(self._encoding.folded, self._kernel)
-        self._sequence = 0
-        prefetch = affordable_prefetch([num_bytes_of(self._encoding.encoded)], self._settings.inline_cap)
+        encoding = Encoding(delta_specs(head.tensors), head.compression)
+        self._round = _ShardRound(
+            model=head,
+            expected=Expected(head.run_id, encoding, self._config.root),
+            new_sum=self._config.new_sum,
+            are_summed=is_first_time and head.num_shards == self._config.num_shards,
+            usual=set() if self._round is None else set(self._round.known),
+            known={
+                worker: instance for (_, number, worker), instance in self._passed_early.items() if number == head.round
+            },
+        )
+        prefetch = affordable_prefetch([num_bytes_of(encoding.encoded)], self._config.inline_cap)
         if prefetch != self._prefetch:
             self._prefetch = prefetch
             self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch)
+        self._on_event(ShardRoundOpened(run_id=head.run_id, round=head.round, num_rounds=head.num_rounds))
 
     # -- updates --------------------------------------------------------------------------------------------
 
     def _take(self, delivery: Delivery) -> None:
         """Folds an update, or passes it on."""
-        if self._model is None or delivery.num_returns >= _SUSPECT_AFTER:
-            self._known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
+        current = self._round
+        if current is None or delivery.num_returns >= _SUSPECT_AFTER:
+            if current is not None:
+                current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
             self._pass_on(delivery)
             return
         try:
-            update = read_update(delivery, self._expected, round_number=self._model.round)
+            update = read_update(delivery, current.expected, round_number=current.number)
         except MessageError:
-            if self._is_early(delivery):
-                self._early.append((delivery, self._clock() + self._settings.flush_s))
+            if current.precedes(_head_of(delivery)):
+                self._early.append((delivery, self._clock() + self._config.flush_s))
             else:
                 self._pass_on(delivery)
             return
-        known_instance = self._known.get(update.head.worker)
-        is_of_other_shard = shard_of(update.head.worker, self._num_shards) != self._shard
-        if update.head.round != self._model.round or not self._sums or is_of_other_shard:
+        self._decide_on(current, update, delivery)
+        if update.head.round == current.number:
+            current.known.setdefault(update.head.worker, update.head.instance)
+
+    def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery) -> None:
+        head, known_instance = update.head, current.known.get(update.head.worker)
+        is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
+        if head.round != current.number or not current.are_summed or is_of_other_shard:
             self._pass_on(delivery)
         elif known_instance is None:
-            self._fold(update, delivery)
-        elif known_instance != update.head.instance:
-            self._send()  # so that the root gets the first one first
+            self._fold(current, update, delivery)
+        elif known_instance != head.instance:
+            self._send(current)  # so that the root gets the first one first
             self._pass_on(delivery)
-        elif self._pending.has(update.head.worker):
-            self._pending.deliveries.append(_tag_of(delivery))  # the first delivery may be of a lost session
+        elif current.pending.has(head.worker):
+            current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be of a lost session
         else:
             self._transport.ack([delivery])
-        if update.head.round == self._model.round:
-            self._known.setdefault(update.head.worker, update.head.instance)
-
-    def _is_early(self, delivery: Delivery) -> bool:
-        """Whether it may be of a round that has begun and whose model is on its way to us."""
-        head = _head_of(delivery)
-        model = self._model
-        return head is not None and model is not None and (head.run_id != model.run_id or head.round > model.round)
 
     def _pass_on_early(self, delivery: Delivery) -> None:
         head = _head_of(delivery)
@@ -247,80 +246,131 @@ class PartialAggregator:
         """Gives it to the root as it came."""
         self._transport.send(bytes(delivery.body), worker=delivery.sender)
         self._transport.ack([delivery])
-        self.progress = replace(self.progress, num_passed_on=self.progress.num_passed_on + 1)
+        self._on_event(UpdatePassedOn(worker=delivery.sender))
 
-    def _fold(self, update: Update, delivery: Delivery) -> None:
-        assert self._model is not None
-        begun = False
-        weight = float(base_weight_of(update.head, self._model.weighting))
+    def _fold(self, current: "_ShardRound", update: Update, delivery: Delivery) -> None:
+        begun_at, begun = time.perf_counter(), False
+        weight = float(base_weight_of(update.head, current.model.weighting))
         try:
             for offset, piece in update.pieces(self._transport):
-                self._pending.sum.add(offset, piece, weight)
+                current.pending.sum.add(offset, piece, weight)
                 begun = True
         except (UnfitMessage, BlobLost) as error:
             log.warning("update from '%s' is passed on as it is: %s", delivery.sender, error)
             self._pass_on(delivery)
             if begun:
-                self._start_over()
+                self._start_over(current)
             return
-        self._pending.note(update, delivery, now=self._clock())
-        self.progress = replace(self.progress, num_folded=self.progress.num_folded + 1)
-        fields = {"round": update.head.round, "worker": update.head.worker, "num_samples": update.head.num_samples}
+        current.pending.note(update, delivery, now=self._clock())
+        head = update.head
+        fields = {"round": head.round, "worker": head.worker, "num_samples": head.num_samples}
         log.info("round %3d ← %-16s %6d samples", *fields.values(), extra=fields | {IS_SHOWN: True})
+        fold_s = time.perf_counter() - begun_at
+        self._on_event(UpdateSummed(round=head.round, worker=head.worker, num_samples=head.num_samples, fold_s=fold_s))
 
     # -- sending --------------------------------------------------------------------------------------------
 
-    def _send(self) -> None:
+    def _send(self, current: "_ShardRound") -> None:
         """Sends the sum of what was folded since the last time, and then acks it."""
-        pending, model = self._pending, self._model
-        assert model is not None
-        if pending.updates:
-            head = partial_head(model, pending.sum, pending.updates, shard=self._shard, sequence=self._sequence)
-            caps = {"inline_cap": self._settings.inline_cap, "part_bytes": self._settings.part_bytes}
-            try:
-                send_partial(head, pending.sum, self._transport, self._root, **caps)
-            except BlobLost as error:  # by the root, which has closed the round
-                log.warning("round %3d: the partial sum was not sent to its end: %s", model.round, error)
-                self._start_over()
-                return
-            except MalformedMessage as error:
-                log.warning("round %3d: the updates are passed on one by one: %s", model.round, error)
-                self._sums = False
-                self._start_over()
-                return
-            self._sequence += 1
-            self.progress = replace(self.progress, num_sums=self.progress.num_sums + 1)
-            num_samples = sum(update.num_samples for update in pending.updates)
-            log.info("round %3d ⇒ %6d samples of %d updates", model.round, num_samples, len(pending.updates))
+        pending = current.pending
+        if pending.updates and not self._send_sum(current):
+            return
         self._transport.delete_blobs(pending.blobs)
         self._transport.ack(pending.deliveries)
-        self._pending = _Pending(self._encoding.folded, self._kernel)
+        current.begin_sum()
 
-    def _start_over(self) -> None:
+    def _send_sum(self, current: "_ShardRound") -> bool:
+        """False if the sum cannot be sent; its updates come again."""
+        config, pending, model = self._config, current.pending, current.model
+        begun_at = time.perf_counter()
+        head = partial_head(model, pending.sum, pending.updates, shard=config.shard, sequence=current.num_sums)
+        caps = {"inline_cap": config.inline_cap, "part_bytes": config.part_bytes}
+        try:
+            send_partial(head, pending.sum, self._transport, config.root, **caps)
+        except BlobLost as error:  # by the root, which has closed the round
+            log.warning("round %3d: the partial sum was not sent to its end: %s", model.round, error)
+            self._start_over(current)
+            return False
+        except MalformedMessage as error:
+            log.warning("round %3d: the updates are passed on one by one: %s", model.round, error)
+            current.are_summed = False
+            self._start_over(current)
+            return False
+        current.num_sums += 1
+        num_samples = sum(update.num_samples for update in pending.updates)
+        log.info("round %3d ⇒ %6d samples of %d updates", model.round, num_samples, len(pending.updates))
+        self._on_event(
+            SumSent(
+                round=model.round,
+                num_updates=len(pending.updates),
+                num_samples=num_samples,
+                seconds=time.perf_counter() - begun_at,
+            )
+        )
+        return True
+
+    def _start_over(self, current: "_ShardRound") -> None:
         """Forgets what was folded and not sent, and has it delivered again."""
-        for folded in self._pending.updates:
-            del self._known[folded.worker]
-        self.progress = replace(self.progress, num_folded=self.progress.num_folded - len(self._pending.updates))
-        self._pending = _Pending(self._encoding.folded, self._kernel)
+        for folded in current.pending.updates:
+            del current.known[folded.worker]
+        self._on_event(SumDropped(num_updates=len(current.pending.updates)))
+        current.begin_sum()
         self._early.clear()
         self._transport.give_back()
+
+
+class _ShardRound:
+    """The round of the newest model, as its shard sees it."""
+
+    def __init__(
+        self,
+        *,
+        model: ModelHead,
+        expected: Expected,
+        new_sum: Callable[[Specs], ExactSum],
+        are_summed: bool,
+        usual: Set[str],
+        known: dict[str, str],
+    ) -> None:
+        self.model, self.expected = model, expected
+        self._new_sum = new_sum
+        self.are_summed = are_summed
+        """Whether its updates are folded, and not passed on one by one."""
+        self._usual = usual
+        """The workers that answered in the round before."""
+        self.known = known
+        """Worker -> instance, of the updates for this round that were folded or passed on."""
+        self.num_sums = 0
+        self.pending = _Pending(self._new_sum(expected.encoding.folded))
+
+    @property
+    def number(self) -> int:
+        return self.model.round
+
+    @property
+    def has_all_usual(self) -> bool:
+        """Whether all that answered in the round before have, and something of theirs is still to be sent."""
+        return self._usual <= self.known.keys() and any(map(self.pending.has, self._usual))
+
+    def precedes(self, head: UpdateHead | None) -> bool:
+        """Whether an update may be for a round that has begun and whose model is on its way to us."""
+        return head is not None and (head.run_id != self.model.run_id or head.round > self.model.round)
+
+    def begin_sum(self) -> None:
+        """Nothing is pending any more."""
+        self.pending = _Pending(self._new_sum(self.expected.encoding.folded))
 
 
 @dataclass(slots=True)
 class _Pending:
     """What was folded and not sent."""
 
-    specs: Specs
-    kernel: Kernel | None
-    sum: ExactSum = field(init=False)
+    sum: ExactSum
     updates: list[Folded] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
     last_at: float = 0.0
     """When the last one came."""
-
-    def __post_init__(self) -> None:
-        self.sum = ExactSum(self.specs, kernel=self.kernel)
 
     def has(self, worker: str) -> bool:
         return any(folded.worker == worker for folded in self.updates)

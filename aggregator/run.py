@@ -2,11 +2,13 @@
 
 import logging
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator.settings import AggregatorSettings
-from aggregator.state import Ledger, StateDirectory
+from aggregator.config import AggregatorConfig
+from aggregator.rounds import state_names
+from aggregator.state import Ledger, StateDirectory, companion_specs
 from broker import Transport
 from broker.states import State, first_not_finite, read_model, specs_of
 from broker.wire import Buffer, ModelHead, Specs, decode, difference
@@ -14,8 +16,8 @@ from console import DamagedFile, MalformedMessage, StateError, TaskError
 
 log = logging.getLogger(__name__)
 
-_OF_UPDATES_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
-"""What holds for ledgers that do not say."""
+_ENCODING_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
+"""How updates of a run look whose ledger does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Run:
 
 
 def open_run(
-    settings: AggregatorSettings,
+    config: AggregatorConfig,
     initial: State,
     *,
     directory: StateDirectory,
@@ -46,9 +48,9 @@ def open_run(
     specs = specs_of(initial)
     on_stream = newest_head(transport)
     if not ledger.facts():
-        ledger.record(_beginning(settings, initial, directory, transport, on_stream))
+        ledger.record(_beginning(config, initial, directory, transport, on_stream))
     facts = ledger.facts()
-    _check_is_ours(settings, facts, directory)
+    _check_is_ours(config, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
         raise StateError(
             f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, the stream"
@@ -56,7 +58,7 @@ def open_run(
             " an empty --state goes on from the stream"
         )
     epoch = ledger.claim()
-    _go_back_to_sound_model(directory, ledger, specs)
+    _go_back_to_sound_model(directory, ledger, specs, state_names(config.step))
     return Run(str(facts["run_id"]), epoch, specs)
 
 
@@ -73,27 +75,27 @@ def newest_head(transport: Transport) -> tuple[ModelHead, Buffer] | None:
 
 
 def _beginning(
-    settings: AggregatorSettings,
+    config: AggregatorConfig,
     initial: State,
     directory: StateDirectory,
     transport: Transport,
     on_stream: tuple[ModelHead, Buffer] | None,
 ) -> dict[str, Any]:
     """The first facts of a ledger, with the model they name in its place."""
-    if on_stream is not None and on_stream[0].run == settings.run and not on_stream[0].is_finished:
-        return _taken_over(settings, initial, directory, transport, *on_stream)
+    if on_stream is not None and on_stream[0].run == config.run and not on_stream[0].is_finished:
+        return _taken_over(config, initial, directory, transport, *on_stream)
     broken = first_not_finite(initial)
     if broken:
         raise TaskError(f"the task's model has NaN or infinity in '{broken}'")
     written = directory.write_model(0, initial)
     written.install()
     return {
-        "run": settings.run,
-        "run_id": f"{settings.run}.{secrets.token_hex(4)}",
-        "queue": settings.queue,
-        "task": settings.task,
-        "seed": settings.seed,
-        **_of_updates(settings),
+        "run": config.run,
+        "run_id": f"{config.run}.{secrets.token_hex(4)}",
+        "queue": config.topology.queue,
+        "task": config.task,
+        "seed": config.seed,
+        **_encoding_facts(config),
         "base_round": 0,
         "base_sha256": written.sha256,
         "epoch": 0,
@@ -101,7 +103,7 @@ def _beginning(
 
 
 def _taken_over(
-    settings: AggregatorSettings,
+    config: AggregatorConfig,
     initial: State,
     directory: StateDirectory,
     transport: Transport,
@@ -109,15 +111,17 @@ def _taken_over(
     payload: Buffer,
 ) -> dict[str, Any]:
     problem = difference(specs_of(initial), head.tensors)
-    if head.shared != settings.shared_patterns:
+    if state_names(config.step):
+        problem = problem or "is not finished, and what its server step remembers is only in its state directory"
+    if head.shared != config.shared:
         problem = f"shares '{','.join(head.shared)}'"
-    if head.seed != settings.seed:
+    if head.seed != config.seed:
         problem = problem or f"has --seed {head.seed}"
-    if head.compression != settings.update_compression:
+    if head.compression != config.compression:
         problem = problem or f"has the compression {head.compression}"
     if problem:
         raise StateError(
-            f"run '{head.run}' is open on queue '{settings.queue}' and {problem};"
+            f"run '{head.run}' is open on queue '{config.topology.queue}' and {problem};"
             " to begin another run, give it another --run"
         )
     log.warning(
@@ -128,10 +132,10 @@ def _taken_over(
     return {
         "run": head.run,
         "run_id": head.run_id,
-        "queue": settings.queue,
-        "task": settings.task,
+        "queue": config.topology.queue,
+        "task": config.task,
         "seed": head.seed,
-        **_of_updates(settings),
+        **_encoding_facts(config),
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "epoch": head.epoch,
@@ -139,29 +143,48 @@ def _taken_over(
     }
 
 
-def _of_updates(settings: AggregatorSettings) -> dict[str, Any]:
+def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
     """What decides how updates of a run look: it cannot change while some are on their way."""
-    return {name: getattr(settings, name) for name in _OF_UPDATES_BEFORE}
+    compression = config.compression
+    return {"compression": compression.text, "zstd": compression.zstd, "shared": ",".join(config.shared)}
 
 
-def _check_is_ours(settings: AggregatorSettings, facts: dict[str, Any], directory: StateDirectory) -> None:
-    facts = _OF_UPDATES_BEFORE | facts
-    for name in ("run", "queue", "task", "seed", *_OF_UPDATES_BEFORE):
-        if facts[name] != getattr(settings, name):
+def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:
+    facts = _ENCODING_BEFORE | facts
+    wanted = {"run": config.run, "queue": config.topology.queue, "task": config.task, "seed": config.seed}
+    for name, value in (wanted | _encoding_facts(config)).items():
+        if facts[name] != value:
             raise StateError(
                 f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"
-                f" not {getattr(settings, name)}; give another --state, or the settings it began with"
+                f" not {value}; give another --state, or the settings it began with"
             )
 
 
-def _go_back_to_sound_model(directory: StateDirectory, ledger: Ledger, specs: Specs) -> None:
+def _go_back_to_sound_model(
+    directory: StateDirectory, ledger: Ledger, specs: Specs, companions: Collection[str]
+) -> None:
     while True:
         last = ledger.last_closed_round()
         try:
             directory.model(last).check(specs, ledger.model_sha256(last))
+            _check_companions(directory, ledger, specs, companions, last)
             return
         except DamagedFile as error:
             if last == ledger.base_round():
                 raise
             log.error("%s; doing round %d again from the model before", error, last)
             ledger.undo_from(last)
+
+
+def _check_companions(
+    directory: StateDirectory, ledger: Ledger, specs: Specs, wanted: Collection[str], last: int
+) -> None:
+    """A DamagedFile unless what the step remembers of the last round is there; a StateError if it is another step's."""
+    recorded = ledger.companions(last)
+    if last > ledger.base_round() and recorded.keys() != set(wanted):
+        raise StateError(
+            f"{directory.folder} has beside the model of round {last}: {', '.join(sorted(recorded)) or 'nothing'};"
+            f" this run's server step needs: {', '.join(sorted(wanted)) or 'nothing'}; go on with the one it began with"
+        )
+    for name, sha256 in recorded.items():
+        directory.companion(last, name).check(companion_specs(name, specs), sha256)

@@ -1,13 +1,17 @@
 """All that can be set of an aggregator."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
-from aggregator.rounds import OnShort, Quorum, RoundPolicy
+from aggregator.config import AggregatorConfig, PartialConfig
+from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, kernel
+from aggregator.state import Ending
 from broker import ServiceSettings, WireSettings
-from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Topology
+from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Specs, Topology
 from console import SettingsError
 
 
@@ -168,6 +172,50 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
                 "--shards needs --max-staleness 0: a partial sum that is late cannot be discounted exactly"
             )
         return self
+
+    @property
+    def config(self) -> AggregatorConfig:
+        """What the root aggregator is to do. A SettingsError where compiled code is asked for and cannot be had."""
+        return AggregatorConfig(
+            run=self.run,
+            task=self.task,
+            seed=self.seed,
+            state=self.state,
+            topology=self.topology,
+            policy=self.policy,
+            ending=Ending(rounds=self.rounds, metric=self.stop_metric, stop_at=self.stop_at, patience=self.patience),
+            weighting=self.weighting,
+            local=self.local,
+            compression=self.update_compression,
+            shared=self.shared_patterns,
+            step=FedAvg(self.server_lr),
+            new_accumulator=self.new_sum,
+            keep_every=self.keep_every,
+            commit_every_s=self.commit_every_s,
+            inline_cap=self.inline_cap,
+            part_bytes=self.part_bytes,
+            recorded=self.model_dump(mode="json", exclude={"broker"}),
+        )
+
+    @property
+    def partial_config(self) -> PartialConfig:
+        """What the partial aggregator of a shard is to do."""
+        shard, num_shards = self.own_shard
+        return PartialConfig(
+            run=self.run,
+            root=Topology(self.queue),
+            shard=shard,
+            num_shards=num_shards,
+            flush_s=self.flush_s,
+            new_sum=self.new_sum,
+            inline_cap=self.inline_cap,
+            part_bytes=self.part_bytes,
+        )
+
+    @property
+    def new_sum(self) -> Callable[[Specs], ExactSum]:
+        """Makes an empty sum, which is added to by compiled code if that is asked for."""
+        return partial(ExactSum, kernel=kernel() if self.compiled_fold else None)
 
     @property
     def own_shard(self) -> tuple[int, int]:

@@ -5,9 +5,10 @@ Below: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (p
 
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, WireSettings, redacted
-from broker.transport import Delivery, Queued, Source, Transport
+from broker.transport import BlobUpload, Delivery, Queued, Source, Transport
 
 __all__ = [
+    "BlobUpload",
     "BrokerSettings",
     "BrokerUrl",
     "Delivery",

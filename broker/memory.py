@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from broker.transport import DeadLetter, Delivery, Queued, Source
+from broker.transport import BlobUpload, DeadLetter, Delivery, Queued, Source, Transport
 from broker.wire import Buffer, Topology, partial_key, shard_of
 from console import BlobLost, QueueMissing
 
@@ -35,7 +35,7 @@ class MemoryBroker:
         """Whose updates everybody who takes some takes: a shard's, or None, the root's."""
 
 
-class MemoryTransport:
+class MemoryTransport(Transport):
     """One participant's view of a MemoryBroker, or of one shard of it."""
 
     def __init__(self, broker: MemoryBroker, *, shard: int | None = None, queue: str = "updates") -> None:
@@ -180,11 +180,8 @@ class MemoryTransport:
             queue.append((sender, body))
             self._changed.notify_all()
 
-    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
-        stored = tuple(parts)
-        with self._changed:
-            self._broker.blobs[name] = stored
-        return name
+    def open_blob(self, name: str) -> BlobUpload:
+        return _BlobUpload(self._broker, name)
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         with self._changed:
@@ -203,3 +200,19 @@ class MemoryTransport:
         self.listen()
         if self._broker.leaders.get(self._shard) is self:
             del self._broker.leaders[self._shard]
+
+
+class _BlobUpload:
+    """A blob that is written; it is there when all of it is."""
+
+    def __init__(self, broker: MemoryBroker, name: str) -> None:
+        self._broker, self._name = broker, name
+        self._parts: list[bytes] = []
+
+    def write(self, part: bytes) -> None:
+        self._parts.append(part)
+
+    def finish(self) -> str:
+        with self._broker.changed:
+            self._broker.blobs[self._name] = tuple(self._parts)
+        return self._name

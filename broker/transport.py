@@ -64,6 +64,16 @@ class Queued:
     """Who takes them; of the results queue, the aggregator that leads, and nobody if none does."""
 
 
+class BlobUpload(Protocol):
+    """A body on its way to the broker, part by part. Nobody reads it before a message names it."""
+
+    def write(self, part: bytes) -> None:
+        """Takes the next part, and waits only while several are on their way. BlobLost if somebody deletes the blob."""
+
+    def finish(self) -> str:
+        """Returns when the broker has all parts: under which name it has them, see ``open_blob``."""
+
+
 class Transport(Protocol):
     """The broker, as seen by one process."""
 
@@ -133,11 +143,18 @@ class Transport(Protocol):
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         """How many messages wait in these queues; one that is not there, or tells us nothing, is left out."""
 
-    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
-        """Stores parts under a name, in place of what was there; BlobLost if somebody deletes it meanwhile.
+    def open_blob(self, name: str) -> BlobUpload:
+        """Begins to store parts under a name, in place of what was there.
 
-        Returns the name, or that with ``.1``, ``.2``, … after it where the broker cannot use the name any more.
+        The name becomes that with ``.1``, ``.2``, … after it where the broker cannot use it any more.
         """
+
+    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
+        """Stores all parts under a name, or the one that ``open_blob`` found instead, which is returned."""
+        upload = self.open_blob(name)
+        for part in parts:
+            upload.write(part)
+        return upload.finish()
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         """The parts of a blob in order, each once. BlobLost if it is not there or ends early."""

@@ -29,7 +29,7 @@ from console.printable import printable
 from console.settings import ENV_PREFIX, CommandSettings, MetricsSettings, explained, read_settings
 from console.terminal import Terminal
 from console.trend import Trend, is_smaller_better
-from console.watching import LinkChanged, Transferring, fan_out, told
+from console.watching import LinkChanged, Progress, Transferring, fan_out, told
 
 __all__ = [
     "ENV_PREFIX",
@@ -51,6 +51,7 @@ __all__ = [
     "MalformedMessage",
     "MessageError",
     "MetricsSettings",
+    "Progress",
     "QueueFull",
     "QueueMissing",
     "Rows",

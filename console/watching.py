@@ -34,6 +34,29 @@ class LinkChanged:
     problem: str | None
 
 
+class Progress:
+    """Tells of one transfer, from its begin on, as its bytes come."""
+
+    def __init__(self, tell: Callable[[Transferring], None], *, what: str, is_upload: bool, total_bytes: int) -> None:
+        self._tell, self._what, self._is_upload, self._total_bytes = tell, what, is_upload, total_bytes
+        self._num_bytes = self._num_told = 0
+        self._say()
+
+    def add(self, num_bytes: int) -> None:
+        """So many more are there."""
+        self._num_bytes += num_bytes
+        if self._num_bytes - self._num_told >= _STEP_BYTES or self._num_bytes == self._total_bytes:
+            self._say()
+
+    def _say(self) -> None:
+        self._num_told = self._num_bytes
+        self._tell(
+            Transferring(
+                what=self._what, is_upload=self._is_upload, num_bytes=self._num_bytes, total_bytes=self._total_bytes
+            )
+        )
+
+
 def told(
     parts: Iterable[P],
     tell: Callable[[Transferring], None],
@@ -44,16 +67,12 @@ def told(
     size_of: Callable[[P], int],
 ) -> Iterator[P]:
     """The same parts; what has been taken of them is told of."""
-    num_bytes = num_told = 0
-    tell(Transferring(what=what, is_upload=is_upload, num_bytes=0, total_bytes=total_bytes))
+    progress = Progress(tell, what=what, is_upload=is_upload, total_bytes=total_bytes)
     for part in parts:
         size = size_of(part)
         yield part
         del part  # before the next one is made: it is megabytes
-        num_bytes += size
-        if num_bytes - num_told >= _STEP_BYTES or num_bytes == total_bytes:
-            num_told = num_bytes
-            tell(Transferring(what=what, is_upload=is_upload, num_bytes=num_bytes, total_bytes=total_bytes))
+        progress.add(size)
 
 
 def fan_out(*watchers: Callable[[E], None]) -> Callable[[E], None]:

@@ -104,7 +104,7 @@ class Simulation:
         self._run_settings = run_settings
         self._terminal = terminal
         self._view = view
-        self._on_event = fan_out(view.look, _tell_round, *watchers)
+        self._on_event = fan_out(view.on_event, _tell_round, *watchers)
         self._task: Task = load_task(settings.task, Site(partition=settings.partition))
 
     @property
@@ -120,7 +120,7 @@ class Simulation:
         broker = MemoryBroker()
         settings = self._run_settings.model_copy(update={"quorum": self._quorum_of_all()})
         with contextlib.ExitStack() as stack:
-            aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_event=self._on_event)
+            aggregator = Aggregator(settings.config, self._task, MemoryTransport(broker), on_event=self._on_event)
             slots = self._slots(stack)
 
             def stop() -> None:
@@ -164,8 +164,8 @@ class Simulation:
         transport = RabbitMQ(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
         with contextlib.closing(transport):
             said = StatusSender(transport)
-            on_event = fan_out(self._on_event, said.look)
-            aggregator = Aggregator(self._run_settings, self._task, transport, on_event=on_event)
+            on_event = fan_out(self._on_event, said.on_event)
+            aggregator = Aggregator(self._run_settings.config, self._task, transport, on_event=on_event)
             workers = WorkerProcesses(
                 self._settings,
                 queue=self._run_settings.queue,

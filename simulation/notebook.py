@@ -39,7 +39,7 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
     try:
         broker = MemoryBroker()
         aggregator = Aggregator(
-            own, task_at(site=Site(partition=given.partition)), MemoryTransport(broker), on_event=on_event
+            own.config, task_at(site=Site(partition=given.partition)), MemoryTransport(broker), on_event=on_event
         )
         sites = [simulated_site(index, given.workers, given.partition) for index in range(given.workers)]
         slot = LocalSlot(

@@ -52,7 +52,7 @@ def undisturbed_sha256(tmp_path: Path) -> Callable[..., str]:
                 digests.append(event.row["model_sha256"])
 
         aggregator = Aggregator(
-            settings,
+            settings.config,
             load_task(ATTENTIVE, Site()),
             MemoryTransport(broker),
             on_event=look,

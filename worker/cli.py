@@ -83,7 +83,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             run=settings.run,
             device=device,
             carried=carried,
-            on_event=fan_out(view.look, metrics.look),
+            on_event=fan_out(view.on_event, metrics.on_event),
             announce_soon=heartbeat.soon,
         )
         stack.enter_context(served(metrics.registry, settings))

@@ -45,7 +45,7 @@ class WorkerView:
 
     # -- what happens ---------------------------------------------------------------------------------------
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         with self._lock:
             self._note(event)
 

@@ -45,7 +45,7 @@ class WorkerMetrics:
             "fedmq_worker_send_seconds", "seconds to send an update", buckets=_SECONDS, registry=registry
         )
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Takes what happened."""
         match event:
             case StateChanged():

@@ -1,40 +1,49 @@
-"""A round: when it ends, what counts in it, the exact sum, and the next model out of that."""
+"""A round: when it ends, what counts in it, what its updates are added to, and the next model out of that."""
 
+from aggregator.rounds.accumulator import NewAccumulator
 from aggregator.rounds.attendance import ALIVE_S, Attendance, PartialUploads, Uploads
 from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.fedavg import discount, next_values
-from aggregator.rounds.fold_kernel import Kernel, kernel
-from aggregator.rounds.intake import Expected, Update, base_weight_of, read_update
-from aggregator.rounds.open_round import OpenRound
-from aggregator.rounds.partial_sum import PartialSum, folded_of, partial_head, read_partial, send_partial
-from aggregator.rounds.policy import Close, ClosedBy, Extended, OnShort, Quorum, Round, RoundPolicy, decide
+from aggregator.rounds.fold_kernel import kernel
+from aggregator.rounds.intake import Expected, Update, affordable_prefetch, read_update
+from aggregator.rounds.next_model import NextPiece, next_model
+from aggregator.rounds.open_round import Contribution, OpenRound, Stores
+from aggregator.rounds.partial_sum import folded_of, partial_head, read_partial, send_partial
+from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
+from aggregator.rounds.steps import FedAvg, Step, state_names
+from aggregator.rounds.verdicts import Weighting, base_weight_of, decide_on
 
 __all__ = [
     "ALIVE_S",
     "Attendance",
     "Close",
-    "ClosedBy",
+    "Contribution",
     "ExactSum",
     "Expected",
     "Extended",
-    "Kernel",
+    "FedAvg",
+    "NewAccumulator",
+    "NextPiece",
     "OnShort",
     "OpenRound",
-    "PartialSum",
     "PartialUploads",
     "Quorum",
     "Round",
     "RoundPolicy",
+    "Step",
+    "Stores",
     "Update",
     "Uploads",
+    "Weighting",
+    "affordable_prefetch",
     "base_weight_of",
     "decide",
-    "discount",
+    "decide_on",
     "folded_of",
     "kernel",
-    "next_values",
+    "next_model",
     "partial_head",
     "read_partial",
     "read_update",
     "send_partial",
+    "state_names",
 ]

@@ -3,7 +3,7 @@
 Floats do not add associatively, integers do. Each product ``weight * delta`` (exact in float64 for float32 deltas)
 is rounded once onto a fixed grid of 2**-58 and held as two integers:
 
-    value = high * 2**-32 + low * 2**-58        high: int64, low: int32, |low| <= 2**25 after a carry
+    value = high * 2**-32 + low * 2**-58        high: int64, low: int32, |low| <= 2**25 after a carry (wire/limbs.py)
 
 So a parameter takes 12 bytes. What is lost is at most 2**-59 (2e-18) an update, far below the rounding of the
 float32 result for any delta a training step makes; the sum of |weight * delta| may reach 2**30 (1e9). Two int64
@@ -30,32 +30,38 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.rounds.accumulator import Floats, Key
 from aggregator.rounds.fold_kernel import Kernel
-from broker.wire import Buffer, Specs, TensorSpec, canonical
+from aggregator.state import Accumulated, StateDirectory
+from broker.wire import (
+    HIGH_STEP,
+    LOW_BITS,
+    LOW_STEP,
+    MAX_LOW,
+    MAX_SUM,
+    Buffer,
+    Specs,
+    TensorSpec,
+    limb_specs,
+)
 from console import UnfitMessage
 
-Floats = NDArray[np.float64]
 Integer = TypeVar("Integer", bound=np.integer[Any])
 
-_HIGH_STEP = 2.0**-32
-_LOW_BITS = 26
-_LOW_STEP = _HIGH_STEP * 2.0**-_LOW_BITS
-_HALF_CARRY = 2 ** (_LOW_BITS - 1)
 _FOLDS_BEFORE_CARRY = 32
 
 _TO_HIGH = 1.5 * 2.0**52
-_TO_LOW = _TO_HIGH * 2.0**-_LOW_BITS
+_TO_LOW = _TO_HIGH * 2.0**-LOW_BITS
 _TO_HIGH_BITS = np.float64(_TO_HIGH).view(np.int64)
 _SMALL = 2.0**18
 """Products below it can be rounded by addition; larger ones are rounded and cast, with the same result."""
-
-MAX_SUM = 2.0**30
-"""What the sum of |weight * delta| must stay below, for each parameter."""
 
 _BLOCK = 2**15
 """Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half of
 it costs more in calls, twice of it falls out of the cache."""
 _OWN_MEMORY_BYTES = 2**20
+_EXACT_UNCARRIED = 2.0**20
+"""Below it a quotient does not depend on what was carried; from here on only equal limbs give equal quotients."""
 
 
 class Scratch:
@@ -88,11 +94,18 @@ class ExactSum:
     @cached_property
     def limb_specs(self) -> Specs:
         """Those of the limbs, as they travel in a partial sum."""
-        return canonical(_limb_specs(self.specs))
+        return limb_specs(self.specs)
 
     @cached_property
     def _limb_layout(self) -> "_Layout":
         return _Layout(self.limb_specs)
+
+    @property
+    def takes_sums(self) -> bool:
+        return True
+
+    def begin_update(self, key: Key) -> None:
+        """The sum is the same, whoever's update it is."""
 
     def add(self, offset: int, piece: Buffer, weight: float) -> None:
         """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
@@ -109,7 +122,7 @@ class ExactSum:
             high, low = self._high[spec.name][start:], self._low[spec.name][start:]
             if bound < _SMALL and self._is_compiled_for(values):
                 assert self._kernel is not None
-                self._kernel.add(high, low, values, weight / _HIGH_STEP, _TO_HIGH, _HIGH_STEP / _LOW_STEP)
+                self._kernel.add(high, low, values, weight / HIGH_STEP, _TO_HIGH, HIGH_STEP / LOW_STEP)
                 continue
             for block in _blocks(len(values)):
                 add(high[block], low[block], self._numbers(values[block], spec), weight, self._scratch)
@@ -125,7 +138,7 @@ class ExactSum:
         if not bound >= 0:
             raise UnfitMessage(f"the bound of a partial sum cannot be {bound}")
         for spec, _, values in slices:
-            limit = (bound + 1) / _HIGH_STEP if spec.dtype == "int64" else _HALF_CARRY
+            limit = (bound + 1) / HIGH_STEP if spec.dtype == "int64" else MAX_LOW
             if not self._largest(values, spec) <= limit:
                 raise UnfitMessage(f"partial sum: '{spec.name}' is larger than its bound of {bound:.3g} allows")
         self._admit(bound)
@@ -175,7 +188,18 @@ class ExactSum:
     def __contains__(self, name: str) -> bool:
         return name in self._groups.places
 
-    def follows(self, before: str, name: str) -> bool:
+    def spans(self, specs: Specs) -> Iterator[Specs]:
+        """The tensors that can be taken at once: those that follow each other in the model and in the sum."""
+        span: list[TensorSpec] = []
+        for spec in specs:
+            if span and (spec.dtype != span[0].dtype or not self._follows(span[-1].name, spec.name)):
+                yield tuple(span)
+                span.clear()
+            span.append(spec)
+        if span:
+            yield tuple(span)
+
+    def _follows(self, before: str, name: str) -> bool:
         """Whether a tensor's sum lies right behind another's."""
         if before not in self or name not in self:
             return False
@@ -183,20 +207,22 @@ class ExactSum:
         return bool(one == other and place.stop == next_place.start)
 
     def means(
-        self, tensors: Specs, total: int, *, start: int = 0, num: int | None = None
+        self, span: Specs, total: int, *, start: int = 0, num: int | None = None
     ) -> Iterator[tuple[slice, Floats]]:
         """The sum over ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
 
         Of one tensor, or of those that follow each other; of ``num`` elements (None: all) from ``start`` on, which is
         where the slices count from. A block lies in the sum's own memory: it may be changed, and is gone with the next.
         """
-        of_all = self._limbs_of(tensors[0].name, tensors[-1].name)
+        if self._bound >= _EXACT_UNCARRIED:
+            self.carry()
+        of_all = self._limbs_of(span[0].name, span[-1].name)
         high, low = (limb[start : None if num is None else start + num] for limb in of_all)
         for block in _blocks(len(high)):
             size = len(high[block])
             mean, rest = self._scratch.scaled[:size], self._scratch.rest[:size]
-            np.multiply(high[block], _HIGH_STEP, out=mean)
-            np.multiply(low[block], _LOW_STEP, out=rest)
+            np.multiply(high[block], HIGH_STEP, out=mean)
+            np.multiply(low[block], LOW_STEP, out=rest)
             mean += rest
             mean /= total
             yield block, mean
@@ -208,9 +234,9 @@ class ExactSum:
             whole[block] = mean
         return whole.reshape(spec.shape)
 
-    def forget(self, tensors: Specs) -> None:
+    def forget(self, span: Specs) -> None:
         """Their sums are no longer needed: frees the memory of each group that is forgotten to its last tensor."""
-        for spec in tensors:
+        for spec in span:
             name, _ = self._groups.places[spec.name]
             self._num_kept[name] -= 1
             if not self._num_kept[name]:
@@ -223,6 +249,16 @@ class ExactSum:
         for spec in self.specs:
             arrays[f"high.{spec.name}"], arrays[f"low.{spec.name}"] = self._limbs_of(spec.name)
         return arrays
+
+    def save(self, directory: StateDirectory, name: str) -> str:
+        return directory.save_sum(name, self.limbs())
+
+    def load(self, directory: StateDirectory, saved: Accumulated) -> None:
+        directory.load_sum(saved.file, saved.sha256, self.limbs())
+        self._bound = saved.bound
+
+    def files(self) -> frozenset[str]:
+        return frozenset()
 
     def limb_pieces(self) -> Iterator[memoryview]:
         """The payload of the limbs, as ``limb_specs`` has them, a tensor at a time; nothing is copied."""
@@ -296,12 +332,6 @@ class ExactSum:
         return bits.view(np.float32)
 
 
-def _limb_specs(specs: Specs) -> Iterator[TensorSpec]:
-    for spec in specs:
-        yield TensorSpec(f"high.{spec.name}", "int64", (spec.num_elements,))
-        yield TensorSpec(f"low.{spec.name}", "int32", (spec.num_elements,))
-
-
 class _Groups:
     """Tensors of one dtype that follow each other, as one: a large one alone, or small ones that fit into a block."""
 
@@ -371,7 +401,7 @@ def _add_small(
     num = len(values)
     x, r = scratch.scaled[:num], scratch.rest[:num]
     np.copyto(x, values)  # apart from the multiplication, which would cast through a buffer of its own
-    np.multiply(x, weight / _HIGH_STEP, out=x)
+    np.multiply(x, weight / HIGH_STEP, out=x)
     np.add(x, _TO_HIGH, out=r)
     np.add(high, r.view(np.int64), out=high)
     np.subtract(high, _TO_HIGH_BITS, out=high)
@@ -387,7 +417,7 @@ def _add_any(
     num = len(values)
     x, r = scratch.scaled[:num], scratch.rest[:num]
     np.copyto(x, values)
-    np.multiply(x, weight / _HIGH_STEP, out=x)
+    np.multiply(x, weight / HIGH_STEP, out=x)
     np.rint(x, out=r)
     high += r.astype(np.int64)
     np.subtract(x, r, out=x)
@@ -404,11 +434,11 @@ def _add_low(low: NDArray[np.int32], x: Floats, free: Floats) -> None:
 
 def _carry(high: NDArray[np.int64], low: NDArray[np.int32], scratch: Scratch) -> None:
     carried, wide = scratch.rest.view(np.int32)[: len(low)], scratch.scaled.view(np.int64)[: len(low)]
-    np.add(low, _HALF_CARRY, out=carried)
-    np.right_shift(carried, _LOW_BITS, out=carried)
+    np.add(low, MAX_LOW, out=carried)
+    np.right_shift(carried, LOW_BITS, out=carried)
     np.copyto(wide, carried)
     np.add(high, wide, out=high)
-    np.left_shift(carried, _LOW_BITS, out=carried)
+    np.left_shift(carried, LOW_BITS, out=carried)
     np.subtract(low, carried, out=low)
 
 

@@ -1,10 +1,11 @@
 """Is this update one of ours, and does it fit? Nothing here is believed that the message says of itself."""
 
 import re
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
+from aggregator.rounds.accumulator import Accumulator
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.states import Encoding
@@ -19,8 +20,13 @@ from broker.wire import (
     decode,
     decompressed,
     difference,
+    num_bytes_of,
 )
 from console import UnfitMessage
+
+_PREFETCH_BYTES = 64 * 2**20
+_MAX_PREFETCH = 64
+_MIN_PREFETCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +50,31 @@ class Update:
     num_wire_bytes: int
     """What came of it so far: the message, and the parts of its blob that were read."""
 
+    shard: ClassVar[None] = None
+
+    @property
+    def claims(self) -> tuple[UpdateHead]:
+        return (self.head,)
+
+    @property
+    def base_round(self) -> int:
+        return self.head.round
+
     @property
     def blob_name(self) -> str | None:
         return self.head.blob.name if self.head.blob else None
 
-    def row(
-        self, verdict: Verdict, *, round_number: int, reason: str | None = None, weight: float | None = None
-    ) -> UpdateRow:
-        """The ledger's row of this update, decided now, in the round that is open."""
-        head = self.head
-        row = row_of(head, verdict, base_round=head.round, round_number=round_number, reason=reason, weight=weight)
+    @property
+    def folded_bytes(self) -> int:
+        """The size of what is folded of it."""
+        return num_bytes_of(self.encoding.folded)
+
+    def __str__(self) -> str:
+        return f"update of {self.head.worker}"
+
+    def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
+        """The ledger's row of this update, in the round that is open; reason and weight are to be added."""
+        row = row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
         return replace(row, num_bytes=self.num_wire_bytes)
 
     def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
@@ -69,6 +90,9 @@ class Update:
         for offset, piece in encoded:
             yield from decoder.pieces(offset, piece)
 
+    def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
+        accumulator.add(offset, piece, weights[0])
+
     def _parts(self, transport: Transport) -> Iterator[Buffer]:
         for part in parts_of(self.head, self.payload, transport):
             self.num_wire_bytes += len(part) if self.head.blob else 0
@@ -76,38 +100,24 @@ class Update:
 
 
 def row_of(
-    update: UpdateHead | Folded,
-    verdict: Verdict,
-    *,
-    base_round: int,
-    round_number: int,
-    reason: str | None = None,
-    weight: float | None = None,
+    claim: UpdateHead | Folded, verdict: Verdict, *, base_round: int, received_at: float, round_number: int
 ) -> UpdateRow:
     """The ledger's row of an update that was trained from the model of ``base_round``."""
-    now = time.time()
     return UpdateRow(
-        received_at=now,
+        received_at=received_at,
         round=round_number,
         verdict=verdict,
-        reason=reason,
-        worker=update.worker,
-        instance=update.instance,
+        worker=claim.worker,
+        instance=claim.instance,
         base_round=base_round,
         staleness=round_number - base_round,
-        num_samples=update.num_samples,
-        weight=weight,
-        num_bytes=update.num_bytes,
-        train_s=update.train_s,
-        queue_s=max(0.0, now - update.sent_at),
-        train_metrics=update.train_metrics,
-        eval_metrics=update.eval_metrics,
+        num_samples=claim.num_samples,
+        num_bytes=claim.num_bytes,
+        train_s=claim.train_s,
+        queue_s=max(0.0, received_at - claim.sent_at),
+        train_metrics=claim.train_metrics,
+        eval_metrics=claim.eval_metrics,
     )
-
-
-def base_weight_of(update: UpdateHead | Folded, weighting: str) -> int:
-    """What an update counts with, before a discount for staleness; the mean is over the sum of these."""
-    return update.num_samples if weighting == "samples" else 1
 
 
 def parts_of(head: Tensors, payload: Buffer, transport: Transport) -> Iterator[Buffer]:
@@ -171,3 +181,14 @@ def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool =
         raise UnfitMessage("it has a body of its own and names a blob too")
     elif not re.fullmatch(re.escape(own_blob) + r"(\.\d)?", head.blob.name):
         raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
+
+
+def affordable_prefetch(body_bytes: Iterable[int], inline_cap: int) -> int:
+    """How many messages may be held and not acked, with bodies of these sizes: what bounds memory, however many wait.
+
+    At most 64 MiB of them, or four; those above ``inline_cap`` are only descriptors.
+    """
+    largest = max((size for size in body_bytes if size <= inline_cap), default=0)
+    if largest == 0:
+        return _MAX_PREFETCH
+    return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // largest))

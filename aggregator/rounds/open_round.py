@@ -1,53 +1,85 @@
-"""What the open round holds: the exact sum, and what was decided since the last commit.
+"""What the open round holds: the updates that count, and what was decided since the last commit.
 
 The commit rule, the only one that neither loses nor doubles:
 1. an update is folded only if its key is neither committed nor pending;
-2. a commit writes the sum to a new file, then, in one transaction, names that file together with the updates in it;
+2. a commit saves the accumulator under a new name, then, in one transaction, names that and the updates in it;
 3. only then are their blobs deleted and the updates acked; one that comes again is known by its key.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, assert_never
 
-from aggregator.events import Committed, UpdateDecided, Watcher, unwatched
-from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.fold_kernel import Kernel
-from aggregator.rounds.intake import Update
-from aggregator.rounds.partial_sum import PartialSum
+from aggregator.events import Committed, SumDecided, UpdateDecided, Watcher
+from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
+from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse
 from aggregator.state import Accumulated, Ledger, RoundResult, StateDirectory, UpdateRow, Verdict
 from broker import Delivery, Transport
-from broker.wire import Buffer, Specs, limb_bytes_of, num_bytes_of
+from broker.wire import Buffer, Specs
 from console import BlobLost, UnfitMessage, told
 
 Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
 
 
+class Contribution(Protocol):
+    """One message with one update or several, as ``Update`` and ``PartialSum`` are."""
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        """The updates in it."""
+
+    @property
+    def base_round(self) -> int:
+        """The round whose model they were trained from."""
+
+    @property
+    def shard(self) -> int | None:
+        """Of a partial sum."""
+
+    @property
+    def blob_name(self) -> str | None:
+        """Where its body is, if not in the message."""
+
+    @property
+    def folded_bytes(self) -> int:
+        """The size of what is added of it."""
+
+    def row(self, claim: Claim, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
+        """The ledger's row of one of its updates, in the round that is open; reason and weight are to be added."""
+
+    def pieces(self, transport: Transport) -> Iterator[Piece]:
+        """What is added of it; an UnfitMessage or BlobLost where it is not what was announced."""
+
+    def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
+        """Adds one of these pieces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """Where a round is kept, and whence its messages come."""
+
+    epoch: int
+    directory: StateDirectory
+    ledger: Ledger
+    transport: Transport
+    specs: Specs
+    """What is folded of an update."""
+    new_accumulator: NewAccumulator
+    clock: Callable[[], float]
+    on_event: Watcher
+
+
 class OpenRound:
     """The round that updates are folded into. Made anew for each round, and from the last commit on a start."""
 
-    def __init__(
-        self,
-        number: int,
-        *,
-        epoch: int,
-        directory: StateDirectory,
-        ledger: Ledger,
-        transport: Transport,
-        specs: Specs,
-        kernel: Kernel | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        tell: Watcher = unwatched,
-    ) -> None:
+    def __init__(self, number: int, stores: Stores) -> None:
         self.number = number
-        self._epoch = epoch
-        self._directory, self._ledger, self._transport = directory, ledger, transport
-        self._specs, self._kernel = specs, kernel
-        self._clock = clock
-        self._tell = tell
+        self._stores = stores
         self._rows: list[UpdateRow] = []
-        self._keys: dict[tuple[int, str], str] = {}
+        self._instances: dict[tuple[int, str], str] = {}
+        """(base round, worker) -> instance, of updates that were folded since the last commit."""
         self._deliveries: list[Delivery] = []
         self._blobs: list[str] = []
         self._oldest_at: float | None = None
@@ -55,89 +87,138 @@ class OpenRound:
         self._load()
 
     def _load(self) -> None:
-        committed = self._ledger.accumulated()
+        committed = self._stores.ledger.accumulated()
         self._committed = committed
         self.num_folded = committed.num_folded if committed else 0
         self.total = committed.num_samples if committed else 0
-        self.sum = ExactSum(self._specs, kernel=self._kernel)
+        self.accumulator = self._stores.new_accumulator(self._stores.specs)
         if committed is not None:
-            self._directory.load_sum(committed.file, committed.sha256, self.sum.limbs())
-            self.sum.bound = committed.bound
+            self.accumulator.load(self._stores.directory, committed)
 
     # -- deciding -------------------------------------------------------------------------------------------
 
-    def instance_of(self, base_round: int, worker: str) -> str | None:
-        """The instance whose update with this key is in, committed or not; None if there is none."""
-        return self._keys.get((base_round, worker)) or self._ledger.is_folded(base_round, worker)
+    def known(self, contribution: Contribution) -> dict[str, str]:
+        """worker -> instance, of those of its updates that are in already, committed or not."""
+        base_round = contribution.base_round
+        found = {claim.worker: self._instance_of(base_round, claim.worker) for claim in contribution.claims}
+        return {worker: instance for worker, instance in found.items() if instance is not None}
 
-    def fold(self, update: Update, delivery: Delivery, row: UpdateRow, *, weight: float, base_weight: int) -> None:
-        """Adds an update to the sum. After an UnfitMessage or BlobLost, half of it may be in: then ``mend`` it."""
+    def _instance_of(self, base_round: int, worker: str) -> str | None:
+        return self._instances.get((base_round, worker)) or self._stores.ledger.is_folded(base_round, worker)
+
+    def take(self, contribution: Contribution, decision: Decision, delivery: Delivery) -> None:
+        """Does what was decided, and remembers it until the commit. What is refused is an UnfitMessage.
+
+        After that or a BlobLost, half an update may be in: then ``mend`` it.
+        """
+        received_at = time.time()
+        match decision:
+            case Fold():
+                self.fold(contribution, decision, delivery, received_at=received_at)
+            case Late():
+                self._pass_over(contribution, Verdict.LATE, decision, delivery, received_at=received_at)
+            case Duplicate():
+                self._pass_over(contribution, Verdict.DUPLICATE, decision, delivery, received_at=received_at)
+            case Refuse():
+                raise UnfitMessage(decision.reason)
+            case _:
+                assert_never(decision)
+
+    def fold(self, contribution: Contribution, decision: Fold, delivery: Delivery, *, received_at: float) -> None:
+        """Adds all of its updates to the accumulator."""
         begun_at = time.perf_counter()
-        pieces = update.pieces(self._transport)
-        if update.head.blob is not None:
-            pieces = self._told(pieces, f"update of {update.head.worker}", num_bytes_of(self._specs))
-        self._add(pieces, lambda offset, piece: self.sum.add(offset, piece, weight))
-        fold_s = time.perf_counter() - begun_at
-        self.num_folded += 1
-        self.total += base_weight
-        self._keys[update.head.key] = update.head.instance
-        self._note([replace(row, num_bytes=update.num_wire_bytes)], delivery, blob=update.blob_name, fold_s=fold_s)
+        self._add(contribution, decision.weights)
+        fold_s = (time.perf_counter() - begun_at) / len(contribution.claims)
+        self.num_folded += len(contribution.claims)
+        self.total += sum(decision.base_weights)
+        rows = []
+        for claim, weight in zip(contribution.claims, decision.weights, strict=True):
+            self._instances[contribution.base_round, claim.worker] = claim.instance
+            row = contribution.row(claim, Verdict.FOLDED, received_at=received_at, round_number=self.number)
+            rows.append(replace(row, weight=float(weight)))
+        self._remember(contribution, rows, delivery, fold_s=fold_s)
 
-    def fold_partial(self, partial: PartialSum, delivery: Delivery, rows: list[UpdateRow], *, base_weight: int) -> None:
-        """Adds a partial sum: all of its updates, which have these rows. Fails as ``fold`` does."""
-        bound = partial.head.bound
-        pieces = partial.pieces(self._transport)
-        if partial.head.blob is not None:
-            pieces = self._told(pieces, f"sum of shard {partial.head.shard}", limb_bytes_of(self._specs))
-        begun_at = time.perf_counter()
-        self._add(pieces, lambda offset, piece: self.sum.add_limbs(offset, piece, bound=bound))
-        fold_s = (time.perf_counter() - begun_at) / max(1, len(rows))
-        self.num_folded += len(rows)
-        self.total += base_weight
-        for update in partial.head.updates:
-            self._keys[partial.head.round, update.worker] = update.instance
-        self._note(rows, delivery, blob=partial.blob_name, fold_s=fold_s)
+    def _pass_over(
+        self,
+        contribution: Contribution,
+        verdict: Verdict,
+        decision: Late | Duplicate,
+        delivery: Delivery,
+        *,
+        received_at: float,
+    ) -> None:
+        rows = [
+            replace(
+                contribution.row(claim, verdict, received_at=received_at, round_number=self.number),
+                reason=decision.reason,
+            )
+            for claim in decision.claims
+        ]
+        self._remember(contribution, rows, delivery)
 
-    def _told(self, pieces: Iterator[Piece], what: str, total_bytes: int) -> Iterator[Piece]:
-        return told(
-            pieces,
-            self._tell,
-            what=what,
-            is_upload=False,
-            total_bytes=total_bytes,
-            size_of=lambda piece: memoryview(piece[1]).nbytes,
-        )
-
-    def _add(self, pieces: Iterator[Piece], add: Callable[[int, Buffer], None]) -> None:
+    def _add(self, contribution: Contribution, weights: Sequence[float]) -> None:
+        pieces = contribution.pieces(self._stores.transport)
+        if contribution.blob_name is not None:
+            pieces = told(
+                pieces,
+                self._stores.on_event,
+                what=str(contribution),
+                is_upload=False,
+                total_bytes=contribution.folded_bytes,
+                size_of=lambda piece: memoryview(piece[1]).nbytes,
+            )
         begun = False
+        self.accumulator.begin_update(Key(contribution.base_round, contribution.claims[0].worker))
         try:
             for offset, piece in pieces:
-                add(offset, piece)
+                contribution.add_piece(self.accumulator, offset, piece, weights)
                 begun = True
         except (UnfitMessage, BlobLost):
             self._is_spoiled = begun
             raise
-        self.sum.end_update()
+        self.accumulator.end_update()
 
-    def note(self, row: UpdateRow | None, delivery: Delivery | None, *, blob: str | None = None) -> None:
-        """Remembers a decision until the commit: a ledger row, a delivery to ack, a blob to delete."""
-        self._note([] if row is None else [row], delivery, blob=blob)
-
-    def _note(
-        self, rows: Iterable[UpdateRow], delivery: Delivery | None, *, blob: str | None, fold_s: float | None = None
+    def _remember(
+        self, contribution: Contribution, rows: Sequence[UpdateRow], delivery: Delivery, *, fold_s: float | None = None
     ) -> None:
+        """Until the commit: ledger rows, a delivery to ack, a blob to delete."""
         for row in rows:
-            self._rows.append(row)
-            self._tell(UpdateDecided(row=row, fold_s=fold_s))
-        if delivery is not None:
-            self._deliveries.append(delivery)
-        if blob is not None:
-            self._blobs.append(blob)
+            self._add_row(row, fold_s=fold_s, shard=contribution.shard)
+        if rows and contribution.shard is not None:
+            self._tell_sum(contribution, contribution.shard, rows[0].verdict)
+        self._deliveries.append(delivery)
+        self._note_time()
+        if contribution.blob_name is not None:
+            self._blobs.append(contribution.blob_name)
+
+    def _tell_sum(self, contribution: Contribution, shard: int, verdict: Verdict) -> None:
+        claims = contribution.claims
+        num_samples = sum(claim.num_samples for claim in claims)
+        self._stores.on_event(
+            SumDecided(
+                shard=shard,
+                round=contribution.base_round,
+                num_updates=len(claims),
+                num_samples=num_samples,
+                verdict=verdict,
+            )
+        )
+
+    def refused(self, row: UpdateRow) -> None:
+        """Remembers that a message was set aside."""
+        self._add_row(row)
+
+    def _add_row(self, row: UpdateRow, *, fold_s: float | None = None, shard: int | None = None) -> None:
+        self._rows.append(row)
+        self._stores.on_event(UpdateDecided(row=row, fold_s=fold_s, shard=shard))
+        self._note_time()
+
+    def _note_time(self) -> None:
         if self._oldest_at is None:
-            self._oldest_at = self._clock()
+            self._oldest_at = self._stores.clock()
 
     def mend(self) -> None:
-        """Goes back to the last commit if half an update is in the sum; what came after it is delivered again.
+        """Goes back to the last commit if half an update is in; what came after it is delivered again.
 
         The broken update itself must be off the queue by then.
         """
@@ -145,11 +226,11 @@ class OpenRound:
             return
         self._is_spoiled = False
         self._rows = [row for row in self._rows if row.verdict is Verdict.REFUSED]
-        self._keys.clear()
+        self._instances.clear()
         self._deliveries.clear()
         self._blobs.clear()
         self._load()
-        self._transport.give_back()
+        self._stores.transport.give_back()
 
     # -- committing -----------------------------------------------------------------------------------------
 
@@ -170,19 +251,20 @@ class OpenRound:
         begun_at = time.perf_counter()
         accumulated = self._committed
         if accumulated is None or accumulated.num_folded != self.num_folded:
-            accumulated = self._write_sum() if self.num_folded else None
-        self._ledger.commit(self._rows, accumulated, num_present=num_present)
+            accumulated = self._save() if self.num_folded else None
+        self._stores.ledger.commit(self._rows, accumulated, num_present=num_present)
         self._committed = accumulated
         self._tell_committed(begun_at)
         self._settle()
-        self._directory.remove_sums(self._epoch, but=accumulated.file if accumulated else None)
+        needed = self.accumulator.files() | ({accumulated.file} if accumulated else set())
+        self._stores.directory.remove_sums(self._stores.epoch, but=needed)
 
-    def _write_sum(self) -> Accumulated:
-        name = f"sum-{self._epoch}-{self.number:05d}-{self.num_folded}.safetensors"
+    def _save(self) -> Accumulated:
+        name = f"sum-{self._stores.epoch}-{self.number:05d}-{self.num_folded}.safetensors"
         return Accumulated(
             file=name,
-            sha256=self._directory.save_sum(name, self.sum.limbs()),
-            bound=self.sum.bound,
+            sha256=self.accumulator.save(self._stores.directory, name),
+            bound=self.accumulator.bound,
             num_folded=self.num_folded,
             num_samples=self.total,
         )
@@ -192,23 +274,24 @@ class OpenRound:
     ) -> None:
         """Commits the end of the round; ``install`` puts its model, which is on the disk already, in its place."""
         begun_at = time.perf_counter()
-        self._ledger.close_round(
+        self._stores.ledger.close_round(
             self.number, self._rows, result, next_round=next_round, install=install, num_present=num_present
         )
         self._tell_committed(begun_at)
 
     def _tell_committed(self, begun_at: float) -> None:
-        self._tell(Committed(rows=tuple(self._rows), seconds=time.perf_counter() - begun_at))
+        self._stores.on_event(Committed(rows=tuple(self._rows), seconds=time.perf_counter() - begun_at))
 
     def settle(self) -> None:
         """After the end of the round is committed and told: acks, and frees what it needed."""
         self._settle()
-        self._directory.remove_sums(self._epoch)
+        self._stores.directory.remove_sums(self._stores.epoch)
 
     def _settle(self) -> None:
-        self._transport.delete_blobs(self._blobs)  # before the acks: nothing would tell of them after a kill in between
+        transport = self._stores.transport
+        transport.delete_blobs(self._blobs)  # before the acks: nothing would tell of them after a kill in between
         if self._deliveries:
-            self._transport.ack(self._deliveries)
+            transport.ack(self._deliveries)
         self._rows, self._deliveries, self._blobs = [], [], []
-        self._keys.clear()
+        self._instances.clear()
         self._oldest_at = None

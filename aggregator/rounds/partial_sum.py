@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aggregator.rounds.accumulator import Accumulator
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.intake import Expected, Update, check_body, parts_of, pieces_of, row_of
 from aggregator.state import UpdateRow, Verdict
@@ -15,10 +16,12 @@ from broker.wire import (
     ModelHead,
     PartialHead,
     Topology,
+    UpdateHead,
     cut,
     decode,
     difference,
     encode,
+    limb_bytes_of,
     partial_key,
 )
 from console import UnfitMessage
@@ -87,25 +90,38 @@ class PartialSum:
     """Empty when the body is in a blob."""
 
     @property
+    def shard(self) -> int:
+        return self.head.shard
+
+    @property
+    def claims(self) -> tuple[Folded, ...]:
+        return self.head.updates
+
+    @property
+    def base_round(self) -> int:
+        return self.head.round
+
+    @property
     def blob_name(self) -> str | None:
         return self.head.blob.name if self.head.blob else None
 
-    def row(
-        self,
-        update: Folded,
-        verdict: Verdict,
-        *,
-        round_number: int,
-        reason: str | None = None,
-        weight: float | None = None,
-    ) -> UpdateRow:
-        """The ledger's row of one update in it, decided now, in the round that is open."""
-        base_round = self.head.round
-        return row_of(update, verdict, base_round=base_round, round_number=round_number, reason=reason, weight=weight)
+    @property
+    def folded_bytes(self) -> int:
+        return limb_bytes_of(self.head.tensors)
+
+    def __str__(self) -> str:
+        return f"sum of shard {self.head.shard}"
+
+    def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
+        """The ledger's row of one update in it, in the round that is open; reason and weight are to be added."""
+        return row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
 
     def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
         """(offset, bytes) of the limbs, piece by piece; raises what ``pieces_of`` raises."""
         return pieces_of(self.head, parts_of(self.head, self.payload, transport))
+
+    def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
+        accumulator.add_limbs(offset, piece, bound=self.head.bound)
 
 
 def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:

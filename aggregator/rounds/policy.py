@@ -4,18 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from aggregator.state import ClosedBy
 from console import SettingsError
-
-
-class ClosedBy(StrEnum):
-    """Why a round ended."""
-
-    QUORUM = "quorum"
-    DEADLINE = "deadline"
-    SHORT = "short"
-    """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
-    ABANDONED = "abandoned"
-    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``)."""
 
 
 class OnShort(StrEnum):

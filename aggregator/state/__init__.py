@@ -1,23 +1,25 @@
 """What is true of a run after a kill: ledger, model files, and what follows from them alone."""
 
-from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory
-from aggregator.state.early_stop import reason_to_stop
-from aggregator.state.ledger import FORMAT, Accumulated, Ledger, RoundResult, UpdateRow, Verdict
-from aggregator.state.retention import best_of, rounds_to_keep
+from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
+from aggregator.state.early_stop import Ending
+from aggregator.state.ledger import FORMAT, Accumulated, ClosedBy, Ledger, RoundResult, UpdateRow, Verdict
+from aggregator.state.retention import Retention
 from aggregator.state.summary import summarize
 
 __all__ = [
     "FORMAT",
     "Accumulated",
+    "ClosedBy",
+    "Ending",
     "Ledger",
     "ModelFile",
     "NewModel",
+    "Retention",
     "RoundResult",
     "StateDirectory",
     "UpdateRow",
     "Verdict",
-    "best_of",
-    "reason_to_stop",
-    "rounds_to_keep",
+    "WrittenModel",
+    "companion_specs",
     "summarize",
 ]

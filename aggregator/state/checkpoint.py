@@ -2,8 +2,10 @@
 
 ledger.sqlite                     the truth; see ledger.py
 models/round-00012.safetensors    the model after round 12; round-00000 is the initial one
+models/round-00012.NAME.safetensors   what the server's step remembers after round 12, if it remembers something: its
+                                  companion, one flat float64 tensor NAME, in the order of the model's elements
 models/last.safetensors, best.safetensors   hard links to two of them, for people
-sum-2-00013-4.safetensors         the open round's exact sum as of a commit: epoch, round, updates in it
+sum-2-00013-4.safetensors         what was folded into the open round as of a commit: epoch, round, updates in it
 summary.json                      for people and scripts; written at the end
 """
 
@@ -11,12 +13,14 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -24,7 +28,7 @@ from safetensors.torch import save_file
 
 from aggregator.state.safetensors_file import SafetensorsData, SafetensorsFile
 from broker.states import State, chunks, flat_tensor, specs_of
-from broker.wire import Buffer, Digest, Specs, difference, num_bytes_of
+from broker.wire import Buffer, Digest, Specs, TensorSpec, difference, num_bytes_of, num_elements_of
 from console import DamagedFile, StateError
 
 
@@ -56,11 +60,23 @@ class StateDirectory:
         """Where the model after this round is."""
         return self._models / f"round-{round_number:05d}.safetensors"
 
+    def companion_path(self, round_number: int, name: str) -> Path:
+        """Where what the server's step remembers by this name after this round is."""
+        return self._models / f"round-{round_number:05d}.{name}.safetensors"
+
     # -- models ---------------------------------------------------------------------------------------------
 
-    def new_model(self, round_number: int, specs: Specs) -> "NewModel":
-        """The model after a round, to be written piece by piece."""
-        return NewModel(self.model_path(round_number), specs, round_number=round_number)
+    def new_model(self, round_number: int, specs: Specs, *, companions: Sequence[str] = ()) -> "NewModel":
+        """The model after a round and its companions, to be written piece by piece."""
+        return NewModel(
+            _NewFile(self.model_path(round_number), specs, round_number=round_number),
+            {
+                name: _NewFile(
+                    self.companion_path(round_number, name), companion_specs(name, specs), round_number=round_number
+                )
+                for name in companions
+            },
+        )
 
     def write_model(self, round_number: int, state: State) -> "WrittenModel":
         """Writes the model after a round durably, but not yet in its place."""
@@ -74,6 +90,10 @@ class StateDirectory:
         """The model after a round, as it lies in its file."""
         return ModelFile(self.model_path(round_number))
 
+    def companion(self, round_number: int, name: str) -> "ModelFile":
+        """A companion of that model, as it lies in its file."""
+        return ModelFile(self.companion_path(round_number, name))
+
     def link(self, name: str, round_number: int) -> None:
         """Makes ``models/<name>.safetensors`` the model after a round."""
         path, temporary = self._models / f"{name}.safetensors", self._models / f".{name}.tmp"
@@ -83,11 +103,12 @@ class StateDirectory:
         temporary.unlink(missing_ok=True)  # a link to the same file as before is not renamed, and stays
 
     def keep_only(self, rounds: set[int]) -> None:
-        """Removes the models of other rounds."""
+        """Removes the models of other rounds, and their companions."""
         if self._rounds is None:
-            self._rounds = {int(path.stem.removeprefix("round-")) for path in self._models.glob("round-*.safetensors")}
+            self._rounds = {int(path.name[6:].partition(".")[0]) for path in self._models.glob("round-*.safetensors")}
         for outdated in self._rounds - rounds:
-            self.model_path(outdated).unlink(missing_ok=True)
+            for path in self._models.glob(f"round-{outdated:05d}.*safetensors"):
+                path.unlink(missing_ok=True)
         self._rounds = set(rounds)
 
     def remove_unfinished(self) -> None:
@@ -114,10 +135,10 @@ class StateDirectory:
         if _sum_digest(limbs) != sha256:
             raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
 
-    def remove_sums(self, epoch: int, *, but: str | None = None) -> None:
-        """Removes the sums that no commit names; those of a later epoch are another aggregator's."""
+    def remove_sums(self, epoch: int, *, but: Collection[str] = ()) -> None:
+        """Removes what no commit needs of what was folded; what is of a later epoch is another aggregator's."""
         for path in self.folder.glob("sum-*"):
-            if path.name != but and int(path.name.split("-")[1]) <= epoch:
+            if path.name not in but and int(path.name.split("-")[1]) <= epoch:
                 path.unlink(missing_ok=True)
 
     # -- the end --------------------------------------------------------------------------------------------
@@ -134,58 +155,101 @@ class StateDirectory:
         _put_in_place(temporary, self.summary)
 
 
-class NewModel:
-    """A model on its way to the disk; a StateError if there is no room for it."""
+class _NewFile:
+    """A file of tensors on its way to the disk; a StateError if there is no room for it."""
 
     def __init__(self, path: Path, specs: Specs, *, round_number: int) -> None:
-        self._path = path
+        self.path = path
         # a name of its own: an aggregator that was frozen in mid-write may wake up and write on
-        self._temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+        self.temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
         with self._in_writing():
-            self._written = SafetensorsFile(self._temporary, specs, round_number=round_number)
+            self._written = SafetensorsFile(self.temporary, specs, round_number=round_number)
 
     def write(self, piece: Buffer) -> None:
-        """Takes the next piece of the payload."""
         with self._in_writing():
             self._written.write(piece)
 
-    def finish(self) -> "WrittenModel":
-        """Has it on the disk when this returns, but not yet in its place."""
+    def finish(self) -> str:
+        """Has it on the disk when this returns, but not yet in its place; returns its digest."""
         with self._in_writing(), self._written.file as file:
             sha256 = self._written.finish()
             _sync(file)
-        return WrittenModel(self._temporary, self._path, sha256)
+        return sha256
 
     def discard(self) -> None:
-        """Takes away what was written: it is not going to be a model."""
         self._written.file.close()
-        self._temporary.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _in_writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._temporary.unlink(missing_ok=True)
-            raise _not_written(self._path, error) from error
+            self.temporary.unlink(missing_ok=True)
+            raise _not_written(self.path, error) from error
+
+
+class NewModel:
+    """A model with its companions on its way to the disk; a StateError if there is no room for it."""
+
+    def __init__(self, model: _NewFile, companions: Mapping[str, _NewFile]) -> None:
+        self._model, self._companions = model, companions
+
+    def write(self, piece: Buffer, state: Mapping[str, NDArray[np.float64]] = MappingProxyType({})) -> None:
+        """Takes the next piece of the payload, and of each companion the same elements."""
+        self._model.write(piece)
+        for name, file in self._companions.items():
+            file.write(memoryview(np.ascontiguousarray(state[name])).cast("B"))  # type: ignore[arg-type]
+
+    def finish(self) -> "WrittenModel":
+        """Has all on the disk when this returns, but not yet in its place."""
+        companions = {name: file.finish() for name, file in self._companions.items()}
+        sha256 = self._model.finish()
+        files = [self._model, *self._companions.values()]
+        return WrittenModel(sha256, companions, tuple((file.temporary, file.path) for file in files))
+
+    def discard(self) -> None:
+        """Takes away what was written: it is not going to be a model."""
+        for file in (self._model, *self._companions.values()):
+            file.discard()
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenModel:
-    """A model on the disk that is not in its place yet."""
+    """A model on the disk, with its companions, that is not in its place yet."""
 
-    temporary: Path
-    path: Path
     sha256: str
+    companions: Mapping[str, str]
+    """Name -> digest."""
+    files: tuple[tuple[Path, Path], ...]
+    """(where it lies, where it belongs), the model first."""
 
     @property
     def model(self) -> "ModelFile":
         """As it lies there."""
-        return ModelFile(self.temporary)
+        return ModelFile(self.files[0][0])
 
     def install(self) -> None:
-        """Puts it in its place, durably."""
-        _put_in_place(self.temporary, self.path)
+        """Puts all in their place, durably; the model last, since who finds one looks for its companions."""
+        for temporary, path in reversed(self.files):
+            _put_in_place(temporary, path)
+
+
+class Floats:
+    """The values of a companion, from the first to the last, as they are asked for."""
+
+    def __init__(self, data: SafetensorsData) -> None:
+        self._data = data
+
+    def take(self, num: int) -> NDArray[np.float64]:
+        """The next so many."""
+        pieces = self._data.pieces(8 * num) if num else iter(())
+        return np.frombuffer(b"".join(pieces), np.float64)
+
+
+def companion_specs(name: str, specs: Specs) -> Specs:
+    """Those of a companion of a model with these specs."""
+    return (TensorSpec(name, "float64", (num_elements_of(specs),)),)
 
 
 class ModelFile:
@@ -211,6 +275,13 @@ class ModelFile:
         """The payload, piece by piece."""
         with self._data(specs) as data:
             yield from data.pieces(num_bytes_of(specs))
+
+    @contextmanager
+    def floats(self, specs: Specs) -> Iterator[Floats]:
+        """The values of a companion of a model with these specs, to be taken one after the other."""
+        name = self.path.suffixes[-2].removeprefix(".")
+        with self._data(companion_specs(name, specs)) as data:
+            yield Floats(data)
 
     @contextmanager
     def _data(self, specs: Specs) -> Iterator[SafetensorsData]:

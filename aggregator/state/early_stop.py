@@ -1,9 +1,35 @@
-"""Stopping before the last round, on a metric. A pure function of the rounds so far, so a restart decides the same."""
+"""When a run ends: after its last round, or before on a metric. Pure over the rounds so far, so a restart agrees."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from console import is_smaller_better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The rules for the end of a run."""
+
+    rounds: int
+    metric: str | None = None
+    """Stop early on this metric of the central evaluation, or ``eval.NAME`` of the workers' own; None: never."""
+    stop_at: float | None = None
+    """Stop when the metric is as good as this."""
+    patience: int = 0
+    """Stop when the metric was not better for so many rounds; 0: never."""
+
+    def reason_after(self, last_round: int, rounds: Iterable[Mapping[str, Any]]) -> str | None:
+        """Why the run is to end after ``last_round``, in words; None to go on. ``rounds`` are the closed ones."""
+        if last_round >= self.rounds:
+            return f"all {self.rounds} rounds are done"
+        if self.metric is None or last_round == 0:
+            return None
+        return reason_to_stop(rounds, self.metric, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
+
+    def goes_on_after(self, round_number: int) -> bool:
+        """Whether another round follows for sure, whatever is measured."""
+        return round_number < self.rounds and self.metric is None
 
 
 def metric_of(row: Mapping[str, Any], metric: str) -> float | None:

@@ -4,6 +4,8 @@
 ``rounds``   one row a round; the open one has no ``closed_by``
 ``updates``  one row an update, with its verdict; an update folded twice is against a unique index
 ``attempts`` messages that came back again and again, while they are being taken
+``companions`` digests of what a round's model has beside it; there only for runs whose server step remembers something,
+             and such a ledger has format 2, so that a fedmq that would leave it out does not go on with the run
 
 An aggregator claims the ledger with a new epoch. From then on, every transaction of an earlier one fails.
 """
@@ -20,7 +22,8 @@ from typing import Any
 
 from console import LeadershipLost, StateError
 
-FORMAT = 1
+FORMAT = 2
+_FORMAT_WITHOUT_COMPANIONS = 1
 
 _SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -40,6 +43,9 @@ CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 
 """
 
 
+_COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
+
+
 class Verdict(StrEnum):
     """What became of an update."""
 
@@ -51,6 +57,17 @@ class Verdict(StrEnum):
     """It was folded into a round that was then given up."""
     UNDONE = "undone"
     """It was folded into a round that had to be done again, since a file of it was damaged."""
+
+
+class ClosedBy(StrEnum):
+    """Why a round ended."""
+
+    QUORUM = "quorum"
+    DEADLINE = "deadline"
+    SHORT = "short"
+    """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
+    ABANDONED = "abandoned"
+    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +110,14 @@ class Accumulated:
 class RoundResult:
     """How a round ended."""
 
-    closed_by: str
+    closed_by: ClosedBy
     closed_at: float
     seconds: float
     num_samples: int
     metrics: Mapping[str, float]
     model_sha256: str
+    companions: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what the model has beside it, by name."""
 
 
 class Ledger:
@@ -120,7 +139,7 @@ class Ledger:
         if version > FORMAT:
             raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to go on")
         if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -200,7 +219,7 @@ class Ledger:
         with self.transaction():
             install()
             self._insert(rows)
-            if result.closed_by == Verdict.ABANDONED:
+            if result.closed_by is ClosedBy.ABANDONED:
                 self._db.execute(
                     "UPDATE updates SET verdict = 'abandoned' WHERE round = ? AND verdict = 'folded'",
                     (number,),
@@ -227,9 +246,18 @@ class Ledger:
                     number,
                 ),
             )
+            self._insert_companions(number, result.companions)
             self._set({"accumulated": None, "num_present": num_present})
             if next_round is not None:
                 self._open(next_round, result.closed_at)
+
+    def _insert_companions(self, number: int, companions: Mapping[str, str]) -> None:
+        if not companions:
+            return
+        self._db.execute(_COMPANIONS)
+        self._db.execute(f"PRAGMA user_version = {FORMAT}")
+        rows = [(number, name, sha256) for name, sha256 in companions.items()]
+        self._db.executemany("INSERT OR REPLACE INTO companions VALUES (?, ?, ?)", rows)
 
     def undo_from(self, number: int) -> None:
         """Round ``number`` is open again, with nothing folded, and later ones were never opened."""
@@ -251,7 +279,7 @@ class Ledger:
         return int(self._fact("min_epoch") or 0)
 
     def attempt(self, message: str) -> int:
-        """Notes that this message is about to be taken; returns for the how manieth time."""
+        """Counts that this message is about to be taken; returns the count, this time included."""
         with self.transaction():
             self._db.execute(
                 "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (message) DO UPDATE SET number = number + 1", (message,)
@@ -330,6 +358,13 @@ class Ledger:
         if round_number == self.base_round():
             return str(self._fact("base_sha256"))
         return str(self.round(round_number)["model_sha256"])
+
+    def companions(self, round_number: int) -> dict[str, str]:
+        """Name -> digest of what the model after a closed round has beside it."""
+        (format_,) = self._db.execute("PRAGMA user_version").fetchone()
+        if format_ < FORMAT:
+            return {}
+        return dict(self._db.execute("SELECT name, sha256 FROM companions WHERE round = ?", (round_number,)))
 
     def round(self, number: int) -> dict[str, Any]:
         """One closed round."""

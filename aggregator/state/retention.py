@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from aggregator.state.checkpoint import StateDirectory
 from aggregator.state.early_stop import best_round
+from aggregator.state.ledger import Ledger
 
 _USUAL_METRICS = ("accuracy", "loss", "eval.accuracy", "eval.loss")
 
@@ -22,3 +24,24 @@ def rounds_to_keep(last: int, best: int | None, *, keep_every: int) -> set[int]:
     """The last model and the one before it, the best one, and each ``keep_every``-th."""
     keep = {last, last - 1} | ({best} if best is not None else set())
     return keep | (set(range(0, last + 1, keep_every)) if keep_every else set())
+
+
+class Retention:
+    """Keeps what is to be kept of a run's models, and the links to the last and the best. It knows the best so far."""
+
+    def __init__(self, directory: StateDirectory, ledger: Ledger, *, metric: str | None, keep_every: int) -> None:
+        self._directory, self._ledger, self._metric, self._keep_every = directory, ledger, metric, keep_every
+        best = best_of(ledger.rounds(), metric)
+        self._best_row = None if best is None else ledger.round(best[1])
+
+    def keep(self, last: int) -> None:
+        """Round ``last`` is closed: removes the models that need not stay."""
+        rows = [self._ledger.round(last)] if self._best_row is None else [self._best_row, self._ledger.round(last)]
+        best = best_of(rows, self._metric)
+        self._best_row = None if best is None else self._ledger.round(best[1])
+        kept = rounds_to_keep(last, best[1] if best else None, keep_every=self._keep_every)
+        with self._ledger.transaction():  # only while no other aggregator has taken over
+            self._directory.link("last", last)
+            if best is not None and self._directory.model_path(best[1]).exists():
+                self._directory.link("best", best[1])  # by another --stop-metric it may be one that was not kept
+            self._directory.keep_only(kept)

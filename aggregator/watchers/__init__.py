@@ -2,7 +2,18 @@
 
 from aggregator.watchers.experiment_logs import experiment_logs
 from aggregator.watchers.live import AggregatorView
+from aggregator.watchers.log import log_event
 from aggregator.watchers.metrics import AggregatorMetrics
+from aggregator.watchers.partial_live import PartialView
+from aggregator.watchers.partial_metrics import PartialMetrics
 from aggregator.watchers.status import StatusSender
 
-__all__ = ["AggregatorMetrics", "AggregatorView", "StatusSender", "experiment_logs"]
+__all__ = [
+    "AggregatorMetrics",
+    "AggregatorView",
+    "PartialMetrics",
+    "PartialView",
+    "StatusSender",
+    "experiment_logs",
+    "log_event",
+]

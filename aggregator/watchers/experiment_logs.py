@@ -20,4 +20,4 @@ def experiment_logs(settings: RunSettings) -> Iterator[list[Watcher]]:
             logs.append(MLflowLog(settings.mlflow, settings.model_dump(mode="json", exclude={"broker", "mlflow"})))
         for each in logs:
             stack.callback(each.close)
-        yield [each.look for each in logs]
+        yield [each.on_event for each in logs]

@@ -79,7 +79,7 @@ class AggregatorView:
 
     # -- what happens ---------------------------------------------------------------------------------------
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         with self._lock:
             self._note(event)
 

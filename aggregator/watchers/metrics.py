@@ -22,7 +22,7 @@ from aggregator.history import History
 from aggregator.state import Verdict
 from console import StateError, new_registry
 
-_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300, 1800, 7200)
+SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300, 1800, 7200)
 _ROUNDS_LATE = (0, 1, 2, 3, 5, 10, 20)
 _MOST_METRICS = 64
 
@@ -60,7 +60,7 @@ class AggregatorMetrics:
             "fedmq_staleness_rounds", "rounds that a committed update was late", buckets=_ROUNDS_LATE, registry=registry
         )
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Takes what happened."""
         match event:
             case StandingBy():
@@ -99,7 +99,7 @@ class AggregatorMetrics:
 
 
 def _seconds(name: str, help: str, registry: CollectorRegistry) -> Histogram:
-    return Histogram(name, f"seconds {help}", buckets=_SECONDS, registry=registry)
+    return Histogram(name, f"seconds {help}", buckets=SECONDS, registry=registry)
 
 
 class _OfLedger(Collector):

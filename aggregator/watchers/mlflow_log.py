@@ -35,7 +35,7 @@ class MLflowLog:
         self._thread = threading.Thread(target=self._write, name="mlflow", daemon=True)
         self._thread.start()
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Takes what happened; never waits."""
         if isinstance(event, RunOpened | RoundClosed | RunEnded):
             self._waiting.put_nowait(event)

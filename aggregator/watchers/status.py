@@ -34,7 +34,7 @@ _NEVER_S = 1e9
 
 
 class StatusBoard:
-    """What is known at the moment: ``look`` takes the events, ``status`` may be asked for from another thread.
+    """What is known at the moment: ``on_event`` takes the events, ``status`` may be asked for from another thread.
 
     It holds the newest sign of life of each worker present, and the names of those that answered in the open round.
     """
@@ -57,7 +57,7 @@ class StatusBoard:
         self._answered: dict[str, bool] = {}
         """Worker -> whether its update is committed; if not, it may be undone."""
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Takes what happened."""
         with self._lock:
             match event:
@@ -157,9 +157,9 @@ class StatusSender:
         self._heartbeat = Heartbeat(self._send, every_s=_EVERY_S)
         self._has_failed = False
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Takes what happened, and sends it soon."""
-        self._board.look(event)
+        self._board.on_event(event)
         self._heartbeat.soon()
 
     def __enter__(self) -> "StatusSender":

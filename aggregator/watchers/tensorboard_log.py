@@ -20,7 +20,7 @@ class TensorBoardLog:
         self._make = SummaryWriter
         self._writer: Any = None
 
-    def look(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Takes what happened."""
         match event:
             case RunOpened():

@@ -21,7 +21,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from broker.rabbitmq.link import Link
 from broker.settings import BrokerSettings
-from broker.transport import Delivery, Queued, Source
+from broker.transport import BlobUpload, Delivery, Queued, Source, Transport
 from broker.wire import BLOB, Buffer, Topology, partial_key, presence_key, sender_of, update_key
 from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, LinkChanged, QueueMissing
 
@@ -49,7 +49,7 @@ _QUORUM_QUEUE_SETTLES_S = 1.0
 """A quorum queue younger than this may not survive a kill -9 of RabbitMQ 3.10."""
 
 
-class RabbitMQ:
+class RabbitMQ(Transport):
     """One process's way to RabbitMQ; ``role`` names its connections, for operators.
 
     ``topology`` has the names it uses and declares, by default those of ``settings.queue`` without shards.
@@ -339,19 +339,8 @@ class RabbitMQ:
 
     # -- blobs ----------------------------------------------------------------------------------------------
 
-    def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
-        name = self._declare_anew(name)
-        on_their_way: deque[Future[None]] = deque()
-        try:
-            for index, part in enumerate(parts):
-                on_their_way.append(self._writer.submit(partial(_publish_part, name=name, index=index, part=part)))
-                if len(on_their_way) > _PARTS_ON_THEIR_WAY:
-                    self._writer.result_of(on_their_way.popleft())
-            while on_their_way:
-                self._writer.result_of(on_their_way.popleft())
-        except QueueMissing as error:
-            raise BlobLost(f"blob {name} was deleted while it was written") from error
-        return name
+    def open_blob(self, name: str) -> BlobUpload:
+        return _BlobUpload(self._writer, self._declare_anew(name))
 
     def _declare_anew(self, name: str) -> str:
         """A new, empty stream of this name; or of the next, if a kill in mid-declare left the broker half of one."""
@@ -412,6 +401,32 @@ class RabbitMQ:
         if self._reader is None:
             raise RuntimeError("listen() comes first")
         return self._reader
+
+
+class _BlobUpload:
+    """A blob that is written, a part on its way while the next is made ready."""
+
+    def __init__(self, writer: Link, name: str) -> None:
+        self._writer, self._name = writer, name
+        self._num_parts = 0
+        self._on_their_way: deque[Future[None]] = deque()
+
+    def write(self, part: bytes) -> None:
+        publish = partial(_publish_part, name=self._name, index=self._num_parts, part=part)
+        self._on_their_way.append(self._writer.submit(publish))
+        self._num_parts += 1
+        self._wait_until_left(_PARTS_ON_THEIR_WAY)
+
+    def finish(self) -> str:
+        self._wait_until_left(0)
+        return self._name
+
+    def _wait_until_left(self, num: int) -> None:
+        try:
+            while len(self._on_their_way) > num:
+                self._writer.result_of(self._on_their_way.popleft())
+        except QueueMissing as error:
+            raise BlobLost(f"blob {self._name} was deleted while it was written") from error
 
 
 class _BlobConsumer:

@@ -1,8 +1,9 @@
 """What two processes must agree on, as bytes: names, headers, codec. No pika, no PyTorch."""
 
 from broker.wire import zstd
-from broker.wire.buffers import Buffer, cut
+from broker.wire.buffers import Buffer, Cutter, cut
 from broker.wire.codec import decode, encode
+from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
     MAX_METRICS,
@@ -37,7 +38,6 @@ from broker.wire.specs import (
     canonical,
     delta_specs,
     difference,
-    limb_bytes_of,
     num_bytes_of,
     num_elements_of,
 )
@@ -46,17 +46,23 @@ from broker.wire.zstd import decompressed
 
 __all__ = [
     "BLOB",
+    "HIGH_STEP",
+    "LOW_BITS",
+    "LOW_STEP",
     "MAX_LISTED",
+    "MAX_LOW",
     "MAX_METRICS",
     "MAX_NUM_SAMPLES",
     "MAX_PART_BYTES",
     "MAX_SHARDS",
+    "MAX_SUM",
     "MAX_TENSORS",
     "MAX_ZSTD_LEVEL",
     "METRIC_NAME",
     "BlobRef",
     "Buffer",
     "Compression",
+    "Cutter",
     "Digest",
     "DtypeName",
     "Folded",
@@ -84,6 +90,7 @@ __all__ = [
     "difference",
     "encode",
     "limb_bytes_of",
+    "limb_specs",
     "num_bytes_of",
     "num_elements_of",
     "partial_key",

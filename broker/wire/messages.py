@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from broker.wire.specs import KeptSpecs, Specs, canonical, limb_bytes_of, num_bytes_of
+from broker.wire.limbs import limb_bytes_of
+from broker.wire.specs import KeptSpecs, Specs, canonical, num_bytes_of
 from broker.wire.topology import shard_of
 
 MAX_NUM_SAMPLES = 2**29 - 1
@@ -224,9 +225,8 @@ def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
 class PartialHead(Tensors):
     """The exact sum of updates of one shard for one round. It counts as a whole, or not at all.
 
-    ``tensors`` are those of the updates. The payload is the sum's two limbs, as told in
-    ``aggregator/rounds/exact_sum.py``: of each tensor the high ones (int64), in the order of the tensors' names, then
-    of each the low ones (int32). The digest is over ``tensors`` and this payload.
+    ``tensors`` are those of the updates. The payload is the sum's two limbs, as limbs.py has them. The digest is over
+    ``tensors`` and this payload.
     """
 
     kind: Literal["partial"] = "partial"

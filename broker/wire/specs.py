@@ -113,11 +113,6 @@ def num_elements_of(specs: Specs) -> int:
     return kept(specs).num_elements
 
 
-def limb_bytes_of(specs: Specs) -> int:
-    """The size of the exact sum of such payloads, in bytes: an int64 and an int32 an element."""
-    return 12 * num_elements_of(specs)
-
-
 class Digest:
     """The digest of a state, fed piece by piece."""
 

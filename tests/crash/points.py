@@ -67,7 +67,7 @@ REMOVE_SUMS = "aggregator.state.checkpoint:StateDirectory.remove_sums"
 KEEP_ONLY = "aggregator.state.checkpoint:StateDirectory.keep_only"
 LINK = "aggregator.state.checkpoint:StateDirectory.link"
 SUMMARY = "aggregator.state.checkpoint:StateDirectory.write_summary"
-OPEN_RUN = "aggregator.service:open_run"
+OPEN_RUN = "aggregator.opening:open_run"
 ENSURE = "aggregator.broadcast:Broadcaster.ensure"
 PUBLISH = "aggregator.broadcast:Broadcaster.publish"
 LEAD = "broker.rabbitmq.transport:RabbitMQ.lead"
@@ -180,7 +180,6 @@ PARTIAL_FOLD = "aggregator.partial:PartialAggregator._fold"
 PARTIAL_OPEN = "aggregator.partial:PartialAggregator._open"
 PARTIAL_PASS_ON = "aggregator.partial:PartialAggregator._pass_on"
 SEND_SUM = "broker.rabbitmq.transport:RabbitMQ.send_partial"
-FOLD_SUM = "aggregator.rounds.open_round:OpenRound.fold_partial"
 ADD_SUM = "aggregator.rounds.exact_sum:ExactSum.add_limbs"
 SUM_BLOB, NUM_SUM_PARTS = ".blob.partial.", 13
 
@@ -205,7 +204,7 @@ PARTIAL = [
     *_of_partial("sum sent", SEND_SUM, _both(2)),
     *_of_partial("update blobs deleted", DELETE, _blob(2), UPDATE_BLOB),
     *_of_partial("ack of what the sum is of", ACK, _both(2)),
-    *_around("fold of a partial sum", FOLD_SUM, _both(2)),
+    *_around("fold of a partial sum", FOLD, _both(2), "PartialSum("),
     _one("in mid-fold of a partial sum", ADD_SUM, "after", ((SMALL, 2), (BLOB, NUM_SUM_PARTS + 5))),
     *_around("round of partial sums closed", CLOSE_ROUND, _both(2)),
     *_around("sum's blob deleted", DELETE, _blob(2), SUM_BLOB),

@@ -45,7 +45,7 @@ def test_what_kills_the_aggregator_again_and_again_is_set_aside_and_the_rest_is_
         lives += 1
         assert lives <= MOST_LIVES
         transport = RabbitMQ(settings, role="aggregator")
-        leader = Aggregator(settings, task, transport)
+        leader = Aggregator(settings.config, task, transport)
         try:
             leader.start()
             if not is_sent:

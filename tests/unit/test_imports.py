@@ -34,7 +34,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "aggregator.state"),
     "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
-    "aggregator.settings": (*_WIRE, "aggregator.rounds"),
+    "aggregator.config": (*_WIRE, "aggregator.state", "aggregator.rounds"),
+    "aggregator.settings": (*_WIRE, "aggregator.state", "aggregator.rounds", "aggregator.config"),
     "aggregator.watchers": (
         *_WIRE,
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings")),
@@ -43,7 +44,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *_STATES,
         "broker.rabbitmq",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings", "watchers")),
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
     "dashboard": (*_WIRE, "broker.rabbitmq", "operations", "aggregator.history"),
     "simulation": (

@@ -102,7 +102,7 @@ class EmbeddedRun:
     ) -> "EmbeddedRun":
         fields = {"task": "mine", "rounds": 3, "quorum": "2", "state": folder} | changes
         settings, broker, clock = AggregatorSettings(**fields), broker or MemoryBroker(), clock or Clock()
-        aggregator = Aggregator(settings, problem, MemoryTransport(broker), clock=clock, on_event=on_event)
+        aggregator = Aggregator(settings.config, problem, MemoryTransport(broker), clock=clock, on_event=on_event)
         return cls(folder, problem, settings, broker, clock, aggregator, MemoryTransport(broker))
 
     def start(self) -> "EmbeddedRun":
@@ -155,7 +155,7 @@ class EmbeddedRun:
 
     @property
     def num_folded(self) -> int:
-        return self.aggregator._open_round.num_folded
+        return self.aggregator._current.updates.num_folded
 
     @property
     def reasons(self) -> list[str]:

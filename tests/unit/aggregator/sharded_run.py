@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
+from aggregator.events import PartialWatcher, unwatched
 from aggregator.partial import PartialAggregator
 from aggregator.settings import AggregatorSettings
 from broker.memory import MemoryTransport
@@ -55,11 +56,12 @@ class ShardedRun:
         run.partials = [run.partial(shard) for shard in range(num_shards)]
         return run
 
-    def partial(self, index: int, **changes: Any) -> PartialAggregator:
+    def partial(self, index: int, *, on_event: PartialWatcher = unwatched, **changes: Any) -> PartialAggregator:
         own = {"role": "partial", "shard": f"{index}/{self.root.settings.shards}", "flush_s": FLUSH_S}
         shared = {name: getattr(self.root.settings, name) for name in ("run", "queue", "inline_cap", "part_bytes")}
         settings = AggregatorSettings(**(shared | own | changes))
-        return PartialAggregator(settings, MemoryTransport(self.root.broker, shard=index), clock=self.root.clock)
+        transport = MemoryTransport(self.root.broker, shard=index)
+        return PartialAggregator(settings.partial_config, transport, clock=self.root.clock, on_event=on_event)
 
     def start(self) -> "ShardedRun":
         """The partials first, so that they see the first round open."""

@@ -179,11 +179,17 @@ def test_a_forgotten_tensor_is_gone_with_its_group_and_the_others_are_not() -> N
         assert not exact_sum.divided(there, 1).any()
 
 
-def test_only_tensors_of_one_block_follow_each_other() -> None:
+def test_tensors_of_one_block_that_follow_each_other_are_taken_together() -> None:
     shapes = {"a": 10, "b": 10, "c": 2**15 - 20, "d": 10, "e": 10}
-    exact_sum = ExactSum(tuple(TensorSpec(name, "float32", (size,)) for name, size in shapes.items()))
-    pairs = [(before, name) for before in [*shapes, "other"] for name in [*shapes, "other"]]
-    assert [pair for pair in pairs if exact_sum.follows(*pair)] == [("a", "b"), ("b", "c"), ("d", "e")]
+    summed = tuple(TensorSpec(name, "float32", (size,)) for name, size in shapes.items())
+    at_home = TensorSpec("at home", "float32", (3,))
+    model = (*summed[:2], at_home, *summed[2:])
+    assert [[spec.name for spec in span] for span in ExactSum(summed).spans(model)] == [
+        ["a", "b"],
+        ["at home"],
+        ["c"],
+        ["d", "e"],
+    ]
 
 
 def test_tensors_that_share_a_block_keep_their_own_sums_wherever_a_piece_is_cut() -> None:

@@ -94,7 +94,7 @@ def test_mlflow_has_one_run_with_settings_metrics_and_digest(
 def test_an_mlflow_that_fails_is_told_of_once_and_holds_nobody(caplog: pytest.LogCaptureFixture) -> None:
     log = MLflowLog("nowhere://at.all", {})
     for number in range(5):
-        log.look(RoundClosed(row={"round": number}))
+        log.on_event(RoundClosed(row={"round": number}))
     log.close()
     assert [record.message for record in caplog.records if "is told nothing more" in record.message] != []
 

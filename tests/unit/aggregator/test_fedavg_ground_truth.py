@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import StateTask, state_of
 
-from aggregator.rounds.fedavg import discount
+from aggregator.rounds.verdicts import discount
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.memory import MemoryBroker, MemoryTransport
@@ -30,7 +30,7 @@ def federate(folder: Path, server: Task, sites: Mapping[str, Task], **settings: 
     fields = {"task": "mine", "state": folder, "quorum": str(len(sites)), "commit_every_s": 1e9} | settings
     chosen = AggregatorSettings(**fields)  # type: ignore[arg-type]
     slot = LocalSlot(sites, topology=Topology(chosen.queue), inline_cap=chosen.inline_cap)
-    run_embedded(Aggregator(chosen, server, MemoryTransport(broker)), broker, [slot])
+    run_embedded(Aggregator(chosen.config, server, MemoryTransport(broker)), broker, [slot])
     head, payload = decode(broker.heads[-1], ModelHead)
     assert head.is_finished
     body = b"".join(broker.blobs[head.blob.name]) if head.blob else bytes(payload)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.state.ledger import FORMAT, Accumulated, Ledger, RoundResult, UpdateRow, Verdict
+from aggregator.state.ledger import FORMAT, Accumulated, ClosedBy, Ledger, RoundResult, UpdateRow, Verdict
 from console.errors import LeadershipLost, StateError
 
 ACCUMULATED = Accumulated(file="sum-00001-1.safetensors", sha256="00", bound=1.5, num_folded=1, num_samples=10)
 BASE = {"base_round": 0, "base_sha256": "00"}
 RESULT = RoundResult(
-    closed_by="quorum", closed_at=2.0, seconds=1.0, num_samples=10, metrics={"loss": 0.5}, model_sha256="ab"
+    closed_by=ClosedBy.QUORUM, closed_at=2.0, seconds=1.0, num_samples=10, metrics={"loss": 0.5}, model_sha256="ab"
 )
 
 
@@ -151,7 +151,7 @@ def test_a_closed_round_counts_its_updates_and_the_next_is_open(ledger: Ledger) 
 def test_an_abandoned_round_folded_nothing(ledger: Ledger) -> None:
     ledger.open_round(1, now=0.5)
     ledger.commit([row()], ACCUMULATED)
-    ledger.close_round(1, [row("site-b")], replace(RESULT, closed_by="abandoned"), next_round=2, install=nothing)
+    ledger.close_round(1, [row("site-b")], replace(RESULT, closed_by=ClosedBy.ABANDONED), next_round=2, install=nothing)
     assert verdicts(ledger) == ["abandoned", "abandoned"]
     assert ledger.round(1)["num_folded"] == 0
     assert ledger.is_folded(1, "site-a") is None

@@ -42,8 +42,8 @@ def clock() -> Clock:
 def view(clock: Clock) -> AggregatorView:
     """Of a run of 20 rounds, with the first one open."""
     view = AggregatorView(clock=clock)
-    view.look(RunOpened(run="r", run_id="r.1", queue="q", state=Path("s"), num_rounds=20, last_closed_round=0))
-    view.look(RoundOpened(round=1, num_folded=0))
+    view.on_event(RunOpened(run="r", run_id="r.1", queue="q", state=Path("s"), num_rounds=20, last_closed_round=0))
+    view.on_event(RoundOpened(round=1, num_folded=0))
     return view
 
 
@@ -74,48 +74,48 @@ def line_with(view: AggregatorView, text: str, *, width: int = 80) -> str:
 
 def test_a_round_fills_up_with_those_who_have_answered(view: AggregatorView) -> None:
     for name in ("a", "b", "c"):
-        view.look(seen(name, progress=0.43 if name == "b" else 0.0))
-    view.look(seen("d", "sending"))
-    view.look(decided("a"))
-    view.look(moved(1))
+        view.on_event(seen(name, progress=0.43 if name == "b" else 0.0))
+    view.on_event(seen("d", "sending"))
+    view.on_event(decided("a"))
+    view.on_event(moved(1))
     assert line_with(view, "round 1").endswith("1 of 4 updates")
     assert line_with(view, "workers").endswith("4 present, 1 answered")
     assert line_with(view, "✓").split("  ")[-4:] == ["✓ a", "▸ b 43%", "▸ c", "↑ d"]
 
     for name in ("b", "c", "d"):
-        view.look(decided(name))
-    view.look(moved(4))
+        view.on_event(decided(name))
+    view.on_event(moved(4))
     assert line_with(view, "round 1").endswith("4 of 4 updates, closing")
     assert line_with(view, "updates  ").endswith("4 folded")
 
 
 def test_refused_and_late_updates_are_marked_and_counted(view: AggregatorView) -> None:
-    view.look(seen("a"))
-    view.look(moved(0))
-    view.look(decided("a", Verdict.REFUSED))
-    view.look(decided("forged", Verdict.REFUSED))
-    view.look(seen("b"))
-    view.look(decided("b", Verdict.LATE))
+    view.on_event(seen("a"))
+    view.on_event(moved(0))
+    view.on_event(decided("a", Verdict.REFUSED))
+    view.on_event(decided("forged", Verdict.REFUSED))
+    view.on_event(seen("b"))
+    view.on_event(decided("b", Verdict.LATE))
     assert "✗ a" in text_of(view)
     assert "forged" not in text_of(view)
     assert "▸ b" in text_of(view)  # it trains for this round; what was late was of another
     assert line_with(view, "updates  ").endswith("0 folded, 1 late, 2 refused")
 
-    view.look(closed(1, 0.5, num_late=1, num_refused=2))
+    view.on_event(closed(1, 0.5, num_late=1, num_refused=2))
     assert line_with(view, "updates  ").endswith("4 folded, 1 late, 2 refused")
 
 
 def test_an_update_that_was_undone_is_not_shown_as_answered_any_more(view: AggregatorView) -> None:
-    view.look(seen("a"))
-    view.look(decided("a"))
-    view.look(moved(1))
+    view.on_event(seen("a"))
+    view.on_event(decided("a"))
+    view.on_event(moved(1))
     assert "✓ a" in text_of(view)
-    view.look(moved(0))
+    view.on_event(moved(0))
     assert "▸ a" in text_of(view)
 
 
 def test_a_deadline_runs_down(view: AggregatorView, clock: Clock) -> None:
-    view.look(moved(0, deadline_at=clock.now + 60))
+    view.on_event(moved(0, deadline_at=clock.now + 60))
     assert line_with(view, "deadline").endswith("1:00 left")
     full = line_with(view, "deadline").count("━")
     clock.now += 45
@@ -127,14 +127,14 @@ def test_a_deadline_runs_down(view: AggregatorView, clock: Clock) -> None:
 
 def test_metrics_have_their_trend_and_the_best_so_far(view: AggregatorView) -> None:
     for number, loss in enumerate([0.9, 0.5, 0.1, 0.3], start=1):
-        view.look(closed(number, loss))
+        view.on_event(closed(number, loss))
     assert line_with(view, "loss").split() == ["loss", "0.3000", "↑", "█▅▁▃", "best", "0.1000,", "round", "3"]
 
 
 def test_rounds_before_a_restart_are_part_of_the_trend() -> None:
     view = AggregatorView()
     rows = [closed(number, 1 / number).row for number in (1, 2, 3)]
-    view.look(
+    view.on_event(
         RunOpened(run="r", run_id="r.1", queue="q", state=Path("s"), num_rounds=20, last_closed_round=3, closed=rows)
     )
     assert line_with(view, "loss").split()[1:4] == ["0.3333", "↓", "█▃▁"]
@@ -147,15 +147,15 @@ def test_a_transfer_has_its_progress_and_speed_and_one_that_breaks_off_says_so(
     def transfer(num_bytes: int) -> Transferring:
         return Transferring(what="update of a", is_upload=False, num_bytes=num_bytes, total_bytes=100_000_000)
 
-    view.look(transfer(0))
+    view.on_event(transfer(0))
     clock.now += 2
-    view.look(transfer(50_000_000))
+    view.on_event(transfer(50_000_000))
     assert line_with(view, "↓").endswith("50.0 of 100.0 MB  25.0 MB/s  update of a")
-    view.look(decided("a", Verdict.REFUSED))
+    view.on_event(decided("a", Verdict.REFUSED))
     assert line_with(view, "↓", width=100).endswith("update of a  broke off")
-    view.look(transfer(0))
+    view.on_event(transfer(0))
     clock.now += 1
-    view.look(transfer(100_000_000))
+    view.on_event(transfer(100_000_000))
     assert line_with(view, "↓").endswith("100.0 MB  100.0 MB/s  update of a")
 
 
@@ -168,18 +168,18 @@ def test_a_lost_broker_is_told_until_it_is_back(view: AggregatorView, clock: Clo
 
 
 def test_one_who_stands_by_says_so_and_shows_no_run_of_another(view: AggregatorView) -> None:
-    view.look(moved(1))
-    view.look(StandingBy(queue="updates"))
+    view.on_event(moved(1))
+    view.on_event(StandingBy(queue="updates"))
     assert lines_of(view)[0] == "state     standing by: another aggregator leads queue 'updates'"
     assert "round" not in text_of(view)
 
 
 def test_the_end_and_a_stop_are_said_and_not_both(view: AggregatorView) -> None:
     assert view.doing() == "committing round 1"
-    view.look(RunStopped(round=1))
+    view.on_event(RunStopped(round=1))
     assert lines_of(view)[-1].endswith("stopped in round 1")
     assert not view.is_over
-    view.look(RunEnded(reason="all 20 rounds are done"))
+    view.on_event(RunEnded(reason="all 20 rounds are done"))
     assert lines_of(view)[-1].endswith("finished: all 20 rounds are done")
     assert view.is_over
 
@@ -187,9 +187,9 @@ def test_the_end_and_a_stop_are_said_and_not_both(view: AggregatorView) -> None:
 def test_names_are_text_whatever_they_hold(view: AggregatorView) -> None:
     """A worker's own name cannot hold these; who forges a message may try."""
     name = "[red]x[/red]\x1b[2J\n\u202e"
-    view.look(decided(name))
-    view.look(moved(1))
-    view.look(Transferring(what=f"update of {name}", is_upload=False, num_bytes=1, total_bytes=9))
+    view.on_event(decided(name))
+    view.on_event(moved(1))
+    view.on_event(Transferring(what=f"update of {name}", is_upload=False, num_bytes=1, total_bytes=9))
     console = Console(width=120, force_terminal=True, record=True, file=io.StringIO())
     console.print(view)
     shown = console.export_text()
@@ -200,11 +200,11 @@ def test_names_are_text_whatever_they_hold(view: AggregatorView) -> None:
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_a_thousand_workers_take_a_few_lines_at_any_width(view: AggregatorView, width: int) -> None:
     for index in range(1000):
-        view.look(seen(f"hospital-of-a-long-name-{index}"))
+        view.on_event(seen(f"hospital-of-a-long-name-{index}"))
         if index % 2:
-            view.look(decided(f"hospital-of-a-long-name-{index}"))
-    view.look(moved(500, target=1000, deadline_at=1060.0))
-    view.look(closed(1, 0.5))
+            view.on_event(decided(f"hospital-of-a-long-name-{index}"))
+    view.on_event(moved(500, target=1000, deadline_at=1060.0))
+    view.on_event(closed(1, 0.5))
     lines = lines_of(view, width=width)
     assert len(lines) <= 14
     if width >= 40:
@@ -214,12 +214,12 @@ def test_a_thousand_workers_take_a_few_lines_at_any_width(view: AggregatorView, 
 
 
 def test_a_worker_that_is_silent_or_leaves_is_not_present(view: AggregatorView, clock: Clock) -> None:
-    view.look(moved(0))
-    view.look(seen("a"))
+    view.on_event(moved(0))
+    view.on_event(seen("a"))
     clock.now += 30
-    view.look(seen("b"))
-    view.look(seen("c"))
+    view.on_event(seen("b"))
+    view.on_event(seen("c"))
     clock.now += 30
-    view.look(seen("c", "leaving"))
+    view.on_event(seen("c", "leaving"))
     assert line_with(view, "workers").endswith("1 present")
     assert "▸ b" in text_of(view)

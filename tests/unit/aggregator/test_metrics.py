@@ -31,13 +31,13 @@ def value(registry: CollectorRegistry, metric: str, /, **labels: str) -> float |
 def test_counters_are_those_of_the_ledger_also_after_a_kill(begin: Begin, tmp_path: Path) -> None:
     metrics = AggregatorMetrics(tmp_path / "run")
     assert value(metrics.registry, "fedmq_updates_total", verdict="folded") is None
-    run = begin(StateTask(ZERO), rounds=3, on_event=metrics.look)
+    run = begin(StateTask(ZERO), rounds=3, on_event=metrics.on_event)
     run.fold_all([("a", ONE), ("b", ONE)])
     run.send("c", {"w": torch.full((2,), float("nan"))})
     run.fold_all([("a", ONE)])
     run = run.crash()
     again = AggregatorMetrics(tmp_path / "run")
-    run.aggregator._tell = again.look
+    run.aggregator._on_event = again.on_event
     run.start()
     run.fold_all([("a", ONE), ("b", ONE)])
     for registry in (metrics.registry, again.registry):
@@ -52,10 +52,10 @@ def test_counters_are_those_of_the_ledger_also_after_a_kill(begin: Begin, tmp_pa
 
 def test_the_open_round_and_the_times_are_told(begin: Begin, tmp_path: Path) -> None:
     metrics = AggregatorMetrics(tmp_path / "run")
-    metrics.look(StandingBy(queue="updates"))
+    metrics.on_event(StandingBy(queue="updates"))
     assert value(metrics.registry, "fedmq_leads") == 0
     task = StateTask(ZERO, lambda model: {"accuracy": 0.5})
-    run = begin(task, rounds=3, quorum="2", on_event=metrics.look)
+    run = begin(task, rounds=3, quorum="2", on_event=metrics.on_event)
     run.fold_all([("a", ONE), ("b", ONE)])
     run.fold_all([("a", ONE)])
     registry = metrics.registry
@@ -75,10 +75,10 @@ def test_the_open_round_and_the_times_are_told(begin: Begin, tmp_path: Path) -> 
 def test_a_worker_s_metrics_follow_its_events() -> None:
     presence = Presence(worker="a", instance="0123456789abcdef", state="training", round=3, progress=0.25)
     metrics = WorkerMetrics(lambda: presence)
-    metrics.look(StateChanged(presence=presence))
-    metrics.look(RoundTrained(round=3, num_samples=7, train_s=1.5, metrics={}, eval_metrics={}))
-    metrics.look(UpdateSent(round=3, num_bytes=1000, seconds=0.25))
-    metrics.look(RoundLeft(round=4, reason="is over"))
+    metrics.on_event(StateChanged(presence=presence))
+    metrics.on_event(RoundTrained(round=3, num_samples=7, train_s=1.5, metrics={}, eval_metrics={}))
+    metrics.on_event(UpdateSent(round=3, num_bytes=1000, seconds=0.25))
+    metrics.on_event(RoundLeft(round=4, reason="is over"))
     registry = metrics.registry
     assert value(registry, "fedmq_worker_state", fedmq_worker_state="training") == 1
     assert value(registry, "fedmq_worker_progress") == 0.25

@@ -1,14 +1,15 @@
 """The next model's values, whichever tensors are stepped together."""
 
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 import torch
 
 from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.fedavg import next_values
+from aggregator.rounds.next_model import next_model
+from aggregator.rounds.steps import FedAvg
 from aggregator.state.checkpoint import StateDirectory
 from broker.states.tensors import DTYPES, State, chunks, specs_of
 from broker.wire.specs import Specs, delta_specs
@@ -30,9 +31,9 @@ def model() -> State:
 def stepped(old: State, directory: StateDirectory, exact_sum: ExactSum, *, total: int, server_lr: float) -> State:
     directory.write_model(0, old).install()
     new: State = {}
-    values = next_values(directory.model(0), specs_of(old), exact_sum, total=total, server_lr=server_lr)
-    for span, pieces in groupby(values, key=itemgetter(0)):
-        together = torch.cat([piece for _, piece in pieces])
+    pieces = next_model(directory.model(0), specs_of(old), exact_sum, FedAvg(server_lr), total=total)
+    for span, of_span in groupby(pieces, key=attrgetter("span")):
+        together = torch.cat([piece.values for piece in of_span])
         parts = torch.split(together, [spec.num_elements for spec in span])
         new |= {spec.name: part.reshape(spec.shape) for spec, part in zip(span, parts, strict=True)}
     assert list(new) == [spec.name for spec in specs_of(old)]

@@ -368,7 +368,7 @@ def test_an_update_that_overtakes_the_model_it_is_of_waits_for_it(make: Make) ->
     run.settle()
     run.root.clock.now += FLUSH_S / 2 - 0.01
     run.partials[0].step(0)
-    run.partials[0]._send()
+    run.partials[0]._send(run.partials[0]._round)
     run.root.settle()
     assert run.root.round == 2
     run.settle()
@@ -610,7 +610,7 @@ def bad_head(run: ShardedRun, names: list[str]) -> PartialHead:
     ]
     return PartialHead.model_validate(
         {
-            "tensors": run.root.aggregator._expected.encoding.folded,
+            "tensors": run.root.aggregator._run.expected.encoding.folded,
             "sha256": "0" * 64,
             "run_id": run_id,
             "round": number,

@@ -5,8 +5,8 @@ from pathlib import Path
 from unit.aggregator.sharded_run import ShardedRun, names_of
 from unit.rendered import lines_of, text_of
 
-from aggregator.events import StandingBy
-from aggregator.partial_live import PartialView
+from aggregator.events import ShardLed, StandingBy
+from aggregator.watchers.partial_live import PartialView
 from console.watching import LinkChanged
 
 NAMES = names_of(0, 3, num_shards=1)
@@ -15,9 +15,10 @@ NAMES = names_of(0, 3, num_shards=1)
 def test_a_shard_is_seen_from_standing_by_to_the_end_of_the_run(tmp_path: Path) -> None:
     run = ShardedRun.make(tmp_path, num_shards=1, quorum="3", rounds=1)
     view = PartialView("0/1", queue="updates")
-    view.look(StandingBy(queue="updates"))
+    view.on_event(StandingBy(queue="updates"))
     assert "standing by: another aggregator leads this shard" in text_of(view)
-    view.leads(run.partials[0])
+    run.partials = [run.partial(0, on_event=view.on_event)]
+    view.on_event(ShardLed(shard=0, num_shards=1, queue="updates"))
     assert "waiting for a model" in text_of(view)
     assert (view.place(), view.is_over) == ("", False)
 

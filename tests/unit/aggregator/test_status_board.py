@@ -63,9 +63,9 @@ def test_nothing_is_said_before_the_run_is_open() -> None:
 
 def test_a_running_round_is_told_with_who_answered(begin: Begin) -> None:
     seen = Seen()
-    run = begin(StateTask(ZERO), rounds=4, quorum="3", deadline_s=60.0, on_event=seen.board.look)
-    seen.board.look(presence("a", "training", progress=0.5, round=1))
-    seen.board.look(presence("b"))
+    run = begin(StateTask(ZERO), rounds=4, quorum="3", deadline_s=60.0, on_event=seen.board.on_event)
+    seen.board.on_event(presence("a", "training", progress=0.5, round=1))
+    seen.board.on_event(presence("b"))
     run.fold_all([("b", ONE)])
     status = seen.status
     assert (status.run_id, status.state, status.round, status.num_rounds) == (run.head.run_id, "running", 1, 4)
@@ -78,20 +78,20 @@ def test_a_running_round_is_told_with_who_answered(begin: Begin) -> None:
 
 def test_who_leaves_or_falls_silent_is_not_told_any_more(begin: Begin) -> None:
     seen = Seen()
-    begin(StateTask(ZERO), on_event=seen.board.look)
+    begin(StateTask(ZERO), on_event=seen.board.on_event)
     for name in ("a", "b", "c"):
-        seen.board.look(presence(name))
-    seen.board.look(presence("b", "leaving"))
+        seen.board.on_event(presence(name))
+    seen.board.on_event(presence("b", "leaving"))
     seen.now += ALIVE_S - 1
-    seen.board.look(presence("c"))
+    seen.board.on_event(presence("c"))
     seen.now += 2
     assert [worker.name for worker in seen.status.workers] == ["c"]
 
 
 def test_a_new_round_has_no_answers_and_the_end_is_told(begin: Begin) -> None:
     seen = Seen()
-    run = begin(StateTask(ZERO), rounds=2, quorum="1", on_event=seen.board.look)
-    seen.board.look(presence("a"))
+    run = begin(StateTask(ZERO), rounds=2, quorum="1", on_event=seen.board.on_event)
+    seen.board.on_event(presence("a"))
     run.fold_all([("a", ONE)])
     assert (seen.status.round, seen.status.workers[0].has_answered) == (2, False)
     run.fold_all([("a", ONE)])
@@ -103,53 +103,53 @@ def test_who_answered_before_a_restart_has_answered(begin: Begin) -> None:
     run.fold_all([("a", ONE)])
     run.stop()
     seen = Seen()
-    seen.board.look(presence("a"))
-    begin(StateTask(ZERO), quorum="3", broker=run.broker, on_event=seen.board.look)
-    seen.board.look(presence("b"))
+    seen.board.on_event(presence("a"))
+    begin(StateTask(ZERO), quorum="3", broker=run.broker, on_event=seen.board.on_event)
+    seen.board.on_event(presence("b"))
     assert (seen.status.num_folded, seen.status.target) == (1, 3)
     assert [worker.has_answered for worker in seen.status.workers] == [True, False]
 
 
 def test_who_is_undone_has_not_answered_and_who_was_committed_has() -> None:
     seen = Seen()
-    seen.board.look(opened())
+    seen.board.on_event(opened())
     for name in ("a", "b"):
-        seen.board.look(presence(name))
-    seen.board.look(RoundOpened(round=1, num_folded=0))
-    seen.board.look(UpdateDecided(row=folded("a")))
-    seen.board.look(Committed(rows=(folded("a"),), seconds=0.1))
-    seen.board.look(UpdateDecided(row=folded("b")))
-    seen.board.look(moved(2))
+        seen.board.on_event(presence(name))
+    seen.board.on_event(RoundOpened(round=1, num_folded=0))
+    seen.board.on_event(UpdateDecided(row=folded("a")))
+    seen.board.on_event(Committed(rows=(folded("a"),), seconds=0.1))
+    seen.board.on_event(UpdateDecided(row=folded("b")))
+    seen.board.on_event(moved(2))
     assert [worker.has_answered for worker in seen.status.workers] == [True, True]
-    seen.board.look(moved(1))
+    seen.board.on_event(moved(1))
     assert [worker.has_answered for worker in seen.status.workers] == [True, False]
 
 
 def test_a_deadline_that_never_comes_is_none() -> None:
     seen = Seen()
-    seen.board.look(opened())
-    seen.board.look(moved(0, deadline_at=math.inf))
+    seen.board.on_event(opened())
+    seen.board.on_event(moved(0, deadline_at=math.inf))
     assert seen.status.deadline_at is None
-    seen.board.look(moved(0, deadline_at=1001.0))
+    seen.board.on_event(moved(0, deadline_at=1001.0))
     assert seen.status.deadline_at == 5001.0
 
 
 def test_what_is_of_no_worker_or_of_another_round_is_no_answer() -> None:
     seen = Seen()
-    seen.board.look(opened())
-    seen.board.look(presence("a"))
-    seen.board.look(RoundOpened(round=2, num_folded=0))
-    seen.board.look(UpdateDecided(row=folded("a")))
-    seen.board.look(UpdateDecided(row=UpdateRow(received_at=1.0, round=2, verdict=Verdict.REFUSED, worker="a")))
-    seen.board.look(UpdateDecided(row=UpdateRow(received_at=1.0, round=2, verdict=Verdict.FOLDED)))
+    seen.board.on_event(opened())
+    seen.board.on_event(presence("a"))
+    seen.board.on_event(RoundOpened(round=2, num_folded=0))
+    seen.board.on_event(UpdateDecided(row=folded("a")))
+    seen.board.on_event(UpdateDecided(row=UpdateRow(received_at=1.0, round=2, verdict=Verdict.REFUSED, worker="a")))
+    seen.board.on_event(UpdateDecided(row=UpdateRow(received_at=1.0, round=2, verdict=Verdict.FOLDED)))
     assert [worker.has_answered for worker in seen.status.workers] == [False]
 
 
 def test_of_very_many_workers_some_are_listed(begin: Begin) -> None:
     seen = Seen()
-    begin(StateTask(ZERO), on_event=seen.board.look)
+    begin(StateTask(ZERO), on_event=seen.board.on_event)
     for number in range(MAX_LISTED + 7):
-        seen.board.look(presence(f"w{number:05d}"))
+        seen.board.on_event(presence(f"w{number:05d}"))
     assert (len(seen.status.workers), seen.status.num_more_workers) == (MAX_LISTED, 7)
     assert seen.status.num_present == MAX_LISTED + 7
 
@@ -158,7 +158,7 @@ def test_it_is_sent_at_the_end_at_the_latest(begin: Begin) -> None:
     run = begin(StateTask(ZERO))
     transport = MemoryTransport(run.broker)
     sender = StatusSender(transport)
-    begin(StateTask(ZERO), folder="other", on_event=sender.look).stop()
+    begin(StateTask(ZERO), folder="other", on_event=sender.on_event).stop()
     with sender:
         pass
     body = transport.read_status()
@@ -176,7 +176,7 @@ class Broken(MemoryTransport):
 def test_one_that_cannot_be_sent_is_told_once_and_ends_nothing(begin: Begin, caplog: pytest.LogCaptureFixture) -> None:
     run = begin(StateTask(ZERO), quorum="1", rounds=2)
     sender = StatusSender(Broken(run.broker))
-    other = begin(StateTask(ZERO), quorum="1", rounds=1, folder="other", on_event=sender.look)
+    other = begin(StateTask(ZERO), quorum="1", rounds=1, folder="other", on_event=sender.on_event)
     with caplog.at_level(logging.ERROR), sender:
         other.fold_all([("a", ONE)])
     assert other.aggregator.is_finished

@@ -112,7 +112,7 @@ class Counted:
 def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tmp_path: Path) -> None:
     settings = AggregatorSettings(task="counted", rounds=2, quorum="1000", state=tmp_path / "state", commit_every_s=1e9)
     broker, events, waiting = MemoryBroker(), [], []
-    aggregator = Aggregator(settings, Counted(0), MemoryTransport(broker), on_event=events.append)
+    aggregator = Aggregator(settings.config, Counted(0), MemoryTransport(broker), on_event=events.append)
     Counted.num_models = 0
     slots = [
         LocalSlot(
@@ -204,7 +204,7 @@ def test_what_training_processes_say_comes_out_of_this_one_whose_terminal_it_is(
 ) -> None:
     settings = AggregatorSettings(task=f"{task}:Talks", rounds=1, quorum="2", state=tmp_path / "state")
     broker = MemoryBroker()
-    aggregator = Aggregator(settings, load_task(settings.task, Site()), MemoryTransport(broker))
+    aggregator = Aggregator(settings.config, load_task(settings.task, Site()), MemoryTransport(broker))
     with ExitStack() as stack:
         plans = [
             SlotPlan(

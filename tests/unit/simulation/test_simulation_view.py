@@ -16,12 +16,12 @@ def test_a_simulation_is_over_only_after_its_comparison() -> None:
         Presence(worker="worker-1", instance="0" * 8, state="training", round=1, progress=0.5),
         Presence(worker="worker-2", instance="0" * 8, state="idle", round=1),
     ]
-    view.look(RunOpened(run="r", run_id="r.1", queue="q", state=Path("s"), num_rounds=1, last_closed_round=0))
-    view.look(RoundOpened(round=1, num_folded=0))
+    view.on_event(RunOpened(run="r", run_id="r.1", queue="q", state=Path("s"), num_rounds=1, last_closed_round=0))
+    view.on_event(RoundOpened(round=1, num_folded=0))
     assert [line.split()[-1] for line in lines_of(view) if line.startswith("training")] == ["worker-1"]
     assert (view.place(), view.doing()) == ("in round 1", "committing round 1")
 
-    view.look(RunEnded(reason="all 1 rounds are done"))
+    view.on_event(RunEnded(reason="all 1 rounds are done"))
     view.compared(2, 4, "site 2 of 3 alone")
     assert "training" not in text_of(view)
     assert next(line for line in lines_of(view) if line.startswith("compare")).endswith(

@@ -18,14 +18,14 @@ class Fixture:
         self.progress = 0.0
         self.view = WorkerView("hospital-a", queue="updates", presence=self.presence, clock=lambda: self.now)
         head = ModelHead(tensors=(), sha256="0" * 64, run="r", run_id="r.1", epoch=1, round=3, num_rounds=9, seed=0)
-        self.view.look(ModelReceived(head=head, num_bytes=1_000_000, seconds=0.5))
+        self.view.on_event(ModelReceived(head=head, num_bytes=1_000_000, seconds=0.5))
 
     def presence(self) -> Presence:
         return Presence(worker="hospital-a", instance=INSTANCE, state="training", round=3, progress=self.progress)
 
     def becomes(self, state: str) -> None:
         presence = Presence.model_validate({"worker": "hospital-a", "instance": INSTANCE, "state": state, "round": 3})
-        self.view.look(StateChanged(presence=presence))
+        self.view.on_event(StateChanged(presence=presence))
 
     def line(self, text: str) -> str:
         return next(line for line in lines_of(self.view) if text in line)
@@ -44,8 +44,10 @@ def test_what_was_trained_and_sent_is_told_and_then_what_it_waits_for() -> None:
     worker = Fixture()
     worker.becomes("training")
     metrics = {"loss": 0.5, "num_samples": 7.0}
-    worker.view.look(RoundTrained(round=3, num_samples=7, train_s=1.5, metrics=metrics, eval_metrics={"accuracy": 0.9}))
-    worker.view.look(UpdateSent(round=3, num_bytes=2_000_000, seconds=0.1))
+    worker.view.on_event(
+        RoundTrained(round=3, num_samples=7, train_s=1.5, metrics=metrics, eval_metrics={"accuracy": 0.9})
+    )
+    worker.view.on_event(UpdateSent(round=3, num_bytes=2_000_000, seconds=0.1))
     worker.becomes("idle")
     assert worker.line("waiting").split() == ["waiting", "for", "the", "model", "of", "round", "4", "0:00"]
     assert worker.line("train.loss").split()[1] == "0.5000"
@@ -58,9 +60,9 @@ def test_what_was_trained_and_sent_is_told_and_then_what_it_waits_for() -> None:
 def test_transfers_and_a_lost_broker_are_seen() -> None:
     worker = Fixture()
     worker.becomes("sending")
-    worker.view.look(Transferring(what="update for round 3", is_upload=True, num_bytes=0, total_bytes=8_000_000))
+    worker.view.on_event(Transferring(what="update for round 3", is_upload=True, num_bytes=0, total_bytes=8_000_000))
     worker.now += 2
-    worker.view.look(
+    worker.view.on_event(
         Transferring(what="update for round 3", is_upload=True, num_bytes=4_000_000, total_bytes=8_000_000)
     )
     worker.view.note_link(LinkChanged(name="writer", problem="connection lost; connecting anew"))
@@ -70,9 +72,9 @@ def test_transfers_and_a_lost_broker_are_seen() -> None:
 
 def test_a_round_that_is_left_and_the_end_of_the_run_are_told() -> None:
     worker = Fixture()
-    worker.view.look(RoundLeft(round=3, reason="is over; training stopped after 0.10 s"))
+    worker.view.on_event(RoundLeft(round=3, reason="is over; training stopped after 0.10 s"))
     assert worker.line("last").endswith("round 3: is over; training stopped after 0.10 s")
-    worker.view.look(RunFinished(run_id="r.1", num_rounds=9))
+    worker.view.on_event(RunFinished(run_id="r.1", num_rounds=9))
     assert worker.view.is_over
     assert worker.line("rounds").endswith("finished")
 

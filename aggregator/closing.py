@@ -1,0 +1,140 @@
+"""Closing a round: its next model made and on the disk, then one commit, then the model out. And ending a run.
+
+The next model is made once, piece by piece; each piece goes into its file, with the digest, and on its way to the
+workers at once. Nobody reads what is on its way before the commit is made and a head names it.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from aggregator.broadcast import Staged
+from aggregator.config import AggregatorConfig
+from aggregator.current_round import CurrentRound
+from aggregator.events import RoundClosed, RunEnded
+from aggregator.opening import OpenedRun
+from aggregator.rounds import NextPiece, next_model, state_names
+from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
+from broker.states import is_finite, raw
+from console import StateError, malloc
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a round is closed."""
+
+    total: int
+    """What the mean is over; 0: the model stays as it is."""
+    next_round: int | None
+    """The round to open in the same commit; None: whether there is one, only the metrics of this one tell."""
+
+
+def plan_of(number: int, by: ClosedBy, *, total: int, ending: Ending) -> Plan:
+    """How round ``number`` is closed, ``total`` being the base weights of what was folded in it."""
+    return Plan(
+        total=0 if by is ClosedBy.ABANDONED else total,
+        next_round=number + 1 if ending.goes_on_after(number) else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A round that is closed in the ledger, and its model, which is still to be published."""
+
+    plan: Plan
+    body: Staged
+
+
+def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig, opened: OpenedRun) -> Closed:
+    """Makes the next model, and commits it as the end of the round. What was folded is still to be acked."""
+    plan = plan_of(current.number, by, total=current.updates.total, ending=config.ending)
+    if opened.has_large_model:
+        malloc.give_back()  # the parts of updates, before there are those of a model
+    written, body = write_next_model(current, plan.total, config=config, opened=opened)
+    result = RoundResult(
+        closed_by=by,
+        closed_at=time.time(),
+        seconds=current.seconds,
+        num_samples=plan.total,
+        metrics=opened.evaluate(written.model),
+        model_sha256=written.sha256,
+        companions=written.companions,
+    )
+    current.updates.close(result, next_round=plan.next_round, install=written.install, num_present=current.num_present)
+    opened.stores.on_event(RoundClosed(row=opened.stores.ledger.round(current.number)))
+    return Closed(plan, body)
+
+
+def write_next_model(
+    current: CurrentRound, total: int, *, config: AggregatorConfig, opened: OpenedRun
+) -> tuple[WrittenModel, Staged]:
+    """The next model on the disk, though not in its place, and its body where its head will find it."""
+    number, directory, specs = current.number, opened.stores.directory, opened.run.specs
+    names = state_names(config.step)
+    pieces = next_model(
+        directory.model(number - 1),
+        specs,
+        current.updates.accumulator,
+        config.step,
+        total=total,
+        state=_state_before(number, config, opened),
+    )
+    new = directory.new_model(number, specs, companions=names)
+    with _discarded_on_error(new):
+        upload = opened.broadcaster.upload(number + 1)
+        for piece in pieces:
+            _check_is_finite(piece, number)
+            payload = raw(piece.values)
+            new.write(payload, piece.state)
+            upload.write(payload)
+        body = upload.finish()
+        return new.finish(), body
+
+
+def _state_before(number: int, config: AggregatorConfig, opened: OpenedRun) -> dict[str, ModelFile]:
+    """The files of what the step remembers, unless it begins with this round."""
+    if number - 1 == opened.stores.ledger.base_round():
+        return {}
+    return {name: opened.stores.directory.companion(number - 1, name) for name in state_names(config.step)}
+
+
+@contextmanager
+def _discarded_on_error(new: NewModel) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        new.discard()
+        raise
+
+
+def _check_is_finite(piece: NextPiece, number: int) -> None:
+    """A StateError that names the tensor in which the mean leaves the range of its dtype."""
+    if is_finite(piece.values):
+        return
+    parts = (
+        torch.split(piece.values, [spec.num_elements for spec in piece.span]) if len(piece.span) > 1 else [piece.values]
+    )
+    broken = next(spec.name for spec, part in zip(piece.span, parts, strict=True) if not is_finite(part))
+    raise StateError(f"round {number}: the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr")
+
+
+def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> str | None:
+    """Why the run is to end after round ``last``, in words; None to go on."""
+    return config.ending.reason_after(last, opened.stores.ledger.rounds())
+
+
+def end_run(reason: str, *, config: AggregatorConfig, opened: OpenedRun) -> None:
+    """The final model is out: what remains is to say so."""
+    stores, run_id = opened.stores, opened.run.run_id
+    with stores.ledger.transaction():
+        summary = summarize(stores.ledger, config.recorded, metric=config.ending.metric, stopped=reason)
+        stores.directory.write_summary(summary)
+    fields = {"run_id": run_id, "reason": reason}
+    log.info("run %s is finished: %s; %s", run_id, reason, stores.directory.summary, extra=fields)
+    stores.on_event(RunEnded(reason=reason))

@@ -1,0 +1,53 @@
+"""What an aggregator is to do, as one value: what ``fl-aggregator`` makes of its settings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
+from aggregator.state import Ending
+from broker.wire import Compression, LocalTraining, Specs, Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregatorConfig:
+    """One run, for its ``Aggregator``. Sizes in bytes, times in seconds."""
+
+    run: str
+    task: str
+    """The task's reference, as the ledger tells it."""
+    seed: int
+    state: Path
+    topology: Topology
+    policy: RoundPolicy
+    ending: Ending
+    weighting: Weighting
+    local: LocalTraining
+    compression: Compression
+    shared: tuple[str, ...]
+    """Patterns of the tensors that travel."""
+    step: Step
+    new_accumulator: NewAccumulator
+    keep_every: int
+    commit_every_s: float
+    inline_cap: int
+    part_bytes: int
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """All settings as ledger and summary tell them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialConfig:
+    """One shard of a run, for its ``PartialAggregator``."""
+
+    run: str
+    root: Topology
+    """As the root sees the queues."""
+    shard: int
+    num_shards: int
+    flush_s: float
+    """Seconds without an update after which it sends what it has."""
+    new_sum: Callable[[Specs], ExactSum]
+    inline_cap: int
+    part_bytes: int

@@ -1,0 +1,115 @@
+"""The round that is open, with its clock: what is due in it, and when something is next."""
+
+import logging
+
+from aggregator.config import AggregatorConfig
+from aggregator.events import RoundMoved, RoundOpened
+from aggregator.opening import OpenedRun
+from aggregator.rounds import Attendance, Close, Extended, OpenRound, PartialUploads, Round, decide
+from aggregator.state import ClosedBy
+from console import IS_SHOWN
+
+log = logging.getLogger(__name__)
+
+_REPORT_EVERY_S = 30.0
+
+
+class CurrentRound:
+    """One open round. Its time runs from when it is made, or from ``restart_clock``."""
+
+    def __init__(self, number: int, config: AggregatorConfig, opened: OpenedRun, attendance: Attendance) -> None:
+        self.number = number
+        self.updates = OpenRound(number, opened.stores)
+        """What is folded in it."""
+        self.partial_uploads = PartialUploads(
+            number, num_shards=config.topology.num_shards, num_before=self.updates.num_folded
+        )
+        self._config, self._attendance, self._prefetch = config, attendance, opened.prefetch
+        self._clock, self._on_event = opened.stores.clock, opened.stores.on_event
+        self._answered = opened.stores.ledger.answered
+        self._last_move: RoundMoved | None = None
+        self._begin(report_in_s=_REPORT_EVERY_S)
+
+    def _begin(self, *, report_in_s: float) -> None:
+        now = self._clock()
+        self._round = Round.open(self.number, self._config.policy, now=now)
+        self._report_at = now + report_in_s
+        self._wake_at = self._round.deadline_at
+
+    def restart_clock(self) -> None:
+        """Its model is out only now; it also says at once what it waits for."""
+        self._begin(report_in_s=0.0)
+
+    @property
+    def num_present(self) -> int:
+        """Workers that are there now."""
+        return self._attendance.num_present(now=self._clock())
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been open."""
+        return self._clock() - self._round.opened_at
+
+    def time_left(self) -> float:
+        """Seconds until something is due, if nothing comes before."""
+        times = [self._report_at, self._wake_at, self._attendance.next_change(), self._commit_at]
+        return max(0.0, min(at for at in times if at is not None) - self._clock()) + 0.001
+
+    @property
+    def _commit_at(self) -> float | None:
+        oldest_at = self.updates.oldest_at
+        return None if oldest_at is None else oldest_at + self._config.commit_every_s
+
+    def do_what_is_due(self) -> ClosedBy | None:
+        """Commits and reports when it is time to; says why the round is to be closed, if it is."""
+        now = self._clock()
+        num_folded, num_present = self.updates.num_folded, self.num_present
+        self._round, decision = decide(
+            self._config.policy, self._round, now=now, num_folded=num_folded, num_present=num_present
+        )
+        self._tell_move()
+        if isinstance(decision, Close):
+            return decision.by
+        self._wake_at = decision.until
+        if isinstance(decision, Extended):
+            log.warning("round %d: deadline passed; %s", self.number, self._waits_for())
+        elif now >= self._report_at:
+            log.info("round %d: %s", self.number, self._waits_for(), extra={IS_SHOWN: True})
+            self._report_at = now + _REPORT_EVERY_S
+        is_due = self._commit_at is not None and now >= self._commit_at
+        if is_due or self.updates.num_pending > self._prefetch // 2:
+            self.commit()
+        return None
+
+    def commit(self) -> None:
+        """Makes durable what was decided, and acks it."""
+        self.updates.commit(num_present=self.num_present)
+
+    def tell_opened(self) -> None:
+        """Its model is out."""
+        num_folded = self.updates.num_folded
+        answered = self._answered(self.number) if num_folded else []
+        self._on_event(RoundOpened(round=self.number, num_folded=num_folded, answered=answered))
+        self._tell_move()
+
+    def _tell_move(self) -> None:
+        num_present = self.num_present
+        move = RoundMoved(
+            round=self.number,
+            num_folded=self.updates.num_folded,
+            target=self._config.policy.target(num_present),
+            num_present=num_present,
+            deadline_at=self._round.deadline_at,
+            is_extended=self._round.is_extended,
+        )
+        if move != self._last_move:
+            self._last_move = move
+            self._on_event(move)
+
+    def _waits_for(self) -> str:
+        policy = self._config.policy
+        names = ", ".join(self._attendance.names()[:8]) or "none"
+        return (
+            f"waits for {policy.target(self.num_present)} updates (quorum {policy.quorum}, at least"
+            f" {policy.min_updates}); {self.updates.num_folded} folded; workers present: {names}"
+        )

@@ -1,0 +1,144 @@
+"""Opening a run: all that an aggregator needs for it and that stays the same until it ends, made in one place."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from aggregator.broadcast import Broadcaster
+from aggregator.config import AggregatorConfig
+from aggregator.evaluation import CentralEvaluation
+from aggregator.events import RunOpened, Watcher
+from aggregator.rounds import Expected, Stores, affordable_prefetch
+from aggregator.run import Run, open_run
+from aggregator.state import Ledger, Retention, StateDirectory
+from broker import Source, Transport
+from broker.states import Encoding, State, shared_state, specs_of
+from broker.wire import MAX_TENSORS, delta_specs, limb_bytes_of, num_bytes_of
+from console import IS_SHOWN, SettingsError, malloc
+from learning import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedRun:
+    """A run that is led, from its opening to its end."""
+
+    run: Run
+    stores: Stores
+    """Where rounds are kept."""
+    expected: Expected
+    """What updates look like."""
+    prefetch: int
+    """Most updates that are received and not acked."""
+    broadcaster: Broadcaster
+    evaluate: CentralEvaluation
+    retention: Retention
+
+    @property
+    def has_large_model(self) -> bool:
+        """Whether a model travels in a blob."""
+        return self.broadcaster.has_large_model
+
+
+def opened(
+    config: AggregatorConfig, task: Task, transport: Transport, *, clock: Callable[[], float], on_event: Watcher
+) -> OpenedRun:
+    """Opens the run or goes on with it. On an error nothing stays open but the transport."""
+    directory = StateDirectory(config.state)
+    with contextlib.ExitStack() as on_error:
+        ledger = Ledger(directory.ledger)
+        on_error.callback(ledger.close)
+        model = _initial_model(config, task)
+        shared = _shared(config, model)
+        encoding = _checked_encoding(config, shared)
+        prefetch = _prefetch(config, encoding)
+        transport.declare()
+        transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch)
+        run = open_run(config, shared, directory=directory, ledger=ledger, transport=transport)
+        directory.remove_unfinished()
+        ledger.record({"settings": dict(config.recorded)})
+        stores = Stores(
+            epoch=run.epoch,
+            directory=directory,
+            ledger=ledger,
+            transport=transport,
+            specs=encoding.folded,
+            new_accumulator=config.new_accumulator,
+            clock=clock,
+            on_event=on_event,
+        )
+        _tell(config, run, ledger, on_event)
+        result = OpenedRun(
+            run=run,
+            stores=stores,
+            expected=Expected(run.run_id, encoding, config.topology),
+            prefetch=prefetch,
+            broadcaster=Broadcaster(run, config, stores),
+            evaluate=CentralEvaluation(task, model),
+            retention=Retention(directory, ledger, metric=config.ending.metric, keep_every=config.keep_every),
+        )
+        on_error.pop_all()
+    del model, shared
+    if result.has_large_model:
+        malloc.give_back()
+    return result
+
+
+def _initial_model(config: AggregatorConfig, task: Task) -> nn.Module:
+    torch.manual_seed(config.seed)
+    return task.model()
+
+
+def _shared(config: AggregatorConfig, model: nn.Module) -> State:
+    try:
+        return shared_state(model, config.shared)
+    except ValueError as error:
+        raise SettingsError(f"--shared: {error}") from error
+
+
+def _checked_encoding(config: AggregatorConfig, shared: State) -> Encoding:
+    specs = specs_of(shared)
+    encoding = Encoding(delta_specs(specs), config.compression)
+    if len(encoding.encoded) > MAX_TENSORS:
+        raise SettingsError(
+            f"--compression {config.compression.text} makes {len(encoding.encoded)} tensors of the model's"
+            f" {len(specs)}; at most {MAX_TENSORS} can travel"
+        )
+    if config.topology.num_shards and not config.new_accumulator(()).takes_sums:
+        raise SettingsError(
+            "--shards sums updates up on their way, and what this run does needs each of them; leave it"
+        )
+    return encoding
+
+
+def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
+    sizes = [num_bytes_of(encoding.encoded)]
+    if config.topology.num_shards:
+        sizes.append(limb_bytes_of(encoding.folded))
+    return affordable_prefetch(sizes, config.inline_cap)
+
+
+def _tell(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: Watcher) -> None:
+    log.info(
+        "run %s, queue '%s', state in %s",
+        run.run_id,
+        config.topology.queue,
+        config.state,
+        extra={"run_id": run.run_id, "queue": config.topology.queue, IS_SHOWN: True},
+    )
+    on_event(
+        RunOpened(
+            run=config.run,
+            run_id=run.run_id,
+            queue=config.topology.queue,
+            state=config.state,
+            num_rounds=config.ending.rounds,
+            last_closed_round=ledger.last_closed_round(),
+            closed=list(ledger.rounds()),
+        )
+    )

@@ -1,0 +1,99 @@
+"""What becomes of a message on the results queue: fold, late, duplicate, or refuse. Pure; nothing here is done yet.
+
+One message brings one update, or, as a partial sum, the sum of several that were trained from the same model. It
+counts as a whole or not at all:
+
+    all of its updates are in already       Duplicate   the broker may deliver twice, a restarted worker repeats itself
+    its round is closed for too long        Late        of those that are not in
+    some of its updates are in already      Refuse      a sum cannot be taken apart
+    otherwise                               Fold        each with its weight
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from broker.wire import Folded, UpdateHead
+
+Weighting = Literal["samples", "uniform"]
+Claim = UpdateHead | Folded
+"""What a message says of one update: its worker, that worker's instance, its number of samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """It counts: ``weights`` has a weight for each update; the mean is over the sum of the ``base_weights``."""
+
+    weights: tuple[float, ...]
+    base_weights: tuple[int, ...]
+    staleness: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """It comes too late to count; ``claims`` are those of its updates that are not in."""
+
+    claims: tuple[Claim, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """It is in already. ``claims`` are those that another process of the same name repeated."""
+
+    claims: tuple[Claim, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """It cannot count, and is set aside."""
+
+    reason: str
+
+
+Decision = Fold | Late | Duplicate | Refuse
+
+
+def decide_on(
+    claims: Sequence[Claim],
+    *,
+    base_round: int,
+    open_round: int,
+    known: Mapping[str, str],
+    max_staleness: int,
+    weighting: Weighting,
+) -> Decision:
+    """What becomes of a message with these updates, all trained from the model of ``base_round``.
+
+    ``known`` has the instance of each worker whose update for that round is in, committed or not.
+    """
+    new = tuple(claim for claim in claims if claim.worker not in known)
+    if not new:
+        return _duplicate(claims, base_round, known)
+    staleness = open_round - base_round
+    if staleness > max_staleness:
+        return Late(new, f"round {base_round} is closed; the open one is {open_round}")
+    if len(new) < len(claims):
+        names = ", ".join(claim.worker for claim in claims if claim.worker in known)
+        return Refuse(f"of its {len(claims)} updates those of {names} are in already")
+    base_weights = tuple(base_weight_of(claim, weighting) for claim in claims)
+    return Fold(tuple(weight * discount(staleness) for weight in base_weights), base_weights, staleness)
+
+
+def base_weight_of(claim: Claim, weighting: Weighting) -> int:
+    """What an update counts with, before a discount for staleness; the mean is over the sum of these."""
+    return claim.num_samples if weighting == "samples" else 1
+
+
+def discount(staleness: int) -> float:
+    """The factor on the weight of an update that is so many rounds behind (FedBuff, section 5)."""
+    return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
+
+
+def _duplicate(claims: Sequence[Claim], base_round: int, known: Mapping[str, str]) -> Duplicate:
+    """A message that the broker delivers twice leaves no trace; nor does a sum, whose updates have their rows."""
+    is_repeated = len(claims) == 1 and claims[0].instance != known[claims[0].worker]
+    reason = f"an update of {claims[0].worker} for round {base_round} is in already"
+    return Duplicate(tuple(claims) if is_repeated else (), reason)

@@ -1,0 +1,90 @@
+"""The aggregator's log: a line an update, a partial sum, a round."""
+
+import logging
+
+from aggregator.events import Event, RoundClosed, SumDecided, UpdateDecided
+from aggregator.state import UpdateRow, Verdict
+from console import IS_SHOWN
+
+log = logging.getLogger(__name__)
+
+_ROUND_FIELDS = (
+    "round",
+    "closed_by",
+    "num_folded",
+    "num_late",
+    "num_refused",
+    "num_duplicate",
+    "num_samples",
+    "seconds",
+    "metrics",
+    "worker_metrics",
+    "model_sha256",
+)
+"""Of the ledger's row: the fields of a round's line."""
+
+
+def log_event(event: Event) -> None:
+    """Logs what happened, where it is worth a line."""
+    match event:
+        case UpdateDecided(row=row, shard=None) if row.verdict is not Verdict.REFUSED:
+            _log_update(row)
+        case SumDecided():
+            _log_sum(event)
+        case RoundClosed():
+            _log_round(event)
+
+
+def _log_update(row: UpdateRow) -> None:
+    is_stale = row.verdict is Verdict.FOLDED and row.staleness
+    log.info(
+        "round %3d ← %-16s %6d samples %8.2f s training  %s",
+        row.base_round,
+        row.worker,
+        row.num_samples,
+        row.train_s,
+        f"folded, {row.staleness} late" if is_stale else row.verdict,
+        extra={
+            "round": row.base_round,
+            "worker": row.worker,
+            "num_samples": row.num_samples,
+            "train_s": row.train_s,
+            "verdict": row.verdict,
+            IS_SHOWN: True,
+        },
+    )
+
+
+def _log_sum(event: SumDecided) -> None:
+    log.info(
+        "round %3d ⇐ shard %-10d %6d samples of %d updates  %s",
+        event.round,
+        event.shard,
+        event.num_samples,
+        event.num_updates,
+        event.verdict,
+        extra={
+            "round": event.round,
+            "shard": event.shard,
+            "num_samples": event.num_samples,
+            "num_updates": event.num_updates,
+            "verdict": event.verdict,
+            IS_SHOWN: True,
+        },
+    )
+
+
+def _log_round(event: RoundClosed) -> None:
+    row = event.row
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items() if name != "num_samples")
+    log.info(
+        "round %3d ↻ closed by %s: %d folded, %d late, %d refused, %.2f s  %s",
+        row["round"],
+        row["closed_by"],
+        row["num_folded"],
+        row["num_late"],
+        row["num_refused"],
+        row["seconds"],
+        metrics,
+        extra={name: row[name] for name in _ROUND_FIELDS},
+    )
