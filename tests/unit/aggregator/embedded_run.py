@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from toys import with_toys
 
 from aggregator.events import Watcher, unwatched
 from aggregator.service import Aggregator
@@ -88,6 +89,8 @@ class EmbeddedRun:
     clock: Clock
     aggregator: Aggregator
     site: MemoryTransport
+    toys: Sequence[str] = ()
+    """See toys.py."""
 
     @classmethod
     def make(
@@ -98,12 +101,14 @@ class EmbeddedRun:
         broker: MemoryBroker | None = None,
         clock: Clock | None = None,
         on_event: Watcher = unwatched,
+        toys: Sequence[str] = (),
         **changes: Any,
     ) -> "EmbeddedRun":
         fields = {"task": "mine", "rounds": 3, "quorum": "2", "state": folder} | changes
         settings, broker, clock = AggregatorSettings(**fields), broker or MemoryBroker(), clock or Clock()
-        aggregator = Aggregator(settings.config, problem, MemoryTransport(broker), clock=clock, on_event=on_event)
-        return cls(folder, problem, settings, broker, clock, aggregator, MemoryTransport(broker))
+        config = with_toys(settings.config, *toys)
+        aggregator = Aggregator(config, problem, MemoryTransport(broker), clock=clock, on_event=on_event)
+        return cls(folder, problem, settings, broker, clock, aggregator, MemoryTransport(broker), toys)
 
     def start(self) -> "EmbeddedRun":
         self.aggregator.start()
@@ -124,7 +129,7 @@ class EmbeddedRun:
         """Ends the aggregator as kill -9 would, nothing committed; returns the next one, not started."""
         self.aggregator.close()
         changes = self.settings.model_dump(exclude={"broker"})
-        return EmbeddedRun.make(self.folder, self.task, broker=self.broker, clock=self.clock, **changes)
+        return EmbeddedRun.make(self.folder, self.task, broker=self.broker, clock=self.clock, toys=self.toys, **changes)
 
     def stop(self) -> None:
         """Ends the aggregator as SIGTERM would."""
