@@ -4,7 +4,7 @@ A training for round r begins from what was carried out of the last round before
 that is done again (after a kill, or for an aggregator that was killed) begins where it did before, and gives the same
 bits. What the worker began with counts as carried out of round 0.
 
-DIR/<worker>/run-<run id>/round-00012.safetensors    residual.<tensor> and home.<tensor>, after the update of round 12
+DIR/<worker>/run-<run id>/round-00012.safetensors    <set>.<tensor>, after the update of round 12
 """
 
 import os
@@ -14,22 +14,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from broker.states import State, digest_of
 from console import StateError
 
+RESIDUAL, HOME = "residual", "home"
+
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What stays at the site."""
+    """What stays at the site: named sets of tensors, such as RESIDUAL and HOME."""
 
-    residual: State = field(default_factory=dict)
-    """What compression left out so far; see error_feedback.py."""
-    home: State = field(default_factory=dict)
-    """The tensors of the model that are not shared."""
+    sets: Mapping[str, State] = field(default_factory=dict)
+
+    @property
+    def residual(self) -> State:
+        """What compression left out so far; see error_feedback.py."""
+        return self.sets.get(RESIDUAL, {})
+
+    @property
+    def home(self) -> State:
+        """The tensors of the model that are not shared."""
+        return self.sets.get(HOME, {})
 
 
 class Store(Protocol):
@@ -129,8 +137,7 @@ def _outdated(rounds: Collection[int], round_number: int, *, num_kept: int) -> l
 
 
 def _write(path: Path, carried: Carried) -> None:
-    state = {f"residual.{name}": tensor for name, tensor in carried.residual.items()}
-    state |= {f"home.{name}": tensor for name, tensor in carried.home.items()}
+    state = {f"{of_set}.{name}": tensor for of_set, tensors in carried.sets.items() for name, tensor in tensors.items()}
     temporary = path.with_suffix(".tmp")  # what a kill leaves of it is written over when the round is done again
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,14 +162,14 @@ def _read(path: Path) -> Carried:
         raise StateError(f"{path} cannot be read: {error}; {_ADVICE}") from error
     if digest_of(state) != sha256:
         raise StateError(f"{path} is damaged: its digest is not the one written with it; {_ADVICE}")
-    return Carried(_part(state, "residual."), _part(state, "home."))
+    sets: dict[str, State] = {}
+    for full_name, tensor in state.items():
+        of_set, _, name = full_name.partition(".")
+        sets.setdefault(of_set, {})[name] = tensor
+    return Carried(sets)
 
 
 _ADVICE = "remove it to go on from an earlier round, or its directory to begin with nothing"
-
-
-def _part(state: Mapping[str, torch.Tensor], prefix: str) -> State:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _sync(path: Path) -> None:

@@ -32,7 +32,7 @@ from broker.wire import (
 )
 from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, told
 from learning import Plan, Task
-from worker.carried import Carried, InMemory, Store
+from worker.carried import HOME, RESIDUAL, Carried, InMemory, Store
 from worker.error_feedback import compress
 from worker.events import (
     ModelReceived,
@@ -172,6 +172,11 @@ class Worker:
             self.is_finished = True
             self._tell(RunFinished(run_id=head.run_id, num_rounds=head.round - 1))
             return
+        if head.sets:
+            raise TaskError(
+                f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
+                f" {', '.join(head.sets)}; install the version that the aggregator has"
+            )
         misfit = self._trainer.misfit(head.tensors, head.shared)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
@@ -232,7 +237,7 @@ class Worker:
             log.info("run %s shares %d tensors; %d stay here", head.run_id, len(head.tensors), len(home))
         if home and not self._carried.is_lasting:
             log.warning("the tensors that stay here are lost when this worker is restarted; --state keeps them")
-        return Carried(home=home)
+        return Carried({HOME: home})
 
     def _whole(self, head: ModelHead, state: State, carried: Carried) -> State:
         """The model with the tensors that stay here."""
@@ -279,7 +284,7 @@ class Worker:
         seed = derived_seed(head.seed, head.round, self._name)
         compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
         if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
-            after = Carried(residual=compressed.residual, home=trained.home)
+            after = Carried({RESIDUAL: compressed.residual, HOME: trained.home})
             self._carried.keep(head.run_id, head.round, before=carried, after=after)
         self._tell(
             RoundTrained(

@@ -161,12 +161,19 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
         raise UnfitMessage(
             f"its compression is {head.compression}; that of this run is {expected.encoding.compression}"
         )
-    problem = difference(expected.encoding.encoded, head.tensors)
+    problem = foreign_sets(head) or difference(expected.encoding.encoded, head.tensors)
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
     return Update(head, payload, expected.encoding, len(delivery.body))
+
+
+def foreign_sets(head: Tensors) -> str | None:
+    """Which sets of tensors a message has that this run has not, in words; None if there are none."""
+    return (
+        f"has the sets of tensors {', '.join(head.sets)}, and this run has none but the model's" if head.sets else None
+    )
 
 
 def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from aggregator.rounds.accumulator import Accumulator
 from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.intake import Expected, Update, check_body, parts_of, pieces_of, row_of
+from aggregator.rounds.intake import Expected, Update, check_body, foreign_sets, parts_of, pieces_of, row_of
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.wire import (
@@ -133,7 +133,7 @@ def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -
         raise UnfitMessage(f"partial sum of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
         raise UnfitMessage(f"partial sum for round {head.round}, which is not open; the open one is {round_number}")
-    problem = difference(expected.encoding.folded, head.tensors)
+    problem = foreign_sets(head) or difference(expected.encoding.folded, head.tensors)
     if problem:
         raise UnfitMessage(f"partial sum of shard {head.shard} for round {head.round} {problem}")
     own_blob = expected.topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)

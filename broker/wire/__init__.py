@@ -1,6 +1,6 @@
 """What two processes must agree on, as bytes: names, headers, codec. No pika, no PyTorch."""
 
-from broker.wire import zstd
+from broker.wire import tensor_sets, zstd
 from broker.wire.buffers import Buffer, Cutter, cut
 from broker.wire.codec import decode, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
@@ -98,6 +98,7 @@ __all__ = [
     "sender_of",
     "shard_in",
     "shard_of",
+    "tensor_sets",
     "update_key",
     "zstd",
 ]

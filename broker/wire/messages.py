@@ -115,6 +115,15 @@ class BlobRef(Header):
         return -(-num_bytes // self.part_bytes)
 
 
+def _not_the_model(name: str) -> str:
+    if name == "model":
+        raise ValueError("the model's set is always there, and is not listed")
+    return name
+
+
+SetName = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$"), AfterValidator(_not_the_model)]
+
+
 def _valid_specs(given: Any, validate: ValidatorFunctionWrapHandler) -> KeptSpecs:
     if isinstance(given, KeptSpecs) and given.is_valid:
         return given
@@ -135,6 +144,8 @@ class Tensors(Header):
     sha256: Sha256
     blob: BlobRef | None = None
     """None: the payload follows the header in the same message."""
+    sets: Annotated[tuple[SetName, ...], Field(max_length=16)] = Field(default=(), exclude_if=lambda sets: not sets)
+    """Sets of tensors beside the model's, see tensor_sets.py; left out of the bytes if there are none."""
 
     @property
     def num_bytes(self) -> int:

@@ -28,10 +28,12 @@ class Cell:
     points: tuple[Point, ...]
     """Of one member, the first is armed at its first start, the next one at its second, and so on."""
     num_shards: int = 0
+    toys: str = ""
+    """What stands in for fedmq's own step or accumulator; see toys.py."""
 
     @property
     def name(self) -> str:
-        return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{self.size}]"
+        return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{self.toys or self.size}]"
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: str | 
         aggregator_flags=COMMIT_AT_ONCE,
         paces=PACES,
         num_shards=cell.num_shards,
+        toys=cell.toys,
     ) as fleet:
         _run(fleet, cell, outcome)
         outcome.sha256 = fleet.final_sha256

@@ -34,6 +34,7 @@ class Fleet:
 
     A round ends with ``quorum`` updates, by default one of each worker. ``urls`` gives a member another way to the
     broker than ``url``. ``flags`` are for all. With ``num_shards`` there are the members `partial-0`, and so on.
+    ``toys`` are those of toys.py that the aggregator has, with spaces between.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Fleet:
         urls: Mapping[str, str] | None = None,
         paces: Mapping[str, float] | None = None,
         num_shards: int = 0,
+        toys: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.queue, self.names, self.rounds = folder, queue, tuple(names), rounds
@@ -63,6 +65,7 @@ class Fleet:
         self._of_partial = ("--part-bytes", str(PART_BYTES))
         self._of_aggregator = (*ends, *self._of_partial, "--shards", str(num_shards), *aggregator_flags)
         self._num_shards = num_shards
+        self._toys = toys
         self._partials = tuple(f"{PARTIAL}{shard}" for shard in range(num_shards))
 
     def __enter__(self) -> "Fleet":
@@ -83,13 +86,15 @@ class Fleet:
     ) -> Forked:
         """Starts a member, or the same command again; with ``trigger``, it will die at that point (see `armed`)."""
         if name == AGGREGATOR:
-            program, own = "aggregator.cli", ("--state", str(self.state), *self._of_aggregator)
+            program = "crash.toy_aggregator" if self._toys else "aggregator.cli"
+            own = ("--state", str(self.state), *self._of_aggregator)
         elif name in self._partials:
             shard = f"{name.removeprefix(PARTIAL)}/{self._num_shards}"
             program, own = "aggregator.cli", ("--role", "partial", "--shard", shard, *self._of_partial)
         else:
             program, own = "worker.cli", ("--name", name, *self._of_workers)
-        env = {"FEDMQ_BROKER": self._urls.get(name, self._url), "PACE": str(self._paces.get(name, 0.0))}
+        url, pace_s = self._urls.get(name, self._url), self._paces.get(name, 0.0)
+        env = {"FEDMQ_BROKER": url, "PACE": str(pace_s), "TOYS": self._toys}
         arguments = (program, [*own, *self._flags], dict(trigger) if trigger else None, dict(constants or {}))
         log = self.folder / f"{name}.log"
         self.members[name] = zygote().start("crash.armed:run", *arguments, log=log, env=env)

@@ -212,6 +212,42 @@ PARTIAL = [
 ]
 """Of a run with one shard, whose partial sends one sum a round; where it begins with the second, counted from there."""
 
+# -- with a step that remembers, or an accumulator that keeps the updates; see toys.py ---------------------------------
+
+COMPANION_FILE, UPDATE_FILE = "round-00002.momentum", "sum-1-00002-of-"
+INSERT_COMPANIONS = "aggregator.state.ledger:Ledger._insert_companions"
+CHECK_COMPANIONS = "aggregator.run:_check_companions"
+SAVE, LOAD, PUT, KEEP = "toys:Spool.save", "toys:Spool.load", "toys:_put", "toys:Spool.add"
+MOMENTUM = [
+    *_around("companion synced", SYNC, _both(1), COMPANION_FILE),
+    *_around("companion renamed", RENAME, _both(1), COMPANION_FILE),
+    *_around("companions named", INSERT_COMPANIONS, _both(2)),
+    *_around("round closed", CLOSE_ROUND, _both(2)),
+    _one("model file written in part", WRITE_PIECE, "after", _both(2 * NUM_TENSORS + 1)),
+    *_around("model file written", FINISH_MODEL, _both(3)),
+    *_around("model file renamed", RENAME, _both(1), "round-00002.safetensors"),
+    *_around("model published", PUBLISH, _both(3)),
+    *_around("old models removed", KEEP_ONLY, _both(2)),
+    *_around("commit", COMMIT, _both(2)),
+    *_around("last round closed", CLOSE_ROUND, _both(3)),
+]
+SPOOL = [
+    *_around("fold, first of the round", FOLD, _both(3)),
+    _one("in mid-fold, nothing committed", KEEP, "after", _both(3)),
+    *_around("updates saved", SAVE, _both(2)),
+    *_around("update file put", PUT, _both(1), UPDATE_FILE),
+    *_around("updates named", PUT, _both(1), "sum-1-00002-1."),
+    *_around("commit", COMMIT, _both(2)),
+    _one("in the transaction, updates named", SET, "after", _both(3), "accumulated"),
+    *_around("ack of a commit", ACK, _both(3)),
+    *_around("old updates removed", REMOVE_SUMS, _both(3)),
+    *_around("fold, last of the round", FOLD, _both(4)),
+    *_around("round closed", CLOSE_ROUND, _both(2)),
+    *_around("model published", PUBLISH, _both(3)),
+    *_around("last round closed", CLOSE_ROUND, _both(3)),
+]
+TOYS = {"momentum": MOMENTUM, "spool": SPOOL}
+
 CRASH_POINTS = [*START, *COMMITTING, *CLOSING, *ENDING, *WORKER]
 
 # -- more than one crash: points of a start that goes on from an earlier one, so they are counted anew --------------

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 from crash.cells import Cell, Outcome, run_cell
-from crash.points import BLOB, CRASH_POINTS, IN_A_ROW, IN_RECOVERY, PARTIAL, PARTIAL_IN_TURN, SIZES
+from crash.points import (
+    BLOB,
+    CLOSE_ROUND,
+    CRASH_POINTS,
+    IN_A_ROW,
+    IN_RECOVERY,
+    MOMENTUM,
+    PARTIAL,
+    PARTIAL_IN_TURN,
+    SIZES,
+    SMALL,
+    TOYS,
+)
 from rabbitmq_node import RabbitNode
 
 pytest_plugins = ["crash.reporting"]
@@ -25,9 +37,12 @@ IN_TURN = [
     *(Cell(size, points) for points in IN_A_ROW for size in SIZES),
 ]
 
+WITH_TOYS = [Cell(SMALL, (point,), toys=toy) for toy, points in TOYS.items() for point in points]
+
 SHARDED = [
     *(Cell(size, (point,), num_shards=1) for point in PARTIAL for size in SIZES if point.applies(size)),
     *(Cell(size, points, num_shards=1) for points in PARTIAL_IN_TURN for size in SIZES),
+    *(Cell(SMALL, (point,), num_shards=1, toys="momentum") for point in MOMENTUM if point.target == CLOSE_ROUND),
 ]
 
 Record = Callable[[str, object], None]
@@ -42,18 +57,17 @@ class Lanes:
         self._numbers = count()
         self._pool = ThreadPoolExecutor(NUM_LANES)
         self._outcomes: dict[Cell, Future[Outcome]] = {}
-        self._expected: str | None = None
+        self._expected: dict[str, str] = {}
+        """By toys: the digest of the final model when nothing disturbs."""
 
-    def undisturbed(self) -> str:
-        """The digest of the final model when nothing disturbs, the same for both sizes."""
-        for future in [self._submit(Cell(size, ())) for size in SIZES]:
+    def undisturbed(self) -> None:
+        """Learns what is expected, which is the same for both sizes, and another digest with each toy."""
+        cells = [*(Cell(size, ()) for size in SIZES), *(Cell(SMALL, (), toys=toy) for toy in TOYS)]
+        for cell, future in [(cell, self._submit(cell)) for cell in cells]:
             outcome = future.result()
             assert outcome.is_ok, outcome
             assert outcome.sha256 is not None
-            assert self._expected in (None, outcome.sha256)
-            self._expected = outcome.sha256
-        assert self._expected is not None
-        return self._expected
+            assert self._expected.setdefault(cell.toys, outcome.sha256) == outcome.sha256
 
     def begin(self, cells: list[Cell]) -> None:
         self._outcomes |= {cell: self._submit(cell) for cell in cells}
@@ -67,7 +81,9 @@ class Lanes:
     def _submit(self, cell: Cell) -> Future[Outcome]:
         number = next(self._numbers)
         folder, queue = self._folder / str(number), f"crash-{os.getpid()}-{number}"
-        return self._pool.submit(run_cell, cell, folder, url=self._node.url, queue=queue, expected=self._expected)
+        return self._pool.submit(
+            run_cell, cell, folder, url=self._node.url, queue=queue, expected=self._expected.get(cell.toys)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +105,15 @@ def lanes(
 @pytest.mark.parametrize("cell", ONCE, ids=lambda cell: cell.name)
 def test_killed_at_a_point_it_ends_with_the_same_bits(cell: Cell, lanes: Lanes, record_property: Record) -> None:
     record_property("crash once", (f"{cell.points[0].member}: {cell.points[0].name}", cell.size))
+    outcome = lanes.outcome(cell)
+    assert outcome.is_ok, outcome
+
+
+@pytest.mark.parametrize("cell", WITH_TOYS, ids=lambda cell: cell.name)
+def test_with_another_step_or_accumulator_it_ends_with_the_same_bits(
+    cell: Cell, lanes: Lanes, record_property: Record
+) -> None:
+    record_property("crash with toys", (f"{cell.points[0].member}: {cell.points[0].name}", cell.toys))
     outcome = lanes.outcome(cell)
     assert outcome.is_ok, outcome
 

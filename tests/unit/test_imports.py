@@ -5,10 +5,10 @@ checks and the image are held against it.
 """
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,7 @@ SOURCES = sorted(path for package in TOPS for path in (ROOT / package).rglob("*.
 IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -91,31 +92,36 @@ def room_of(module: str) -> str:
     return module
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def imports_of(path: Path) -> list[tuple[str, str]]:
     """(module, name in it) of every import of a file, wherever in it, also for types alone; '' for a whole module."""
+    found = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             assert node.module is not None
-            yield from ((node.module, alias.name) for alias in node.names)
+            found += [(node.module, alias.name) for alias in node.names]
+    return found
 
 
-def own_imports_of(path: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def own_imports_of(path: Path) -> list[tuple[str, str]]:
     """The same of our own packages; what is imported may itself be a module."""
-    for module, name in imports_of(path):
-        if module.partition(".")[0] in TOPS:
-            yield (
-                (f"{module}.{name}", "")
-                if (ROOT / f"{module.replace('.', '/')}/{name}.py").is_file()
-                else (
-                    module,
-                    name,
-                )
-            )
+    return [
+        (f"{module}.{name}", "") if is_module(f"{module}.{name}") else (module, name)
+        for module, name in imports_of(path)
+        if module.partition(".")[0] in TOPS
+    ]
 
 
+@functools.cache
+def is_module(name: str) -> bool:
+    return (ROOT / f"{name.replace('.', '/')}.py").is_file()
+
+
+@functools.cache
 def offers_of(room: str) -> set[str]:
     """What the door of a package names."""
     for node in tree_of(ROOT / room.replace(".", "/") / "__init__.py").body:

@@ -57,6 +57,10 @@ BAD: dict[str, tuple[Bad, str]] = {
     "future round": (lambda run: run.update("bad", DELTA, round=run.round + 1), "which is not open; the open one is 1"),
     "round 0": (lambda run: run.update("bad", DELTA, round=0), "which is not open"),
     "missing tensor": (lambda run: run.update("bad", {"w": DELTA["w"]}), "has no tensor"),
+    "foreign set": (
+        lambda run: run.update("bad", DELTA, sets=("control",)),
+        "has the sets of tensors control, and this run has none but the model's",
+    ),
     "extra tensor": (lambda run: run.update("bad", changed(x=NAN)), "has a tensor 'x'"),
     "wrong shape": (lambda run: run.update("bad", changed(w=torch.zeros(2, 3))), "of shape [2, 3], not [6]"),
     "wrong dtype": (lambda run: run.update("bad", changed(w=torch.zeros(6).double())), "of dtype float64"),

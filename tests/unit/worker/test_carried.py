@@ -6,20 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from broker.states.tensors import digest_of
+from broker.states.tensors import State, digest_of
 from console.errors import ExitCode, StateError
-from worker.carried import Carried, InMemory, OnDisk, Store
+from worker.carried import HOME, RESIDUAL, Carried, InMemory, OnDisk, Store
 from worker.cli import main
 
 
 def carried(value: float) -> Carried:
     return Carried(
-        residual={"w": torch.full((2, 3), float(value))},
-        home={
-            "head.w": torch.tensor(float(value)),
-            "mask": torch.tensor([True]),
-            "half": torch.ones(2).to(torch.bfloat16),
-        },
+        {
+            RESIDUAL: {"w": torch.full((2, 3), float(value))},
+            HOME: {
+                "head.w": torch.tensor(float(value)),
+                "mask": torch.tensor([True]),
+                "half": torch.ones(2).to(torch.bfloat16),
+            },
+        }
     )
 
 
@@ -42,6 +44,19 @@ def keep(store: Store, *rounds: int, run_id: str = "r.1") -> None:
     """Each round's value is its number; what the run began with is -1."""
     for number in rounds:
         store.keep(run_id, number, before=carried(-1), after=carried(number))
+
+
+def test_a_further_set_is_carried_as_the_others_are(store: Store) -> None:
+    control: State = {"fc.weight": torch.tensor([1.5, -2.0]), "fc.bias": torch.tensor(0.25)}
+    before = Carried({"control": {name: torch.zeros_like(tensor) for name, tensor in control.items()}})
+    store.keep("r.1", 1, before=before, after=Carried({HOME: {"w": torch.ones(1)}, "control": control}))
+    found = store.before("r.1", 2)
+    assert found is not None
+    assert digest_of(found.sets["control"]) == digest_of(control)
+    assert found.residual == {}
+    begun = store.before("r.1", 1)
+    assert begun is not None
+    assert not begun.sets["control"]["fc.weight"].any()
 
 
 def test_a_run_that_is_not_known_has_nothing(store: Store) -> None:

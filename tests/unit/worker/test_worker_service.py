@@ -270,6 +270,12 @@ def test_a_conflict_told_in_mid_training_does_not_disturb_it(site: Site) -> None
     assert len(site.task.plans) == 1
 
 
+def test_a_model_with_sets_of_tensors_that_nobody_here_knows_is_not_trained(site: Site) -> None:
+    site.publish(sets=("control",))
+    with pytest.raises(TaskError, match=r"sets of tensors that this fedmq does not know: control; install the version"):
+        site.worker.step()
+
+
 def test_a_model_of_another_task_is_the_task_s_error(site: Site) -> None:
     site.publish(state={"w": torch.zeros(3)})
     with pytest.raises(TaskError, match=r"the model of run demo\.1 has no tensor 'bias'; is --task the one"):

@@ -1,0 +1,54 @@
+"""Several sets of tensors in one payload, told apart by their names.
+
+The tensors of the model have the names that the model gives them. Those of another set, which a head lists in its
+``sets``, have the name of that set and a slash before theirs: ``control/fc.bias`` is the tensor ``fc.bias`` of the
+set ``control``. So a second set needs no second format: specs, order, digest and parts are those of one payload.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+from broker.wire.specs import KeptSpecs, Specs, TensorSpec, canonical
+
+MODEL = "model"
+"""The set that is always there, and whose names have nothing before them."""
+
+T = TypeVar("T")
+
+
+def join_specs(sets: Mapping[str, Specs]) -> KeptSpecs:
+    """The specs of a payload that holds all of these sets."""
+    return canonical(spec._replace(name=name_in(name, spec.name)) for name, specs in sets.items() for spec in specs)
+
+
+def split_specs(specs: Specs, sets: Collection[str]) -> dict[str, KeptSpecs]:
+    """The specs of each set of a payload, by the set's name; ``sets`` lists those beside the model's."""
+    found: dict[str, list[TensorSpec]] = {name: [] for name in (MODEL, *sets)}
+    for spec in specs:
+        of_set, name = _place(spec.name, sets)
+        found[of_set].append(spec._replace(name=name))
+    return {name: canonical(of_set) for name, of_set in found.items()}
+
+
+def join(sets: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """One mapping of tensors by name out of several, such as a state to be sent."""
+    return {name_in(of_set, name): tensor for of_set, tensors in sets.items() for name, tensor in tensors.items()}
+
+
+def split(tensors: Mapping[str, T], sets: Collection[str]) -> dict[str, dict[str, T]]:
+    """What was joined, set by set."""
+    found: dict[str, dict[str, T]] = {name: {} for name in (MODEL, *sets)}
+    for full_name, tensor in tensors.items():
+        of_set, name = _place(full_name, sets)
+        found[of_set][name] = tensor
+    return found
+
+
+def name_in(of_set: str, name: str) -> str:
+    """The name under which a tensor of a set travels."""
+    return name if of_set == MODEL else f"{of_set}/{name}"
+
+
+def _place(full_name: str, sets: Collection[str]) -> tuple[str, str]:
+    of_set, slash, name = full_name.partition("/")
+    return (of_set, name) if slash and of_set in sets else (MODEL, full_name)
