@@ -157,16 +157,6 @@ class ExactSum:
         if self._num_uncarried == _FOLDS_BEFORE_CARRY:
             self.carry()
 
-    def add_sum(self, other: "ExactSum") -> None:
-        """Adds what another sum over the same specs holds."""
-        self._admit(other._bound)
-        other.carry()
-        self._is_carried = False
-        for name in self._high:
-            self._high[name] += other._high[name]
-            self._low[name] += other._low[name]
-        self.end_update()
-
     def _admit(self, bound: float) -> None:
         """An UnfitMessage if what is added, at most ``bound`` in magnitude, could leave the range."""
         if not self._bound + bound < MAX_SUM:
@@ -226,13 +216,6 @@ class ExactSum:
             mean += rest
             mean /= total
             yield block, mean
-
-    def divided(self, spec: TensorSpec, total: int) -> Floats:
-        """All of ``means``, as one array of the tensor's shape."""
-        whole = np.empty(spec.num_elements)
-        for block, mean in self.means((spec,), total):
-            whole[block] = mean
-        return whole.reshape(spec.shape)
 
     def forget(self, span: Specs) -> None:
         """Their sums are no longer needed: frees the memory of each group that is forgotten to its last tensor."""

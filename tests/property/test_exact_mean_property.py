@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exact_sums import add_sum, mean_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from aggregator.rounds.exact_sum import ExactSum
 from aggregator.state.checkpoint import StateDirectory
 from broker.states.tensors import DTYPES, State, chunks
 from broker.wire.buffers import cut
-from broker.wire.specs import Specs, TensorSpec, canonical, limb_bytes_of
+from broker.wire.limbs import limb_bytes_of
+from broker.wire.specs import Specs, TensorSpec, canonical
 
 GRID = 2**58
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -90,7 +92,7 @@ def summed(specs: Specs, contributions: Sequence[Contribution], pieces: Pieces =
 def bits(exact_sum: ExactSum) -> dict[str, bytes]:
     """Every limb, and what is made of them."""
     found = {name: array.tobytes() for name, array in exact_sum.limbs().items()}
-    return found | {spec.name: exact_sum.divided(spec, 7).tobytes() for spec in exact_sum.specs}
+    return found | {spec.name: mean_of(exact_sum, spec, 7).tobytes() for spec in exact_sum.specs}
 
 
 def reference(specs: Specs, contributions: Sequence[Contribution]) -> dict[str, list[Fraction]]:
@@ -132,7 +134,7 @@ def test_any_split_into_partial_sums_gives_the_same_bits(
         partial[data.draw(st.integers(0, 2))].append(each)
     total = ExactSum(specs)
     for index in data.draw(st.permutations(range(3))):
-        total.add_sum(summed(specs, partial[index]))
+        add_sum(total, summed(specs, partial[index]))
 
     assert bits(total) == bits(summed(specs, contributions))
 
@@ -223,7 +225,7 @@ def test_the_sum_is_that_of_plain_fractions_on_the_same_grid(federation: tuple[S
 
     for spec in specs:
         assert value_of(exact_sum, spec) == expected[spec.name]
-        divided = exact_sum.divided(spec, 7)
+        divided = mean_of(exact_sum, spec, 7)
         assert divided.shape == spec.shape
         for got, wanted in zip(divided.flatten().tolist(), expected[spec.name], strict=True):
             assert abs(Fraction(got) - wanted / 7) <= abs(wanted / 7) * Fraction(1, 2**51)
@@ -253,7 +255,7 @@ def test_the_mean_of_float32_deltas_is_within_one_ulp_of_the_true_one(
     for weight, delta in zip(num_samples, deltas, strict=True):
         exact_sum.add(0, delta.tobytes(), weight)
         exact_sum.end_update()
-    got = exact_sum.divided(specs[0], total).astype(np.float32)
+    got = mean_of(exact_sum, specs[0], total).astype(np.float32)
 
     grid = Fraction(len(num_samples), 2**59 * total)
     for index in range(20):
@@ -293,4 +295,4 @@ def test_the_mean_of_an_update_alone_is_the_update_itself(tmp_path: Path) -> Non
     exact_sum = ExactSum(specs)
     exact_sum.add(0, values.tobytes(), 12_345)
     exact_sum.end_update()
-    np.testing.assert_array_equal(exact_sum.divided(specs[0], 12_345).astype(np.float32), values)
+    np.testing.assert_array_equal(mean_of(exact_sum, specs[0], 12_345).astype(np.float32), values)

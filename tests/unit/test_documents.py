@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.watchers.metrics import AggregatorMetrics
+from aggregator.watchers.partial_metrics import PartialMetrics
 from broker.wire.messages import Presence
 from scaffold.described import COMMANDS, described
 from worker.metrics import WorkerMetrics
@@ -23,11 +24,11 @@ def test_every_guarantee_names_a_test_that_is_there() -> None:
 
 
 def test_the_table_of_metrics_has_all_and_no_other(tmp_path: Path) -> None:
-    registries = [AggregatorMetrics(tmp_path).registry, WorkerMetrics(lambda: PRESENCE).registry]
+    all_metrics = (AggregatorMetrics(tmp_path), PartialMetrics(), WorkerMetrics(lambda: PRESENCE))
     there = {
         family.name + ("_total" if family.type == "counter" else "")
-        for registry in registries
-        for family in registry.collect()
+        for metrics in all_metrics
+        for family in metrics.registry.collect()
         if family.name.startswith("fedmq_")
     }
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from exact_sums import add_sum, mean_of
 from unit.aggregator.embedded_run import payload_of
 
 from aggregator.rounds.exact_sum import MAX_SUM, ExactSum
@@ -21,7 +22,7 @@ def summed(values: list[float]) -> ExactSum:
 
 
 def values_of(exact_sum: ExactSum, total: int = 1) -> list[float]:
-    return [value for spec in exact_sum.specs for value in exact_sum.divided(spec, total).flatten().tolist()]
+    return [value for spec in exact_sum.specs for value in mean_of(exact_sum, spec, total).flatten().tolist()]
 
 
 def test_a_new_sum_is_zero() -> None:
@@ -71,7 +72,7 @@ def test_the_range_is_that_of_all_updates_together() -> None:
 def test_partial_sums_that_leave_the_range_together_are_unfit() -> None:
     first, second = summed([2.0**29] * 6), summed([2.0**29] * 6)
     with pytest.raises(UnfitMessage):
-        first.add_sum(second)
+        add_sum(first, second)
     assert values_of(first) == [2.0**29] * 6
 
 
@@ -81,7 +82,7 @@ def test_the_largest_products_are_added_exactly() -> None:
     values = np.array([2.0**18 + 2.0**-30, -(2.0**29) + 2.0**-20, 2.0**-58])
     exact_sum.add(0, values.tobytes(), 1.0)
     exact_sum.end_update()
-    assert exact_sum.divided(specs[0], 1).tolist() == values.tolist()
+    assert mean_of(exact_sum, specs[0], 1).tolist() == values.tolist()
 
 
 @pytest.mark.parametrize("num_updates", [31, 32, 33, 64, 65, 200])
@@ -92,7 +93,7 @@ def test_many_updates_are_carried_in_time(num_updates: int) -> None:
     for _ in range(num_updates):
         exact_sum.add(0, value.tobytes(), 1.0)
         exact_sum.end_update()
-    assert exact_sum.divided(specs[0], 1).tolist() == (num_updates * value).tolist()
+    assert mean_of(exact_sum, specs[0], 1).tolist() == (num_updates * value).tolist()
     assert np.abs(exact_sum.limbs()["low.w"]).max() <= 2**25
 
 
@@ -104,8 +105,8 @@ def test_many_partial_sums_are_carried_in_time() -> None:
         for _ in range(31):
             part.add(0, np.array([2.0**-33]).tobytes(), 1.0)
             part.end_update()
-        total.add_sum(part)
-    assert total.divided(specs[0], 1).tolist() == [3100 * 2.0**-33]
+        add_sum(total, part)
+    assert mean_of(total, specs[0], 1).tolist() == [3100 * 2.0**-33]
 
 
 def test_equal_values_have_equal_limbs_however_they_came_about() -> None:
@@ -135,8 +136,8 @@ def test_all_dtypes_and_shapes_are_summed_side_by_side() -> None:
     exact_sum.end_update()
     for spec in exact_sum.specs:
         expected = 2.0 * state[spec.name].double().numpy()
-        np.testing.assert_array_equal(exact_sum.divided(spec, 1), expected)
-        assert exact_sum.divided(spec, 1).shape == spec.shape
+        np.testing.assert_array_equal(mean_of(exact_sum, spec, 1), expected)
+        assert mean_of(exact_sum, spec, 1).shape == spec.shape
 
 
 def test_blocks_of_any_length_are_summed() -> None:
@@ -146,7 +147,7 @@ def test_blocks_of_any_length_are_summed() -> None:
         exact_sum = ExactSum(specs)
         exact_sum.add(0, values.tobytes(), 1.0)
         exact_sum.end_update()
-        np.testing.assert_array_equal(exact_sum.divided(specs[0], 1).astype(np.float32), values)
+        np.testing.assert_array_equal(mean_of(exact_sum, specs[0], 1).astype(np.float32), values)
 
 
 def test_a_piece_may_span_many_tensors_and_begin_within_one() -> None:
@@ -170,13 +171,13 @@ def test_a_forgotten_tensor_is_gone_with_its_group_and_the_others_are_not() -> N
     exact_sum.add(0, np.array([1, 2, 3, 4, 5, 6], np.float32).tobytes(), 1.0)
     exact_sum.end_update()
     exact_sum.forget(specs[:1])  # a and b share a block, in which c has no room
-    assert exact_sum.divided(specs[1], 1).tolist() == [5, 6]
+    assert mean_of(exact_sum, specs[1], 1).tolist() == [5, 6]
     exact_sum.forget(specs[1:2])
     for gone in specs[:2]:
         with pytest.raises(KeyError):
-            exact_sum.divided(gone, 1)
+            mean_of(exact_sum, gone, 1)
     for there in specs[2:]:
-        assert not exact_sum.divided(there, 1).any()
+        assert not mean_of(exact_sum, there, 1).any()
 
 
 def test_tensors_of_one_block_that_follow_each_other_are_taken_together() -> None:
@@ -204,7 +205,7 @@ def test_tensors_that_share_a_block_keep_their_own_sums_wherever_a_piece_is_cut(
     for each in (whole, in_pieces):
         each.end_update()
         assert values_of(each, 3) == values.tolist()
-        assert each.divided(specs[0], 3).shape == (3, 5)
+        assert mean_of(each, specs[0], 3).shape == (3, 5)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -220,3 +221,11 @@ def test_metrics_that_overflow_together_do_not_spoil_the_ledger(ledger: Ledger) 
         install=nothing,
     )
     assert all(abs(value) < float("inf") for value in ledger.round(1)["worker_metrics"].values())
+
+
+def test_why_a_round_closed_and_what_became_of_an_update_are_no_values_of_one_type() -> None:
+    """They share a word, ``abandoned``; a comparison of the two was taken for one of like things."""
+    assert get_type_hints(RoundResult)["closed_by"] is ClosedBy
+    assert get_type_hints(UpdateRow)["verdict"] is Verdict
+    assert not issubclass(ClosedBy, Verdict)
+    assert not issubclass(Verdict, ClosedBy)
