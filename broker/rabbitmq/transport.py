@@ -20,9 +20,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.rabbitmq.link import Link
+from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
 from broker.settings import BrokerSettings
 from broker.transport import Delivery, Queued, Source
-from broker.wire import BLOB, Buffer, Topology, partial_key, presence_key, sender_of, update_key
+from broker.wire import Buffer, Topology, partial_key, presence_key, sender_of, update_key
 from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, LinkChanged, QueueMissing
 
 log = logging.getLogger(__name__)
@@ -94,11 +95,11 @@ class RabbitMQ:
     def _declare(self, link: Link) -> None:
         is_new = not all(_is_there(link, name) for name in self._topology.update_queues)
         channel = link.channel("declare")
-        for exchange, kind in self._topology.exchanges().items():
+        for exchange, kind in exchanges(self._topology).items():
             channel.exchange_declare(exchange, exchange_type=kind, durable=True)
-        for name, arguments in self._topology.queues().items():
+        for name, arguments in queues(self._topology).items():
             channel.queue_declare(name, durable=True, arguments=arguments)
-        for exchange, name, key in self._topology.bindings():
+        for exchange, name, key in bindings(self._topology):
             channel.queue_bind(name, exchange, routing_key=key)
         if is_new:
             log.info("made queue '%s' and what goes with it", self._topology.updates)
@@ -108,9 +109,9 @@ class RabbitMQ:
         """Deletes what ``declare`` made, with all that is in it."""
 
         def do(link: Link) -> None:
-            for name in self._topology.queues():
+            for name in queues(self._topology):
                 link.channel("declare").queue_delete(name)
-            for name in self._topology.exchanges():
+            for name in exchanges(self._topology):
                 link.channel("declare").exchange_delete(name)
 
         if self._reader is not None:

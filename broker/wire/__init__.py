@@ -41,11 +41,10 @@ from broker.wire.specs import (
     num_bytes_of,
     num_elements_of,
 )
-from broker.wire.topology import BLOB, Topology, partial_key, presence_key, sender_of, shard_in, shard_of, update_key
+from broker.wire.topology import Topology, partial_key, presence_key, sender_of, shard_in, shard_of, update_key
 from broker.wire.zstd import decompressed
 
 __all__ = [
-    "BLOB",
     "MAX_LISTED",
     "MAX_METRICS",
     "MAX_NUM_SAMPLES",

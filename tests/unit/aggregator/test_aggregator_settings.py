@@ -98,7 +98,7 @@ def test_root_and_partial_see_the_queues_that_are_theirs() -> None:
     assert root.topology == Topology("q", num_shards=3)
     assert partial.own_shard == (2, 3)
     assert partial.topology == Topology("q", shard=2)
-    assert partial.topology.updates in root.topology.queues()
+    assert partial.topology.updates in root.topology.update_queues
 
 
 @pytest.mark.parametrize(

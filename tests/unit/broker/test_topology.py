@@ -5,9 +5,8 @@ from itertools import product
 
 import pytest
 
+from broker.rabbitmq.queues import BLOB, MODELS, bindings, exchanges, queues
 from broker.wire.topology import (
-    BLOB,
-    MODELS,
     Topology,
     partial_key,
     presence_key,
@@ -21,8 +20,8 @@ from broker.wire.topology import (
 def test_all_names_begin_with_the_queue() -> None:
     topology = Topology("site.updates")
     names = [
-        *topology.queues(),
-        *topology.exchanges(),
+        *queues(topology),
+        *exchanges(topology),
         topology.model_blob("r.1", 2),
         topology.update_blob("w", "r", 3),
     ]
@@ -37,13 +36,13 @@ def test_the_results_queue_and_its_dead_letters_have_the_names_that_others_scrip
 
 def test_every_binding_joins_a_declared_exchange_to_a_declared_queue() -> None:
     topology = Topology("q")
-    for exchange, queue, _ in topology.bindings():
-        assert exchange in topology.exchanges()
-        assert queue in topology.queues()
+    for exchange, queue, _ in bindings(topology):
+        assert exchange in exchanges(topology)
+        assert queue in queues(topology)
 
 
 def test_updates_are_rejected_when_full_dead_lettered_and_taken_by_one_consumer() -> None:
-    arguments = Topology("q").queues()["q"]
+    arguments = queues(Topology("q"))["q"]
     assert arguments["x-queue-type"] == "quorum"
     assert arguments["x-overflow"] == "reject-publish"
     assert arguments["x-single-active-consumer"] is True
@@ -65,7 +64,7 @@ def test_blobs_of_other_workers_runs_and_rounds_have_other_names() -> None:
 
 
 def test_routing_keys_match_the_bindings() -> None:
-    patterns = {key.partition(".")[0] for _, _, key in Topology("q").bindings()}
+    patterns = {key.partition(".")[0] for _, _, key in bindings(Topology("q"))}
     assert update_key("w").partition(".")[0] in patterns
     assert presence_key("w").partition(".")[0] in patterns
 
@@ -74,11 +73,11 @@ def test_routing_keys_match_the_bindings() -> None:
 def test_with_shards_every_binding_joins_what_is_declared_and_a_shards_queue_is_like_the_results_queue(
     topology: Topology,
 ) -> None:
-    for exchange, queue, _ in topology.bindings():
-        assert exchange in topology.exchanges()
-        assert queue in topology.queues()
-    assert topology.queues()["q.shard.2"] == Topology("q").queues()["q"]
-    assert (topology.inbound, "q.shard.2", "update.2.*") in topology.bindings()
+    for exchange, queue, _ in bindings(topology):
+        assert exchange in exchanges(topology)
+        assert queue in queues(topology)
+    assert queues(topology)["q.shard.2"] == queues(Topology("q"))["q"]
+    assert (topology.inbound, "q.shard.2", "update.2.*") in bindings(topology)
 
 
 def test_a_partial_aggregator_has_a_queue_and_a_lead_of_its_own_and_the_roots_models_and_dead_letters() -> None:
@@ -91,8 +90,8 @@ def test_a_partial_aggregator_has_a_queue_and_a_lead_of_its_own_and_the_roots_mo
 
 def test_without_shards_nothing_of_shards_is_declared() -> None:
     topology = Topology("q")
-    assert not [name for name in topology.queues() if "shard" in name]
-    assert [key for _, _, key in topology.bindings()] == ["update.*", "presence.*", ""]
+    assert not [name for name in queues(topology) if "shard" in name]
+    assert [key for _, _, key in bindings(topology)] == ["update.*", "presence.*", ""]
 
 
 def test_the_sender_is_read_from_the_key_with_and_without_shards() -> None:
