@@ -227,7 +227,7 @@ class Aggregator:
             self._end(reason)
             return
         number = last + 1
-        self._attendance.expect(self._ledger.num_present(), now=self._clock())
+        self._attendance.expect(self._ledger.num_present(), now=self._clock(), patience_s=self._ledger.patience_s())
         self._ledger.open_round(number, now=time.time())
         try:
             self._open(number)
@@ -357,7 +357,11 @@ class Aggregator:
             return
         self._uploads.note(presence)
         self._tell(WorkerSeen(presence=presence))
-        if self._attendance.note(presence, now=self._clock()) and self._broadcaster.tell_conflict(presence.worker):
+        patience_s = self._attendance.patience_s
+        has_two_instances = self._attendance.note(presence, now=self._clock())
+        if self._attendance.patience_s > patience_s:
+            self._ledger.record({"patience_s": self._attendance.patience_s})
+        if has_two_instances and self._broadcaster.tell_conflict(presence.worker):
             log.warning(
                 "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
                 presence.worker,

@@ -15,6 +15,7 @@ from broker import Delivery, Source, Transport
 from broker.states import Encoding, State, chunks, read_model, specs_of
 from broker.wire import (
     MAX_PART_BYTES,
+    PRESENCE_EVERY_S,
     BlobRef,
     Buffer,
     Digest,
@@ -55,7 +56,8 @@ _MAX_UPLOADS = 5
 class Worker:
     """One worker, from its start until the run it takes part in is finished.
 
-    ``model`` is to train on, by default one of its own; workers that take turns may share one.
+    ``model`` is to train on, by default one of its own; workers that take turns may share one. Whoever has it
+    ``announce`` does so every ``presence_every_s`` at the latest.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Worker:
         carried: Store | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
+        presence_every_s: float = PRESENCE_EVERY_S,
         announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
-        self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
+        every_s = None if presence_every_s == PRESENCE_EVERY_S else presence_every_s  # as 0.1.0 understands it
+        self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
         """What the worker is doing; announced when it changes, and by a heartbeat."""
         self._name = name
         self._transport = transport
@@ -384,6 +388,7 @@ class Worker:
             instance=self.presence.instance,
             state=state,
             round=round_number,
+            every_s=self.presence.every_s,
         )
         if at_once:
             self.announce()

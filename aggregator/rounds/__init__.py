@@ -1,6 +1,6 @@
 """A round: when it ends, what counts in it, the exact sum, and the next model out of that."""
 
-from aggregator.rounds.attendance import ALIVE_S, Attendance, PartialUploads, Uploads
+from aggregator.rounds.attendance import Attendance, PartialUploads, Uploads
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.fedavg import discount, next_values
 from aggregator.rounds.fold_kernel import Kernel, kernel
@@ -8,9 +8,9 @@ from aggregator.rounds.intake import Expected, Update, base_weight_of, read_upda
 from aggregator.rounds.open_round import OpenRound
 from aggregator.rounds.partial_sum import PartialSum, folded_of, partial_head, read_partial, send_partial
 from aggregator.rounds.policy import Close, ClosedBy, Extended, OnShort, Quorum, Round, RoundPolicy, decide
+from aggregator.rounds.present import Present
 
 __all__ = [
-    "ALIVE_S",
     "Attendance",
     "Close",
     "ClosedBy",
@@ -22,6 +22,7 @@ __all__ = [
     "OpenRound",
     "PartialSum",
     "PartialUploads",
+    "Present",
     "Quorum",
     "Round",
     "RoundPolicy",

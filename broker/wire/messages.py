@@ -29,6 +29,11 @@ MAX_LISTED = 500
 """Workers in one status."""
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
+PRESENCE_EVERY_S = 10.0
+"""Seconds between signs of life, of a worker that says nothing of it."""
+MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 1.0, 60.0
+"""A sign of life waits on its queue for 60 s: an aggregator that was away finds one of each worker that is there."""
+_INTERVALS_TO_BE_GONE = 3.5
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
 
 WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -265,6 +270,15 @@ class Presence(Header):
     round: RoundNumber = 0
     progress: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the local training that is done."""
+    every_s: Annotated[float, Field(ge=MIN_PRESENCE_EVERY_S, le=MAX_PRESENCE_EVERY_S)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """The next one comes after so many seconds, or before; None: after PRESENCE_EVERY_S."""
+
+    @property
+    def gone_after_s(self) -> float:
+        """Seconds after which this worker is gone if it says nothing more."""
+        return _INTERVALS_TO_BE_GONE * (PRESENCE_EVERY_S if self.every_s is None else self.every_s)
 
     @model_validator(mode="after")
     def _progress_belongs_to_training(self) -> Self:

@@ -227,6 +227,19 @@ def test_a_worker_that_falls_silent_no_longer_counts_for_a_share(begin: Begin) -
     assert run.round == 2
 
 
+def test_workers_that_speak_once_a_minute_count_for_a_share_in_between(begin: Begin) -> None:
+    run = begin(ZERO, quorum="100%")
+    for name in "abc":
+        run.announce(name, every_s=60.0)
+    run.pass_time(59)
+    run.fold_all([("a", ONE)])
+    assert run.round == 1
+    run.pass_time(150)
+    assert run.round == 1
+    run.pass_time(2)
+    assert run.round == 2
+
+
 def test_a_worker_that_leaves_no_longer_counts_for_a_share(begin: Begin) -> None:
     run = begin(ZERO, quorum="100%")
     run.announce("a")

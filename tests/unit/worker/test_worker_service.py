@@ -114,6 +114,16 @@ def test_a_worker_answers_a_model_with_its_delta(site: Site) -> None:
     assert head.sha256 == digest_of(delta)
 
 
+def test_a_worker_says_how_often_it_speaks_unless_that_is_every_ten_seconds() -> None:
+    slow, usual = Site(presence_every_s=60.0), Site(presence_every_s=10.0)
+    for site in (slow, usual):
+        site.publish()
+        site.worker.step()
+    assert {presence.every_s for presence in slow.states} == {60.0}
+    assert {presence.every_s for presence in usual.states} == {None}
+    assert b"every_s" not in usual.broker.queues[Source.PRESENCE][-1][1]
+
+
 def test_a_worker_without_a_model_waits(site: Site) -> None:
     assert not site.worker.step()
     assert not site.updates()
