@@ -1,6 +1,6 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aggregator.events import Watcher, unwatched
@@ -8,7 +8,7 @@ from aggregator.run import Run, newest_head
 from aggregator.settings import AggregatorSettings
 from aggregator.state import Ledger, StateDirectory
 from broker import Transport
-from broker.wire import BlobRef, Buffer, ModelHead, Topology, cut, encode, num_bytes_of
+from broker.wire import BlobRef, Buffer, ModelHead, Topology, cut, encode, names_of, num_bytes_of
 from console import told
 
 _MAX_CONFLICTS = 1000
@@ -39,6 +39,10 @@ class Broadcaster:
         self._tell = tell
         self._transport, self._directory, self._ledger = transport, directory, ledger
         self._topology = Topology(settings.queue)
+        self._blobs: dict[int, set[str]] = {}
+        """Round -> the blobs of its model, as far as we wrote them or found them on the stream."""
+        self._last_freed = 0
+        """Models of rounds up to this one are gone, as far as an aggregator that was killed left any."""
         self._conflicts: set[str] = set()
         self._head: ModelHead | None = None
 
@@ -50,6 +54,8 @@ class Broadcaster:
         """
         newest = newest_head(self._transport)
         head = newest[0] if newest else None
+        if head is not None and head.run_id == self._run.run_id and head.blob is not None:
+            self._blobs.setdefault(head.round, set()).add(head.blob.name)
         if head is None or head.run_id != self._run.run_id:
             self.publish(number, self._stage_file(number), is_finished=is_finished)
             self._delete_earlier_run(head)
@@ -57,6 +63,8 @@ class Broadcaster:
             self.publish(number, self._stage_file(number), is_finished=is_finished)
         else:
             self._head = head
+            if is_finished and head.blob is not None:  # it may have been killed before it came to that
+                self._delete_outdated(number, is_finished=True)
 
     def stage(self, number: int, pieces: Iterable[Buffer]) -> Staged:
         """Brings the body of the model that round ``number`` begins with to where its head will find it.
@@ -76,6 +84,7 @@ class Broadcaster:
         )
         name = self._topology.model_blob(self._run.run_id, number)
         name = self._transport.write_blob(name, parts)
+        self._blobs.setdefault(number, set()).add(name)
         return Staged(blob=BlobRef(name=name, part_bytes=part_bytes))
 
     def _stage_file(self, number: int) -> Staged:
@@ -129,8 +138,16 @@ class Broadcaster:
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
         """The model before this one may still be on its way to somebody, unless the run is over; older ones are not."""
         first = 1 if is_finished else 2
-        outdated = [self._topology.model_blob(self._run.run_id, number - back) for back in range(first, 4)]
-        self._transport.delete_blobs(outdated)
+        last = number - first
+        outdated = range(max(number - 3, self._last_freed + 1), last + 1)
+        self._transport.delete_blobs([name for each in outdated for name in self._blobs_of(each)])
+        self._blobs = {each: names for each, names in self._blobs.items() if each > last}
+        self._last_freed = max(last, self._last_freed)
+
+    def _blobs_of(self, number: int) -> Sequence[str]:
+        """What a round's model was written to; all names it may have, if an aggregator before this one did that."""
+        written = self._blobs.get(number)
+        return sorted(written) if written else names_of(self._topology.model_blob(self._run.run_id, number))
 
     def _delete_earlier_run(self, head: ModelHead | None) -> None:
         """The final model of a finished run stays until another run is on the queue."""

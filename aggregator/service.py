@@ -62,7 +62,7 @@ from aggregator.state import (
 )
 from broker import Delivery, Source, Transport
 from broker.states import Encoding, State, is_finite, raw, shared_state, specs_of
-from broker.wire import MAX_TENSORS, Buffer, Presence, decode, delta_specs, limb_bytes_of, num_bytes_of
+from broker.wire import MAX_TENSORS, Buffer, Presence, decode, delta_specs, limb_bytes_of, names_of, num_bytes_of
 from console import (
     IS_SHOWN,
     BlobLost,
@@ -618,10 +618,11 @@ class Aggregator:
     def _delete_abandoned_uploads(self) -> None:
         """Of workers that died while they sent, once nobody can send for that round in earnest any more."""
         before = self._round.number - self._policy.max_staleness
-        names = [
+        blobs = [
             self._topology.update_blob(worker, self._expected.run_id, number)
             for worker, number in self._uploads.abandoned(before=before)
         ]
+        names = [name for blob in blobs for name in reversed(names_of(blob))]  # it may fail at the first, for good
         if num_bytes_of(self._encoding.encoded) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
 
@@ -631,6 +632,8 @@ class Aggregator:
             self._topology.partial_blob(shard, self._expected.run_id, uploads.round, sequence)
             for shard, sequence in uploads.unknown()
         ]
+        if uploads.are_few:
+            names = [name for blob in names for name in reversed(names_of(blob))]
         if limb_bytes_of(self._encoding.folded) > self._settings.inline_cap:
             self._transport.delete_blobs(names)
 

@@ -28,6 +28,7 @@ from broker.wire import (
     delta_specs,
     difference,
     encode,
+    names_of,
     num_bytes_of,
     zstd,
 )
@@ -204,7 +205,7 @@ class Worker:
         if head.max_staleness == 0 and num_bytes_of(self._encoding_for(head).encoded) > self._inline_cap:
             run_id, name = self._last_blob
             last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
-            self._transport.delete_blobs([name if run_id == head.run_id else last])
+            self._transport.delete_blobs([name] if run_id == head.run_id else names_of(last))
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)

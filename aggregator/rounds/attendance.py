@@ -107,6 +107,11 @@ class PartialUploads:
         if round_number == self.round and following is not None and sequence <= following + self._num_before + _GAP:
             self._next[shard] = max(self._next[shard], sequence + 1)
 
+    @property
+    def are_few(self) -> bool:
+        """Whether one of each shard is unknown, and not, after a restart, as many as there may have been."""
+        return self._num_before == 0
+
     def unknown(self) -> list[tuple[int, int]]:
         """(shard, sequence) of those that may have been begun and did not arrive."""
         return [

@@ -23,7 +23,7 @@ from broker.rabbitmq.link import Link
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
 from broker.settings import BrokerSettings
 from broker.transport import Delivery, Queued, Source
-from broker.wire import Buffer, Topology, partial_key, presence_key, sender_of, update_key
+from broker.wire import Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
 from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, LinkChanged, QueueMissing
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ _LOCKED = 405
 _BLOB_PREFETCH = 2
 _PARTS_ON_THEIR_WAY = 1
 """Parts that wait for the writer, beside the one that it sends, while the next is made ready."""
-_MAX_NAMES = 10
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
 _STATUS_PATIENCE_S, _STATUS_PAUSE_S = 1.0, 0.05
@@ -356,7 +355,7 @@ class RabbitMQ:
 
     def _declare_anew(self, name: str) -> str:
         """A new, empty stream of this name; or of the next, if a kill in mid-declare left the broker half of one."""
-        for candidate in (name, *(f"{name}.{number}" for number in range(1, _MAX_NAMES))):
+        for candidate in names_of(name):
 
             def declare(link: Link, candidate: str = candidate) -> None:
                 link.channel("declare").queue_delete(candidate)

@@ -44,7 +44,17 @@ from broker.wire.specs import (
     num_bytes_of,
     num_elements_of,
 )
-from broker.wire.topology import Topology, partial_key, presence_key, sender_of, shard_in, shard_of, update_key
+from broker.wire.topology import (
+    Topology,
+    is_name_of,
+    names_of,
+    partial_key,
+    presence_key,
+    sender_of,
+    shard_in,
+    shard_of,
+    update_key,
+)
 from broker.wire.zstd import decompressed
 
 __all__ = [
@@ -88,7 +98,9 @@ __all__ = [
     "delta_specs",
     "difference",
     "encode",
+    "is_name_of",
     "limb_bytes_of",
+    "names_of",
     "num_bytes_of",
     "num_elements_of",
     "partial_key",

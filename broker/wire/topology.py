@@ -4,7 +4,7 @@ What they are on RabbitMQ, with all arguments, is in ``broker/rabbitmq/queues.py
 
 <queue>.models      stream      model heads; written by the aggregator, read by any number of workers
 <queue>             quorum      updates, behind the topic exchange <queue>.in, key update.<worker>
-<queue>.blob.<id>   stream      one large body, in parts; deleted when no one can need it
+<queue>.blob.<id>   stream      one large body, in parts; deleted when no one can need it; perhaps with .1 … .9 after it
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
 <queue>.status      classic     one message: what the aggregator last said of itself; looked at, not taken
@@ -21,6 +21,9 @@ of its name modulo N, and the root aggregator gets one partial sum for many of t
 import hashlib
 import re
 from dataclasses import dataclass
+
+MAX_NAMES = 10
+"""Of one blob. Where a kill left the broker with half a stream of one name, the next one is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,16 @@ class Topology:
     def partial_blob(self, shard: int, run_id: str, round_number: int, sequence: int) -> str:
         """The blob of the partial sum that is the ``sequence``-th, from 0, of a shard for a round."""
         return f"{self.queue}.blob.partial.{shard}.{run_id}.{round_number}.{sequence}"
+
+
+def names_of(blob: str) -> tuple[str, ...]:
+    """The names under which a blob may be stored, in the order in which they are tried."""
+    return (blob, *(f"{blob}.{number}" for number in range(1, MAX_NAMES)))
+
+
+def is_name_of(name: str, blob: str) -> bool:
+    """Whether that is one of the names under which this blob may be stored."""
+    return name in names_of(blob)
 
 
 def shard_of(worker: str, num_shards: int) -> int:

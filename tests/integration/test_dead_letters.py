@@ -368,8 +368,9 @@ def test_a_letter_without_a_sender_can_only_be_dropped(wire: Wire) -> None:
 # -- drop ---------------------------------------------------------------------------------------------------
 
 
-def test_drop_forgets_the_letter_and_its_blob(wire: Wire) -> None:
-    name = wire.topology.update_blob("site-a", "demo.0a1b2c3d", 3)
+@pytest.mark.parametrize("suffix", ["", ".1"], ids=["", "under the next name"])
+def test_drop_forgets_the_letter_and_its_blob(wire: Wire, suffix: str) -> None:
+    name = wire.topology.update_blob("site-a", "demo.0a1b2c3d", 3) + suffix
     wire.make_blob(name)
     wire.set_aside(update(blob=name))
     wire.set_aside(b"garbage")

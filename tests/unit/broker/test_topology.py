@@ -8,6 +8,8 @@ import pytest
 from broker.rabbitmq.queues import BLOB, MODELS, bindings, exchanges, queues
 from broker.wire.topology import (
     Topology,
+    is_name_of,
+    names_of,
     partial_key,
     presence_key,
     sender_of,
@@ -114,3 +116,22 @@ def test_workers_spread_over_shards_and_a_worker_stays_in_its_own() -> None:
 def test_blobs_of_partial_sums_have_names_of_their_own() -> None:
     names = {Topology("q").partial_blob(*parts) for parts in product((0, 1), ("r.1", "r.2"), (1, 12), (0, 2))}
     assert len(names) == 16
+
+
+def test_a_blob_has_ten_names_its_own_first_and_no_others() -> None:
+    blob = Topology("q").update_blob("a", "r.00112233", 1)
+    names = names_of(blob)
+    assert names == (blob, *(f"{blob}.{number}" for number in range(1, 10)))
+    assert all(is_name_of(name, blob) for name in names)
+    for other in ("", ".0", ".10", ".1.1", "1", ".", ".01", "-1"):
+        assert not is_name_of(f"{blob}{other}" if other else "q", blob)
+
+
+def test_no_two_blobs_of_a_run_share_a_name() -> None:
+    topology = Topology("q")
+    rounds = range(1, 30)
+    blobs = [topology.model_blob("r.00112233", number) for number in rounds]
+    blobs += [topology.update_blob(worker, "r.00112233", number) for worker in ("a", "1") for number in rounds]
+    blobs += [topology.partial_blob(shard, "r.00112233", number, 1) for shard in (0, 1) for number in rounds]
+    names = [name for blob in blobs for name in names_of(blob)]
+    assert len(set(names)) == len(names)

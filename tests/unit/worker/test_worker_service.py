@@ -427,8 +427,13 @@ def test_two_workers_of_one_name_are_two_instances() -> None:
     assert Site().worker.presence.instance != Site().worker.presence.instance
 
 
+@pytest.mark.parametrize("suffix", ["", ".1", ".9"])
 @pytest.mark.parametrize("is_restarted", [False, True])
-def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(is_restarted: bool) -> None:
+def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(
+    is_restarted: bool, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = MemoryTransport.write_blob
+    monkeypatch.setattr(MemoryTransport, "write_blob", lambda self, name, parts: write(self, name + suffix, parts))
     site = Site(inline_cap=8)
     name = TOPOLOGY.update_blob("site-a", "demo.1", 2)
     if is_restarted:
@@ -436,7 +441,7 @@ def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(is_resta
     else:
         site.publish(2)
         site.worker.step()
-    assert name in site.broker.blobs
+    assert set(site.broker.blobs) == {name + suffix}
 
     site.publish(3, is_finished=True)
     site.worker.step()
