@@ -110,6 +110,7 @@ class Broadcaster:
             num_shards=settings.shards,
             weighting=settings.weighting,
             name_conflicts=self._names_in_conflict(),
+            inline_cap=settings.inline_cap,
             blob=body.blob,
         )
         self._transport.broadcast(encode(head, body.payload))

@@ -194,7 +194,7 @@ class PartialAggregator:
         }
         self._pending = _Pending(self._encoding.folded, self._kernel)
         self._sequence = 0
-        prefetch = affordable_prefetch([num_bytes_of(self._encoding.encoded)], self._settings.inline_cap)
+        prefetch = affordable_prefetch([num_bytes_of(self._encoding.encoded)], head.cap(self._settings.inline_cap))
         if prefetch != self._prefetch:
             self._prefetch = prefetch
             self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch)
@@ -276,7 +276,7 @@ class PartialAggregator:
         assert model is not None
         if pending.updates:
             head = partial_head(model, pending.sum, pending.updates, shard=self._shard, sequence=self._sequence)
-            caps = {"inline_cap": self._settings.inline_cap, "part_bytes": self._settings.part_bytes}
+            caps = {"inline_cap": model.cap(self._settings.inline_cap), "part_bytes": self._settings.part_bytes}
             try:
                 send_partial(head, pending.sum, self._transport, self._root, **caps)
             except BlobLost as error:  # by the root, which has closed the round

@@ -150,7 +150,7 @@ class Aggregator:
             self._settings, shared, directory=self._directory, ledger=self._ledger, transport=self._transport
         )
         self._directory.remove_unfinished()
-        self._epoch = run.epoch
+        self._epoch, self._least_cap = run.epoch, run.inline_cap
         self._expected = Expected(run.run_id, self._encoding, self._topology)
         self._evaluate = CentralEvaluation(self._task, model)
         self._broadcaster = Broadcaster(
@@ -623,7 +623,7 @@ class Aggregator:
             for worker, number in self._uploads.abandoned(before=before)
         ]
         names = [name for blob in blobs for name in reversed(names_of(blob))]  # it may fail at the first, for good
-        if num_bytes_of(self._encoding.encoded) > self._settings.inline_cap:
+        if num_bytes_of(self._encoding.encoded) > self._least_cap:
             self._transport.delete_blobs(names)
 
     def _delete_abandoned_partials(self, uploads: PartialUploads) -> None:
@@ -634,7 +634,7 @@ class Aggregator:
         ]
         if uploads.are_few:
             names = [name for blob in names for name in reversed(names_of(blob))]
-        if limb_bytes_of(self._encoding.folded) > self._settings.inline_cap:
+        if limb_bytes_of(self._encoding.folded) > self._least_cap:
             self._transport.delete_blobs(names)
 
     def _end(self, reason: str) -> None:

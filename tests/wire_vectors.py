@@ -45,6 +45,7 @@ def vectors() -> Iterator[dict[str, Any]]:
         seed=SEED,
     )
     yield _vector("model", head, MODEL)
+    yield _vector("model, inline up to 4096 bytes", head.model_copy(update={"inline_cap": 4096}), MODEL)
     for text in COMPRESSIONS:
         yield _update(Compression.parse(text))
     yield _update(Compression.parse("none", zstd=3))

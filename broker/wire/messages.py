@@ -169,6 +169,14 @@ class ModelHead(Tensors):
     """What an update counts with: its number of samples, or 1. For partial aggregators."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers answer to; each of them should say so to its person."""
+    inline_cap: Annotated[StrictInt, Field(ge=0, le=MAX_PART_BYTES)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Bytes up to which the answer to this model travels in its message, and not as a blob; None: not said."""
+
+    def cap(self, own: int) -> int:
+        """What ``inline_cap`` says; if it says nothing, as in 0.1.0, one's own setting."""
+        return own if self.inline_cap is None else self.inline_cap
 
     @property
     def position(self) -> tuple[int, int, bool]:

@@ -368,6 +368,18 @@ def test_an_update_above_the_inline_cap_goes_into_a_blob_of_its_own() -> None:
     assert transfers(site) == [("update for round 2", True, 0, 12), ("update for round 2", True, 12, 12)]
 
 
+@pytest.mark.parametrize(("own", "told", "is_blob"), [(0, 2**20, False), (2**20, 0, True), (0, None, True)])
+def test_a_worker_goes_by_the_inline_cap_of_the_run(own: int, told: int | None, is_blob: bool) -> None:
+    site = Site(inline_cap=own)
+    site.publish(2, inline_cap=told)
+    site.worker.step()
+    (update,) = site.updates()
+    assert (update.blob is not None) == bool(site.broker.blobs) == is_blob
+    site.publish(3, inline_cap=told, is_finished=True)
+    site.worker.step()
+    assert site.broker.blobs == {}
+
+
 @pytest.mark.parametrize("inline_cap", [0, 1, 7, 8, 9, 11])
 def test_any_inline_cap_that_settings_allow_makes_parts_that_the_wire_allows(inline_cap: int) -> None:
     site = Site(inline_cap=inline_cap)
