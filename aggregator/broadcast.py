@@ -1,5 +1,6 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,7 +8,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
 from broker import BlobUpload
-from broker.wire import BlobRef, Buffer, Cutter, ModelHead, encode, num_bytes_of
+from broker.wire import BlobRef, Buffer, Cutter, ModelHead, encode, names_of, num_bytes_of
 from console import Progress
 
 _MAX_CONFLICTS = 1000
@@ -47,8 +48,8 @@ class _InHead:
 class _InBlob:
     """A large model: it goes to the broker part by part."""
 
-    def __init__(self, upload: BlobUpload, part_bytes: int, progress: Progress) -> None:
-        self._upload, self._part_bytes, self._progress = upload, part_bytes, progress
+    def __init__(self, upload: BlobUpload, part_bytes: int, progress: Progress, names: set[str]) -> None:
+        self._upload, self._part_bytes, self._progress, self._names = upload, part_bytes, progress, names
         self._cutter = Cutter(part_bytes)
 
     def write(self, piece: Buffer) -> None:
@@ -58,7 +59,9 @@ class _InBlob:
     def finish(self) -> Staged:
         for part in self._cutter.rest():
             self._write(part)
-        return Staged(blob=BlobRef(name=self._upload.finish(), part_bytes=self._part_bytes))
+        name = self._upload.finish()
+        self._names.add(name)
+        return Staged(blob=BlobRef(name=name, part_bytes=self._part_bytes))
 
     def _write(self, part: bytes) -> None:
         self._upload.write(part)
@@ -72,6 +75,10 @@ class Broadcaster:
         self._run, self._config = run, config
         self._on_event = stores.on_event
         self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
+        self._blobs: dict[int, set[str]] = {}
+        """Round -> the blobs of its model, as far as we wrote them or found them on the stream."""
+        self._last_freed = 0
+        """Models of rounds up to this one are gone, as far as an aggregator that was killed left any."""
         self._conflicts: set[str] = set()
         self._head: ModelHead | None = None
 
@@ -88,6 +95,8 @@ class Broadcaster:
         """
         newest = newest_head(self._transport)
         head = newest[0] if newest else None
+        if head is not None and head.run_id == self._run.run_id and head.blob is not None:
+            self._blobs.setdefault(head.round, set()).add(head.blob.name)
         if head is None or head.run_id != self._run.run_id:
             self.publish(number, self._stage_file(number), is_finished=is_finished)
             self._delete_earlier_run(head)
@@ -95,6 +104,8 @@ class Broadcaster:
             self.publish(number, self._stage_file(number), is_finished=is_finished)
         else:
             self._head = head
+            if is_finished and head.blob is not None:  # it may have been killed before it came to that
+                self._delete_outdated(number, is_finished=True)
 
     def upload(self, number: int) -> ModelUpload:
         """Begins to bring the body of the model that round ``number`` begins with to where its head will find it.
@@ -110,7 +121,8 @@ class Broadcaster:
             is_upload=True,
             total_bytes=num_bytes_of(self._run.specs),
         )
-        return _InBlob(self._transport.open_blob(name), self._config.part_bytes, progress)
+        blob = self._transport.open_blob(name)
+        return _InBlob(blob, self._config.part_bytes, progress, self._blobs.setdefault(number, set()))
 
     def _stage_file(self, number: int) -> Staged:
         upload = self.upload(number)
@@ -138,6 +150,7 @@ class Broadcaster:
             num_shards=config.topology.num_shards,
             weighting=config.weighting,
             name_conflicts=self._names_in_conflict(),
+            inline_cap=config.inline_cap,
             blob=body.blob,
         )
         self._transport.broadcast(encode(head, body.payload))
@@ -166,8 +179,16 @@ class Broadcaster:
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
         """The model before this one may still be on its way to somebody, unless the run is over; older ones are not."""
         first = 1 if is_finished else 2
-        outdated = [self._config.topology.model_blob(self._run.run_id, number - back) for back in range(first, 4)]
-        self._transport.delete_blobs(outdated)
+        last = number - first
+        outdated = range(max(number - 3, self._last_freed + 1), last + 1)
+        self._transport.delete_blobs([name for each in outdated for name in self._blobs_of(each)])
+        self._blobs = {each: names for each, names in self._blobs.items() if each > last}
+        self._last_freed = max(last, self._last_freed)
+
+    def _blobs_of(self, number: int) -> Sequence[str]:
+        """What a round's model was written to; all names it may have, if an aggregator before this one did that."""
+        written = self._blobs.get(number)
+        return sorted(written) if written else names_of(self._config.topology.model_blob(self._run.run_id, number))
 
     def _delete_earlier_run(self, head: ModelHead | None) -> None:
         """The final model of a finished run stays until another run is on the queue."""

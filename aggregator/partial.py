@@ -193,7 +193,7 @@ class PartialAggregator:
                 worker: instance for (_, number, worker), instance in self._passed_early.items() if number == head.round
             },
         )
-        prefetch = affordable_prefetch([num_bytes_of(encoding.encoded)], self._config.inline_cap)
+        prefetch = affordable_prefetch([num_bytes_of(encoding.encoded)], head.cap(self._config.inline_cap))
         if prefetch != self._prefetch:
             self._prefetch = prefetch
             self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch)
@@ -284,7 +284,7 @@ class PartialAggregator:
         config, pending, model = self._config, current.pending, current.model
         begun_at = time.perf_counter()
         head = partial_head(model, pending.sum, pending.updates, shard=config.shard, sequence=current.num_sums)
-        caps = {"inline_cap": config.inline_cap, "part_bytes": config.part_bytes}
+        caps = {"inline_cap": model.cap(config.inline_cap), "part_bytes": config.part_bytes}
         try:
             send_partial(head, pending.sum, self._transport, config.root, **caps)
         except BlobLost as error:  # by the root, which has closed the round

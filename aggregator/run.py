@@ -29,6 +29,8 @@ class Run:
     epoch: int
     """Goes up with each aggregator that leads the run."""
     specs: Specs
+    inline_cap: int
+    """What updates may have travelled by: ours, or the newest model's on the stream if that is less."""
 
 
 def open_run(
@@ -59,7 +61,10 @@ def open_run(
         )
     epoch = ledger.claim()
     _go_back_to_sound_model(directory, ledger, specs, state_names(config.step))
-    return Run(str(facts["run_id"]), epoch, specs)
+    caps = [config.inline_cap]
+    if on_stream is not None and on_stream[0].run_id == facts["run_id"]:
+        caps.append(on_stream[0].cap(config.inline_cap))
+    return Run(str(facts["run_id"]), epoch, specs, min(caps))
 
 
 def newest_head(transport: Transport) -> tuple[ModelHead, Buffer] | None:

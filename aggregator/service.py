@@ -27,7 +27,7 @@ from aggregator.rounds import (
 from aggregator.state import ClosedBy, Ledger, UpdateRow, Verdict
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Presence, decode, limb_bytes_of, num_bytes_of
+from broker.wire import Presence, decode, limb_bytes_of, names_of, num_bytes_of
 from console import IS_SHOWN, BlobLost, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
@@ -87,7 +87,7 @@ class Aggregator:
 
     def _go_on(self, number: int) -> None:
         """Opens a round again in which something may be folded already."""
-        self._attendance.expect(self._ledger.num_present(), now=self._clock())
+        self._attendance.expect(self._ledger.num_present(), now=self._clock(), patience_s=self._ledger.patience_s())
         self._ledger.open_round(number, now=time.time())
         try:
             current = self._open(number)
@@ -185,7 +185,10 @@ class Aggregator:
             return
         self._uploads.note(presence)
         self._on_event(WorkerSeen(presence=presence))
+        patience_s = self._attendance.patience_s
         is_conflict = self._attendance.note(presence, now=self._clock())
+        if self._attendance.patience_s > patience_s:
+            self._ledger.record({"patience_s": self._attendance.patience_s})
         if is_conflict and self._run.broadcaster.tell_conflict(presence.worker):
             log.warning(
                 "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
@@ -291,11 +294,12 @@ class Aggregator:
     def _delete_abandoned_uploads(self, number: int) -> None:
         """Of workers that died while they sent, once nobody can send for that round in earnest any more."""
         expected = self._run.expected
-        names = [
+        blobs = [
             expected.topology.update_blob(worker, expected.run_id, base_round)
             for worker, base_round in self._uploads.abandoned(before=number - self._config.policy.max_staleness)
         ]
-        if num_bytes_of(expected.encoding.encoded) > self._config.inline_cap:
+        names = [name for blob in blobs for name in reversed(names_of(blob))]  # it may fail at the first, for good
+        if num_bytes_of(expected.encoding.encoded) > self._run.run.inline_cap:
             self._transport.delete_blobs(names)
 
     def _delete_abandoned_sums(self, uploads: PartialUploads) -> None:
@@ -305,7 +309,9 @@ class Aggregator:
             expected.topology.partial_blob(shard, expected.run_id, uploads.round, sequence)
             for shard, sequence in uploads.unknown()
         ]
-        if limb_bytes_of(expected.encoding.folded) > self._config.inline_cap:
+        if uploads.are_few:
+            names = [name for blob in names for name in reversed(names_of(blob))]
+        if limb_bytes_of(expected.encoding.folded) > self._run.run.inline_cap:
             self._transport.delete_blobs(names)
 
 

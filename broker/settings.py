@@ -35,7 +35,8 @@ class WireSettings(CommandSettings):
         MAX_PART_BYTES,
         ge=0,
         le=MAX_PART_BYTES,
-        description="bytes up to which a model or update travels in one message, and not as a blob",
+        description="bytes up to which a model or update travels in one message, and not as a blob; a run goes by its"
+        " aggregator's, which its models tell to all others",
     )
 
 

@@ -30,9 +30,12 @@ class Heartbeat:
         self._is_due.set()
 
     def _run(self) -> None:
+        pause_s = min(_SHORTEST_S, self._every_s)
+        wait_s = self._every_s
         while not self._stopping.is_set():
-            self._is_due.wait(self._every_s)
+            self._is_due.wait(wait_s)
             self._is_due.clear()
             if not self._stopping.is_set():
                 self._beat()
-                self._stopping.wait(min(_SHORTEST_S, self._every_s))
+                self._stopping.wait(pause_s)
+                wait_s = self._every_s - pause_s

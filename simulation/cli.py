@@ -18,7 +18,7 @@ from aggregator.history import write_report
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport
 from broker.rabbitmq import RabbitMQ
-from broker.wire import Topology
+from broker.wire import ModelHead, decode
 from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
 from learning import Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
@@ -180,7 +180,7 @@ class Simulation:
                     workers.terminate()
             workers.check()
             if aggregator.is_finished and self._settings.queue is None:
-                _remove_queues(transport, self._run_settings.queue, self._summary())
+                _remove_queues(transport)
         return aggregator.is_finished
 
     def _summary(self) -> dict[str, Any]:
@@ -226,11 +226,11 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _remove_queues(transport: RabbitMQ, queue: str, summary: Mapping[str, Any]) -> None:
-    """Of a simulation that had a queue of its own; nobody else is on it."""
-    last = summary["final"]["round"]
-    topology = Topology(queue)
-    transport.delete_blobs([topology.model_blob(summary["run_id"], number) for number in (last, last + 1)])
+def _remove_queues(transport: RabbitMQ) -> None:
+    """Of a simulation that had a queue of its own; nobody else is on it. The final model's blob was left for others."""
+    body = transport.newest_head()
+    blob = decode(body, ModelHead)[0].blob if body is not None else None
+    transport.delete_blobs([blob.name] if blob else [])
     transport.remove()
 
 

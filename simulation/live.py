@@ -1,6 +1,5 @@
 """What is seen of a simulation: its aggregator with the workers, who trains right now, and then the comparison."""
 
-import math
 from collections.abc import Callable, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,7 +14,9 @@ class SimulationView(AggregatorView):
     """Watches one simulation. ``training`` says what the workers in this process are at."""
 
     def __init__(self, title: str = "") -> None:
-        super().__init__(title=title, alive_s=math.inf)  # a worker in this process says something when it is its turn
+        super().__init__(
+            title=title, forgets_silent=False
+        )  # a worker in this process says something when it is its turn
         self._is_done = False
         self.training: Callable[[], Sequence[Presence]] = tuple
         self._compared: tuple[int, int, str] | None = None

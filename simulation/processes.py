@@ -65,7 +65,6 @@ class WorkerProcesses:
             "site": f"{index}/{settings.workers}",
             "partition": settings.partition,
             "device": "cpu",
-            "inline-cap": str(settings.inline_cap),
             "state": str(self._logs),
         }
         flags = [part for flag, value in arguments.items() for part in (f"--{flag}", value)]

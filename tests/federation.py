@@ -25,6 +25,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pydantic import SecretStr
 from rabbitmq_node import wait_until
 
+from broker.rabbitmq.queues import exchanges, queues
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Source
@@ -268,7 +269,7 @@ class Federation:
     def delete_queues(self, queue: str) -> None:
         topology = Topology(queue, num_shards=MAX_SHARDS)
         with self.channel() as channel:
-            for name in topology.queues():
+            for name in queues(topology):
                 channel.queue_delete(name)
-            for name in topology.exchanges():
+            for name in exchanges(topology):
                 channel.exchange_delete(name)

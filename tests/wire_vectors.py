@@ -45,11 +45,13 @@ def vectors() -> Iterator[dict[str, Any]]:
         seed=SEED,
     )
     yield _vector("model", head, MODEL)
+    yield _vector("model, inline up to 4096 bytes", head.model_copy(update={"inline_cap": 4096}), MODEL)
     for text in COMPRESSIONS:
         yield _update(Compression.parse(text))
     yield _update(Compression.parse("none", zstd=3))
     presence = Presence(worker="hospital-a", instance="0123456789abcdef", state="training", round=4, progress=0.25)
     yield _vector("presence", presence, {})
+    yield _vector("presence, once a minute", presence.model_copy(update={"every_s": 60.0}), {})
     worker = WorkerStatus(name="hospital-a", state="idle", round=4, progress=0.0, seen_at=1.7e9, has_answered=True)
     status = Status(
         run="demo",

@@ -84,6 +84,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             device=device,
             carried=carried,
             on_event=fan_out(view.on_event, metrics.on_event),
+            presence_every_s=settings.presence_every_s,
             announce_soon=heartbeat.soon,
         )
         stack.enter_context(served(metrics.registry, settings))

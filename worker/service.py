@@ -15,6 +15,7 @@ from broker import Delivery, Source, Transport
 from broker.states import Encoding, State, chunks, read_model, specs_of
 from broker.wire import (
     MAX_PART_BYTES,
+    PRESENCE_EVERY_S,
     BlobRef,
     Buffer,
     Digest,
@@ -27,6 +28,7 @@ from broker.wire import (
     delta_specs,
     difference,
     encode,
+    names_of,
     num_bytes_of,
     zstd,
 )
@@ -55,7 +57,8 @@ _MAX_UPLOADS = 5
 class Worker:
     """One worker, from its start until the run it takes part in is finished.
 
-    ``model`` is to train on, by default one of its own; workers that take turns may share one.
+    ``model`` is to train on, by default one of its own; workers that take turns may share one. Whoever has it
+    ``announce`` does so every ``presence_every_s`` at the latest. ``inline_cap`` is for runs that say nothing of it.
     """
 
     def __init__(
@@ -71,10 +74,12 @@ class Worker:
         carried: Store | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
+        presence_every_s: float = PRESENCE_EVERY_S,
         announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
-        self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
+        every_s = None if presence_every_s == PRESENCE_EVERY_S else presence_every_s  # as 0.1.0 understands it
+        self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
         """What the worker is doing; announced when it changes, and by a heartbeat."""
         self._name = name
         self._transport = transport
@@ -202,10 +207,10 @@ class Worker:
         One that was killed after sending knows no name any more; it was for the last round, or is long deleted.
         Where late updates are folded, it stays: the same run may go on with more rounds, and count it.
         """
-        if head.max_staleness == 0 and num_bytes_of(self._encoding_for(head).encoded) > self._inline_cap:
+        if head.max_staleness == 0 and num_bytes_of(self._encoding_for(head).encoded) > head.cap(self._inline_cap):
             run_id, name = self._last_blob
             last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
-            self._transport.delete_blobs([name if run_id == head.run_id else last])
+            self._transport.delete_blobs([name] if run_id == head.run_id else names_of(last))
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
@@ -279,7 +284,7 @@ class Worker:
 
     def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float], carried: Carried) -> None:
         encoding = self._encoding_for(head)
-        is_inline = num_bytes_of(encoding.encoded) <= self._inline_cap
+        is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
         self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
         seed = derived_seed(head.seed, head.round, self._name)
         compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
@@ -352,7 +357,7 @@ class Worker:
         """(payload, blob, digest) of an update's message; a large payload is in its blob by then."""
         digest, level = Digest(encoding.encoded), head.compression.zstd
         pieces = digest.of(chunks(encoded, encoding.encoded))  # taken while the part before is on its way
-        if num_bytes_of(encoding.encoded) <= self._inline_cap:
+        if num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap):
             return zstd.compressed(b"".join(pieces), level), None, digest.hex()
         part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
         parts = told(
@@ -389,6 +394,7 @@ class Worker:
             instance=self.presence.instance,
             state=state,
             round=round_number,
+            every_s=self.presence.every_s,
         )
         if at_once:
             self.announce()

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from broker import ServiceSettings
-from broker.wire import RunName, WorkerName
+from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, RunName, WorkerName
 from learning import Site
 
 
@@ -38,8 +38,22 @@ class WorkerSettings(ServiceSettings):
         description="directory for what is carried from round to round where a run compresses updates or does not"
         " share all tensors; without one, a restart loses that",
     )
-    presence_every_s: Annotated[float, Field(gt=0)] = Field(10.0, description="seconds between signs of life")
+    presence_every_s: float = Field(
+        PRESENCE_EVERY_S,
+        description=f"seconds between signs of life, {MIN_PRESENCE_EVERY_S:g} to {MAX_PRESENCE_EVERY_S:g};"
+        " a worker that is silent for 3.5 times as long counts as gone",
+    )
     check: bool = Field(False, description="only see whether the broker and the queue are there; exits 0 if they are")
+
+    @field_validator("presence_every_s")
+    @classmethod
+    def _signs_of_life_come_in_time(cls, seconds: float) -> float:
+        if not MIN_PRESENCE_EVERY_S <= seconds <= MAX_PRESENCE_EVERY_S:
+            raise ValueError(
+                f"expected {MIN_PRESENCE_EVERY_S:g} to {MAX_PRESENCE_EVERY_S:g} seconds: a sign of life stays on its"
+                f" queue for {MAX_PRESENCE_EVERY_S:g} s, and another must be there by then"
+            )
+        return seconds
 
     @field_validator("site")
     @classmethod

@@ -1,7 +1,7 @@
 """A round: when it ends, what counts in it, what its updates are added to, and the next model out of that."""
 
 from aggregator.rounds.accumulator import NewAccumulator
-from aggregator.rounds.attendance import ALIVE_S, Attendance, PartialUploads, Uploads
+from aggregator.rounds.attendance import Attendance, PartialUploads, Uploads
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.fold_kernel import kernel
 from aggregator.rounds.intake import Expected, Update, affordable_prefetch, read_update
@@ -9,11 +9,11 @@ from aggregator.rounds.next_model import NextPiece, next_model
 from aggregator.rounds.open_round import Contribution, OpenRound, Stores
 from aggregator.rounds.partial_sum import folded_of, partial_head, read_partial, send_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
+from aggregator.rounds.present import Present
 from aggregator.rounds.steps import FedAvg, Step, state_names
 from aggregator.rounds.verdicts import Weighting, base_weight_of, decide_on
 
 __all__ = [
-    "ALIVE_S",
     "Attendance",
     "Close",
     "Contribution",
@@ -26,6 +26,7 @@ __all__ = [
     "OnShort",
     "OpenRound",
     "PartialUploads",
+    "Present",
     "Quorum",
     "Round",
     "RoundPolicy",

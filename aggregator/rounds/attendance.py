@@ -1,27 +1,28 @@
-"""Who is there: workers by their last sign of life. It decides shares, warnings and tidying, never correctness."""
+"""How many workers are there, by their signs of life. It decides shares, warnings and tidying, never correctness."""
 
-import itertools
+import math
 from dataclasses import dataclass
 
-from broker.wire import Presence
+from aggregator.rounds.present import Present
+from broker.wire import PRESENCE_EVERY_S, Presence
 
-ALIVE_S = 35.0
-"""A worker not heard of for so long is gone; it says something every 10 s."""
+_STEP_S = 3.5 * PRESENCE_EVERY_S
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    at: float
     instance: str
     earlier_instance: str | None
 
 
 class Attendance:
-    """The workers that were heard of lately, the longest silent one first."""
+    """The workers that were heard of lately; each says how often it will speak, and so when it is gone."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
+        self._seen: Present[_Seen] = Present()
         self._num_expected, self._expected_until = 0, 0.0
+        self.patience_s = _STEP_S
+        """No worker heard of so far may be silent for longer; in steps, since each is written down."""
 
     def note(self, presence: Presence, *, now: float) -> bool:
         """Takes a sign of life; True if it shows that two workers go by this name.
@@ -32,34 +33,34 @@ class Attendance:
         last = self._seen.get(worker)
         if presence.state == "leaving":
             if last is not None and last.instance == instance:
-                del self._seen[worker]
+                self._seen.leave(worker)
             return False
         earlier = None
         if last is not None:
             earlier = last.earlier_instance if last.instance == instance else last.instance
-            del self._seen[worker]
-        self._seen[worker] = _Seen(now, instance, earlier)
+        self._seen.note(worker, _Seen(instance, earlier), until=now + presence.gone_after_s)
+        self.patience_s = max(self.patience_s, _STEP_S * math.ceil(presence.gone_after_s / _STEP_S))
         return last is not None and last.instance != instance and last.earlier_instance == instance
 
-    def expect(self, number: int, *, now: float) -> None:
-        """Takes so many workers for present until they had time to say so, after a restart."""
-        self._num_expected, self._expected_until = number, now + ALIVE_S
+    def expect(self, number: int, *, now: float, patience_s: float = 0.0) -> None:
+        """Takes so many workers for present until they had time to say so, after a restart.
+
+        ``patience_s`` is what it was before; 0: not known.
+        """
+        self.patience_s = max(self.patience_s, patience_s)
+        self._num_expected, self._expected_until = number, now + self.patience_s
 
     def num_present(self, *, now: float) -> int:
         """How many workers are there; the others are forgotten."""
-        while self._seen:
-            worker, seen = next(iter(self._seen.items()))
-            if now - seen.at <= ALIVE_S:
-                break
-            del self._seen[worker]
+        self._seen.forget_silent(now=now)
         if now >= self._expected_until:
             self._num_expected = 0
         return max(len(self._seen), self._num_expected)
 
     def next_change(self) -> float | None:
         """When the number falls next if everybody stays silent."""
-        times = [seen.at + ALIVE_S for seen in itertools.islice(self._seen.values(), 1)]
-        return min(times + ([self._expected_until] if self._num_expected else []), default=None)
+        times = [self._seen.next_at(), self._expected_until if self._num_expected else None]
+        return min((at for at in times if at is not None), default=None)
 
     def names(self) -> list[str]:
         return sorted(self._seen)
@@ -105,6 +106,11 @@ class PartialUploads:
         following = self._next.get(shard)
         if round_number == self.round and following is not None and sequence <= following + self._num_before + _GAP:
             self._next[shard] = max(self._next[shard], sequence + 1)
+
+    @property
+    def are_few(self) -> bool:
+        """Whether one of each shard is unknown, and not, after a restart, as many as there may have been."""
+        return self._num_before == 0
 
     def unknown(self) -> list[tuple[int, int]]:
         """(shard, sequence) of those that may have been begun and did not arrive."""

@@ -1,6 +1,5 @@
 """Is this update one of ours, and does it fit? Nothing here is believed that the message says of itself."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -20,6 +19,7 @@ from broker.wire import (
     decode,
     decompressed,
     difference,
+    is_name_of,
     num_bytes_of,
 )
 from console import UnfitMessage
@@ -186,7 +186,7 @@ def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool =
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
         raise UnfitMessage("it has a body of its own and names a blob too")
-    elif not re.fullmatch(re.escape(own_blob) + r"(\.\d)?", head.blob.name):
+    elif not is_name_of(head.blob.name, own_blob):
         raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
 
 

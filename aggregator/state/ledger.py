@@ -344,6 +344,10 @@ class Ledger:
         """How many workers were there at the last commit."""
         return int(self._fact("num_present") or 0)
 
+    def patience_s(self) -> float:
+        """For how long workers may be silent and still be there, as far as it was recorded; 0: it was not."""
+        return float(self._fact("patience_s") or 0.0)
+
     def base_round(self) -> int:
         """The round whose model this ledger begins with: 0, unless it took a run over from the stream."""
         return int(self._fact("base_round"))

@@ -24,7 +24,7 @@ from aggregator.events import (
     UpdateDecided,
     WorkerSeen,
 )
-from aggregator.rounds import ALIVE_S
+from aggregator.rounds import Present
 from aggregator.state import Verdict
 from broker.wire import Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
@@ -46,15 +46,16 @@ class AggregatorView:
     """Watches one aggregator, from its start over times of standing by to its end.
 
     Any thread may tell it of events, and ask for what is to be seen; it holds a few numbers a worker. ``title`` is
-    its first line, by default the run, its queue and its state directory.
+    its first line, by default the run, its queue and its state directory. ``forgets_silent``: a worker is shown as
+    long as it says something now and then; otherwise, until it leaves.
     """
 
     def __init__(
-        self, *, title: str = "", alive_s: float = ALIVE_S, clock: Callable[[], float] = time.monotonic
+        self, *, title: str = "", forgets_silent: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
         self._title = title
-        self._alive_s = alive_s
+        self._forgets_silent = forgets_silent
         self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
         self._is_finishing = False
         self._links = Links()
@@ -70,7 +71,7 @@ class AggregatorView:
         self._move: RoundMoved | None = None
         self._num_closed = 0
         self._num_closed_here = 0
-        self._seen: dict[str, tuple[Presence, float]] = {}
+        self._seen: Present[Presence] = Present()
         self._answers: dict[str, Verdict] = {}
         self._counts: Counter[str] = Counter()
         self._open_counts: Counter[str] = Counter()
@@ -131,9 +132,11 @@ class AggregatorView:
         return f"in round {self._round}" if self._round else ""
 
     def _note_presence(self, presence: Presence) -> None:
-        self._seen.pop(presence.worker, None)  # so that the longest silent one stays the first
-        if presence.state != "leaving":
-            self._seen[presence.worker] = (presence, self._clock())
+        if presence.state == "leaving":
+            self._seen.leave(presence.worker)
+            return
+        until = self._clock() + presence.gone_after_s if self._forgets_silent else math.inf
+        self._seen.note(presence.worker, presence, until=until)
 
     def _note_update(self, event: UpdateDecided) -> None:
         row = event.row
@@ -231,14 +234,14 @@ class AggregatorView:
         rows.bar("deadline", max(0.0, left_s), whole_s, words + (", extended" if move.is_extended else ""), style=style)
 
     def _show_workers(self, rows: Rows, now: float) -> None:
-        self._forget_silent(now)
+        self._seen.forget_silent(now=now)
         num_answered = sum(1 for verdict in self._answers.values() if verdict is Verdict.FOLDED)
         num_missing = len(self._seen) - sum(1 for name in self._answers if name in self._seen)
         words = Text(f"{len(self._seen):,} present")
         if num_answered:
             words.append(f", {num_answered:,} answered", style="green")
         if not self._seen and not num_answered:
-            if math.isinf(self._alive_s):
+            if not self._forgets_silent:
                 return  # they are there, and have not said so yet
             words.append("; waiting for some to join", style="dim")
         rows.words("workers", words)
@@ -250,19 +253,12 @@ class AggregatorView:
             num_more = num_missing - len(names)
         rows.items("", [self._item(name) for name in names], num_more=num_more)
 
-    def _forget_silent(self, now: float) -> None:
-        while self._seen:
-            name, (_, at) = next(iter(self._seen.items()))
-            if now - at <= self._alive_s:
-                return
-            del self._seen[name]
-
     def _missing(self) -> Iterator[str]:
         """Those that are there and have not answered."""
         return (name for name in islice(self._seen, _MAX_LOOKED_AT) if name not in self._answers)
 
     def _item(self, name: str) -> Text:
-        presence = self._seen[name][0] if name in self._seen else None
+        presence = self._seen.get(name)
         verdict = self._answers.get(name)
         shown = name_of(name)
         if verdict is not None:

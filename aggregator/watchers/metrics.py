@@ -41,7 +41,9 @@ class AggregatorMetrics:
         self._target = Gauge("fedmq_round_target_updates", "updates that close the open round", registry=registry)
         self._folded = Gauge("fedmq_round_folded_updates", "updates folded in the open round", registry=registry)
         self._present = Gauge(
-            "fedmq_workers_present", "workers that were heard of in the last 35 seconds", registry=registry
+            "fedmq_workers_present",
+            "workers that are there: heard of within 3.5 times the interval of their signs of life (35 s by default)",
+            registry=registry,
         )
         self._metric = Gauge(
             "fedmq_metric",

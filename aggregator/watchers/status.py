@@ -20,7 +20,7 @@ from aggregator.events import (
     UpdateDecided,
     WorkerSeen,
 )
-from aggregator.rounds import ALIVE_S
+from aggregator.rounds import Present
 from aggregator.state import UpdateRow, Verdict
 from broker import Transport
 from broker.wire import MAX_LISTED, Presence, Status, WorkerStatus, encode
@@ -53,7 +53,7 @@ class StatusBoard:
         self._move: RoundMoved | None = None
         self._round = 0
         self._is_finished = self._is_stopped = False
-        self._seen: dict[str, tuple[Presence, float]] = {}
+        self._seen: Present[tuple[Presence, float]] = Present()
         self._answered: dict[str, bool] = {}
         """Worker -> whether its update is committed; if not, it may be undone."""
 
@@ -76,7 +76,7 @@ class StatusBoard:
                     for row in event.rows:
                         self._note_answer(row, is_committed=True)
                 case RoundClosed():
-                    self._forget_silent()
+                    self._seen.forget_silent(now=self._now())
                 case RunEnded():
                     self._is_finished = True
                 case RunStopped():
@@ -92,25 +92,19 @@ class StatusBoard:
             self._answered[row.worker] = is_committed or self._answered.get(row.worker, False)
 
     def _note(self, presence: Presence) -> None:
-        self._seen.pop(presence.worker, None)
-        if presence.state != "leaving":
-            self._seen[presence.worker] = (presence, self._now())
-
-    def _forget_silent(self) -> None:
-        """The longest silent ones come first."""
-        while self._seen:
-            worker, (_, seen_at) = next(iter(self._seen.items()))
-            if self._now() - seen_at <= ALIVE_S:
-                return
-            del self._seen[worker]
+        if presence.state == "leaving":
+            self._seen.leave(presence.worker)
+            return
+        now = self._now()
+        self._seen.note(presence.worker, (presence, now), until=now + presence.gone_after_s)
 
     def status(self) -> Status | None:
         """None before the run is open."""
         with self._lock:  # for as short as can be: the service waits for it
-            self._forget_silent()
+            self._seen.forget_silent(now=self._now())
             run, move, number = self._run, self._move, self._round
             is_finished, is_stopped = self._is_finished, self._is_stopped
-            seen, answered = self._seen.copy(), self._answered.copy()
+            seen, answered = self._seen.copied(), self._answered.copy()
         if run is None:
             return None
         listed = heapq.nsmallest(MAX_LISTED, seen)

@@ -21,7 +21,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from broker.rabbitmq.connection import connect, translated
 from broker.rabbitmq.transport import REASON_HEADER, SENDER_HEADER
 from broker.settings import BrokerSettings
-from broker.wire import Topology, UpdateHead, decode, sender_of, update_key
+from broker.wire import Topology, UpdateHead, decode, is_name_of, sender_of, update_key
 from console import BrokerError, BrokerUnreachable, MalformedMessage, QueueMissing, UnfitMessage
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,8 @@ class DeadLetters:
         head, sender = opened.head, opened.letter.sender
         if head is None or head.blob is None or sender is None:
             return None
-        return head.blob.name if head.blob.name == self._topology.update_blob(sender, head.run_id, head.round) else None
+        own = self._topology.update_blob(sender, head.run_id, head.round)
+        return head.blob.name if is_name_of(head.blob.name, own) else None
 
     def _origin(self, method: Any, properties: Any) -> tuple[str | None, str, datetime | None]:
         """(sender, reason, when). What came over the dead-letter exchange still has the headers that its sender

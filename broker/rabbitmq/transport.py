@@ -20,9 +20,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.rabbitmq.link import Link
+from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
 from broker.settings import BrokerSettings
 from broker.transport import BlobUpload, Delivery, Queued, Source, Transport
-from broker.wire import BLOB, Buffer, Topology, partial_key, presence_key, sender_of, update_key
+from broker.wire import Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
 from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, LinkChanged, QueueMissing
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ _LOCKED = 405
 _BLOB_PREFETCH = 2
 _PARTS_ON_THEIR_WAY = 1
 """Parts that wait for the writer, beside the one that it sends, while the next is made ready."""
-_MAX_NAMES = 10
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
 _STATUS_PATIENCE_S, _STATUS_PAUSE_S = 1.0, 0.05
@@ -94,11 +94,11 @@ class RabbitMQ(Transport):
     def _declare(self, link: Link) -> None:
         is_new = not all(_is_there(link, name) for name in self._topology.update_queues)
         channel = link.channel("declare")
-        for exchange, kind in self._topology.exchanges().items():
+        for exchange, kind in exchanges(self._topology).items():
             channel.exchange_declare(exchange, exchange_type=kind, durable=True)
-        for name, arguments in self._topology.queues().items():
+        for name, arguments in queues(self._topology).items():
             channel.queue_declare(name, durable=True, arguments=arguments)
-        for exchange, name, key in self._topology.bindings():
+        for exchange, name, key in bindings(self._topology):
             channel.queue_bind(name, exchange, routing_key=key)
         if is_new:
             log.info("made queue '%s' and what goes with it", self._topology.updates)
@@ -108,9 +108,9 @@ class RabbitMQ(Transport):
         """Deletes what ``declare`` made, with all that is in it."""
 
         def do(link: Link) -> None:
-            for name in self._topology.queues():
+            for name in queues(self._topology):
                 link.channel("declare").queue_delete(name)
-            for name in self._topology.exchanges():
+            for name in exchanges(self._topology):
                 link.channel("declare").exchange_delete(name)
 
         if self._reader is not None:
@@ -344,7 +344,7 @@ class RabbitMQ(Transport):
 
     def _declare_anew(self, name: str) -> str:
         """A new, empty stream of this name; or of the next, if a kill in mid-declare left the broker half of one."""
-        for candidate in (name, *(f"{name}.{number}" for number in range(1, _MAX_NAMES))):
+        for candidate in names_of(name):
 
             def declare(link: Link, candidate: str = candidate) -> None:
                 link.channel("declare").queue_delete(candidate)

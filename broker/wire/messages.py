@@ -30,6 +30,11 @@ MAX_LISTED = 500
 """Workers in one status."""
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
+PRESENCE_EVERY_S = 10.0
+"""Seconds between signs of life, of a worker that says nothing of it."""
+MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 1.0, 60.0
+"""A sign of life waits on its queue for 60 s: an aggregator that was away finds one of each worker that is there."""
+_INTERVALS_TO_BE_GONE = 3.5
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
 
 WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -176,6 +181,14 @@ class ModelHead(Tensors):
     """What an update counts with: its number of samples, or 1. For partial aggregators."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers answer to; each of them should say so to its person."""
+    inline_cap: Annotated[StrictInt, Field(ge=0, le=MAX_PART_BYTES)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Bytes up to which the answer to this model travels in its message, and not as a blob; None: not said."""
+
+    def cap(self, own: int) -> int:
+        """What ``inline_cap`` says; if it says nothing, as in 0.1.0, one's own setting."""
+        return own if self.inline_cap is None else self.inline_cap
 
     @property
     def position(self) -> tuple[int, int, bool]:
@@ -276,6 +289,15 @@ class Presence(Header):
     round: RoundNumber = 0
     progress: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the local training that is done."""
+    every_s: Annotated[float, Field(ge=MIN_PRESENCE_EVERY_S, le=MAX_PRESENCE_EVERY_S)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """The next one comes after so many seconds, or before; None: after PRESENCE_EVERY_S."""
+
+    @property
+    def gone_after_s(self) -> float:
+        """Seconds after which this worker is gone if it says nothing more."""
+        return _INTERVALS_TO_BE_GONE * (PRESENCE_EVERY_S if self.every_s is None else self.every_s)
 
     @model_validator(mode="after")
     def _progress_belongs_to_training(self) -> Self:

@@ -1,8 +1,10 @@
-"""Every stream, queue and exchange, with all its arguments. All names derive from ``--queue``.
+"""The names of every stream, queue and exchange, which all derive from ``--queue``; and the keys that lead there.
+
+What they are on RabbitMQ, with all arguments, is in ``broker/rabbitmq/queues.py``.
 
 <queue>.models      stream      model heads; written by the aggregator, read by any number of workers
 <queue>             quorum      updates, behind the topic exchange <queue>.in, key update.<worker>
-<queue>.blob.<id>   stream      one large body, in parts; deleted when no one can need it
+<queue>.blob.<id>   stream      one large body, in parts; deleted when no one can need it; perhaps with .1 … .9 after it
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
 <queue>.status      classic     one message: what the aggregator last said of itself; looked at, not taken
@@ -19,32 +21,9 @@ of its name modulo N, and the root aggregator gets one partial sum for many of t
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any
 
-Arguments = dict[str, Any]
-
-MIB = 2**20
-
-MODELS = {
-    "x-queue-type": "stream",
-    "x-stream-max-segment-size-bytes": 32 * MIB,
-    "x-max-length-bytes": 128 * MIB,
-}
-UPDATES = {
-    "x-queue-type": "quorum",
-    "x-single-active-consumer": True,
-    "x-delivery-limit": 1000,  # a positive number: -1 drops messages before RabbitMQ 4
-    "x-consumer-timeout": 7_200_000,
-    "x-overflow": "reject-publish",
-    "x-dead-letter-strategy": "at-least-once",
-}
-DEAD = {
-    "x-queue-type": "quorum",
-    "x-delivery-limit": 1_000_000,  # whoever looks gives the messages back, and each return counts
-}
-PRESENCE = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
-STATUS = {"x-max-length": 1, "x-overflow": "drop-head"}
-BLOB = {"x-queue-type": "stream", "x-max-age": "7D"}
+MAX_NAMES = 10
+"""Of one blob. Where a kill left the broker with half a stream of one name, the next one is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +47,12 @@ class Topology:
     def updates_of(self, shard: int) -> str:
         """The queue that the partial aggregator of this shard reads."""
         return f"{self.queue}.shard.{shard}"
+
+    @property
+    def update_queues(self) -> tuple[str, ...]:
+        """Those that take updates: the results queue and those of the shards; for a partial aggregator, its own."""
+        shards = range(self.num_shards) if self.shard is None else ()
+        return (self.updates, *(self.updates_of(shard) for shard in shards))
 
     @property
     def inbound(self) -> str:
@@ -105,37 +90,15 @@ class Topology:
         """The blob of the partial sum that is the ``sequence``-th, from 0, of a shard for a round."""
         return f"{self.queue}.blob.partial.{shard}.{run_id}.{round_number}.{sequence}"
 
-    def exchanges(self) -> dict[str, str]:
-        """Exchange name -> type."""
-        return {self.inbound: "topic", self.dead_letters: "fanout"}
 
-    def queues(self) -> dict[str, Arguments]:
-        """Queue name -> its arguments; all are durable."""
-        updates = UPDATES | {"x-dead-letter-exchange": self.dead_letters}
-        if self.shard is not None:
-            return {self.models: MODELS, self.updates: updates, self.dead: DEAD}
-        shards = {self.updates_of(shard): updates for shard in range(self.num_shards)}
-        own = {self.models: MODELS, self.updates: updates, self.dead: DEAD}
-        return own | {self.presence: PRESENCE, self.status: STATUS} | shards
+def names_of(blob: str) -> tuple[str, ...]:
+    """The names under which a blob may be stored, in the order in which they are tried."""
+    return (blob, *(f"{blob}.{number}" for number in range(1, MAX_NAMES)))
 
-    @property
-    def update_queues(self) -> tuple[str, ...]:
-        """Those of the queues that take updates."""
-        return tuple(name for name, arguments in self.queues().items() if "x-single-active-consumer" in arguments)
 
-    def bindings(self) -> tuple[tuple[str, str, str], ...]:
-        """(exchange, queue, routing key)."""
-        dead = (self.dead_letters, self.dead, "")
-        if self.shard is not None:
-            return ((self.inbound, self.updates, f"update.{self.shard}.*"), dead)
-        shards = [(self.inbound, self.updates_of(shard), f"update.{shard}.*") for shard in range(self.num_shards)]
-        return (
-            (self.inbound, self.updates, "update.*"),
-            (self.inbound, self.presence, "presence.*"),
-            dead,
-            *([(self.inbound, self.updates, "partial.*")] if shards else []),
-            *shards,
-        )
+def is_name_of(name: str, blob: str) -> bool:
+    """Whether that is one of the names under which this blob may be stored."""
+    return name in names_of(blob)
 
 
 def shard_of(worker: str, num_shards: int) -> int:

@@ -8,6 +8,7 @@ import pytest
 from rabbitmq_node import wait_until
 
 from broker.memory import MemoryBroker, MemoryTransport
+from broker.rabbitmq.queues import queues
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Delivery, Queued, Source, Transport
@@ -346,7 +347,7 @@ def test_wake_ends_a_wait_from_another_thread(aggregator: Transport) -> None:
 
 def test_all_names_derive_from_the_queue() -> None:
     topology = Topology("updates")
-    assert list(topology.queues()) == [
+    assert list(queues(topology)) == [
         "updates.models",
         "updates",
         "updates.dead",

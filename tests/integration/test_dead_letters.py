@@ -16,6 +16,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from rabbitmq_node import wait_until
 
 from broker.rabbitmq.dead_letters import DeadLetters
+from broker.rabbitmq.queues import exchanges, queues
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.states.tensors import chunks, digest_of, specs_of
@@ -123,9 +124,9 @@ def bare(broker_url: str, queue: str, capsys: pytest.CaptureFixture[str]) -> Ite
         yield Wire(settings, channel, capsys)
     with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
         channel = connection.channel()
-        for name in Topology(queue).queues():
+        for name in queues(Topology(queue)):
             channel.queue_delete(name)
-        for name in Topology(queue).exchanges():
+        for name in exchanges(Topology(queue)):
             channel.exchange_delete(name)
 
 
@@ -328,7 +329,7 @@ def test_an_update_that_no_queue_takes_stays_a_dead_letter(wire: Wire) -> None:
 
 
 def test_what_was_delivered_too_often_is_listed_and_replayed_with_its_own_key(wire: Wire) -> None:
-    limit = wire.topology.queues()[wire.topology.updates]["x-delivery-limit"]
+    limit = queues(wire.topology)[wire.topology.updates]["x-delivery-limit"]
     forged = pika.BasicProperties(headers={"sender": "site-b", "reason": "fine"}, delivery_mode=2)
     wire.channel.basic_publish(wire.topology.inbound, update_key("site-a"), update(), forged, mandatory=True)
     for method, _, _ in wire.channel.consume(wire.topology.updates, inactivity_timeout=NOT_COMING_S):
@@ -367,8 +368,9 @@ def test_a_letter_without_a_sender_can_only_be_dropped(wire: Wire) -> None:
 # -- drop ---------------------------------------------------------------------------------------------------
 
 
-def test_drop_forgets_the_letter_and_its_blob(wire: Wire) -> None:
-    name = wire.topology.update_blob("site-a", "demo.0a1b2c3d", 3)
+@pytest.mark.parametrize("suffix", ["", ".1"], ids=["", "under the next name"])
+def test_drop_forgets_the_letter_and_its_blob(wire: Wire, suffix: str) -> None:
+    name = wire.topology.update_blob("site-a", "demo.0a1b2c3d", 3) + suffix
     wire.make_blob(name)
     wire.set_aside(update(blob=name))
     wire.set_aside(b"garbage")

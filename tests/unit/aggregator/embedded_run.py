@@ -219,7 +219,7 @@ class EmbeddedRun:
             self.send(worker, delta, **changes)
         self.settle()
 
-    def announce(self, worker: str, *, instance: str = INSTANCE, state: str = "idle") -> None:
-        presence = Presence.model_validate({"worker": worker, "instance": instance, "state": state})
+    def announce(self, worker: str, *, instance: str = INSTANCE, state: str = "idle", **fields: Any) -> None:
+        presence = Presence.model_validate({"worker": worker, "instance": instance, "state": state} | fields)
         self.site.announce(encode(presence), worker=worker)
         self.settle()

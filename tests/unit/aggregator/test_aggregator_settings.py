@@ -9,7 +9,7 @@ from aggregator.cli import main
 from aggregator.rounds.policy import OnShort, Quorum
 from aggregator.settings import AggregatorSettings
 from broker.wire.messages import BlobRef, Compression, LocalTraining
-from broker.wire.topology import Topology
+from broker.wire.topology import Topology, names_of
 from console.errors import ExitCode
 
 
@@ -88,8 +88,8 @@ def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
 def test_the_longest_names_still_make_queue_names_that_the_broker_takes() -> None:
     """AMQP's names have at most 255 bytes; a blob's has queue, worker, run and round in it."""
     topology, run_id = Topology("q" * 64), f"{'r' * 64}.{'0' * 8}"
-    for name in (topology.update_blob("w" * 64, run_id, 2**31), topology.partial_blob(999, run_id, 2**31, 10**6)):
-        assert len(BlobRef(name=name, part_bytes=8).name) <= 255
+    for blob in (topology.update_blob("w" * 64, run_id, 2**31), topology.partial_blob(999, run_id, 2**31, 10**6)):
+        assert all(len(BlobRef(name=name, part_bytes=8).name) <= 255 for name in names_of(blob))
 
 
 def test_root_and_partial_see_the_queues_that_are_theirs() -> None:
@@ -98,7 +98,7 @@ def test_root_and_partial_see_the_queues_that_are_theirs() -> None:
     assert root.topology == Topology("q", num_shards=3)
     assert partial.own_shard == (2, 3)
     assert partial.topology == Topology("q", shard=2)
-    assert partial.topology.updates in root.topology.queues()
+    assert partial.topology.updates in root.topology.update_queues
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,31 @@ def test_a_model_above_the_inline_cap_travels_as_a_blob_and_old_blobs_go(begin: 
     assert len(models) <= 2
 
 
+@pytest.mark.parametrize("inline_cap", [0, 8, 2**20])
+def test_each_model_tells_the_inline_cap_of_the_run(begin: Begin, inline_cap: int) -> None:
+    run = begin(ZERO, inline_cap=inline_cap, part_bytes=8)
+    assert run.head.inline_cap == inline_cap
+    run.fold_all([("a", ONE), ("b", TWO)])
+    assert (run.round, run.head.inline_cap) == (2, inline_cap)
+
+
+@pytest.mark.parametrize("caps", [(0, 2**20), (2**20, 0)])
+def test_a_blob_that_was_left_under_the_inline_cap_before_a_restart_is_freed(
+    begin: Begin, caps: tuple[int, int]
+) -> None:
+    """The head that is out goes on to tell the one of before."""
+    run = begin(ZERO, inline_cap=caps[0], part_bytes=8)
+    run.aggregator.close()
+    again = begin(ZERO, inline_cap=caps[1], part_bytes=8, broker=run.broker)
+    assert again.head.inline_cap == caps[0]
+    half = again.topology.update_blob("c", again.head.run_id, 1)
+    again.announce("c", state="sending", round=1)
+    again.site.write_blob(half, [b"half"])
+    again.fold_all([("a", ONE), ("b", TWO)])
+    again.fold_all([("a", ONE), ("b", TWO)])
+    assert half not in again.broker.blobs
+
+
 def test_the_deadline_closes_a_round_with_fewer_than_the_quorum(begin: Begin) -> None:
     run = begin(ZERO, deadline_s=60)
     run.fold_all([("a", ONE)])
@@ -224,6 +249,19 @@ def test_a_worker_that_falls_silent_no_longer_counts_for_a_share(begin: Begin) -
     run.announce("a", state="training")
     assert run.round == 1
     run.pass_time(6)
+    assert run.round == 2
+
+
+def test_workers_that_speak_once_a_minute_count_for_a_share_in_between(begin: Begin) -> None:
+    run = begin(ZERO, quorum="100%")
+    for name in "abc":
+        run.announce(name, every_s=60.0)
+    run.pass_time(59)
+    run.fold_all([("a", ONE)])
+    assert run.round == 1
+    run.pass_time(150)
+    assert run.round == 1
+    run.pass_time(2)
     assert run.round == 2
 
 

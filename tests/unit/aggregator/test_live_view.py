@@ -52,10 +52,11 @@ def moved(num_folded: int, *, target: int = 4, deadline_at: float | None = None,
     return RoundMoved(num_folded=num_folded, target=target, deadline_at=deadline_at, **values)
 
 
-def seen(name: str, state: str = "training", progress: float = 0.0, round_number: int = 1) -> WorkerSeen:
-    presence = Presence.model_validate(
-        {"worker": name, "instance": "0" * 8, "state": state, "progress": progress, "round": round_number}
-    )
+def seen(
+    name: str, state: str = "training", progress: float = 0.0, round_number: int = 1, every_s: float | None = None
+) -> WorkerSeen:
+    fields = {"state": state, "progress": progress, "round": round_number, "every_s": every_s}
+    presence = Presence.model_validate({"worker": name, "instance": "0" * 8} | fields)
     return WorkerSeen(presence=presence)
 
 
@@ -211,6 +212,17 @@ def test_a_thousand_workers_take_a_few_lines_at_any_width(view: AggregatorView, 
         assert any("1,000 present" in line for line in lines)
         assert any(line.endswith(" more") for line in lines)
         assert "✓" not in "\n".join(lines)
+
+
+def test_a_worker_that_speaks_once_a_minute_is_present_in_between(view: AggregatorView, clock: Clock) -> None:
+    view.on_event(moved(0))
+    view.on_event(seen("slow", every_s=60.0))
+    view.on_event(seen("usual"))
+    clock.now += 59
+    assert line_with(view, "workers").endswith("1 present")
+    assert "▸ slow" in text_of(view)
+    clock.now += 152
+    assert "slow" not in text_of(view)
 
 
 def test_a_worker_that_is_silent_or_leaves_is_not_present(view: AggregatorView, clock: Clock) -> None:

@@ -249,6 +249,20 @@ def test_killed_before_its_sum_was_sent_each_update_counts_once(
     assert folded(run) == each_once()
 
 
+@pytest.mark.parametrize(("of_the_root", "own"), [(0, 2**20), (2**20, 0)])
+def test_a_partial_goes_by_the_inline_cap_of_the_root(tmp_path: Path, of_the_root: int, own: int) -> None:
+    root = EmbeddedRun.make(tmp_path, StateTask(some_state(0)), shards=2, quorum="6", inline_cap=of_the_root)
+    run = ShardedRun(root, [])
+    run.partials = [run.partial(shard, inline_cap=own, part_bytes=64) for shard in range(2)]
+    run.start()
+    run.answer(EVERYBODY)
+    run.step_partials()
+    run.root.clock.now += FLUSH_S
+    run.step_partials()
+    sums = [decode(body, PartialHead)[0] for _, body in run.waiting()]
+    assert [head.blob is not None for head in sums] == [of_the_root == 0] * 2
+
+
 def test_a_late_update_is_passed_on_and_late(make: Make) -> None:
     run = make(quorum="5")
     late = run.root.update(A[0], delta_of(A[0], 1))

@@ -91,6 +91,12 @@ BAD: dict[str, tuple[Bad, str]] = {
         ),
         "names a blob that is not its own",
     ),
+    "no blob's name": (
+        lambda run: with_blob(
+            run, None, blob=BlobRef(name=f"{run.topology.update_blob('bad', run.head.run_id, 1)}.10", part_bytes=16)
+        ),
+        "names a blob that is not its own",
+    ),
     "body and blob": (lambda run: with_blob(run, None) + payload_of(DELTA), "names a blob too"),
 }
 

@@ -103,6 +103,22 @@ def test_a_share_quorum_is_not_reached_on_resuming_before_anybody_could_say_that
         again.aggregator.close()
 
 
+def test_workers_that_speak_once_a_minute_are_waited_for_on_resuming(begin: Begin) -> None:
+    run = begin(ZERO, quorum="100%")
+    for name in "abc":
+        run.announce(name, every_s=60.0)
+    run.fold_all([("a", delta(0))])
+    run.aggregator.finish()
+    again = resumed(run)
+    try:
+        again.pass_time(59)
+        assert again.round == 1
+        again.pass_time(152)
+        assert again.round == 2
+    finally:
+        again.aggregator.close()
+
+
 def test_the_epoch_goes_up_with_each_start(begin: Begin) -> None:
     run = begin(ZERO)
     assert run.head.epoch == 1

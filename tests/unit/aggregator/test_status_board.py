@@ -10,7 +10,6 @@ import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.events import Committed, RoundMoved, RoundOpened, RunOpened, UpdateDecided, WorkerSeen
-from aggregator.rounds.attendance import ALIVE_S
 from aggregator.state.ledger import UpdateRow, Verdict
 from aggregator.watchers.status import StatusBoard, StatusSender
 from broker.memory import MemoryTransport
@@ -82,10 +81,22 @@ def test_who_leaves_or_falls_silent_is_not_told_any_more(begin: Begin) -> None:
     for name in ("a", "b", "c"):
         seen.board.on_event(presence(name))
     seen.board.on_event(presence("b", "leaving"))
-    seen.now += ALIVE_S - 1
+    seen.now += 34
     seen.board.on_event(presence("c"))
     seen.now += 2
     assert [worker.name for worker in seen.status.workers] == ["c"]
+
+
+def test_who_speaks_once_a_minute_is_told_for_as_long(begin: Begin) -> None:
+    seen = Seen()
+    begin(StateTask(ZERO), on_event=seen.board.on_event)
+    seen.board.on_event(presence("slow", every_s=60.0))
+    seen.board.on_event(presence("usual"))
+    seen.now += 36
+    assert [worker.name for worker in seen.status.workers] == ["slow"]
+    assert seen.status.num_present == 1
+    seen.now += 175
+    assert seen.status.num_present == 0
 
 
 def test_a_new_round_has_no_answers_and_the_end_is_told(begin: Begin) -> None:

@@ -105,6 +105,10 @@ def test_an_update_with_a_field_out_of_its_range_is_refused(changes: dict[str, A
         {"seed": -1},
         {"seed": 2**63},
         {"max_staleness": -1},
+        {"inline_cap": -1},
+        {"inline_cap": MAX_PART_BYTES + 1},
+        {"inline_cap": True},
+        {"inline_cap": "8"},
         {"name_conflicts": ["a b"]},
         {"name_conflicts": ["a"] * 1001},
         {"local": {"lr": 0}},
@@ -134,6 +138,13 @@ def test_tensors_out_of_canonical_order_are_refused() -> None:
 def test_a_header_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         update().round = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("every_s", [0, 0.9, 60.1, 1e9, -1, float("nan"), float("inf")])
+def test_no_sign_of_life_makes_a_worker_present_for_ever(every_s: float) -> None:
+    assert Presence(worker="a", instance="00112233", state="idle", every_s=60).gone_after_s == 210
+    with pytest.raises(ValidationError):
+        Presence(worker="a", instance="00112233", state="idle", every_s=every_s)
 
 
 def test_only_training_has_progress() -> None:

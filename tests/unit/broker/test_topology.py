@@ -5,10 +5,11 @@ from itertools import product
 
 import pytest
 
+from broker.rabbitmq.queues import BLOB, MODELS, bindings, exchanges, queues
 from broker.wire.topology import (
-    BLOB,
-    MODELS,
     Topology,
+    is_name_of,
+    names_of,
     partial_key,
     presence_key,
     sender_of,
@@ -21,8 +22,8 @@ from broker.wire.topology import (
 def test_all_names_begin_with_the_queue() -> None:
     topology = Topology("site.updates")
     names = [
-        *topology.queues(),
-        *topology.exchanges(),
+        *queues(topology),
+        *exchanges(topology),
         topology.model_blob("r.1", 2),
         topology.update_blob("w", "r", 3),
     ]
@@ -37,13 +38,13 @@ def test_the_results_queue_and_its_dead_letters_have_the_names_that_others_scrip
 
 def test_every_binding_joins_a_declared_exchange_to_a_declared_queue() -> None:
     topology = Topology("q")
-    for exchange, queue, _ in topology.bindings():
-        assert exchange in topology.exchanges()
-        assert queue in topology.queues()
+    for exchange, queue, _ in bindings(topology):
+        assert exchange in exchanges(topology)
+        assert queue in queues(topology)
 
 
 def test_updates_are_rejected_when_full_dead_lettered_and_taken_by_one_consumer() -> None:
-    arguments = Topology("q").queues()["q"]
+    arguments = queues(Topology("q"))["q"]
     assert arguments["x-queue-type"] == "quorum"
     assert arguments["x-overflow"] == "reject-publish"
     assert arguments["x-single-active-consumer"] is True
@@ -65,7 +66,7 @@ def test_blobs_of_other_workers_runs_and_rounds_have_other_names() -> None:
 
 
 def test_routing_keys_match_the_bindings() -> None:
-    patterns = {key.partition(".")[0] for _, _, key in Topology("q").bindings()}
+    patterns = {key.partition(".")[0] for _, _, key in bindings(Topology("q"))}
     assert update_key("w").partition(".")[0] in patterns
     assert presence_key("w").partition(".")[0] in patterns
 
@@ -74,11 +75,11 @@ def test_routing_keys_match_the_bindings() -> None:
 def test_with_shards_every_binding_joins_what_is_declared_and_a_shards_queue_is_like_the_results_queue(
     topology: Topology,
 ) -> None:
-    for exchange, queue, _ in topology.bindings():
-        assert exchange in topology.exchanges()
-        assert queue in topology.queues()
-    assert topology.queues()["q.shard.2"] == Topology("q").queues()["q"]
-    assert (topology.inbound, "q.shard.2", "update.2.*") in topology.bindings()
+    for exchange, queue, _ in bindings(topology):
+        assert exchange in exchanges(topology)
+        assert queue in queues(topology)
+    assert queues(topology)["q.shard.2"] == queues(Topology("q"))["q"]
+    assert (topology.inbound, "q.shard.2", "update.2.*") in bindings(topology)
 
 
 def test_a_partial_aggregator_has_a_queue_and_a_lead_of_its_own_and_the_roots_models_and_dead_letters() -> None:
@@ -91,8 +92,8 @@ def test_a_partial_aggregator_has_a_queue_and_a_lead_of_its_own_and_the_roots_mo
 
 def test_without_shards_nothing_of_shards_is_declared() -> None:
     topology = Topology("q")
-    assert not [name for name in topology.queues() if "shard" in name]
-    assert [key for _, _, key in topology.bindings()] == ["update.*", "presence.*", ""]
+    assert not [name for name in queues(topology) if "shard" in name]
+    assert [key for _, _, key in bindings(topology)] == ["update.*", "presence.*", ""]
 
 
 def test_the_sender_is_read_from_the_key_with_and_without_shards() -> None:
@@ -115,3 +116,22 @@ def test_workers_spread_over_shards_and_a_worker_stays_in_its_own() -> None:
 def test_blobs_of_partial_sums_have_names_of_their_own() -> None:
     names = {Topology("q").partial_blob(*parts) for parts in product((0, 1), ("r.1", "r.2"), (1, 12), (0, 2))}
     assert len(names) == 16
+
+
+def test_a_blob_has_ten_names_its_own_first_and_no_others() -> None:
+    blob = Topology("q").update_blob("a", "r.00112233", 1)
+    names = names_of(blob)
+    assert names == (blob, *(f"{blob}.{number}" for number in range(1, 10)))
+    assert all(is_name_of(name, blob) for name in names)
+    for other in ("", ".0", ".10", ".1.1", "1", ".", ".01", "-1"):
+        assert not is_name_of(f"{blob}{other}" if other else "q", blob)
+
+
+def test_no_two_blobs_of_a_run_share_a_name() -> None:
+    topology = Topology("q")
+    rounds = range(1, 30)
+    blobs = [topology.model_blob("r.00112233", number) for number in rounds]
+    blobs += [topology.update_blob(worker, "r.00112233", number) for worker in ("a", "1") for number in rounds]
+    blobs += [topology.partial_blob(shard, "r.00112233", number, 1) for shard in (0, 1) for number in rounds]
+    names = [name for blob in blobs for name in names_of(blob)]
+    assert len(set(names)) == len(names)

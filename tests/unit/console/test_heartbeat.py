@@ -40,6 +40,22 @@ def test_many_changes_make_one_beat() -> None:
     assert len(beats) <= 2
 
 
+def test_its_rest_is_a_part_of_the_time_between_two_beats() -> None:
+    waits: list[float] = []
+
+    class Passing(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return super().wait(0)
+
+    has_beaten = threading.Event()
+    beating = Heartbeat(lambda: has_beaten.set() if len(waits) > 8 else None, every_s=60.0)
+    beating._is_due, beating._stopping = Passing(), Passing()
+    with beating:
+        assert has_beaten.wait(SOON_S)
+    assert waits[:5] == [60.0, 1.0, 59.0, 1.0, 59.0]
+
+
 def test_it_leaves_at_once_in_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "_SHORTEST_S", 3600.0)
     beats = threading.Semaphore(0)

@@ -114,6 +114,16 @@ def test_a_worker_answers_a_model_with_its_delta(site: Site) -> None:
     assert head.sha256 == digest_of(delta)
 
 
+def test_a_worker_says_how_often_it_speaks_unless_that_is_every_ten_seconds() -> None:
+    slow, usual = Site(presence_every_s=60.0), Site(presence_every_s=10.0)
+    for site in (slow, usual):
+        site.publish()
+        site.worker.step()
+    assert {presence.every_s for presence in slow.states} == {60.0}
+    assert {presence.every_s for presence in usual.states} == {None}
+    assert b"every_s" not in usual.broker.queues[Source.PRESENCE][-1][1]
+
+
 def test_a_worker_without_a_model_waits(site: Site) -> None:
     assert not site.worker.step()
     assert not site.updates()
@@ -364,6 +374,18 @@ def test_an_update_above_the_inline_cap_goes_into_a_blob_of_its_own() -> None:
     assert transfers(site) == [("update for round 2", True, 0, 12), ("update for round 2", True, 12, 12)]
 
 
+@pytest.mark.parametrize(("own", "told", "is_blob"), [(0, 2**20, False), (2**20, 0, True), (0, None, True)])
+def test_a_worker_goes_by_the_inline_cap_of_the_run(own: int, told: int | None, is_blob: bool) -> None:
+    site = Site(inline_cap=own)
+    site.publish(2, inline_cap=told)
+    site.worker.step()
+    (update,) = site.updates()
+    assert (update.blob is not None) == bool(site.broker.blobs) == is_blob
+    site.publish(3, inline_cap=told, is_finished=True)
+    site.worker.step()
+    assert site.broker.blobs == {}
+
+
 @pytest.mark.parametrize("inline_cap", [0, 1, 7, 8, 9, 11])
 def test_any_inline_cap_that_settings_allow_makes_parts_that_the_wire_allows(inline_cap: int) -> None:
     site = Site(inline_cap=inline_cap)
@@ -423,8 +445,13 @@ def test_two_workers_of_one_name_are_two_instances() -> None:
     assert Site().worker.presence.instance != Site().worker.presence.instance
 
 
+@pytest.mark.parametrize("suffix", ["", ".1", ".9"])
 @pytest.mark.parametrize("is_restarted", [False, True])
-def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(is_restarted: bool) -> None:
+def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(
+    is_restarted: bool, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = MemoryTransport.write_blob
+    monkeypatch.setattr(MemoryTransport, "write_blob", lambda self, name, parts: write(self, name + suffix, parts))
     site = Site(inline_cap=8)
     name = TOPOLOGY.update_blob("site-a", "demo.1", 2)
     if is_restarted:
@@ -432,7 +459,7 @@ def test_a_worker_deletes_the_blob_of_an_update_that_came_after_the_end(is_resta
     else:
         site.publish(2)
         site.worker.step()
-    assert name in site.broker.blobs
+    assert set(site.broker.blobs) == {name + suffix}
 
     site.publish(3, is_finished=True)
     site.worker.step()

@@ -11,8 +11,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from console.errors import FedmqError, TaskError
+from broker.rabbitmq.queues import PRESENCE
+from broker.wire.messages import MAX_PRESENCE_EVERY_S
+from console.errors import FedmqError, SettingsError, TaskError
 from console.heartbeat import Heartbeat
+from console.settings import read_settings
 from learning import Site
 from worker.device import pick_device
 from worker.name import default_name
@@ -101,6 +104,9 @@ def test_a_site_is_what_was_set_or_follows_from_the_name() -> None:
         {"device": "cuda:x"},
         {"threads": -1},
         {"presence_every_s": 0},
+        {"presence_every_s": 0.9},
+        {"presence_every_s": 60.1},
+        {"presence_every_s": float("nan")},
         {"run": "a b"},
         {"surprise": 1},
     ],
@@ -108,6 +114,16 @@ def test_a_site_is_what_was_set_or_follows_from_the_name() -> None:
 def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         WorkerSettings(**changes)
+
+
+def test_an_interval_that_no_queue_keeps_is_refused_with_the_reason() -> None:
+    with pytest.raises(SettingsError, match=r"--presence-every-s: expected 1 to 60 seconds: .* queue for 60 s"):
+        read_settings(WorkerSettings, ["--presence-every-s", "600"], prog="fl-worker", description="", examples="")
+
+
+def test_the_longest_interval_between_signs_of_life_is_as_long_as_one_stays_on_its_queue() -> None:
+    assert PRESENCE["x-message-ttl"] == 1000 * MAX_PRESENCE_EVERY_S
+    assert WorkerSettings(presence_every_s=MAX_PRESENCE_EVERY_S).presence_every_s == 60
 
 
 def test_a_heartbeat_beats_until_it_is_left_and_its_thread_ends() -> None:

@@ -1,0 +1,60 @@
+"""What the names of a ``Topology`` are on RabbitMQ: its queues with all their arguments, its exchanges and bindings."""
+
+from typing import Any
+
+from broker.wire import Topology
+
+Arguments = dict[str, Any]
+
+MIB = 2**20
+
+MODELS = {
+    "x-queue-type": "stream",
+    "x-stream-max-segment-size-bytes": 32 * MIB,
+    "x-max-length-bytes": 128 * MIB,
+}
+UPDATES = {
+    "x-queue-type": "quorum",
+    "x-single-active-consumer": True,
+    "x-delivery-limit": 1000,  # a positive number: -1 drops messages before RabbitMQ 4
+    "x-consumer-timeout": 7_200_000,
+    "x-overflow": "reject-publish",
+    "x-dead-letter-strategy": "at-least-once",
+}
+DEAD = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1_000_000,  # whoever looks gives the messages back, and each return counts
+}
+PRESENCE = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
+STATUS = {"x-max-length": 1, "x-overflow": "drop-head"}
+BLOB = {"x-queue-type": "stream", "x-max-age": "7D"}
+
+
+def exchanges(topology: Topology) -> dict[str, str]:
+    """Exchange name -> type; all are durable."""
+    return {topology.inbound: "topic", topology.dead_letters: "fanout"}
+
+
+def queues(topology: Topology) -> dict[str, Arguments]:
+    """Queue name -> its arguments; all are durable."""
+    updates = UPDATES | {"x-dead-letter-exchange": topology.dead_letters}
+    own = {topology.models: MODELS, topology.updates: updates, topology.dead: DEAD}
+    if topology.shard is not None:
+        return own
+    shards = {topology.updates_of(shard): updates for shard in range(topology.num_shards)}
+    return own | {topology.presence: PRESENCE, topology.status: STATUS} | shards
+
+
+def bindings(topology: Topology) -> tuple[tuple[str, str, str], ...]:
+    """(exchange, queue, routing key)."""
+    inbound, dead = topology.inbound, (topology.dead_letters, topology.dead, "")
+    if topology.shard is not None:
+        return ((inbound, topology.updates, f"update.{topology.shard}.*"), dead)
+    shards = [(inbound, topology.updates_of(shard), f"update.{shard}.*") for shard in range(topology.num_shards)]
+    return (
+        (inbound, topology.updates, "update.*"),
+        (inbound, topology.presence, "presence.*"),
+        dead,
+        *([(inbound, topology.updates, "partial.*")] if shards else []),
+        *shards,
+    )
