@@ -20,7 +20,6 @@ from broker.wire import (
     Digest,
     ModelHead,
     Presence,
-    Topology,
     UpdateHead,
     cut,
     decode,
@@ -33,6 +32,7 @@ from broker.wire import (
 from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, told
 from learning import Plan, Task
 from worker.carried import Carried, InMemory, Store
+from worker.config import WorkerConfig
 from worker.error_feedback import compress
 from worker.events import (
     ModelReceived,
@@ -60,28 +60,22 @@ class Worker:
 
     def __init__(
         self,
-        name: str,
+        config: WorkerConfig,
         task: Task,
         transport: Transport,
         *,
-        topology: Topology,
-        inline_cap: int,
-        run: str | None = None,
-        device: str = "cpu",
         carried: Store | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
         announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
-        self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
+        self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle")
         """What the worker is doing; announced when it changes, and by a heartbeat."""
-        self._name = name
+        self._name, self._run = config.name, config.run
         self._transport = transport
-        self._topology = topology
-        self._inline_cap = inline_cap
-        self._run = run
-        self._trainer = Trainer(task, device=device, model=model)
+        self._topology, self._inline_cap = config.topology, config.inline_cap
+        self._trainer = Trainer(task, device=config.device, model=model)
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
         self._tell = on_event
