@@ -97,7 +97,7 @@ class Broadcaster:
             max_staleness=settings.max_staleness,
             local=settings.local,
             compression=settings.update_compression,
-            shared=settings.shared_patterns,
+            shared=settings.shared.patterns,
             num_shards=settings.shards,
             weighting=settings.weighting,
             name_conflicts=self._names_in_conflict(),

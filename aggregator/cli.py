@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     is_root = settings.role == "root"
-    view = AggregatorView() if is_root else PartialView(settings.shard or "", queue=settings.queue)
+    view = AggregatorView() if is_root else PartialView(str(settings.shard), queue=settings.queue)
     state = settings.state if is_root else None
     with Terminal(settings, view, prog=_PROG, argv=argv, state=state) as terminal:
         return _run(settings, terminal, view)

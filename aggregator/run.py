@@ -109,7 +109,7 @@ def _taken_over(
     payload: Buffer,
 ) -> dict[str, Any]:
     problem = difference(specs_of(initial), head.tensors)
-    if head.shared != settings.shared_patterns:
+    if head.shared != settings.shared.patterns:
         problem = f"shares '{','.join(head.shared)}'"
     if head.seed != settings.seed:
         problem = problem or f"has --seed {head.seed}"
@@ -141,16 +141,18 @@ def _taken_over(
 
 def _of_updates(settings: AggregatorSettings) -> dict[str, Any]:
     """What decides how updates of a run look: it cannot change while some are on their way."""
-    return {name: getattr(settings, name) for name in _OF_UPDATES_BEFORE}
+    return settings.model_dump(mode="json", include=set(_OF_UPDATES_BEFORE))
 
 
 def _check_is_ours(settings: AggregatorSettings, facts: dict[str, Any], directory: StateDirectory) -> None:
     facts = _OF_UPDATES_BEFORE | facts
-    for name in ("run", "queue", "task", "seed", *_OF_UPDATES_BEFORE):
-        if facts[name] != getattr(settings, name):
+    names = ("run", "queue", "task", "seed", *_OF_UPDATES_BEFORE)
+    given = settings.model_dump(mode="json", include=set(names))
+    for name in names:
+        if facts[name] != given[name]:
             raise StateError(
                 f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"
-                f" not {getattr(settings, name)}; give another --state, or the settings it began with"
+                f" not {given[name]}; give another --state, or the settings it began with"
             )
 
 

@@ -341,7 +341,7 @@ class Aggregator:
         num_present = self._attendance.num_present(now=self._clock())
         names = ", ".join(self._attendance.names()[:8]) or "none"
         return (
-            f"waits for {self._policy.target(num_present)} updates (quorum {self._policy.quorum}, at least"
+            f"waits for {self._policy.target(num_present)} updates (quorum {self._policy.quorum.in_words}, at least"
             f" {self._policy.min_updates}); {self._open_round.num_folded} folded; workers present: {names}"
         )
 

@@ -1,31 +1,56 @@
 """All that can be set of an aggregator."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
 from broker import ServiceSettings, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Topology
-from console import SettingsError
+from console import AsText
+
+_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
 
 
-def _checked_quorum(text: str) -> str:
-    try:
-        Quorum.parse(text)
-    except SettingsError as error:
-        raise ValueError(str(error)) from error
-    return text
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Patterns of the names of the tensors that travel; what they mean is in broker/states/selection.py."""
+
+    patterns: tuple[str, ...] = ("*",)
+
+    @classmethod
+    def parse(cls, text: str) -> "Shared":
+        """Patterns with commas between. Anything else is a ValueError."""
+        return cls(_PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(","))))
+
+    def __str__(self) -> str:
+        return ",".join(self.patterns)
 
 
-def _as_text(value: object) -> object:
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of the root's shards, counted from 0."""
+
+    index: int
+    num_shards: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """From ``I/N``. Anything else is a ValueError."""
+        index, slash, num_shards = text.partition("/")
+        if slash and index.isdecimal() and num_shards.isdecimal() and int(index) < int(num_shards) <= MAX_SHARDS:
+            return cls(int(index), int(num_shards))
+        raise ValueError(f"expected I/N with 0 <= I < N <= {MAX_SHARDS}, such as 0/2")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.num_shards}"
+
+
+def _number_as_text(value: object) -> object:
     """A YAML file may say ``quorum: 3``."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _checked_compression(text: str) -> str:
-    return Compression.parse(text).text
 
 
 def _none_as_text(value: object) -> object:
@@ -33,20 +58,7 @@ def _none_as_text(value: object) -> object:
     return "none" if value is None else value
 
 
-CompressionText = Annotated[str, BeforeValidator(_none_as_text), AfterValidator(_checked_compression)]
-
-
-def _checked_patterns(text: str) -> str:
-    return ",".join(_patterns(text))
-
-
-def _patterns(text: str) -> tuple[str, ...]:
-    return _PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(",")))
-
-
-_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
-SharedText = Annotated[str, AfterValidator(_checked_patterns)]
-QuorumText = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked_quorum)]
+QuorumAsText = Annotated[AsText[Quorum], BeforeValidator(_number_as_text)]
 
 
 class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
@@ -68,16 +80,16 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="fold updates up to so many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
     weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all the same")
-    compression: CompressionText = Field(
-        "none",
+    compression: Annotated[AsText[Compression], BeforeValidator(_none_as_text)] = Field(
+        Compression(),
         description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, the share of"
         " elements that changed most); what that leaves out, a worker adds to its next update",
     )
     zstd: Annotated[int, Field(ge=0, le=MAX_ZSTD_LEVEL)] = Field(
         0, description="level of the lossless zstd compression of updates, on top of the other; 0: none"
     )
-    shared: SharedText = Field(
-        "*",
+    shared: AsText[Shared] = Field(
+        Shared(),
         description="tensors of the model that travel and are averaged, as patterns of their names with commas"
         " between (body.*,!*.bias; ! leaves out), or trainable: those that are trained; all others stay at each worker",
     )
@@ -119,11 +131,12 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
 
     @property
     def shared_patterns(self) -> tuple[str, ...]:
-        return _patterns(self.shared)
+        return self.shared.patterns
 
     @property
     def update_compression(self) -> Compression:
-        return Compression.parse(self.compression, zstd=self.zstd)
+        """``compression``, and zstd on top of it."""
+        return self.compression.model_copy(update={"zstd": self.zstd})
 
 
 class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
@@ -135,7 +148,9 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
     shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] = Field(
         0, description="for the root: number of shards, each with a partial aggregator of its own; 0: none"
     )
-    shard: str | None = Field(None, description="for a partial: I/N, the I-th of the root's N --shards, from 0")
+    shard: AsText[Shard] | None = Field(
+        None, description="for a partial: I/N, the I-th of the root's N --shards, from 0"
+    )
     flush_s: Annotated[float, Field(gt=0)] = Field(
         0.2, description="for a partial: seconds without an update after which it sends what it has"
     )
@@ -143,19 +158,12 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
     compiled_fold: bool = Field(
         False, description="add updates up by compiled code, three times as fast; takes numba, and 120 MB of memory"
     )
-    quorum: QuorumText = Field(
-        "100%",
+    quorum: QuorumAsText = Field(
+        Quorum.parse("100%"),
         description="updates that close a round: a count (3), or a share of the workers present (80% or 0.8)",
     )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
     state: Path = Field(Path("state"), description="directory for models, ledger and summary; the run goes on from it")
-
-    @field_validator("shard")
-    @classmethod
-    def _shard_is_one(cls, text: str | None) -> str | None:
-        if text is not None:
-            _shard_of(text)
-        return text
 
     @model_validator(mode="after")
     def _role_has_what_it_needs(self) -> Self:
@@ -173,28 +181,21 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
     def own_shard(self) -> tuple[int, int]:
         """(I, N) of a partial aggregator."""
         assert self.shard is not None
-        return _shard_of(self.shard)
+        return self.shard.index, self.shard.num_shards
 
     @property
     def topology(self) -> Topology:
-        if self.role == "partial":
-            return Topology(self.queue, shard=self.own_shard[0])
+        if self.shard is not None:
+            return Topology(self.queue, shard=self.shard.index)
         return Topology(self.queue, num_shards=self.shards)
 
     @property
     def policy(self) -> RoundPolicy:
         return RoundPolicy(
-            quorum=Quorum.parse(self.quorum),
+            quorum=self.quorum,
             deadline_s=self.deadline_s,
             grace_s=self.grace_s,
             min_updates=self.min_updates,
             on_short=OnShort(self.on_short),
             max_staleness=self.max_staleness,
         )
-
-
-def _shard_of(text: str) -> tuple[int, int]:
-    index, slash, num_shards = text.partition("/")
-    if not (slash and index.isdecimal() and num_shards.isdecimal() and int(index) < int(num_shards) <= MAX_SHARDS):
-        raise ValueError(f"expected I/N with 0 <= I < N <= {MAX_SHARDS}, such as 0/2")
-    return int(index), int(num_shards)

@@ -118,7 +118,9 @@ class Simulation:
 
     def _embedded(self) -> bool:
         broker = MemoryBroker()
-        settings = self._run_settings.model_copy(update={"quorum": self._quorum_of_all()})
+        # as a count: here all workers are always present, however long one of them trains
+        quorum = self._run_settings.quorum.counted(self._settings.workers)
+        settings = self._run_settings.model_copy(update={"quorum": quorum})
         with contextlib.ExitStack() as stack:
             aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_event=self._on_event)
             slots = self._slots(stack)
@@ -133,10 +135,6 @@ class Simulation:
             self._view.training = lambda: [slot.presence for slot in local]
             run_embedded(aggregator, broker, slots)
         return aggregator.is_finished
-
-    def _quorum_of_all(self) -> str:
-        """A share as a count: here all workers are always present, however long one of them trains."""
-        return str(self._run_settings.policy.quorum.target(self._settings.workers))
 
     def _slots(self, stack: contextlib.ExitStack) -> list[Slot]:
         """One slot here, or as many processes as jobs."""
