@@ -172,7 +172,7 @@ class Aggregator:
         self._tell_opened(run)
         del model, shared
         self._give_back_memory()
-        best = best_of(self._ledger.rounds(), self._settings.stop_metric)
+        best = best_of(self._ledger.rounds(), self._settings.aim)
         self._best_so_far = [] if best is None else [self._ledger.round(best[1])]
         self._go_on_after(self._ledger.last_closed_round())
 
@@ -187,6 +187,7 @@ class Aggregator:
                 num_rounds=settings.rounds,
                 last_closed_round=self._ledger.last_closed_round(),
                 closed=list(self._ledger.rounds()),
+                aim=settings.aim,
             )
         )
 
@@ -549,7 +550,7 @@ class Aggregator:
             seconds=self._clock() - self._round.opened_at,
             num_samples=total,
             model_sha256=written.sha256,
-            metrics=self._evaluate(written.model),
+            measured=self._evaluate(written.model),
         )
         self._delete_abandoned_uploads()
         is_surely_next = number < self._settings.rounds and self._settings.stop_metric is None
@@ -605,7 +606,7 @@ class Aggregator:
             return None
         return reason_to_stop(
             self._ledger.rounds(),
-            self._settings.stop_metric,
+            self._settings.aim,
             stop_at=self._settings.stop_at,
             patience=self._settings.patience,
             last_round=last,
@@ -632,9 +633,9 @@ class Aggregator:
 
     def _end(self, reason: str) -> None:
         """The final model is out: what remains is to say so."""
-        metric = self._settings.stop_metric
+        aim = self._settings.aim
         with self._ledger.transaction():
-            summary = summarize(self._ledger, self._plain_settings(), metric=metric, stopped=reason)
+            summary = summarize(self._ledger, self._plain_settings(), aim=aim, stopped=reason)
             self._directory.write_summary(summary)
         self.is_finished = True
         fields = {"run_id": self._expected.run_id, "reason": reason}
@@ -646,7 +647,7 @@ class Aggregator:
         return self._settings.model_dump(mode="json", exclude={"broker"})
 
     def _prune(self, last: int) -> None:
-        best = best_of([*self._best_so_far, self._ledger.round(last)], self._settings.stop_metric)
+        best = best_of([*self._best_so_far, self._ledger.round(last)], self._settings.aim)
         self._best_so_far = [] if best is None else [self._ledger.round(best[1])]
         keep = rounds_to_keep(last, best[1] if best else None, keep_every=self._settings.keep_every)
         with self._ledger.transaction():  # only while no other aggregator has taken over
@@ -657,7 +658,7 @@ class Aggregator:
 
     def _log_round(self, number: int) -> None:
         row = self._ledger.round(number)
-        metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items() if name != "num_samples")
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items())
         log.info(
             "round %3d ↻ closed by %s: %d folded, %d late, %d refused, %.2f s  %s",
             number,

@@ -7,9 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from aggregator.rounds import OnShort, Quorum, RoundPolicy
+from aggregator.state import Aim
 from broker import ServiceSettings, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Topology
 from console import AsText
+from learning import Direction
 
 _PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
 
@@ -101,6 +103,11 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         None,
         description="stop early on this metric of the central evaluation, or eval.NAME of the workers' own",
     )
+    stop_direction: Literal["min", "max"] | None = Field(
+        None,
+        description="whether a smaller (min) or a larger (max) value of that metric is better; by default its name"
+        " tells: losses and errors are better when smaller, others when larger",
+    )
     stop_at: float | None = Field(None, description="stop when the metric is as good as this")
     patience: Annotated[int, Field(ge=0)] = Field(
         0, description="stop when the metric was not better for so many rounds; 0: never"
@@ -121,9 +128,15 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
 
     @model_validator(mode="after")
     def _early_stop_has_a_metric(self) -> Self:
-        if (self.stop_at is not None or self.patience) and self.stop_metric is None:
+        if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
+        if self.stop_metric is None and self.stop_direction is not None:
+            raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
+
+    @property
+    def aim(self) -> Aim:
+        return Aim(self.stop_metric, None if self.stop_direction is None else Direction(self.stop_direction))
 
     @property
     def local(self) -> LocalTraining:

@@ -28,7 +28,7 @@ from console.metrics_server import new_registry, served
 from console.printable import printable
 from console.settings import ENV_PREFIX, AsText, CommandSettings, MetricsSettings, explained, read_settings, settings_of
 from console.terminal import Terminal
-from console.trend import Trend, is_smaller_better
+from console.trend import Trend
 from console.watching import LinkChanged, Transferring, fan_out, told
 
 __all__ = [
@@ -68,7 +68,6 @@ __all__ = [
     "exit_code_of",
     "explained",
     "fan_out",
-    "is_smaller_better",
     "malloc",
     "name_of",
     "new_registry",

@@ -20,7 +20,7 @@ from broker import MemoryBroker, MemoryTransport
 from broker.rabbitmq import RabbitMQ
 from broker.wire import Topology
 from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
-from learning import Site, Task, load_task
+from learning import Measured, Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
 from simulation.live import SimulationView
@@ -238,14 +238,14 @@ def _initial_state(task: Task, seed: int) -> dict[str, torch.Tensor]:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not name.endswith("num_samples"))
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
     """The federated result, and beside it what each alternative reaches."""
     final = summary["final"]
-    federated = final.get("metrics") or final.get("worker_metrics") or {}
-    names = [name for name in federated if not name.endswith("num_samples")]
+    federated = Measured.of(final.get("metrics") or final.get("worker_metrics") or {}).metrics
+    names = list(federated)
     table = Table(title=f"after {final['round']} rounds, on {'central test data' if final.get('metrics') else 'sites'}")
     table.add_column("")
     for name in names:

@@ -30,7 +30,7 @@ from broker.wire import (
     zstd,
 )
 from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, told
-from learning import Plan, Task
+from learning import Measured, Plan, Task
 from worker.carried import Carried, InMemory, Store
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
@@ -200,12 +200,12 @@ class Worker:
         self._set_state("training", head.round)
         carried = self._carried.before(head.run_id, head.round) or self._fresh(head)
         state = self._whole(head, state, carried)
-        eval_metrics = self._trainer.evaluate(state)
+        measured = self._trainer.evaluate(state)
         cancel = _Cancel(lambda: self._is_over(head))
         try:
             trained = self._trainer.train(state, self._plan(head, cancel), head.tensors)
             if not cancel.was_seen:
-                self._send(head, trained, eval_metrics, carried)
+                self._send(head, trained, measured, carried)
             elif not self._is_stopping:
                 self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
         except Diverged as error:
@@ -266,7 +266,7 @@ class Worker:
             return True  # an aggregator took over and went back
         return newest.round - head.round > newest.max_staleness
 
-    def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float], carried: Carried) -> None:
+    def _send(self, head: ModelHead, trained: Trained, measured: Measured, carried: Carried) -> None:
         encoding = self._encoding_for(head)
         is_inline = num_bytes_of(encoding.encoded) <= self._inline_cap
         self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
@@ -281,7 +281,7 @@ class Worker:
                 num_samples=trained.num_samples,
                 train_s=trained.train_s,
                 metrics=trained.metrics,
-                eval_metrics=eval_metrics,
+                eval_metrics=measured.metrics,
             )
         )
         begun_at = time.perf_counter()
@@ -299,7 +299,7 @@ class Worker:
             train_s=trained.train_s,
             sent_at=time.time(),
             train_metrics=trained.metrics,
-            eval_metrics=eval_metrics,
+            eval_metrics=measured.recorded(),
         )
         body = encode(update, payload)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
@@ -318,7 +318,7 @@ class Worker:
                 "train_s": trained.train_s,
                 "num_bytes": num_bytes,
                 "metrics": trained.metrics,
-                "eval_metrics": eval_metrics,
+                "eval_metrics": measured.recorded(),
             },
         )
 

@@ -1,9 +1,24 @@
 """Stopping before the last round, on a metric. A pure function of the rounds so far, so a restart decides the same."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from console import is_smaller_better
+from learning import Direction, bare
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a run is to become good at: a metric, and which way is better. Without one, whatever is usual."""
+
+    metric: str | None = None
+    direction: Direction | None = None
+    """None: as the metric's name tells."""
+
+    def direction_of(self, metric: str) -> Direction:
+        """That of the run's metric holds wherever it is measured; others go by their names."""
+        is_ours = self.metric is not None and bare(metric) == bare(self.metric)
+        return self.direction if is_ours and self.direction is not None else Direction.of(metric)
 
 
 def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
@@ -12,27 +27,29 @@ def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def best_round(rounds: Iterable[Mapping[str, Any]], metric: str) -> tuple[int, float] | None:
+def best_round(rounds: Iterable[Mapping[str, Any]], metric: str, direction: Direction) -> tuple[int, float] | None:
     """The first round with the best value, and the value; None if no round has the metric."""
-    sign = -1.0 if is_smaller_better(metric) else 1.0
     best: tuple[int, float] | None = None
     for row in rounds:
         value = metric_of(row, metric)
-        if value is not None and (best is None or sign * value > sign * best[1]):
+        if value is not None and (best is None or direction.is_better(value, best[1])):
             best = (int(row["round"]), value)
     return best
 
 
 def reason_to_stop(
-    rounds: Iterable[Mapping[str, Any]], metric: str, *, stop_at: float | None, patience: int, last_round: int
+    rounds: Iterable[Mapping[str, Any]], aim: Aim, *, stop_at: float | None, patience: int, last_round: int
 ) -> str | None:
     """Why the run is to end after ``last_round``, in words; None to go on."""
-    best = best_round(rounds, metric)
+    if aim.metric is None:
+        return None
+    direction = aim.direction_of(aim.metric)
+    best = best_round(rounds, aim.metric, direction)
     if best is None:
         return None
     number, value = best
-    if stop_at is not None and (value <= stop_at if is_smaller_better(metric) else value >= stop_at):
-        return f"{metric} reached {value:.4g} in round {number}"
+    if stop_at is not None and not direction.is_better(stop_at, value):
+        return f"{aim.metric} reached {value:.4g} in round {number}"
     if patience and last_round - number >= patience:
-        return f"{metric} was not better than in round {number} ({value:.4g}) for {patience} rounds"
+        return f"{aim.metric} was not better than in round {number} ({value:.4g}) for {patience} rounds"
     return None

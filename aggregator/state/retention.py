@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aggregator.state.early_stop import best_round
+from aggregator.state.early_stop import Aim, best_round
+from learning import IN_TRAINING, USUAL_METRICS
 
-_USUAL_METRICS = ("accuracy", "loss", "eval.accuracy", "eval.loss")
+_OF_MODELS = tuple(name for name in USUAL_METRICS if not name.startswith(IN_TRAINING))
 
 
-def best_of(rounds: Iterable[Mapping[str, Any]], metric: str | None) -> tuple[str, int, float] | None:
-    """(metric, round, value) of the best round: by ``metric``, or else by the first usual one that there is."""
+def best_of(rounds: Iterable[Mapping[str, Any]], aim: Aim) -> tuple[str, int, float] | None:
+    """(metric, round, value) of the best round: by the run's metric, or else by the first usual one that there is."""
     rows = list(rounds)
-    for name in (metric,) if metric else _USUAL_METRICS:
-        best = best_round(rows, name)
+    for name in (aim.metric,) if aim.metric else _OF_MODELS:
+        best = best_round(rows, name, aim.direction_of(name))
         if best is not None:
             return (name, *best)
     return None

@@ -30,13 +30,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "operations": (*_WIRE, "broker.rabbitmq"),
     "learning": ("console",),
     "worker": (*_STATES, "broker.rabbitmq", "learning"),
-    "aggregator.state": _STATES,
+    "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
-    "aggregator.history": (*_STATES, "aggregator.state"),
+    "aggregator.history": (*_STATES, "learning", "aggregator.state"),
     "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
-    "aggregator.settings": (*_WIRE, "aggregator.rounds"),
+    "aggregator.settings": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds"),
     "aggregator.watchers": (
         *_WIRE,
+        "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings")),
     ),
     "aggregator": (

@@ -8,9 +8,11 @@ from pydantic import ValidationError
 from aggregator.cli import main
 from aggregator.rounds.policy import OnShort, Quorum
 from aggregator.settings import AggregatorSettings, Shard, Shared
+from aggregator.state.early_stop import Aim
 from broker.wire.messages import BlobRef, Compression, LocalTraining
 from broker.wire.topology import Topology
 from console.errors import ExitCode
+from learning.metrics import Direction
 
 
 def test_the_policy_is_what_was_set() -> None:
@@ -53,6 +55,8 @@ def test_the_local_training_is_what_was_set() -> None:
         {"queue": ".x"},
         {"queue": "q" * 65},
         {"patience": 3},
+        {"stop_direction": "min"},
+        {"stop_metric": "f1", "stop_direction": "down"},
         {"lr": 0},
         {"momentum": 1},
         {"compression": "int4"},
@@ -170,7 +174,13 @@ def test_a_compression_is_not_told_field_by_field(given: Any) -> None:
         AggregatorSettings(compression=given)
 
 
-def test_nobody_else_s_setting_changes_the_level_of_zstd() -> None:
+def test_what_a_run_aims_at_is_what_was_set() -> None:
+    assert AggregatorSettings().aim == Aim()
+    assert AggregatorSettings(stop_metric="f1").aim == Aim("f1")
+    assert AggregatorSettings(stop_metric="f1", stop_direction="min").aim == Aim("f1", Direction.MIN)
+
+
+def test_updates_travel_with_the_level_of_zstd_beside_the_compression() -> None:
     settings = AggregatorSettings(compression="int8", zstd=3)
     assert settings.update_compression == Compression(method="int8", zstd=3)
     assert settings.compression == Compression(method="int8")

@@ -134,6 +134,9 @@ def test_all_problems_are_told_together() -> None:
 def test_early_stop_settings_need_a_metric() -> None:
     assert "--stop-metric" in problem("--patience", "3")
     assert "--stop-metric" in problem("--stop-at", "0.9")
+    assert "--stop-direction needs --stop-metric" in problem("--stop-direction", "min")
+    assert "--stop-direction" in problem("--stop-direction", "down", "--stop-metric", "accuracy")
+    assert read("--stop-direction", "min", "--stop-metric", "accuracy").stop_direction == "min"
     assert read("--patience", "3", "--stop-metric", "accuracy").patience == 3
 
 
