@@ -5,7 +5,8 @@ From Python: a ``History`` of any run's state directory; an ``Aggregator`` to le
 
 from aggregator import events
 from aggregator.history import History
+from aggregator.rounds import Quorum
 from aggregator.service import Aggregator
-from aggregator.settings import AggregatorSettings, QuorumText, RunSettings
+from aggregator.settings import AggregatorSettings, QuorumAsText, RunSettings
 
-__all__ = ["Aggregator", "AggregatorSettings", "History", "QuorumText", "RunSettings", "events"]
+__all__ = ["Aggregator", "AggregatorSettings", "History", "Quorum", "QuorumAsText", "RunSettings", "events"]

@@ -173,7 +173,7 @@ class _Partial:
         self._config = settings.partial_config
         self._queue = settings.queue
         self.name = f"partial aggregator {settings.shard} {settings.run}"
-        self.view = PartialView(settings.shard or "", queue=settings.queue)
+        self.view = PartialView(str(settings.shard), queue=settings.queue)
         self._metrics = PartialMetrics()
         self.registry = self._metrics.registry
         self._on_event: PartialWatcher = fan_out(self.view.on_event, self._metrics.on_event)

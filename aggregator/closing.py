@@ -62,7 +62,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         closed_at=time.time(),
         seconds=current.seconds,
         num_samples=plan.total,
-        metrics=opened.evaluate(written.model),
+        measured=opened.evaluate(written.model),
         model_sha256=written.sha256,
         companions=written.companions,
     )
@@ -133,7 +133,7 @@ def end_run(reason: str, *, config: AggregatorConfig, opened: OpenedRun) -> None
     """The final model is out: what remains is to say so."""
     stores, run_id = opened.stores, opened.run.run_id
     with stores.ledger.transaction():
-        summary = summarize(stores.ledger, config.recorded, metric=config.ending.metric, stopped=reason)
+        summary = summarize(stores.ledger, config.recorded, aim=config.ending.aim, stopped=reason)
         stores.directory.write_summary(summary)
     fields = {"run_id": run_id, "reason": reason}
     log.info("run %s is finished: %s; %s", run_id, reason, stores.directory.summary, extra=fields)

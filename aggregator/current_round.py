@@ -110,6 +110,6 @@ class CurrentRound:
         policy = self._config.policy
         names = ", ".join(self._attendance.names()[:8]) or "none"
         return (
-            f"waits for {policy.target(self.num_present)} updates (quorum {policy.quorum}, at least"
+            f"waits for {policy.target(self.num_present)} updates (quorum {policy.quorum.in_words}, at least"
             f" {policy.min_updates}); {self.updates.num_folded} folded; workers present: {names}"
         )

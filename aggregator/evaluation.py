@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 from aggregator.state import ModelFile
-from learning import Task
+from learning import Measured, Task
 
 
 class CentralEvaluation:
@@ -18,10 +18,10 @@ class CentralEvaluation:
         self._task = task
         self._model = model if task.evaluate(model) else None
 
-    def __call__(self, model: ModelFile) -> dict[str, float]:
-        """The metrics of a model; empty without test data. Those that are not finite are left out."""
+    def __call__(self, model: ModelFile) -> Measured:
+        """The metrics of a model; none without test data. Those that are not finite are left out."""
         if self._model is None:
-            return {}
+            return Measured()
         self._model.load_state_dict(model.state(), strict=False)
         metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
-        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+        return Measured.of({name: value for name, value in metrics.items() if math.isfinite(value)})

@@ -7,11 +7,11 @@ told a second time, after a restart or when a broken update made the sum go back
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aggregator.state import UpdateRow, Verdict
+from aggregator.state import Aim, UpdateRow, Verdict
 from broker.wire import Presence
 from console import Transferring
 
@@ -35,6 +35,7 @@ class RunOpened:
     last_closed_round: int
     closed: Sequence[Mapping[str, Any]] = ()
     """The ledger's rows of the rounds that are over."""
+    aim: Aim = field(default_factory=Aim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

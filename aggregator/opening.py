@@ -80,7 +80,7 @@ def opened(
             prefetch=prefetch,
             broadcaster=Broadcaster(run, config, stores),
             evaluate=CentralEvaluation(task, model),
-            retention=Retention(directory, ledger, metric=config.ending.metric, keep_every=config.keep_every),
+            retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
         )
         on_error.pop_all()
     del model, shared
@@ -140,5 +140,6 @@ def _tell(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: Watcher)
             num_rounds=config.ending.rounds,
             last_closed_round=ledger.last_closed_round(),
             closed=list(ledger.rounds()),
+            aim=config.ending.aim,
         )
     )

@@ -1,35 +1,61 @@
 """All that can be set of an aggregator."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, kernel
-from aggregator.state import Ending
+from aggregator.state import Aim, Ending
 from broker import ServiceSettings, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Specs, Topology
-from console import SettingsError
+from console import AsText
+from learning import Direction
+
+_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
 
 
-def _checked_quorum(text: str) -> str:
-    try:
-        Quorum.parse(text)
-    except SettingsError as error:
-        raise ValueError(str(error)) from error
-    return text
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Patterns of the names of the tensors that travel; what they mean is in broker/states/selection.py."""
+
+    patterns: tuple[str, ...] = ("*",)
+
+    @classmethod
+    def parse(cls, text: str) -> "Shared":
+        """Patterns with commas between. Anything else is a ValueError."""
+        return cls(_PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(","))))
+
+    def __str__(self) -> str:
+        return ",".join(self.patterns)
 
 
-def _as_text(value: object) -> object:
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of the root's shards, counted from 0."""
+
+    index: int
+    num_shards: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """From ``I/N``. Anything else is a ValueError."""
+        index, slash, num_shards = text.partition("/")
+        if slash and index.isdecimal() and num_shards.isdecimal() and int(index) < int(num_shards) <= MAX_SHARDS:
+            return cls(int(index), int(num_shards))
+        raise ValueError(f"expected I/N with 0 <= I < N <= {MAX_SHARDS}, such as 0/2")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.num_shards}"
+
+
+def _number_as_text(value: object) -> object:
     """A YAML file may say ``quorum: 3``."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _checked_compression(text: str) -> str:
-    return Compression.parse(text).text
 
 
 def _none_as_text(value: object) -> object:
@@ -37,20 +63,7 @@ def _none_as_text(value: object) -> object:
     return "none" if value is None else value
 
 
-CompressionText = Annotated[str, BeforeValidator(_none_as_text), AfterValidator(_checked_compression)]
-
-
-def _checked_patterns(text: str) -> str:
-    return ",".join(_patterns(text))
-
-
-def _patterns(text: str) -> tuple[str, ...]:
-    return _PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(",")))
-
-
-_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
-SharedText = Annotated[str, AfterValidator(_checked_patterns)]
-QuorumText = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked_quorum)]
+QuorumAsText = Annotated[AsText[Quorum], BeforeValidator(_number_as_text)]
 
 
 class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
@@ -72,16 +85,16 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="fold updates up to so many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
     weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all the same")
-    compression: CompressionText = Field(
-        "none",
+    compression: Annotated[AsText[Compression], BeforeValidator(_none_as_text)] = Field(
+        Compression(),
         description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, the share of"
         " elements that changed most); what that leaves out, a worker adds to its next update",
     )
     zstd: Annotated[int, Field(ge=0, le=MAX_ZSTD_LEVEL)] = Field(
         0, description="level of the lossless zstd compression of updates, on top of the other; 0: none"
     )
-    shared: SharedText = Field(
-        "*",
+    shared: AsText[Shared] = Field(
+        Shared(),
         description="tensors of the model that travel and are averaged, as patterns of their names with commas"
         " between (body.*,!*.bias; ! leaves out), or trainable: those that are trained; all others stay at each worker",
     )
@@ -92,6 +105,11 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     stop_metric: str | None = Field(
         None,
         description="stop early on this metric of the central evaluation, or eval.NAME of the workers' own",
+    )
+    stop_direction: Literal["min", "max"] | None = Field(
+        None,
+        description="whether a smaller (min) or a larger (max) value of that metric is better; by default its name"
+        " tells: losses and errors are better when smaller, others when larger",
     )
     stop_at: float | None = Field(None, description="stop when the metric is as good as this")
     patience: Annotated[int, Field(ge=0)] = Field(
@@ -113,21 +131,24 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
 
     @model_validator(mode="after")
     def _early_stop_has_a_metric(self) -> Self:
-        if (self.stop_at is not None or self.patience) and self.stop_metric is None:
+        if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
+        if self.stop_metric is None and self.stop_direction is not None:
+            raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
+
+    @property
+    def aim(self) -> Aim:
+        return Aim(self.stop_metric, None if self.stop_direction is None else Direction(self.stop_direction))
 
     @property
     def local(self) -> LocalTraining:
         return LocalTraining(**{name: getattr(self, name) for name in LocalTraining.model_fields})
 
     @property
-    def shared_patterns(self) -> tuple[str, ...]:
-        return _patterns(self.shared)
-
-    @property
     def update_compression(self) -> Compression:
-        return Compression.parse(self.compression, zstd=self.zstd)
+        """``compression``, and zstd on top of it."""
+        return self.compression.model_copy(update={"zstd": self.zstd})
 
 
 class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
@@ -139,7 +160,9 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
     shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] = Field(
         0, description="for the root: number of shards, each with a partial aggregator of its own; 0: none"
     )
-    shard: str | None = Field(None, description="for a partial: I/N, the I-th of the root's N --shards, from 0")
+    shard: AsText[Shard] | None = Field(
+        None, description="for a partial: I/N, the I-th of the root's N --shards, from 0"
+    )
     flush_s: Annotated[float, Field(gt=0)] = Field(
         0.2, description="for a partial: seconds without an update after which it sends what it has"
     )
@@ -147,19 +170,12 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
     compiled_fold: bool = Field(
         False, description="add updates up by compiled code, three times as fast; takes numba, and 120 MB of memory"
     )
-    quorum: QuorumText = Field(
-        "100%",
+    quorum: QuorumAsText = Field(
+        Quorum.parse("100%"),
         description="updates that close a round: a count (3), or a share of the workers present (80% or 0.8)",
     )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
     state: Path = Field(Path("state"), description="directory for models, ledger and summary; the run goes on from it")
-
-    @field_validator("shard")
-    @classmethod
-    def _shard_is_one(cls, text: str | None) -> str | None:
-        if text is not None:
-            _shard_of(text)
-        return text
 
     @model_validator(mode="after")
     def _role_has_what_it_needs(self) -> Self:
@@ -183,11 +199,11 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             state=self.state,
             topology=self.topology,
             policy=self.policy,
-            ending=Ending(rounds=self.rounds, metric=self.stop_metric, stop_at=self.stop_at, patience=self.patience),
+            ending=Ending(rounds=self.rounds, aim=self.aim, stop_at=self.stop_at, patience=self.patience),
             weighting=self.weighting,
             local=self.local,
             compression=self.update_compression,
-            shared=self.shared_patterns,
+            shared=self.shared.patterns,
             step=FedAvg(self.server_lr),
             new_accumulator=self.new_sum,
             keep_every=self.keep_every,
@@ -200,12 +216,12 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
     @property
     def partial_config(self) -> PartialConfig:
         """What the partial aggregator of a shard is to do."""
-        shard, num_shards = self.own_shard
+        assert self.shard is not None
         return PartialConfig(
             run=self.run,
             root=Topology(self.queue),
-            shard=shard,
-            num_shards=num_shards,
+            shard=self.shard.index,
+            num_shards=self.shard.num_shards,
             flush_s=self.flush_s,
             new_sum=self.new_sum,
             inline_cap=self.inline_cap,
@@ -218,31 +234,18 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         return partial(ExactSum, kernel=kernel() if self.compiled_fold else None)
 
     @property
-    def own_shard(self) -> tuple[int, int]:
-        """(I, N) of a partial aggregator."""
-        assert self.shard is not None
-        return _shard_of(self.shard)
-
-    @property
     def topology(self) -> Topology:
-        if self.role == "partial":
-            return Topology(self.queue, shard=self.own_shard[0])
+        if self.shard is not None:
+            return Topology(self.queue, shard=self.shard.index)
         return Topology(self.queue, num_shards=self.shards)
 
     @property
     def policy(self) -> RoundPolicy:
         return RoundPolicy(
-            quorum=Quorum.parse(self.quorum),
+            quorum=self.quorum,
             deadline_s=self.deadline_s,
             grace_s=self.grace_s,
             min_updates=self.min_updates,
             on_short=OnShort(self.on_short),
             max_staleness=self.max_staleness,
         )
-
-
-def _shard_of(text: str) -> tuple[int, int]:
-    index, slash, num_shards = text.partition("/")
-    if not (slash and index.isdecimal() and num_shards.isdecimal() and int(index) < int(num_shards) <= MAX_SHARDS):
-        raise ValueError(f"expected I/N with 0 <= I < N <= {MAX_SHARDS}, such as 0/2")
-    return int(index), int(num_shards)

@@ -40,6 +40,7 @@ from broker.settings import BrokerSettings
 from broker.wire.topology import Topology
 from learning import load_task
 from simulation.sites import simulated_site, site_name
+from worker.config import WorkerConfig
 from worker.service import Worker
 
 _TASK, _QUEUE = "digits", "many"
@@ -202,11 +203,9 @@ def _work(told: Connection, url: str, indices: Sequence[int], num_workers: int) 
     model = tasks[indices[0]].model()
     workers = [
         Worker(
-            site_name(index),
+            WorkerConfig(name=site_name(index), topology=Topology(_QUEUE), inline_cap=settings.inline_cap),
             task,
             RabbitMQ(settings, role=f"worker {index}"),
-            topology=Topology(_QUEUE),
-            inline_cap=settings.inline_cap,
             model=model,
         )
         for index, task in tasks.items()

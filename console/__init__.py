@@ -26,14 +26,15 @@ from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
 from console.metrics_server import new_registry, served
 from console.printable import printable
-from console.settings import ENV_PREFIX, CommandSettings, MetricsSettings, explained, read_settings
+from console.settings import ENV_PREFIX, AsText, CommandSettings, MetricsSettings, explained, read_settings, settings_of
 from console.terminal import Terminal
-from console.trend import Trend, is_smaller_better
+from console.trend import Trend
 from console.watching import LinkChanged, Progress, Transferring, fan_out, told
 
 __all__ = [
     "ENV_PREFIX",
     "IS_SHOWN",
+    "AsText",
     "BlobLost",
     "BrokerError",
     "BrokerFault",
@@ -68,12 +69,12 @@ __all__ = [
     "exit_code_of",
     "explained",
     "fan_out",
-    "is_smaller_better",
     "malloc",
     "name_of",
     "new_registry",
     "printable",
     "read_settings",
     "served",
+    "settings_of",
     "told",
 ]

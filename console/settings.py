@@ -2,12 +2,12 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, PlainSerializer, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -20,6 +20,18 @@ from console.errors import SettingsError
 from console.log_lines import LogFormat
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+class Readable(Protocol):
+    """A value that is made of text, by ``parse``, and whose ``str`` is a text that ``parse`` takes."""
+
+    @classmethod
+    def parse(cls, text: str, /) -> Self:
+        """Anything that does not make sense is a ValueError."""
+        ...
+
+
+R = TypeVar("R", bound=Readable)
 ENV_PREFIX = "FEDMQ_"
 _NONE = "none"
 SECTIONS = ("aggregator", "worker", "simulate", "dashboard")
@@ -54,9 +66,43 @@ class MetricsSettings(CommandSettings):
     metrics_host: str = Field("127.0.0.1", description="address of that port; 0.0.0.0: whoever reaches this machine")
 
 
+if TYPE_CHECKING:
+    AsText = Annotated[R, ...]
+else:
+
+    class AsText:
+        """``AsText[Quorum]``: a setting that is a Quorum, and is given and dumped as text.
+
+        To pydantic-settings it is text too, so it makes no flags of the value's fields, and no JSON of a variable.
+        """
+
+        def __class_getitem__(cls, kind: type[Readable]) -> Any:
+            return Annotated[str, WrapValidator(_parser_of(kind)), PlainSerializer(str, return_type=str)]
+
+
+def _parser_of(kind: type[Readable]) -> Any:
+    def parsed(given: Any, as_text: ValidatorFunctionWrapHandler) -> Readable:
+        return given if isinstance(given, kind) else kind.parse(as_text(given))
+
+    return parsed
+
+
 def without_password(word: str) -> str:
     """An argument of a command as others may see it: a URL in it with PASSWORD in place of the password."""
     return re.sub(r"(//[^/@\s:]*):\S*@", r"\1:PASSWORD@", word)
+
+
+def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
+    """Settings of these values, checked, and of defaults: neither flags nor environment nor file are asked."""
+
+    class Given(settings):  # type: ignore[valid-type,misc]
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **others: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings,)
+
+    return Given(**values)
 
 
 def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, description: str, examples: str) -> S:

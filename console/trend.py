@@ -1,6 +1,7 @@
 """A metric over the rounds of a run: its last values as a sparkline, where it goes, and the best so far."""
 
 from collections import deque
+from typing import Protocol
 
 _BARS = "▁▂▃▄▅▆▇█"
 _NUM_KEPT = 64
@@ -8,24 +9,25 @@ _SAME = 1e-4
 """Changes below this share of the value are none."""
 
 
-def is_smaller_better(metric: str) -> bool:
-    """Losses and errors fall, everything else rises."""
-    return any(word in metric for word in ("loss", "error", "perplexity", "mae", "mse"))
+class Direction(Protocol):
+    """Which way a metric becomes better."""
+
+    def is_better(self, value: float, than: float) -> bool: ...
 
 
 class Trend:
     """The values of one metric, round by round. It holds the last 64."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, direction: Direction) -> None:
         self.name = name
-        self._sign = -1.0 if is_smaller_better(name) else 1.0
+        self._direction = direction
         self._values: deque[float] = deque(maxlen=_NUM_KEPT)
         self.best: tuple[int, float] | None = None
         """(round, value) of the first that was as good."""
 
     def add(self, round_number: int, value: float) -> None:
         self._values.append(value)
-        if self.best is None or self._sign * value > self._sign * self.best[1]:
+        if self.best is None or self._direction.is_better(value, self.best[1]):
             self.best = (round_number, value)
 
     @property
@@ -47,7 +49,7 @@ class Trend:
     @property
     def is_better(self) -> bool | None:
         """Whether the last change was for the better; None if there was none."""
-        return None if self.change == 0 else self.change * self._sign > 0
+        return None if self.change == 0 else self._direction.is_better(self._values[-1], self._values[-2])
 
     def sparkline(self, width: int) -> str:
         """The last values as bars from the lowest to the highest of them."""

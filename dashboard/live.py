@@ -6,7 +6,7 @@ from typing import Any
 from broker import BrokerSettings
 from broker.rabbitmq import RabbitMQ
 from broker.wire import Topology
-from console import BrokerError
+from console import BrokerError, settings_of
 from dashboard.settings import DashboardSettings
 from operations import Condition, take_look
 
@@ -18,7 +18,7 @@ class LiveLook:
 
     def __init__(self, settings: DashboardSettings) -> None:
         fields = {name: getattr(settings, name) for name in BrokerSettings.model_fields}
-        self._settings = BrokerSettings.model_construct(**fields | {"connect_timeout_s": _PATIENCE_S})
+        self._settings = settings_of(BrokerSettings, fields | {"connect_timeout_s": _PATIENCE_S})
         self._topology = Topology(settings.queue)
         self._transport: RabbitMQ | None = None
 

@@ -4,8 +4,24 @@ Pure: tensors in, tensors out. Nothing here knows a queue, a message or a clock.
 """
 
 from learning.loading import at_site, load_task
+from learning.metrics import AT_SITES, IN_TRAINING, USUAL_METRICS, Direction, Measured, bare, rank
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Plan, Site, Task
 
-__all__ = ["Plan", "Site", "Split", "Supervised", "Task", "at_site", "load_task"]
+__all__ = [
+    "AT_SITES",
+    "IN_TRAINING",
+    "USUAL_METRICS",
+    "Direction",
+    "Measured",
+    "Plan",
+    "Site",
+    "Split",
+    "Supervised",
+    "Task",
+    "at_site",
+    "bare",
+    "load_task",
+    "rank",
+]

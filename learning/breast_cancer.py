@@ -1,7 +1,7 @@
 """The built-in task `breast-cancer`: benign or malignant from 30 measures of cell nuclei, as at hospitals.
 
 569 samples (UCI Wisconsin diagnostic, bundled with scikit-learn), of which a fifth is the central test set;
-see learning.pooled for who holds what.
+see learning.bundled for who holds what.
 
 The measures differ by orders of magnitude and must be scaled alike at all sites. Here that takes no exchange.
 The data set's published description states the range of each measure; those 60 numbers are written down
@@ -13,8 +13,7 @@ import numpy as np
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from learning.bundled import bundled
-from learning.pooled import share_out
+from learning.bundled import bundled, share_out
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Site

@@ -1,13 +1,25 @@
-"""The small real data sets that scikit-learn carries in its package: a first run downloads nothing."""
+"""The small real data sets that scikit-learn carries in its package (a first run downloads nothing), shared out.
+
+Each is one labelled pool: a central test set, and a part with its own test set for each site.
+"""
 
 import functools
 import importlib
 import importlib.util
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from console import TaskError
+from learning.partition import Indices, hold_out, part_of
+from learning.split import Split
+from learning.task import Site
+
+TEST_ONE_IN = 5
+CENTRAL_TEST_SEED = 0
+"""Fixed, whatever the site's seed: figures of two runs are about the same test samples."""
 
 
 def require_scikit_learn() -> None:
@@ -29,3 +41,21 @@ def bundled(name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     for array in arrays:
         array.setflags(write=False)
     return arrays
+
+
+def share_out(features: NDArray[np.float64], labels: NDArray[np.int64], site: Site) -> Split:
+    """What lies at `site`, of `features` (samples, ...) and `labels` (samples,), as float32 and int64.
+
+    A fifth of all samples, by label, is the central test set and lies at the aggregator. The rest is
+    partitioned over the sites, and each site holds out a fifth of its own part.
+    """
+    pool, central_test = hold_out(labels, one_in=TEST_ONE_IN, seed=CENTRAL_TEST_SEED)
+
+    def tensors(indices: Indices) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(features[indices].astype(np.float32)), torch.from_numpy(labels[indices])
+
+    if site.is_aggregator:
+        return Split(test=tensors(central_test))
+    part = pool[part_of(labels[pool], site)]
+    kept, held_out = hold_out(labels[part], one_in=TEST_ONE_IN, seed=site.seed)
+    return Split(train=tensors(part[kept]), test=tensors(part[held_out]))

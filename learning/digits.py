@@ -1,13 +1,12 @@
 """The built-in task `digits`: handwritten digits of 8x8 pixels (UCI, from scikit-learn), and a small CNN.
 
-1797 samples of 10 labels, of which 359 are the central test set; see learning.pooled for who holds what.
+1797 samples of 10 labels, of which 359 are the central test set; see learning.bundled for who holds what.
 """
 
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from learning.bundled import bundled
-from learning.pooled import share_out
+from learning.bundled import bundled, share_out
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Site

@@ -41,7 +41,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "How updates are averaged": ("weighting", "server_lr", "compiled_fold"),
     "Local training": tuple(LocalTraining.model_fields),
     "What travels": ("shared", "compression", "zstd", "inline_cap", "part_bytes"),
-    "When to stop early": ("stop_metric", "stop_at", "patience"),
+    "When to stop early": ("stop_metric", "stop_direction", "stop_at", "patience"),
     "What is kept": ("keep_every", "commit_every_s", "tensorboard", "mlflow"),
     "Partial aggregators": ("role", "shards", "shard", "flush_s"),
     "The broker": (

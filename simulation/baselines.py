@@ -9,7 +9,7 @@ import torch
 
 from broker.states import State
 from broker.wire import LocalTraining
-from learning import Plan, Site, Task, load_task
+from learning import Measured, Plan, Site, Task, load_task
 from simulation.sites import simulated_site
 from worker import Trainer, derived_seed
 
@@ -24,7 +24,8 @@ class Alone:
     """A model trained without federation, on the central test data."""
 
     num_samples: int
-    metrics: dict[str, float]
+    """That it was trained on."""
+    measured: Measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ class Baseline:
             state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}
         model = judge.model()
         model.load_state_dict(state)
-        return Alone(num_samples, {name: float(value) for name, value in judge.evaluate(model).items()})
+        metrics = {name: float(value) for name, value in judge.evaluate(model).items()}
+        return Alone(num_samples, Measured.of(metrics))
 
 
 def sampled_sites(num_sites: int) -> list[int]:
@@ -74,7 +76,7 @@ def compare(baseline: Baseline, judge: Task, *, on_step: Callable[[str], None]) 
         sites.append(alone)
         on_step(f"site {len(sites)} of {len(sampled_sites(baseline.num_sites))} alone")
     result: dict[str, Any] = {
-        "single_sites": [alone.metrics for alone in sites],
+        "single_sites": [alone.measured.recorded() for alone in sites],
         "num_sites": baseline.num_sites,
         "single_mean": _mean(sites),
     }
@@ -82,12 +84,12 @@ def compare(baseline: Baseline, judge: Task, *, on_step: Callable[[str], None]) 
     on_step("all data in one place")
     num_samples = fmean(alone.num_samples for alone in sites) * baseline.num_sites
     if abs(pooled.num_samples - num_samples) <= _SAME_DATA * num_samples + baseline.num_sites:
-        result["pooled"] = pooled.metrics
+        result["pooled"] = pooled.measured.recorded()
     return result
 
 
 def _mean(sites: list[Alone]) -> dict[str, float]:
-    return {name: fmean(alone.metrics[name] for alone in sites) for name in sites[0].metrics if name != "num_samples"}
+    return {name: fmean(alone.measured.metrics[name] for alone in sites) for name in sites[0].measured.metrics}
 
 
 def _moved(tensor: torch.Tensor, delta: torch.Tensor | None) -> torch.Tensor:

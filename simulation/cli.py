@@ -20,7 +20,7 @@ from broker import MemoryBroker, MemoryTransport
 from broker.rabbitmq import RabbitMQ
 from broker.wire import ModelHead, decode
 from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
-from learning import Site, Task, load_task
+from learning import Measured, Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
 from simulation.live import SimulationView
@@ -118,7 +118,9 @@ class Simulation:
 
     def _embedded(self) -> bool:
         broker = MemoryBroker()
-        settings = self._run_settings.model_copy(update={"quorum": self._quorum_of_all()})
+        # as a count: here all workers are always present, however long one of them trains
+        quorum = self._run_settings.quorum.counted(self._settings.workers)
+        settings = self._run_settings.model_copy(update={"quorum": quorum})
         with contextlib.ExitStack() as stack:
             aggregator = Aggregator(settings.config, self._task, MemoryTransport(broker), on_event=self._on_event)
             slots = self._slots(stack)
@@ -133,10 +135,6 @@ class Simulation:
             self._view.training = lambda: [slot.presence for slot in local]
             run_embedded(aggregator, broker, slots)
         return aggregator.is_finished
-
-    def _quorum_of_all(self) -> str:
-        """A share as a count: here all workers are always present, however long one of them trains."""
-        return str(self._run_settings.policy.quorum.target(self._settings.workers))
 
     def _slots(self, stack: contextlib.ExitStack) -> list[Slot]:
         """One slot here, or as many processes as jobs."""
@@ -240,14 +238,14 @@ def _initial_state(task: Task, seed: int) -> dict[str, torch.Tensor]:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not name.endswith("num_samples"))
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
     """The federated result, and beside it what each alternative reaches."""
     final = summary["final"]
-    federated = final.get("metrics") or final.get("worker_metrics") or {}
-    names = [name for name in federated if not name.endswith("num_samples")]
+    federated = Measured.of(final.get("metrics") or final.get("worker_metrics") or {}).metrics
+    names = list(federated)
     table = Table(title=f"after {final['round']} rounds, on {'central test data' if final.get('metrics') else 'sites'}")
     table.add_column("")
     for name in names:

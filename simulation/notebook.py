@@ -32,7 +32,7 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
     """
     given = _settings(settings | {"task": task if isinstance(task, str) else _name_of(task)})
     own = given.of_aggregator()
-    own = own.model_copy(update={"quorum": str(own.policy.quorum.target(given.workers))})
+    own = own.model_copy(update={"quorum": own.quorum.counted(given.workers)})
     task_at = partial(load_task, task) if isinstance(task, str) else partial(at_site, task, reference=given.task)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # their number changes the last bits

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from aggregator import AggregatorSettings, QuorumText, RunSettings
+from aggregator import AggregatorSettings, Quorum, QuorumAsText, RunSettings
 from broker import BrokerUrl
 from broker.wire import QueueName
+from console import settings_of
 
 
 class SimulationSettings(RunSettings):
@@ -20,7 +21,7 @@ class SimulationSettings(RunSettings):
         description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker",
     )
     queue: QueueName | None = Field(None, description="name of the results queue; by default one of its own")
-    quorum: QuorumText | None = Field(None, description="updates that close a round; by default those of all workers")
+    quorum: QuorumAsText | None = Field(None, description="updates that close a round; by default those of all workers")
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="seconds after which a round closes without its quorum; by default never: time decides nothing",
@@ -42,10 +43,10 @@ class SimulationSettings(RunSettings):
         own_queue = f"simulation-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]}"
         fields = {name: getattr(self, name) for name in RunSettings.model_fields}
         fields |= {"broker": self.broker} if self.broker else {}
-        return AggregatorSettings.model_construct(
-            **fields,
-            queue=self.queue or own_queue,
-            quorum=self.quorum or str(self.workers),
-            run="simulation",
-            state=state,
-        )
+        fields |= {
+            "queue": self.queue or own_queue,
+            "quorum": self.quorum or Quorum(count=self.workers),
+            "run": "simulation",
+            "state": state,
+        }
+        return settings_of(AggregatorSettings, fields)

@@ -12,7 +12,7 @@ from typing import Protocol
 from broker import MemoryBroker, MemoryTransport, Source, Transport
 from broker.wire import BlobRef, Buffer, ModelHead, Presence, Topology, UpdateHead, decode
 from learning import Task
-from worker import OnDisk, Worker
+from worker import OnDisk, Worker, WorkerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,9 @@ class LocalSlot:
         model = next(iter(sites.values())).model()
         self._workers = [
             Worker(
-                name,
+                WorkerConfig(name=name, topology=topology, inline_cap=inline_cap),
                 task,
                 MemoryTransport(broker),
-                topology=topology,
-                inline_cap=inline_cap,
                 carried=OnDisk(state, name) if state else None,
                 model=model,
             )

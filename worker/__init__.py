@@ -1,12 +1,13 @@
 """One site: its data stay here, its updates travel. `fl-worker` is in cli.py.
 
-From Python: a ``Worker`` on any transport, with its settings and events.
+From Python: a ``Worker`` with its ``WorkerConfig``, on any transport, and its events.
 """
 
 from worker import events
 from worker.carried import OnDisk
+from worker.config import WorkerConfig
 from worker.service import Worker
 from worker.settings import WorkerSettings
 from worker.trainer import Trainer, derived_seed
 
-__all__ = ["OnDisk", "Trainer", "Worker", "WorkerSettings", "derived_seed", "events"]
+__all__ = ["OnDisk", "Trainer", "Worker", "WorkerConfig", "WorkerSettings", "derived_seed", "events"]

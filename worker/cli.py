@@ -21,6 +21,7 @@ from console import (
 )
 from learning import load_task
 from worker.carried import OnDisk
+from worker.config import WorkerConfig
 from worker.device import pick_device
 from worker.live import WorkerView
 from worker.metrics import WorkerMetrics
@@ -74,17 +75,20 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
         stack.callback(transport.close)
         metrics = WorkerMetrics(lambda: worker.presence)
         heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
-        worker = Worker(
-            name,
-            task,
-            transport,
+        config = WorkerConfig(
+            name=name,
             topology=Topology(settings.queue),
             inline_cap=settings.inline_cap,
             run=settings.run,
             device=device,
+            presence_every_s=settings.presence_every_s,
+        )
+        worker = Worker(
+            config,
+            task,
+            transport,
             carried=carried,
             on_event=fan_out(view.on_event, metrics.on_event),
-            presence_every_s=settings.presence_every_s,
             announce_soon=heartbeat.soon,
         )
         stack.enter_context(served(metrics.registry, settings))

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from broker.wire import ModelHead, Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
+from learning import AT_SITES, IN_TRAINING, Direction
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
 
 
@@ -61,8 +62,8 @@ class WorkerView:
                 self._head, self._round = head, head.round
                 self._received_bytes += num_bytes
             case RoundTrained():
-                self._note_metrics(event.round, "train", event.metrics)
-                self._note_metrics(event.round, "eval", event.eval_metrics)
+                self._note_metrics(event.round, IN_TRAINING, event.metrics)
+                self._note_metrics(event.round, AT_SITES, event.eval_metrics)
                 self._last = f"{event.num_samples:,} samples in {event.train_s:.2f} s"
             case UpdateSent(num_bytes=num_bytes):
                 self._num_sent += 1
@@ -91,10 +92,8 @@ class WorkerView:
 
     def _note_metrics(self, round_number: int, prefix: str, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
-            if name == "num_samples":
-                continue
-            key = f"{prefix}.{name}"
-            self._trends.setdefault(key, Trend(key)).add(round_number, value)
+            key = f"{prefix}{name}"
+            self._trends.setdefault(key, Trend(key, Direction.of(name))).add(round_number, value)
 
     # -- what is seen ---------------------------------------------------------------------------------------
 

@@ -21,7 +21,6 @@ from broker.wire import (
     Digest,
     ModelHead,
     Presence,
-    Topology,
     UpdateHead,
     cut,
     decode,
@@ -33,8 +32,9 @@ from broker.wire import (
     zstd,
 )
 from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, told
-from learning import Plan, Task
+from learning import Measured, Plan, Task
 from worker.carried import HOME, RESIDUAL, Carried, InMemory, Store
+from worker.config import WorkerConfig
 from worker.error_feedback import compress
 from worker.events import (
     ModelReceived,
@@ -57,36 +57,29 @@ _MAX_UPLOADS = 5
 class Worker:
     """One worker, from its start until the run it takes part in is finished.
 
-    ``model`` is to train on, by default one of its own; workers that take turns may share one. Whoever has it
-    ``announce`` does so every ``presence_every_s`` at the latest. ``inline_cap`` is for runs that say nothing of it.
+    ``model`` is to train on, by default one of its own; workers that take turns may share one.
     """
 
     def __init__(
         self,
-        name: str,
+        config: WorkerConfig,
         task: Task,
         transport: Transport,
         *,
-        topology: Topology,
-        inline_cap: int,
-        run: str | None = None,
-        device: str = "cpu",
         carried: Store | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
-        presence_every_s: float = PRESENCE_EVERY_S,
         announce_soon: Callable[[], None] | None = None,
     ) -> None:
         self.is_finished = False
-        every_s = None if presence_every_s == PRESENCE_EVERY_S else presence_every_s  # as 0.1.0 understands it
-        self.presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
+        is_usual = config.presence_every_s == PRESENCE_EVERY_S
+        every_s = None if is_usual else config.presence_every_s  # None is what 0.1.0 understands
+        self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
         """What the worker is doing; announced when it changes, and by a heartbeat."""
-        self._name = name
+        self._name, self._run = config.name, config.run
         self._transport = transport
-        self._topology = topology
-        self._inline_cap = inline_cap
-        self._run = run
-        self._trainer = Trainer(task, device=device, model=model)
+        self._topology, self._inline_cap = config.topology, config.inline_cap
+        self._trainer = Trainer(task, device=config.device, model=model)
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
         self._tell = on_event
@@ -216,12 +209,12 @@ class Worker:
         self._set_state("training", head.round)
         carried = self._carried.before(head.run_id, head.round) or self._fresh(head)
         state = self._whole(head, state, carried)
-        eval_metrics = self._trainer.evaluate(state)
+        measured = self._trainer.evaluate(state)
         cancel = _Cancel(lambda: self._is_over(head))
         try:
             trained = self._trainer.train(state, self._plan(head, cancel), head.tensors)
             if not cancel.was_seen:
-                self._send(head, trained, eval_metrics, carried)
+                self._send(head, trained, measured, carried)
             elif not self._is_stopping:
                 self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
         except Diverged as error:
@@ -282,7 +275,7 @@ class Worker:
             return True  # an aggregator took over and went back
         return newest.round - head.round > newest.max_staleness
 
-    def _send(self, head: ModelHead, trained: Trained, eval_metrics: dict[str, float], carried: Carried) -> None:
+    def _send(self, head: ModelHead, trained: Trained, measured: Measured, carried: Carried) -> None:
         encoding = self._encoding_for(head)
         is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
         self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
@@ -297,7 +290,7 @@ class Worker:
                 num_samples=trained.num_samples,
                 train_s=trained.train_s,
                 metrics=trained.metrics,
-                eval_metrics=eval_metrics,
+                eval_metrics=measured.metrics,
             )
         )
         begun_at = time.perf_counter()
@@ -315,7 +308,7 @@ class Worker:
             train_s=trained.train_s,
             sent_at=time.time(),
             train_metrics=trained.metrics,
-            eval_metrics=eval_metrics,
+            eval_metrics=measured.recorded(),
         )
         body = encode(update, payload)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
@@ -334,7 +327,7 @@ class Worker:
                 "train_s": trained.train_s,
                 "num_bytes": num_bytes,
                 "metrics": trained.metrics,
-                "eval_metrics": eval_metrics,
+                "eval_metrics": measured.recorded(),
             },
         )
 

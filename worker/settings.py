@@ -1,5 +1,6 @@
 """All that can be set of a worker."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,27 @@ from pydantic import Field, field_validator
 
 from broker import ServiceSettings
 from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, RunName, WorkerName
+from console import AsText
 from learning import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several disjoint parts of a data set, counted from 0."""
+
+    index: int
+    num_parts: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """From ``I/N``. Anything else is a ValueError."""
+        index, slash, num_parts = text.partition("/")
+        if slash and index.isdecimal() and num_parts.isdecimal() and int(index) < int(num_parts):
+            return cls(int(index), int(num_parts))
+        raise ValueError("expected I/N with 0 <= I < N, such as 0/8")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.num_parts}"
 
 
 class WorkerSettings(ServiceSettings):
@@ -26,7 +47,7 @@ class WorkerSettings(ServiceSettings):
         1, description="CPU threads to train with; 1 gives the same bits on any machine, 0 takes all cores"
     )
     partition: str = Field("iid", description="which part of a shared data set is here: iid, dirichlet:0.5 or shards:2")
-    site: str | None = Field(
+    site: AsText[Part] | None = Field(
         None,
         description="I/N: the I-th of N disjoint parts, from 0; by default the part follows from the name alone",
     )
@@ -55,21 +76,7 @@ class WorkerSettings(ServiceSettings):
             )
         return seconds
 
-    @field_validator("site")
-    @classmethod
-    def _site_is_one(cls, text: str | None) -> str | None:
-        if text is not None:
-            _parts(text)
-        return text
-
     def site_of(self, name: str) -> Site:
         """Where this worker's task runs."""
-        index, num_sites = _parts(self.site) if self.site else (None, None)
+        index, num_sites = (self.site.index, self.site.num_parts) if self.site else (None, None)
         return Site(name=name, partition=self.partition, index=index, num_sites=num_sites, seed=self.partition_seed)
-
-
-def _parts(text: str) -> tuple[int, int]:
-    index, slash, num_sites = text.partition("/")
-    if not (slash and index.isdigit() and num_sites.isdigit() and int(index) < int(num_sites)):
-        raise ValueError("expected I/N with 0 <= I < N, such as 0/8")
-    return int(index), int(num_sites)

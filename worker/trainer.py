@@ -16,7 +16,7 @@ from torch import nn
 from broker.states import ALL, State, first_not_finite, shared_state, specs_of
 from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, Specs, delta_specs, difference
 from console import FedmqError, TaskError
-from learning import Plan, Task
+from learning import Measured, Plan, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ class Trainer:
         _seed_everything(seed)
         return _rest(self._task.model().state_dict(), shared)
 
-    def evaluate(self, state: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    def evaluate(self, state: Mapping[str, torch.Tensor]) -> Measured:
         """The task's metrics of a received model on the site's own held-out data."""
         self._model.load_state_dict(state)
-        return _finite(self._task.evaluate(self._model))
+        return Measured.of(_finite(self._task.evaluate(self._model)))
 
     def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
         """Trains from ``state``, of which ``shared`` (None: all) are to travel.
@@ -89,16 +89,16 @@ class Trainer:
         self._model.load_state_dict(state)
         self._model.zero_grad()  # a task that never does would add to the gradients of another training
         begun_at = time.perf_counter()
-        metrics = dict(self._task.train(self._model, plan))
+        measured = Measured.of(self._task.train(self._model, plan))
         train_s = time.perf_counter() - begun_at
-        num_samples = _num_samples(metrics.pop("num_samples", None))
+        num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
         trained = self._model.state_dict()
         delta, home = _delta(trained, state, delta_specs(shared)), _rest(trained, shared)
         broken = first_not_finite(delta) or first_not_finite(home)
         if broken:
             raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
-        return Trained(delta, home, num_samples, train_s, _finite(metrics))
+        return Trained(delta, home, num_samples, train_s, _finite(measured.metrics))
 
 
 def _seed_everything(seed: int) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from learning import AT_SITES, IN_TRAINING, rank
+
 Figure = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
@@ -20,8 +22,8 @@ _MOST_BARS = 40
 _MOST_TIMELINE_UPDATES = 600
 _CURVES = (
     ("", "global model, central test data", BLUE, "solid"),
-    ("eval.", "global model, at the sites", GREEN, "solid"),
-    ("train.", "while training at the sites", ORANGE, "dot"),
+    (AT_SITES, "global model, at the sites", GREEN, "solid"),
+    (IN_TRAINING, "while training at the sites", ORANGE, "dot"),
 )
 _VERDICT_COLOURS = {
     "folded": BLUE,
@@ -47,14 +49,9 @@ def metric_names(rounds: Rows) -> list[str]:
             for key, value in row.items():
                 name = key.removeprefix(prefix)
                 is_metric = key.startswith(prefix) if prefix else "." not in key and key not in _COLUMNS
-                if is_metric and name != "num_samples" and isinstance(value, int | float):
+                if is_metric and isinstance(value, int | float):
                     found.setdefault(name)
     return sorted(found, key=rank)[:_MOST_METRICS]
-
-
-def rank(metric: str) -> int:
-    """Accuracy before loss, and others after them, where metrics are shown in a row."""
-    return {"accuracy": 0, "loss": 1}.get(metric.rpartition(".")[2], 2)
 
 
 _COLUMNS = frozenset(

@@ -5,6 +5,7 @@ from typing import Any
 
 from aggregator.history import charts
 from aggregator.history.history import History
+from learning import Measured, rank
 
 _TIMELINE_ROUNDS = 20
 _MOST_ROUNDS = 500
@@ -79,7 +80,7 @@ def _comparison(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     federated = summary.get("final", {}).get("metrics")
     if not baselines or not federated:
         return None
-    names = sorted((name for name in federated if name != "num_samples"), key=charts.rank)
+    names = sorted(Measured.of(federated).metrics, key=rank)
     titles = {"single_mean": "one site alone (mean)", "pooled": "all data in one place"}
     found = {"federated": federated} | {title: baselines[key] for key, title in titles.items() if key in baselines}
     return {

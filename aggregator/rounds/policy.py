@@ -1,11 +1,10 @@
 """When a round ends: a pure state machine. The clock is passed in; nothing here waits or counts by itself."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from aggregator.state import ClosedBy
-from console import SettingsError
 
 
 class OnShort(StrEnum):
@@ -22,26 +21,28 @@ class Quorum:
 
     count: int | None = None
     share: float | None = None
+    text: str = field(default="", compare=False, repr=False)
+    """As it was given, if it was."""
 
     @classmethod
     def parse(cls, text: str) -> "Quorum":
-        """``3`` is a count; ``80%`` and ``0.8`` are shares."""
+        """``3`` is a count; ``80%`` and ``0.8`` are shares. Anything else is a ValueError."""
         try:
             if text.endswith("%"):
-                return cls._of_share(float(text[:-1]) / 100)
+                return cls._of_share(float(text[:-1]) / 100, text)
             if "." in text:
-                return cls._of_share(float(text))
+                return cls._of_share(float(text), text)
             if int(text) >= 1:
-                return cls(count=int(text))
+                return cls(count=int(text), text=text)
         except ValueError:
             pass
-        raise SettingsError("expected a count such as 3, or a share of the workers present such as 80% or 0.8")
+        raise ValueError("expected a count such as 3, or a share of the workers present such as 80% or 0.8")
 
     @classmethod
-    def _of_share(cls, share: float) -> "Quorum":
+    def _of_share(cls, share: float, text: str) -> "Quorum":
         if not 0 < share <= 1:
             raise ValueError(share)
-        return cls(share=share)
+        return cls(share=share, text=text)
 
     def target(self, num_present: int) -> int:
         """The number of updates wanted while so many workers are present; at least 1."""
@@ -49,8 +50,16 @@ class Quorum:
             return self.count or 1
         return max(1, math.ceil(round(self.share * num_present, 9)))
 
+    def counted(self, num_present: int) -> "Quorum":
+        """The same where the number of workers present is known and stays: a count."""
+        return Quorum(count=self.target(num_present))
+
+    @property
+    def in_words(self) -> str:
+        return str(self) if self.share is None else f"{self.share:.0%} of those present"
+
     def __str__(self) -> str:
-        return str(self.count) if self.share is None else f"{self.share:.0%} of those present"
+        return self.text or (str(self.count) if self.share is None else f"{100 * self.share:g}%")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,24 @@
 """What is true of a run after a kill: ledger, model files, and what follows from them alone."""
 
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
-from aggregator.state.early_stop import Ending
-from aggregator.state.ledger import FORMAT, Accumulated, ClosedBy, Ledger, RoundResult, UpdateRow, Verdict
+from aggregator.state.early_stop import Aim, Ending
+from aggregator.state.ledger import (
+    FORMAT,
+    Accumulated,
+    ClosedBy,
+    Ledger,
+    RoundResult,
+    UpdateRow,
+    Verdict,
+    recorded_metrics,
+)
 from aggregator.state.retention import Retention
 from aggregator.state.summary import summarize
 
 __all__ = [
     "FORMAT",
     "Accumulated",
+    "Aim",
     "ClosedBy",
     "Ending",
     "Ledger",
@@ -21,5 +31,6 @@ __all__ = [
     "Verdict",
     "WrittenModel",
     "companion_specs",
+    "recorded_metrics",
     "summarize",
 ]

@@ -4,7 +4,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from console import is_smaller_better
+from learning import Direction, bare
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a run is to become good at: a metric, and which way is better. Without one, whatever is usual."""
+
+    metric: str | None = None
+    direction: Direction | None = None
+    """None: as the metric's name tells."""
+
+    def direction_of(self, metric: str) -> Direction:
+        """That of the run's metric holds wherever it is measured; others go by their names."""
+        is_ours = self.metric is not None and bare(metric) == bare(self.metric)
+        return self.direction if is_ours and self.direction is not None else Direction.of(metric)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,8 +26,8 @@ class Ending:
     """The rules for the end of a run."""
 
     rounds: int
-    metric: str | None = None
-    """Stop early on this metric of the central evaluation, or ``eval.NAME`` of the workers' own; None: never."""
+    aim: Aim = Aim()
+    """Stop early on its metric, of the central evaluation or ``eval.NAME`` of the workers' own; without one, never."""
     stop_at: float | None = None
     """Stop when the metric is as good as this."""
     patience: int = 0
@@ -23,13 +37,13 @@ class Ending:
         """Why the run is to end after ``last_round``, in words; None to go on. ``rounds`` are the closed ones."""
         if last_round >= self.rounds:
             return f"all {self.rounds} rounds are done"
-        if self.metric is None or last_round == 0:
+        if last_round == 0:
             return None
-        return reason_to_stop(rounds, self.metric, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
+        return reason_to_stop(rounds, self.aim, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
 
     def goes_on_after(self, round_number: int) -> bool:
         """Whether another round follows for sure, whatever is measured."""
-        return round_number < self.rounds and self.metric is None
+        return round_number < self.rounds and self.aim.metric is None
 
 
 def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
@@ -38,27 +52,29 @@ def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def best_round(rounds: Iterable[Mapping[str, Any]], metric: str) -> tuple[int, float] | None:
+def best_round(rounds: Iterable[Mapping[str, Any]], metric: str, direction: Direction) -> tuple[int, float] | None:
     """The first round with the best value, and the value; None if no round has the metric."""
-    sign = -1.0 if is_smaller_better(metric) else 1.0
     best: tuple[int, float] | None = None
     for row in rounds:
         value = metric_of(row, metric)
-        if value is not None and (best is None or sign * value > sign * best[1]):
+        if value is not None and (best is None or direction.is_better(value, best[1])):
             best = (int(row["round"]), value)
     return best
 
 
 def reason_to_stop(
-    rounds: Iterable[Mapping[str, Any]], metric: str, *, stop_at: float | None, patience: int, last_round: int
+    rounds: Iterable[Mapping[str, Any]], aim: Aim, *, stop_at: float | None, patience: int, last_round: int
 ) -> str | None:
     """Why the run is to end after ``last_round``, in words; None to go on."""
-    best = best_round(rounds, metric)
+    if aim.metric is None:
+        return None
+    direction = aim.direction_of(aim.metric)
+    best = best_round(rounds, aim.metric, direction)
     if best is None:
         return None
     number, value = best
-    if stop_at is not None and (value <= stop_at if is_smaller_better(metric) else value >= stop_at):
-        return f"{metric} reached {value:.4g} in round {number}"
+    if stop_at is not None and not direction.is_better(stop_at, value):
+        return f"{aim.metric} reached {value:.4g} in round {number}"
     if patience and last_round - number >= patience:
-        return f"{metric} was not better than in round {number} ({value:.4g}) for {patience} rounds"
+        return f"{aim.metric} was not better than in round {number} ({value:.4g}) for {patience} rounds"
     return None

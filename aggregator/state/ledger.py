@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from console import LeadershipLost, StateError
+from learning import Measured
 
 FORMAT = 2
 _FORMAT_WITHOUT_COMPANIONS = 1
@@ -114,7 +115,8 @@ class RoundResult:
     closed_at: float
     seconds: float
     num_samples: int
-    metrics: Mapping[str, float]
+    measured: Measured
+    """Of the new model, on central test data."""
     model_sha256: str
     companions: Mapping[str, str] = field(default_factory=dict)
     """Digests of what the model has beside it, by name."""
@@ -240,7 +242,7 @@ class Ledger:
                     counts.get(Verdict.REFUSED, 0),
                     counts.get(Verdict.DUPLICATE, 0),
                     result.num_samples,
-                    json.dumps(result.metrics),
+                    json.dumps(result.measured.recorded()),
                     json.dumps(self._worker_metrics(number)),
                     result.model_sha256,
                     number,
@@ -310,11 +312,11 @@ class Ledger:
         )
         for num_samples, trained, evaluated in rows:
             for prefix, text in (("train", trained), ("eval", evaluated)):
-                metrics = json.loads(text)
-                weight = metrics.pop("num_samples", num_samples)
+                measured = Measured.of(json.loads(text))
+                weight = num_samples if measured.num_samples is None else measured.num_samples
                 if weight <= 0:
                     continue
-                for name, value in metrics.items():
+                for name, value in measured.metrics.items():
                     key = f"{prefix}.{name}"
                     sums[key] = sums.get(key, 0.0) + weight * value
                     weights[key] = weights.get(key, 0.0) + weight
@@ -371,7 +373,7 @@ class Ledger:
         return dict(self._db.execute("SELECT name, sha256 FROM companions WHERE round = ?", (round_number,)))
 
     def round(self, number: int) -> dict[str, Any]:
-        """One closed round."""
+        """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``."""
         (row,) = self._closed("AND round = ?", number)
         return row
 
@@ -384,10 +386,20 @@ class Ledger:
         names = [column[0] for column in cursor.description]
         for found in cursor:
             row = dict(zip(names, found, strict=True))
-            yield row | {key: json.loads(row[key]) for key in ("metrics", "worker_metrics")}
+            central = Measured.of(json.loads(row["metrics"]))
+            yield row | {
+                "metrics": central.metrics,
+                "num_test_samples": central.num_samples,
+                "worker_metrics": json.loads(row["worker_metrics"]),
+            }
 
     def close(self) -> None:
         self._db.close()
+
+
+def recorded_metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """The central metrics of a row that ``Ledger.round`` gave, with ``num_samples`` among them, for what is kept."""
+    return Measured(row["metrics"], row.get("num_test_samples")).recorded()
 
 
 def _fields(value: Accumulated) -> dict[str, Any]:

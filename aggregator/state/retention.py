@@ -4,17 +4,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aggregator.state.checkpoint import StateDirectory
-from aggregator.state.early_stop import best_round
+from aggregator.state.early_stop import Aim, best_round
 from aggregator.state.ledger import Ledger
+from learning import IN_TRAINING, USUAL_METRICS
 
-_USUAL_METRICS = ("accuracy", "loss", "eval.accuracy", "eval.loss")
+_OF_MODELS = tuple(name for name in USUAL_METRICS if not name.startswith(IN_TRAINING))
 
 
-def best_of(rounds: Iterable[Mapping[str, Any]], metric: str | None) -> tuple[str, int, float] | None:
-    """(metric, round, value) of the best round: by ``metric``, or else by the first usual one that there is."""
+def best_of(rounds: Iterable[Mapping[str, Any]], aim: Aim) -> tuple[str, int, float] | None:
+    """(metric, round, value) of the best round: by the run's metric, or else by the first usual one that there is."""
     rows = list(rounds)
-    for name in (metric,) if metric else _USUAL_METRICS:
-        best = best_round(rows, name)
+    for name in (aim.metric,) if aim.metric else _OF_MODELS:
+        best = best_round(rows, name, aim.direction_of(name))
         if best is not None:
             return (name, *best)
     return None
@@ -29,15 +30,15 @@ def rounds_to_keep(last: int, best: int | None, *, keep_every: int) -> set[int]:
 class Retention:
     """Keeps what is to be kept of a run's models, and the links to the last and the best. It knows the best so far."""
 
-    def __init__(self, directory: StateDirectory, ledger: Ledger, *, metric: str | None, keep_every: int) -> None:
-        self._directory, self._ledger, self._metric, self._keep_every = directory, ledger, metric, keep_every
-        best = best_of(ledger.rounds(), metric)
+    def __init__(self, directory: StateDirectory, ledger: Ledger, *, aim: Aim, keep_every: int) -> None:
+        self._directory, self._ledger, self._aim, self._keep_every = directory, ledger, aim, keep_every
+        best = best_of(ledger.rounds(), aim)
         self._best_row = None if best is None else ledger.round(best[1])
 
     def keep(self, last: int) -> None:
         """Round ``last`` is closed: removes the models that need not stay."""
         rows = [self._ledger.round(last)] if self._best_row is None else [self._best_row, self._ledger.round(last)]
-        best = best_of(rows, self._metric)
+        best = best_of(rows, self._aim)
         self._best_row = None if best is None else self._ledger.round(best[1])
         kept = rounds_to_keep(last, best[1] if best else None, keep_every=self._keep_every)
         with self._ledger.transaction():  # only while no other aggregator has taken over

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aggregator.state.ledger import Ledger
+from aggregator.state.early_stop import Aim
+from aggregator.state.ledger import Ledger, recorded_metrics
 from aggregator.state.retention import best_of
 
 
-def summarize(ledger: Ledger, settings: Mapping[str, Any], *, metric: str | None, stopped: str) -> dict[str, Any]:
+def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped: str) -> dict[str, Any]:
     """The summary of a run that is over."""
     facts = ledger.facts()
     rounds = [_round(row) for row in ledger.rounds()]
@@ -20,14 +21,14 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, metric: str | None
         "settings": dict(settings),
         "stopped": stopped,
         "rounds": rounds,
-        "best": _best(ledger, metric),
+        "best": _best(ledger, aim),
         "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
     }
 
 
 def _round(row: Mapping[str, Any]) -> dict[str, Any]:
     """One round; the metrics of the central evaluation also stand at its top level, as ``loss``, ``accuracy``…"""
-    metrics: dict[str, Any] = row["metrics"]
+    metrics: dict[str, Any] = recorded_metrics(row)
     return metrics | {
         "round": row["round"],
         "closed_by": row["closed_by"],
@@ -43,6 +44,6 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _best(ledger: Ledger, metric: str | None) -> dict[str, Any] | None:
-    best = best_of(ledger.rounds(), metric)
+def _best(ledger: Ledger, aim: Aim) -> dict[str, Any] | None:
+    best = best_of(ledger.rounds(), aim)
     return None if best is None else {"round": best[1], best[0]: best[2]}

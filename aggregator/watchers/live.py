@@ -25,12 +25,11 @@ from aggregator.events import (
     WorkerSeen,
 )
 from aggregator.rounds import Present
-from aggregator.state import Verdict
+from aggregator.state import Aim, Verdict
 from broker.wire import Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
+from learning import rank
 
-_USUAL = ("loss", "accuracy", "eval.loss", "eval.accuracy", "train.loss", "train.accuracy")
-"""The metrics that people look for, in the order in which they are shown; then the others."""
 _MAX_LOOKED_AT = 2000
 """Of the workers present, for those to be named; a view has room for some tens."""
 _MAX_ITEMS = 60
@@ -75,6 +74,7 @@ class AggregatorView:
         self._answers: dict[str, Verdict] = {}
         self._counts: Counter[str] = Counter()
         self._open_counts: Counter[str] = Counter()
+        self._aim = Aim()
         self._trends: dict[str, Trend] = {}
         self._upload, self._download = Flow("↑ model"), Flow("↓ update")
 
@@ -149,6 +149,7 @@ class AggregatorView:
 
     def _open_run(self, event: RunOpened) -> None:
         self._forget_run("")
+        self._aim = event.aim
         for row in event.closed:
             self._note_row(row)
         self._run = replace(event, closed=())
@@ -172,8 +173,8 @@ class AggregatorView:
         for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
         for name, value in (row["metrics"] or row["worker_metrics"]).items():
-            if not name.endswith("num_samples"):
-                self._trends.setdefault(name, Trend(name)).add(self._num_closed, value)
+            trend = self._trends.setdefault(name, Trend(name, self._aim.direction_of(name)))
+            trend.add(self._num_closed, value)
 
     # -- what is seen ---------------------------------------------------------------------------------------
 
@@ -271,8 +272,7 @@ class AggregatorView:
         return Text(f"{mark} {shown}{progress}", style=style)
 
     def _ordered_trends(self) -> list[Trend]:
-        usual = [self._trends[name] for name in _USUAL if name in self._trends]
-        return usual + [trend for name, trend in self._trends.items() if name not in _USUAL]
+        return sorted(self._trends.values(), key=lambda trend: rank(trend.name))
 
     def _show_counts(self, rows: Rows) -> None:
         counts = self._counts + self._open_counts

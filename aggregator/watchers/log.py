@@ -76,7 +76,7 @@ def _log_sum(event: SumDecided) -> None:
 
 def _log_round(event: RoundClosed) -> None:
     row = event.row
-    metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items() if name != "num_samples")
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items())
     log.info(
         "round %3d ↻ closed by %s: %d folded, %d late, %d refused, %.2f s  %s",
         row["round"],

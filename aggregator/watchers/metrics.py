@@ -19,7 +19,7 @@ from aggregator.events import (
     UpdateDecided,
 )
 from aggregator.history import History
-from aggregator.state import Verdict
+from aggregator.state import Verdict, recorded_metrics
 from console import StateError, new_registry
 
 SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300, 1800, 7200)
@@ -94,7 +94,7 @@ class AggregatorMetrics:
 
     def _note_round(self, event: RoundClosed) -> None:
         self._round_s.observe(event.row["seconds"])
-        metrics = {**event.row["metrics"], **event.row["worker_metrics"]}
+        metrics = {**recorded_metrics(event.row), **event.row["worker_metrics"]}
         self._metric.clear()
         for name in sorted(metrics)[:_MOST_METRICS]:
             self._metric.labels(name).set(metrics[name])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aggregator.events import Event, RoundClosed, RunEnded, RunOpened
+from aggregator.state import recorded_metrics
 from console import SettingsError
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class MLflowLog:
         return run_id
 
     def _log_round(self, client: Any, run_id: str, row: Mapping[str, Any]) -> None:
-        numbers = {**row["metrics"], **row["worker_metrics"]} | {
+        numbers = {**recorded_metrics(row), **row["worker_metrics"]} | {
             name: row[name] for name in ("seconds", "num_folded", "num_late", "num_refused")
         }
         at_ms = int(1000 * row["closed_at"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.events import Event, RoundClosed, RunOpened
+from aggregator.state import recorded_metrics
 from console import SettingsError
 
 
@@ -30,7 +31,7 @@ class TensorBoardLog:
                 self._writer = self._make(str(self._folder / event.run_id), purge_step=first, filename_suffix=own)
             case RoundClosed():
                 row = event.row
-                numbers = {f"central/{name}": value for name, value in row["metrics"].items()}
+                numbers = {f"central/{name}": value for name, value in recorded_metrics(row).items()}
                 numbers |= {f"workers/{name}": value for name, value in row["worker_metrics"].items()}
                 numbers |= {f"round/{name}": row[name] for name in ("seconds", "num_folded", "num_late", "num_refused")}
                 for name, value in numbers.items():

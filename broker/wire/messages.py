@@ -83,12 +83,17 @@ class Compression(Header):
 
     @classmethod
     def parse(cls, text: str, *, zstd: int = 0) -> Self:
-        """From ``none``, ``float16``, ``bfloat16``, ``int8`` or ``topk:SHARE``. Anything else is a ValueError."""
+        """From ``none``, ``float16``, ``bfloat16``, ``int8`` or ``topk:SHARE``. Anything else is a ValueError.
+
+        A share has six digits, which ``text`` shows.
+        """
         method, colon, share = text.partition(":")
         if method not in COMPRESSIONS or (method == "topk") != bool(colon):
             raise ValueError(f"expected {', '.join(COMPRESSIONS)}:SHARE (such as topk:0.01), not {text!r}")
         try:
-            return cls.model_validate({"method": method, "share": float(share) if colon else None, "zstd": zstd})
+            return cls.model_validate(
+                {"method": method, "share": _shown(float(share)) if colon else None, "zstd": zstd}
+            )
         except ValueError as error:
             raise ValueError(f"a share is a number above 0 and at most 1, as in topk:0.01, not {share!r}") from error
 
@@ -105,6 +110,11 @@ class Compression(Header):
         if (self.method == "topk") != (self.share is not None):
             raise ValueError("topk has a share, and no other method has")
         return self
+
+
+def _shown(share: float) -> float:
+    """As it is when it is read again from the text that shows it."""
+    return float(f"{share:g}")
 
 
 class BlobRef(Header):

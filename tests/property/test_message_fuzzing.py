@@ -34,6 +34,7 @@ from broker.wire.codec import decode, encode
 from broker.wire.messages import Compression, Header, ModelHead, PartialHead, Presence, Status, UpdateHead
 from broker.wire.topology import Topology, partial_key
 from console.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
+from worker.config import WorkerConfig
 from worker.service import Worker
 
 
@@ -135,7 +136,8 @@ def test_a_worker_drops_any_bad_model_and_takes_part_in_the_next_good_one(body: 
     broker = MemoryBroker()
     transport = MemoryTransport(broker)
     transport.write_blob("updates.blob.update.site-a.demo.0a1b2c3d.3", [part[:16], part[16:]])
-    worker = Worker("site-a", StateTask(SMALL), MemoryTransport(broker), topology=Topology("updates"), inline_cap=2**20)
+    config = WorkerConfig(name="site-a", topology=Topology("updates"), inline_cap=2**20)
+    worker = Worker(config, StateTask(SMALL), MemoryTransport(broker))
     worker.start()
     transport.broadcast(body)
     try:

@@ -7,10 +7,12 @@ from pydantic import ValidationError
 
 from aggregator.cli import main
 from aggregator.rounds.policy import OnShort, Quorum
-from aggregator.settings import AggregatorSettings
+from aggregator.settings import AggregatorSettings, Shard, Shared
+from aggregator.state.early_stop import Aim
 from broker.wire.messages import BlobRef, Compression, LocalTraining
 from broker.wire.topology import Topology, names_of
 from console.errors import ExitCode
+from learning.metrics import Direction
 
 
 def test_the_policy_is_what_was_set() -> None:
@@ -53,6 +55,8 @@ def test_the_local_training_is_what_was_set() -> None:
         {"queue": ".x"},
         {"queue": "q" * 65},
         {"patience": 3},
+        {"stop_direction": "min"},
+        {"stop_metric": "f1", "stop_direction": "down"},
         {"lr": 0},
         {"momentum": 1},
         {"compression": "int4"},
@@ -96,7 +100,7 @@ def test_root_and_partial_see_the_queues_that_are_theirs() -> None:
     root = AggregatorSettings(queue="q", shards=3)
     partial = AggregatorSettings(queue="q", role="partial", shard="2/3")
     assert root.topology == Topology("q", num_shards=3)
-    assert partial.own_shard == (2, 3)
+    assert partial.shard == Shard(2, 3)
     assert partial.topology == Topology("q", shard=2)
     assert partial.topology.updates in root.topology.update_queues
 
@@ -125,10 +129,58 @@ def test_a_role_that_lacks_something_is_one_clear_line_and_a_usage_error(
 def test_a_compression_is_kept_in_one_way_of_writing(given: str | None, kept: str) -> None:
     """Flags and files read ``none`` as no value."""
     settings = AggregatorSettings(compression=given, zstd=3)
-    assert settings.compression == kept
+    assert settings.model_dump(mode="json")["compression"] == kept
+    assert settings.compression == Compression.parse(kept)
     assert settings.update_compression == Compression.parse(kept, zstd=3)
 
 
 def test_patterns_are_told_one_by_one() -> None:
-    assert AggregatorSettings(shared="body.*, !*.bias").shared_patterns == ("body.*", "!*.bias")
-    assert AggregatorSettings().shared_patterns == ("*",)
+    assert AggregatorSettings(shared="body.*, !*.bias").shared == Shared(("body.*", "!*.bias"))
+    assert AggregatorSettings().shared == Shared(("*",))
+
+
+SAID_AS_TEXT: list[tuple[str, Any, str, object]] = [
+    ("quorum", "3", "3", Quorum(count=3)),
+    ("quorum", 3, "3", Quorum(count=3)),
+    ("quorum", "0.8", "0.8", Quorum(share=0.8)),
+    ("quorum", 0.8, "0.8", Quorum(share=0.8)),
+    ("quorum", "80%", "80%", Quorum(share=0.8)),
+    ("compression", "topk:0.0123456789", "topk:0.0123457", Compression(method="topk", share=0.0123457)),
+    ("shared", " body.* ,!*.bias", "body.*,!*.bias", Shared(("body.*", "!*.bias"))),
+    ("shard", "1/2", "1/2", Shard(1, 2)),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "text", "value"), SAID_AS_TEXT)
+def test_a_setting_said_as_text_is_a_value_and_is_dumped_as_text_again(
+    name: str, given: Any, text: str, value: object
+) -> None:
+    role: dict[str, Any] = {"role": "partial"} if name == "shard" else {}
+    settings = AggregatorSettings(**role | {name: given})
+    assert getattr(settings, name) == value
+    assert settings.model_dump(mode="json")[name] == settings.model_dump()[name] == text
+    assert getattr(AggregatorSettings(**role | {name: value}), name) is value
+
+
+@pytest.mark.parametrize("given", [True, None, [3], {"count": 3}])
+def test_a_quorum_that_is_neither_text_nor_a_number_is_refused(given: Any) -> None:
+    with pytest.raises(ValidationError, match="Input should be a valid string"):
+        AggregatorSettings(quorum=given)
+
+
+@pytest.mark.parametrize("given", [{"method": "int8"}, ["int8"]])
+def test_a_compression_is_not_told_field_by_field(given: Any) -> None:
+    with pytest.raises(ValidationError, match="Input should be a valid string"):
+        AggregatorSettings(compression=given)
+
+
+def test_what_a_run_aims_at_is_what_was_set() -> None:
+    assert AggregatorSettings().aim == Aim()
+    assert AggregatorSettings(stop_metric="f1").aim == Aim("f1")
+    assert AggregatorSettings(stop_metric="f1", stop_direction="min").aim == Aim("f1", Direction.MIN)
+
+
+def test_updates_travel_with_the_level_of_zstd_beside_the_compression() -> None:
+    settings = AggregatorSettings(compression="int8", zstd=3)
+    assert settings.update_compression == Compression(method="int8", zstd=3)
+    assert settings.compression == Compression(method="int8")

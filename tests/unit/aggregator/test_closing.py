@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from aggregator.closing import Plan, plan_of
-from aggregator.state.early_stop import Ending
+from aggregator.state.early_stop import Aim, Ending
 from aggregator.state.ledger import ClosedBy
 
-TO_THE_END, EARLY = Ending(rounds=5), Ending(rounds=5, metric="accuracy", stop_at=0.9)
+TO_THE_END, EARLY = Ending(rounds=5), Ending(rounds=5, aim=Aim("accuracy"), stop_at=0.9)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def rows(*accuracies: float) -> list[dict[str, Any]]:
         (EARLY, (), None),
         (EARLY, (0.5, 0.8), None),
         (EARLY, (0.5, 0.9), "accuracy reached 0.9 in round 2"),
-        (Ending(rounds=9, metric="accuracy", patience=2), (0.5, 0.4), None),
+        (Ending(rounds=9, aim=Aim("accuracy"), patience=2), (0.5, 0.4), None),
         (
-            Ending(rounds=9, metric="accuracy", patience=2),
+            Ending(rounds=9, aim=Aim("accuracy"), patience=2),
             (0.5, 0.4, 0.5),
             WORSE,
         ),
-        (Ending(rounds=9, metric="f1", patience=2), (0.5, 0.4, 0.5), None),
+        (Ending(rounds=9, aim=Aim("f1"), patience=2), (0.5, 0.4, 0.5), None),
     ],
 )
 def test_a_run_ends_after_its_last_round_or_on_its_metric(

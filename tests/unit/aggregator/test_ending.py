@@ -9,8 +9,9 @@ from torch import nn
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from aggregator.state.early_stop import best_round, reason_to_stop
-from console.trend import is_smaller_better
+from aggregator.state.early_stop import Aim, best_round, reason_to_stop
+from aggregator.state.retention import best_of
+from learning.metrics import Direction
 
 ZERO = state_of(w=[0.0])
 ONE = state_of(w=[1.0])
@@ -95,19 +96,99 @@ def rows(*values: float | None) -> list[dict[str, Any]]:
 
 
 def test_the_best_round_is_the_first_of_equals() -> None:
-    assert best_round(rows(0.1, 0.3, 0.3, None), "m") == (2, 0.3)
-    assert best_round(rows(None), "m") is None
+    assert best_round(rows(0.1, 0.3, 0.3, None), "m", Direction.MAX) == (2, 0.3)
+    assert best_round(rows(0.3, 0.1, 0.1, None), "m", Direction.MIN) == (2, 0.1)
+    assert best_round(rows(None), "m", Direction.MAX) is None
 
 
-@pytest.mark.parametrize("name", ["loss", "eval.loss", "error_rate", "val_mse", "mae", "perplexity"])
-def test_losses_and_errors_are_better_when_smaller(name: str) -> None:
-    assert is_smaller_better(name)
-    assert not is_smaller_better("accuracy")
+@pytest.mark.parametrize(
+    ("aim", "metric", "direction"),
+    [
+        (Aim(), "loss", Direction.MIN),
+        (Aim(), "score", Direction.MAX),
+        (Aim("score"), "score", Direction.MAX),
+        (Aim("score", Direction.MIN), "score", Direction.MIN),
+        (Aim("eval.score", Direction.MIN), "train.score", Direction.MIN),
+        (Aim("score", Direction.MIN), "accuracy", Direction.MAX),
+        (Aim("loss", Direction.MAX), "loss", Direction.MAX),
+        (Aim("loss", Direction.MAX), "eval.loss", Direction.MAX),
+        (Aim("loss", Direction.MAX), "other_loss", Direction.MIN),
+    ],
+)
+def test_the_direction_of_a_run_is_that_of_its_metric_and_names_tell_the_others(
+    aim: Aim, metric: str, direction: Direction
+) -> None:
+    assert aim.direction_of(metric) is direction
+
+
+@pytest.mark.parametrize(
+    ("aim", "values", "reason"),
+    [
+        (Aim("m"), (0.4, 0.5), "m reached 0.5 in round 2"),
+        (Aim("m", Direction.MAX), (0.4, 0.6), "m reached 0.6 in round 2"),
+        (Aim("m", Direction.MIN), (0.6, 0.5), "m reached 0.5 in round 2"),
+        (Aim("m", Direction.MIN), (0.6, 0.7, 0.8), "m was not better than in round 1 (0.6) for 2 rounds"),
+        (Aim("m", Direction.MAX), (0.3, 0.2, 0.1), "m was not better than in round 1 (0.3) for 2 rounds"),
+        (Aim("m", Direction.MIN), (0.8, 0.7, 0.6), None),
+        (Aim("n", Direction.MIN), (0.1,), None),
+        (Aim(), (0.9,), None),
+    ],
+)
+def test_a_run_stops_by_its_direction(aim: Aim, values: tuple[float, ...], reason: str | None) -> None:
+    found = reason_to_stop(rows(*values), aim, stop_at=0.5, patience=2, last_round=len(values))
+    assert found == reason
+
+
+@pytest.mark.parametrize(
+    ("aim", "best"),
+    [
+        (Aim(), ("accuracy", 2, 0.9)),
+        (Aim("loss"), ("loss", 1, 0.1)),
+        (Aim("loss", Direction.MAX), ("loss", 3, 0.3)),
+        (Aim("accuracy", Direction.MIN), ("accuracy", 1, 0.5)),
+        (Aim("eval.score", Direction.MIN), ("eval.score", 3, 1.0)),
+        (Aim("nothing"), None),
+    ],
+)
+def test_the_best_round_is_so_by_the_run_s_metric_and_direction(aim: Aim, best: object) -> None:
+    found = [(0.5, 0.1, 3.0), (0.9, 0.2, 2.0), (0.7, 0.3, 1.0)]
+    closed = [
+        {"round": number, "metrics": {"accuracy": one, "loss": two}, "worker_metrics": {"eval.score": three}}
+        for number, (one, two, three) in enumerate(found, start=1)
+    ]
+    assert best_of(closed, aim) == best
+
+
+def test_a_usual_metric_of_training_makes_no_model_the_best() -> None:
+    closed = [{"round": 1, "metrics": {}, "worker_metrics": {"train.accuracy": 1.0, "eval.loss": 0.5}}]
+    assert best_of(closed, Aim()) == ("eval.loss", 1, 0.5)
+
+
+def test_a_run_told_that_smaller_is_better_stops_keeps_and_sums_up_by_that(begin: Begin) -> None:
+    said = {"stop_metric": "score", "stop_direction": "min", "stop_at": 0.2}
+    values = [0.5, 0.3, 0.4, 0.6]
+    run = begin(Scripted("score", values), quorum="1", rounds=9, **said)
+    for _ in values:
+        run.fold_all([("a", ONE)])
+    models = run.folder / "models"
+    assert (models / "best.safetensors").samefile(models / "round-00002.safetensors")
+
+    run.task._values = iter([0.0, 0.35, 0.1])
+    again = run.crash().start()
+    again.fold_all([("a", ONE)])
+    assert (models / "best.safetensors").samefile(models / "round-00002.safetensors")
+    again.fold_all([("a", ONE)])
+    assert (models / "best.safetensors").samefile(models / "round-00006.safetensors")
+    assert again.aggregator.is_finished
+    assert again.summary["best"] == {"round": 6, "score": 0.1}
+    assert again.summary["stopped"] == "score reached 0.1 in round 6"
+    assert again.summary["settings"]["stop_direction"] == "min"
+    again.aggregator.close()
 
 
 def test_a_run_without_a_reason_goes_on() -> None:
-    assert reason_to_stop(rows(0.1, 0.2), "m", stop_at=0.5, patience=1, last_round=2) is None
-    assert reason_to_stop([], "m", stop_at=0.5, patience=1, last_round=0) is None
+    assert reason_to_stop(rows(0.1, 0.2), Aim("m"), stop_at=0.5, patience=1, last_round=2) is None
+    assert reason_to_stop([], Aim("m"), stop_at=0.5, patience=1, last_round=0) is None
 
 
 def test_the_summary_tells_what_was_and_what_came_of_it(begin: Begin) -> None:

@@ -8,13 +8,28 @@ from typing import get_type_hints
 
 import pytest
 
-from aggregator.state.ledger import FORMAT, Accumulated, ClosedBy, Ledger, RoundResult, UpdateRow, Verdict
+from aggregator.state.ledger import (
+    FORMAT,
+    Accumulated,
+    ClosedBy,
+    Ledger,
+    RoundResult,
+    UpdateRow,
+    Verdict,
+    recorded_metrics,
+)
 from console.errors import LeadershipLost, StateError
+from learning.metrics import Measured
 
 ACCUMULATED = Accumulated(file="sum-00001-1.safetensors", sha256="00", bound=1.5, num_folded=1, num_samples=10)
 BASE = {"base_round": 0, "base_sha256": "00"}
 RESULT = RoundResult(
-    closed_by=ClosedBy.QUORUM, closed_at=2.0, seconds=1.0, num_samples=10, metrics={"loss": 0.5}, model_sha256="ab"
+    closed_by=ClosedBy.QUORUM,
+    closed_at=2.0,
+    seconds=1.0,
+    num_samples=10,
+    measured=Measured({"loss": 0.5}, 50.0),
+    model_sha256="ab",
 )
 
 
@@ -143,7 +158,8 @@ def test_a_closed_round_counts_its_updates_and_the_next_is_open(ledger: Ledger) 
 
     closed = ledger.round(1)
     assert (closed["num_folded"], closed["num_late"], closed["num_refused"], closed["num_duplicate"]) == (2, 1, 1, 1)
-    assert closed["metrics"] == {"loss": 0.5}
+    assert (closed["metrics"], closed["num_test_samples"]) == ({"loss": 0.5}, 50.0)
+    assert recorded_metrics(closed) == {"num_samples": 50.0, "loss": 0.5}
     assert closed["worker_metrics"] == {"train.loss": 1.75, "eval.accuracy": 0.625}
     assert ledger.model_sha256(1) == "ab"
     assert (ledger.last_closed_round(), open_rounds(ledger), ledger.accumulated()) == (1, [2], None)

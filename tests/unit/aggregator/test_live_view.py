@@ -19,10 +19,12 @@ from aggregator.events import (
     UpdateDecided,
     WorkerSeen,
 )
+from aggregator.state.early_stop import Aim
 from aggregator.state.ledger import UpdateRow, Verdict
 from aggregator.watchers.live import AggregatorView
 from broker.wire.messages import Presence
 from console.watching import LinkChanged, Transferring
+from learning.metrics import Direction
 
 
 class Clock:
@@ -130,6 +132,22 @@ def test_metrics_have_their_trend_and_the_best_so_far(view: AggregatorView) -> N
     for number, loss in enumerate([0.9, 0.5, 0.1, 0.3], start=1):
         view.on_event(closed(number, loss))
     assert line_with(view, "loss").split() == ["loss", "0.3000", "↑", "█▅▁▃", "best", "0.1000,", "round", "3"]
+
+
+def test_the_best_so_far_is_so_by_the_run_s_direction() -> None:
+    view = AggregatorView()
+    fields: dict[str, Any] = {"run": "r", "run_id": "r.1", "queue": "q", "state": Path("s"), "num_rounds": 20}
+    closed_before = [closed(number, loss).row for number, loss in enumerate([0.5, 0.9, 0.1], start=1)]
+    aim = Aim("loss", Direction.MAX)
+    view.on_event(RunOpened(**fields, last_closed_round=3, closed=closed_before, aim=aim))
+    assert line_with(view, "loss").split()[-4:] == ["best", "0.9000,", "round", "2"]
+
+
+def test_usual_metrics_are_shown_first_in_the_order_of_the_page(view: AggregatorView) -> None:
+    row = closed(1, 0.5).row | {"metrics": {"f1": 0.1, "loss": 0.2, "accuracy": 0.3}}
+    view.on_event(RoundClosed(row=row))
+    words = [line.split()[0] for line in lines_of(view) if line.split()[:1]]
+    assert [word for word in words if word in ("f1", "loss", "accuracy")] == ["accuracy", "loss", "f1"]
 
 
 def test_rounds_before_a_restart_are_part_of_the_trend() -> None:

@@ -1,5 +1,7 @@
 """A run goes on from its state directory, after a clean stop and after a crash, and comes to the same model."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,24 @@ def test_a_finished_run_goes_on_when_it_is_given_more_rounds(begin: Begin) -> No
     again.fold_all([("a", delta(2)), ("b", delta(3))])
     assert again.aggregator.is_finished
     again.aggregator.close()
+
+
+def test_a_run_of_the_version_before_goes_on_whose_ledger_has_its_settings_as_text(begin: Begin) -> None:
+    as_text = {"compression": '"topk:0.01"', "zstd": "3", "shared": '"w,!v"'}
+    said = {"compression": "topk:0.010", "zstd": 3, "shared": "w, !v"}
+    task = StateTask(state_of(w=[0.0, 0.0, 0.0], v=[0.0]))
+    run = begin(task, **said)
+    run.aggregator.close()
+    assert dict(run.query("SELECT key, value FROM run WHERE key IN ('compression', 'zstd', 'shared')")) == as_text
+    with contextlib.closing(sqlite3.connect(run.folder / "ledger.sqlite")) as ledger, ledger:
+        ledger.executemany("UPDATE run SET value = ? WHERE key = ?", [(text, key) for key, text in as_text.items()])
+    again = EmbeddedRun.make(run.folder, task, broker=run.broker, **said).start()
+    assert (again.round, again.head.sha256) == (1, run.head.sha256)
+    again.aggregator.close()
+    other = EmbeddedRun.make(run.folder, task, broker=run.broker, **said | {"compression": "topk:0.02"})
+    with pytest.raises(StateError, match=r"with --compression topk:0\.01, not topk:0\.02; give another --state"):
+        other.start()
+    other.aggregator.close()
 
 
 @pytest.mark.parametrize("changes", [{"run": "other"}, {"task": "other"}, {"seed": 1}])

@@ -1,5 +1,6 @@
 """Settings: where they come from, what is told when they are wrong, and what is never told."""
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from aggregator.rounds.policy import Quorum
 from aggregator.settings import AggregatorSettings
 from broker.settings import BrokerSettings, redacted
 from console.errors import ExitCode, SettingsError
 from console.settings import read_settings
+from scaffold.described import COMMANDS, described
 
 SECRET = "Hunter2hunter2"
 
@@ -37,7 +40,7 @@ def problem(*argv: str) -> str:
 
 def test_defaults_hold_when_nothing_is_said() -> None:
     given = read()
-    assert (given.queue, given.rounds, given.quorum, given.deadline_s) == ("updates", 20, "100%", 600.0)
+    assert (given.queue, given.rounds, str(given.quorum), given.deadline_s) == ("updates", 20, "100%", 600.0)
 
 
 def test_a_flag_goes_before_the_environment_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +48,49 @@ def test_a_flag_goes_before_the_environment_before_the_file(tmp_path: Path, monk
     monkeypatch.setenv("FEDMQ_ROUNDS", "2")
     monkeypatch.setenv("FEDMQ_QUORUM", "2")
     given = read("--config", path, "--rounds", "3")
-    assert (given.rounds, given.quorum, given.queue) == (3, "2", "from-file")
+    assert (given.rounds, str(given.quorum), given.queue) == (3, "2", "from-file")
+
+
+@pytest.mark.parametrize("quorum", ["3", "0.8", "80%"])
+def test_a_quorum_is_read_from_flag_environment_and_file(
+    quorum: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Quorum.parse(quorum)
+    assert read("--quorum", quorum).quorum == wanted
+    assert read("--config", config(tmp_path, f"quorum: {quorum}\n")).quorum == wanted
+    monkeypatch.setenv("FEDMQ_QUORUM", quorum)
+    assert read().quorum == wanted
+
+
+def test_a_compression_of_none_is_none_from_flag_environment_and_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert str(read("--compression", "none").compression) == "none"
+    assert str(read("--config", config(tmp_path, "compression: none\n")).compression) == "none"
+    monkeypatch.setenv("FEDMQ_COMPRESSION", "none")
+    assert str(read().compression) == "none"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_setting_of_a_command_is_one_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value with fields of its own is no group of flags, and no JSON."""
+    with pytest.raises(SystemExit):
+        read("--help", kind=COMMANDS[command])
+    shown = capsys.readouterr().out
+    flags = set(re.findall(r"--([a-z0-9-]+(?:\.[a-z0-9.-]+)?)", shown.partition("examples:")[0]))
+    settings = {setting.flag.removeprefix("--") for setting in described(COMMANDS[command])}
+    assert settings <= flags
+    assert not {flag for flag in flags if "." in flag}
+    assert not re.search(r"--[a-z-]+ (JSON|\{.*JSON)", shown)
+
+
+def test_help_shows_defaults_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    for flag, default in (("quorum", "100%"), ("compression", "none"), ("shared", "*")):
+        assert f"--{flag} str " in shown
+        assert f"(default: {default})" in shown.partition(f" --{flag} str ")[2].partition(" --")[0]
 
 
 def test_the_broker_is_read_from_the_environment_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +134,9 @@ def test_all_problems_are_told_together() -> None:
 def test_early_stop_settings_need_a_metric() -> None:
     assert "--stop-metric" in problem("--patience", "3")
     assert "--stop-metric" in problem("--stop-at", "0.9")
+    assert "--stop-direction needs --stop-metric" in problem("--stop-direction", "min")
+    assert "--stop-direction" in problem("--stop-direction", "down", "--stop-metric", "accuracy")
+    assert read("--stop-direction", "min", "--stop-metric", "accuracy").stop_direction == "min"
     assert read("--patience", "3", "--stop-metric", "accuracy").patience == 3
 
 

@@ -1,10 +1,11 @@
 """The trend of a metric."""
 
 from console.trend import Trend
+from learning.metrics import Direction
 
 
-def trend_of(*values: float, name: str = "accuracy") -> Trend:
-    trend = Trend(name)
+def trend_of(*values: float, direction: Direction = Direction.MAX) -> Trend:
+    trend = Trend("score", direction)
     for number, value in enumerate(values, start=1):
         trend.add(number, value)
     return trend
@@ -20,10 +21,8 @@ def test_a_sparkline_goes_from_the_lowest_to_the_highest_of_the_last_values() ->
 
 def test_an_arrow_says_where_it_goes_and_whether_that_is_good() -> None:
     assert (trend_of(1, 2).arrow, trend_of(1, 2).is_better) == ("↑", True)
-    assert (trend_of(1, 2, name="eval.loss").arrow, trend_of(1, 2, name="eval.loss").is_better) == (
-        "↑",
-        False,
-    )
+    rising = trend_of(1, 2, direction=Direction.MIN)
+    assert (rising.arrow, rising.is_better) == ("↑", False)
     assert (trend_of(2, 1).arrow, trend_of(2, 1).is_better) == ("↓", False)
     assert (trend_of(1, 1.00001).arrow, trend_of(1, 1.00001).is_better) == ("→", None)
     assert trend_of(1).arrow == "→"
@@ -31,4 +30,4 @@ def test_an_arrow_says_where_it_goes_and_whether_that_is_good() -> None:
 
 def test_the_best_is_the_first_that_was_as_good() -> None:
     assert trend_of(1, 3, 3, 2).best == (2, 3)
-    assert trend_of(3, 1, 1, 2, name="eval.loss").best == (2, 1)
+    assert trend_of(3, 1, 1, 2, direction=Direction.MIN).best == (2, 1)

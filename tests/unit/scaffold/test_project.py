@@ -74,7 +74,7 @@ def test_every_setting_is_there_and_each_comment_can_be_put_to_use(
 def test_a_section_is_read_by_its_own_command_alone(project: Path) -> None:
     flags = ["--config", str(project / "run.yaml")]
     own = read_settings(AggregatorSettings, flags, prog="fl-aggregator", description="", examples="")
-    assert (own.run, own.quorum, own.rounds) == ("my_project", "2", 10)
+    assert (own.run, str(own.quorum), own.rounds) == ("my_project", "2", 10)
     (project / "run.yaml").write_text("aggregator:\n  colour: red\n")
     with pytest.raises(SettingsError, match="unknown setting colour"):
         read_settings(AggregatorSettings, flags, prog="fl-aggregator", description="", examples="")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from aggregator.settings import AggregatorSettings
 from console.errors import ExitCode
@@ -180,10 +181,25 @@ def test_the_aggregator_s_settings_are_those_of_the_simulation(tmp_path: Path) -
     settings = SimulationSettings(state=tmp_path, workers=5, lr=0.5, min_updates=2, seed=3)
     run = settings.of_aggregator()
     assert isinstance(run, AggregatorSettings)
-    assert (run.quorum, run.lr, run.min_updates, run.seed, run.state) == ("5", 0.5, 2, 3, tmp_path)
+    assert (str(run.quorum), run.lr, run.min_updates, run.seed, run.state) == ("5", 0.5, 2, 3, tmp_path)
     assert run.local == settings.local
     assert AggregatorSettings.model_validate(run.model_dump(exclude={"broker"})) is not None
-    assert SimulationSettings(state=tmp_path, quorum="80%").of_aggregator().quorum == "80%"
+    assert str(SimulationSettings(state=tmp_path, quorum="80%").of_aggregator().quorum) == "80%"
+
+
+def test_the_environment_of_an_aggregator_is_not_that_of_a_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDMQ_ROLE", "partial")
+    monkeypatch.setenv("FEDMQ_RUN", "federation")
+    run = SimulationSettings(state=tmp_path).of_aggregator()
+    assert (run.role, run.run) == ("root", "simulation")
+
+
+def test_the_aggregator_s_settings_are_checked_as_any(tmp_path: Path) -> None:
+    wrong = SimulationSettings(state=tmp_path).model_copy(update={"rounds": 0})
+    with pytest.raises(ValidationError, match="rounds"):
+        wrong.of_aggregator()
 
 
 def test_two_directories_have_two_queues_and_one_has_one(tmp_path: Path) -> None:

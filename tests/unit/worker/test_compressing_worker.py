@@ -21,6 +21,7 @@ from broker.wire.specs import delta_specs, num_bytes_of
 from console.errors import StateError, TaskError
 from learning.task import Plan
 from worker.carried import OnDisk, Store
+from worker.config import WorkerConfig
 from worker.service import Worker
 from worker.trainer import derived_seed
 
@@ -79,11 +80,9 @@ class Site:
         self.broker = MemoryBroker()
         self.task = Drift()
         self.worker = Worker(
-            "site-a",
+            WorkerConfig(name="site-a", topology=TOPOLOGY, inline_cap=inline_cap),
             self.task,
             MemoryTransport(self.broker),
-            topology=TOPOLOGY,
-            inline_cap=inline_cap,
             carried=carried,
         )
         self.worker.start()

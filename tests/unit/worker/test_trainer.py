@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from broker.states.tensors import digest_of, specs_of
 from broker.wire.messages import MAX_NUM_SAMPLES, UpdateHead
 from console.errors import TaskError
-from learning import Plan, Site, Split, Supervised
+from learning import Measured, Plan, Site, Split, Supervised
 from worker.trainer import Diverged, Trainer, derived_seed
 
 PLAN = Plan(round=1, seed=7, epochs=2, batch_size=4, lr=0.1, momentum=0.9)
@@ -216,8 +216,10 @@ def test_metrics_that_are_not_finite_are_left_out() -> None:
 
 
 def test_a_site_without_test_data_evaluates_to_nothing() -> None:
-    assert Trainer(Scripted({})).evaluate(nn.BatchNorm1d(2).state_dict()) == {}
-    assert Trainer(TASK).evaluate(STATE).keys() == {"num_samples", "loss", "accuracy"}
+    assert Trainer(Scripted({})).evaluate(nn.BatchNorm1d(2).state_dict()) == Measured()
+    measured = Trainer(TASK).evaluate(STATE)
+    assert measured.num_samples is not None
+    assert measured.metrics.keys() == {"loss", "accuracy"}
 
 
 def test_a_model_of_another_shape_is_a_misfit() -> None:

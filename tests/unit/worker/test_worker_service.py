@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,12 +20,14 @@ from broker.wire.topology import Topology
 from console.errors import BlobLost, TaskError
 from console.watching import Transferring
 from learning.task import Plan
+from worker.config import WorkerConfig
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
 from worker.service import Worker
 from worker.trainer import derived_seed
 
 STATE: State = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([0.5])}
 TOPOLOGY = Topology("updates")
+CONFIG = WorkerConfig(name="site-a", topology=TOPOLOGY, inline_cap=2**20)
 
 
 class Steps:
@@ -56,14 +59,14 @@ class Steps:
 class Site:
     """A worker on a broker of its own, and what an aggregator would do there."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.broker = MemoryBroker()
         self.aggregator = MemoryTransport(self.broker)
         self.task = Steps()
         self.events: list[Event] = []
         self.transport = MemoryTransport(self.broker)
-        fields = {"topology": TOPOLOGY, "inline_cap": 2**20, "on_event": self.events.append} | settings
-        self.worker = Worker("site-a", self.task, self.transport, **fields)
+        config = replace(CONFIG, **changes)
+        self.worker = Worker(config, self.task, self.transport, on_event=self.events.append)
         self.worker.start()
 
     @property
@@ -135,7 +138,7 @@ def test_a_worker_that_starts_late_gets_the_model_that_is_there() -> None:
     first.publish(4)
     broker.heads.extend(first.broker.heads)
     broker.num_heads = 1
-    worker = Worker("late", Steps(), MemoryTransport(broker), topology=TOPOLOGY, inline_cap=2**20)
+    worker = Worker(replace(CONFIG, name="late"), Steps(), MemoryTransport(broker))
     worker.start()
     assert worker.step()
     assert len(broker.queues[Source.UPDATES]) == 1

@@ -43,9 +43,9 @@ def test_training_has_its_progress_and_how_long_it_takes() -> None:
 def test_what_was_trained_and_sent_is_told_and_then_what_it_waits_for() -> None:
     worker = Fixture()
     worker.becomes("training")
-    metrics = {"loss": 0.5, "num_samples": 7.0}
+    eval_metrics = {"accuracy": 0.9}
     worker.view.on_event(
-        RoundTrained(round=3, num_samples=7, train_s=1.5, metrics=metrics, eval_metrics={"accuracy": 0.9})
+        RoundTrained(round=3, num_samples=7, train_s=1.5, metrics={"loss": 0.5}, eval_metrics=eval_metrics)
     )
     worker.view.on_event(UpdateSent(round=3, num_bytes=2_000_000, seconds=0.1))
     worker.becomes("idle")

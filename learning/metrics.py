@@ -1,0 +1,59 @@
+"""What is said of metrics: which way is better, which ones people look for first, and how many samples they are of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+_NUM_SAMPLES = "num_samples"
+_FALLING = ("loss", "error", "perplexity", "mae", "mse")
+
+AT_SITES = "eval."
+"""Before the name of what workers measured of a received model."""
+IN_TRAINING = "train."
+"""Before the name of what workers measured while they trained."""
+USUAL_METRICS = tuple(f"{place}{name}" for place in ("", AT_SITES, IN_TRAINING) for name in ("accuracy", "loss"))
+"""The metrics that people look for, in the order in which they are shown: of central test data, then the workers'."""
+
+
+class Direction(StrEnum):
+    """Which way a metric becomes better."""
+
+    MIN = "min"
+    MAX = "max"
+
+    @classmethod
+    def of(cls, metric: str) -> "Direction":
+        """As its name tells: losses and errors fall, everything else rises."""
+        return cls.MIN if any(word in metric for word in _FALLING) else cls.MAX
+
+    def is_better(self, value: float, than: float) -> bool:
+        return value < than if self is Direction.MIN else value > than
+
+
+def rank(metric: str) -> int:
+    """Where a metric stands when they are shown in a row: usual ones first, in their order, and others after them."""
+    return USUAL_METRICS.index(metric) if metric in USUAL_METRICS else len(USUAL_METRICS)
+
+
+def bare(metric: str) -> str:
+    """Its name without the place where it was measured."""
+    return metric.removeprefix(AT_SITES).removeprefix(IN_TRAINING)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The metrics that a task gave of one model, apart from the number of samples that they are means over."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    num_samples: float | None = None
+    """None if the task did not say."""
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, float]) -> "Measured":
+        """From one mapping with ``num_samples`` among the metrics, as tasks, messages and ledgers have it."""
+        metrics = {name: value for name, value in recorded.items() if name != _NUM_SAMPLES}
+        return cls(metrics, recorded.get(_NUM_SAMPLES))
+
+    def recorded(self) -> dict[str, float]:
+        """What ``of`` takes."""
+        return ({} if self.num_samples is None else {_NUM_SAMPLES: self.num_samples}) | dict(self.metrics)
