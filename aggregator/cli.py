@@ -18,8 +18,7 @@ from aggregator.rounds import kernel
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from aggregator.watchers import AggregatorMetrics, AggregatorView, StatusSender, experiment_logs
-from broker import Transport
-from broker.rabbitmq import RabbitMQ
+from broker import Transport, connect
 from console import (
     ExitCode,
     LeadershipLost,
@@ -117,7 +116,7 @@ def _lead(
     Without a task it is a partial one.
     """
     role = f"aggregator {settings.run}" if task else f"partial aggregator {settings.shard} {settings.run}"
-    transport = RabbitMQ(settings, role=role, topology=settings.topology, on_link=fan_out(view.note_link))
+    transport = connect(settings, role=role, topology=settings.topology, on_link=fan_out(view.note_link))
     terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
         tell: Watcher = fan_out(*watchers)

@@ -16,8 +16,7 @@ from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
 from aggregator.history import write_report
 from aggregator.watchers import StatusSender, experiment_logs
-from broker import MemoryBroker, MemoryTransport
-from broker.rabbitmq import RabbitMQ
+from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.wire import Topology
 from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
 from learning import Site, Task, load_task
@@ -161,7 +160,7 @@ class Simulation:
         return [stack.enter_context(SlotProcess(plan)) for plan in plans]
 
     def _over_rabbitmq(self) -> bool:
-        transport = RabbitMQ(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
+        transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
         with contextlib.closing(transport):
             said = StatusSender(transport)
             on_event = fan_out(self._on_event, said.look)
@@ -226,7 +225,7 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _remove_queues(transport: RabbitMQ, queue: str, summary: Mapping[str, Any]) -> None:
+def _remove_queues(transport: Transport, queue: str, summary: Mapping[str, Any]) -> None:
     """Of a simulation that had a queue of its own; nobody else is on it."""
     last = summary["final"]["round"]
     topology = Topology(queue)

@@ -105,8 +105,6 @@ class RabbitMQ:
             link.pause(_QUORUM_QUEUE_SETTLES_S)
 
     def remove(self) -> None:
-        """Deletes what ``declare`` made, with all that is in it."""
-
         def do(link: Link) -> None:
             for name in self._topology.queues():
                 link.channel("declare").queue_delete(name)

@@ -15,8 +15,8 @@ import torch
 from pika.adapters.blocking_connection import BlockingChannel
 from rabbitmq_node import wait_until
 
+from broker.connecting import connect
 from broker.rabbitmq.dead_letters import DeadLetters
-from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.states.tensors import chunks, digest_of, specs_of
 from broker.transport import Delivery, Source
@@ -61,7 +61,7 @@ class Wire:
 
     def set_aside(self, body: bytes, reason: str = "update of another run", *, sender: str = "site-a") -> None:
         """What the aggregator does with an update that it refuses."""
-        with closing(RabbitMQ(self.settings, role="test")) as transport:
+        with closing(connect(self.settings, role="test")) as transport:
             transport.listen(Source.UPDATES)
             transport.send(body, worker=sender)
             delivery = transport.receive(SOON_S)
@@ -89,7 +89,7 @@ class Wire:
     def updates(self) -> list[Delivery]:
         """What the aggregator receives now."""
         deliveries = []
-        with closing(RabbitMQ(self.settings, role="test")) as transport:
+        with closing(connect(self.settings, role="test")) as transport:
             transport.listen(Source.UPDATES)
             while delivery := transport.receive(NOT_COMING_S if deliveries else 1.0):
                 deliveries.append(delivery)
@@ -132,7 +132,7 @@ def bare(broker_url: str, queue: str, capsys: pytest.CaptureFixture[str]) -> Ite
 @pytest.fixture
 def wire(bare: Wire) -> Wire:
     """A broker with all queues."""
-    with closing(RabbitMQ(bare.settings, role="test")) as transport:
+    with closing(connect(bare.settings, role="test")) as transport:
         transport.declare()
     return bare
 
