@@ -26,7 +26,7 @@ from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
 from console.metrics_server import new_registry, served
 from console.printable import printable
-from console.settings import ENV_PREFIX, CommandSettings, MetricsSettings, explained, read_settings
+from console.settings import ENV_PREFIX, CommandSettings, MetricsSettings, environment_of, explained, read_settings
 from console.terminal import Terminal
 from console.trend import Trend, is_smaller_better
 from console.watching import LinkChanged, Transferring, fan_out, told
@@ -63,6 +63,7 @@ __all__ = [
     "UnfitMessage",
     "configure_logging",
     "duration",
+    "environment_of",
     "errors",
     "exit_code_of",
     "explained",
