@@ -15,6 +15,7 @@ from rich.table import Table
 from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
 from aggregator.history import write_report
+from aggregator.state import StateDirectory
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.wire import Topology
@@ -119,7 +120,8 @@ class Simulation:
         broker = MemoryBroker()
         settings = self._run_settings.model_copy(update={"quorum": self._quorum_of_all()})
         with contextlib.ExitStack() as stack:
-            aggregator = Aggregator(settings, self._task, MemoryTransport(broker), on_event=self._on_event)
+            made = Aggregator(settings, self._task, MemoryTransport(broker), on_event=self._on_event)
+            aggregator = stack.enter_context(contextlib.closing(made))
             slots = self._slots(stack)
 
             def stop() -> None:
@@ -161,10 +163,12 @@ class Simulation:
 
     def _over_rabbitmq(self) -> bool:
         transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
-        with contextlib.closing(transport):
+        with contextlib.ExitStack() as stack:
+            stack.callback(transport.close)
             said = StatusSender(transport)
             on_event = fan_out(self._on_event, said.look)
-            aggregator = Aggregator(self._run_settings, self._task, transport, on_event=on_event)
+            made = Aggregator(self._run_settings, self._task, transport, on_event=on_event)
+            aggregator = stack.enter_context(contextlib.closing(made))
             workers = WorkerProcesses(
                 self._settings,
                 queue=self._run_settings.queue,
@@ -211,7 +215,7 @@ class Simulation:
             log.info("for comparison: %s", what)
 
         summary = summary | {"baselines": compare(baseline, self._task, on_step=on_step)}
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        StateDirectory(self.folder).write_summary(summary)
         return summary
 
 

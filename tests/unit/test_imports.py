@@ -51,7 +51,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         "worker",
         "aggregator",
-        *(f"aggregator.{room}" for room in ("events", "history", "watchers")),
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
     "scaffold": (*_WIRE, "operations", "worker", "aggregator", "simulation", "dashboard"),
 }
