@@ -25,8 +25,7 @@ from aggregator.watchers import (
     StatusSender,
     experiment_logs,
 )
-from broker import Transport
-from broker.rabbitmq import RabbitMQ
+from broker import Transport, connect
 from console import (
     ExitCode,
     LeadershipLost,
@@ -213,7 +212,7 @@ def _lead(
     role: Role, settings: AggregatorSettings, terminal: Terminal, stopping: threading.Event, *, asks_again: bool
 ) -> ExitCode:
     """Leads once, as long as the connection holds."""
-    transport = RabbitMQ(settings, role=role.name, topology=settings.topology, on_link=fan_out(role.view.note_link))
+    transport = connect(settings, role=role.name, topology=settings.topology, on_link=fan_out(role.view.note_link))
     terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
         if not _wait_to_lead(transport, stopping, role.stands_by):

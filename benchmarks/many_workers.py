@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import figures
-from broker.rabbitmq.transport import RabbitMQ
+from broker.connecting import connect
 from broker.settings import BrokerSettings
 from broker.wire.topology import Topology
 from learning import load_task
@@ -205,7 +205,7 @@ def _work(told: Connection, url: str, indices: Sequence[int], num_workers: int) 
         Worker(
             WorkerConfig(name=site_name(index), topology=Topology(_QUEUE), inline_cap=settings.inline_cap),
             task,
-            RabbitMQ(settings, role=f"worker {index}"),
+            connect(settings, role=f"worker {index}"),
             model=model,
         )
         for index, task in tasks.items()

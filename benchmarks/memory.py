@@ -19,10 +19,10 @@ from benchmarks.federation import QUEUE, TASK
 from benchmarks.figures import FEDMQ, MB, Row, Spread
 from benchmarks.monitor import forget_peak, peak_bytes
 from benchmarks.place import Broker, Command, Commands, Failed, Place, wait_for
-from broker.rabbitmq.transport import RabbitMQ
+from broker.connecting import connect
 from broker.settings import BrokerSettings
 from broker.states.tensors import State, chunks, digest_of
-from broker.transport import Source
+from broker.transport import Source, Transport
 from broker.wire.buffers import cut
 from broker.wire.codec import decode, encode
 from broker.wire.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
@@ -153,11 +153,11 @@ def _start(commands: Commands, broker: Broker, num_bytes: int, num_workers: int,
     )
 
 
-def _transport(broker: Broker) -> RabbitMQ:
-    return RabbitMQ(BrokerSettings(broker=SecretStr(broker.url), queue=QUEUE), role="benchmark")
+def _transport(broker: Broker) -> Transport:
+    return connect(BrokerSettings(broker=SecretStr(broker.url), queue=QUEUE), role="benchmark")
 
 
-def _next_head(transport: RabbitMQ, number: int, aggregator: Command, num_workers: int) -> ModelHead:
+def _next_head(transport: Transport, number: int, aggregator: Command, num_workers: int) -> ModelHead:
     """The head of the model for this round, when it is on the stream."""
     found: list[ModelHead] = []
 
@@ -177,7 +177,7 @@ def _delta(head: ModelHead) -> State:
     return {spec.name: torch.full(spec.shape, 0.001) for spec in delta_specs(head.tensors)}
 
 
-def _send(transport: RabbitMQ, head: ModelHead, delta: State, worker: str) -> None:
+def _send(transport: Transport, head: ModelHead, delta: State, worker: str) -> None:
     """An update as a worker of this name would send it."""
     specs = delta_specs(head.tensors)
     update = UpdateHead(

@@ -26,9 +26,9 @@ from pydantic import SecretStr
 from rabbitmq_node import RabbitNode
 
 from benchmarks import figures
-from broker.rabbitmq.transport import RabbitMQ
+from broker.connecting import connect
 from broker.settings import BrokerSettings
-from broker.transport import Source
+from broker.transport import Source, Transport
 from broker.wire.buffers import cut
 from broker.wire.codec import decode, encode
 from broker.wire.messages import MAX_PART_BYTES, BlobRef, ModelHead, UpdateHead
@@ -107,7 +107,7 @@ def _measured(url: str, folder: Path, number: int, num_workers: int, *, update_m
         flags = ["--task", _TASK, "--rounds", str(_NUM_WARM_UP + num_rounds), "--quorum", str(num_workers)]
         root_flags = [*flags, "--shards", str(number), "--state", str(folder / "state")]
         root = stack.enter_context(_started(root_flags, folder, env))
-        loader = stack.enter_context(closing(RabbitMQ(settings, role="loader")))
+        loader = stack.enter_context(closing(connect(settings, role="loader")))
         _wait_for(folder / f"log-{number}", "run ")
         loader.listen(Source.MODELS)
         aggregators = [root, *partials]
@@ -182,7 +182,7 @@ def _cpu_s(process: psutil.Popen) -> float:
     return float(times.user + times.system)
 
 
-def _next_model(loader: RabbitMQ, *, after: int) -> ModelHead:
+def _next_model(loader: Transport, *, after: int) -> ModelHead:
     while (delivery := loader.receive(_SOON_S)) is not None:
         head, _ = decode(delivery.body, ModelHead)
         if head.round > after:
@@ -190,7 +190,7 @@ def _next_model(loader: RabbitMQ, *, after: int) -> ModelHead:
     raise TimeoutError(f"no model after round {after}")
 
 
-def _publish(loader: RabbitMQ, topology: Topology, model: ModelHead, names: Sequence[str]) -> None:
+def _publish(loader: Transport, topology: Topology, model: ModelHead, names: Sequence[str]) -> None:
     """One update from each of these, as a worker would send it."""
     specs = delta_specs(model.tensors)
     num_elements = sum(spec.num_elements for spec in specs)

@@ -1,8 +1,9 @@
-"""The way between processes: the Transport and its settings. Only in here are pika and msgpack known.
+"""The way between processes: the Transport, its settings, and ``connect``. Only in here are pika and msgpack known.
 
 Below: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (pika).
 """
 
+from broker.connecting import connect
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, WireSettings, redacted
 from broker.transport import BlobUpload, Delivery, Queued, Source, Transport
@@ -19,5 +20,6 @@ __all__ = [
     "Source",
     "Transport",
     "WireSettings",
+    "connect",
     "redacted",
 ]

@@ -34,6 +34,16 @@ class MemoryBroker:
         self.readers: dict[object, int | None] = {}
         """Whose updates everybody who takes some takes: a shard's, or None, the root's."""
 
+    def remove(self) -> None:
+        """Forgets the queues and what is on them. Heads are counted on: who has seen three waits for the fourth."""
+        self.is_declared = False
+        self.status = None
+        self.heads.clear()
+        self.dead.clear()
+        self.shards.clear()
+        for waiting in self.queues.values():
+            waiting.clear()
+
 
 class MemoryTransport(Transport):
     """One participant's view of a MemoryBroker, or of one shard of it."""
@@ -53,6 +63,12 @@ class MemoryTransport(Transport):
     def declare(self) -> None:
         with self._changed:
             self._broker.is_declared = True
+
+    def remove(self) -> None:
+        self.listen()
+        with self._changed:
+            self._unacked.clear()
+            self._broker.remove()
 
     def check(self) -> None:
         if not self._broker.is_declared:
@@ -89,7 +105,7 @@ class MemoryTransport(Transport):
 
     def _is_ready(self, source: Source) -> bool:
         if source is Source.MODELS:
-            return self._next_head < self._broker.num_heads
+            return bool(self._broker.heads) and self._next_head < self._broker.num_heads
         if source is Source.UPDATES and len(self._unacked) >= self._prefetch:
             return False
         return bool(self._queue(source))

@@ -1,4 +1,4 @@
-"""What workers and aggregators ask of a broker. ``rabbitmq.py`` and ``memory.py`` both do it.
+"""What workers and aggregators ask of a broker. ``rabbitmq`` and ``memory.py`` both do it.
 
 A transport is of one federation, or of one shard of it (``Topology.shard``): then updates and the lead are the shard's.
 
@@ -79,6 +79,12 @@ class Transport(Protocol):
 
     def declare(self) -> None:
         """Makes every queue and stream that is not there. For the aggregator."""
+
+    def remove(self) -> None:
+        """Deletes what ``declare`` made, with all that is in it, and stops receiving. For the last who is on the queue.
+
+        Blobs stay; an update that was received and not acked is gone, too.
+        """
 
     def check(self) -> None:
         """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the results queue is there."""

@@ -26,7 +26,16 @@ from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
 from console.metrics_server import new_registry, served
 from console.printable import printable
-from console.settings import ENV_PREFIX, AsText, CommandSettings, MetricsSettings, explained, read_settings, settings_of
+from console.settings import (
+    ENV_PREFIX,
+    AsText,
+    CommandSettings,
+    MetricsSettings,
+    environment_of,
+    explained,
+    read_settings,
+    settings_of,
+)
 from console.terminal import Terminal
 from console.trend import Trend
 from console.watching import LinkChanged, Progress, Transferring, fan_out, told
@@ -65,6 +74,7 @@ __all__ = [
     "UnfitMessage",
     "configure_logging",
     "duration",
+    "environment_of",
     "errors",
     "exit_code_of",
     "explained",

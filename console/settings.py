@@ -1,13 +1,15 @@
 """How any command reads its settings: flag, then environment, then file, then default."""
 
 import argparse
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVar
 
 import yaml
-from pydantic import Field, PlainSerializer, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, PlainSerializer, SecretStr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import to_jsonable_python
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -141,6 +143,18 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
         return Sourced()
     except ValidationError as error:
         raise SettingsError(explained(error, prog)) from error
+
+
+def environment_of(settings: BaseSettings, names: Iterable[str]) -> dict[str, str]:
+    """These of the settings, as the environment in which ``read_settings`` reads the same values, secrets too."""
+    return {f"{ENV_PREFIX}{name.upper()}": _as_variable(getattr(settings, name)) for name in names}
+
+
+def _as_variable(value: object) -> str:
+    if value is None:
+        return _NONE
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else to_jsonable_python(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)
 
 
 class _Parser(argparse.ArgumentParser):

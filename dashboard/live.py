@@ -3,8 +3,7 @@
 import contextlib
 from typing import Any
 
-from broker import BrokerSettings
-from broker.rabbitmq import RabbitMQ
+from broker import BrokerSettings, Transport, connect
 from broker.wire import Topology
 from console import BrokerError, settings_of
 from dashboard.settings import DashboardSettings
@@ -20,12 +19,12 @@ class LiveLook:
         fields = {name: getattr(settings, name) for name in BrokerSettings.model_fields}
         self._settings = settings_of(BrokerSettings, fields | {"connect_timeout_s": _PATIENCE_S})
         self._topology = Topology(settings.queue)
-        self._transport: RabbitMQ | None = None
+        self._transport: Transport | None = None
 
     def __call__(self) -> dict[str, Any] | None:
         """As the page takes it; None if there is nothing to say."""
         try:
-            self._transport = self._transport or RabbitMQ(self._settings, role="dashboard")
+            self._transport = self._transport or connect(self._settings, role="dashboard")
             look = take_look(self._transport, self._topology)
         except BrokerError:
             self.close()

@@ -14,7 +14,16 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from broker.rabbitmq import DeadLetters, Letter, Opened
-from console import ExitCode, FedmqError, SettingsError, UnfitMessage, configure_logging, exit_code_of, read_settings
+from console import (
+    ExitCode,
+    FedmqError,
+    SettingsError,
+    UnfitMessage,
+    configure_logging,
+    exit_code_of,
+    printable,
+    read_settings,
+)
 from operations.settings import DeadSettings
 
 _PROG = "fl-dead"
@@ -174,7 +183,7 @@ def _unknown(ids: Sequence[str], settings: DeadSettings, num_left: int) -> Fedmq
 
 def _nothing(settings: DeadSettings) -> str:
     if settings.worker is not None:
-        return f"nothing from {_printable(settings.worker)} in '{settings.dead}'"
+        return f"nothing from {printable(settings.worker)} in '{settings.dead}'"
     return f"'{settings.dead}' is empty"
 
 
@@ -193,7 +202,7 @@ def _row(letter: Letter) -> tuple[str, ...]:
         "does not decode" if letter.round is None else str(letter.round),
         decimal(letter.num_bytes) if letter.blob_bytes is None else f"{decimal(letter.blob_bytes)} blob",
         f"{letter.set_aside_at.astimezone():%Y-%m-%d %H:%M:%S}" if letter.set_aside_at else "unknown",
-        _printable(letter.reason),
+        printable(letter.reason),
     )
 
 
@@ -224,22 +233,22 @@ def _facts(opened: Opened, *, has_blob: bool) -> Iterator[tuple[str, str]]:
     letter, head = opened.letter, opened.head
     yield "id", letter.id
     yield "sender", _shown(letter.sender)
-    yield "reason", _printable(letter.reason)
+    yield "reason", printable(letter.reason)
     yield "when", letter.set_aside_at.isoformat() if letter.set_aside_at else "unknown"
     yield "message", f"{letter.num_bytes} bytes"
     if head is None:
-        yield "header", f"does not decode: {_printable(opened.problem)}"
+        yield "header", f"does not decode: {printable(opened.problem)}"
         yield "begins with", opened.body[:_SHOWN_BYTES].hex(" ") or "nothing"
         return
     for name, value in head.model_dump(exclude={"kind", "tensors", "blob"}).items():
-        yield name, _printable(str(value))
+        yield name, printable(str(value))
     yield "body", f"{head.num_bytes} bytes" + ("" if head.blob else " announced, in the message")
     if head.blob:
         yield "blob", f"{head.blob.name}, {'still there' if has_blob else 'gone'}"
         yield "blob parts", f"{head.blob.num_parts(head.num_bytes)} of at most {head.blob.part_bytes} bytes"
     yield "tensors", str(len(head.tensors))
     for spec in head.tensors:
-        yield "", f"{_printable(spec.name)}  {spec.dtype} {list(spec.shape)}, {spec.num_bytes} bytes"
+        yield "", f"{printable(spec.name)}  {spec.dtype} {list(spec.shape)}, {spec.num_bytes} bytes"
 
 
 def _counted(number: int) -> str:
@@ -247,12 +256,7 @@ def _counted(number: int) -> str:
 
 
 def _shown(sender: str | None) -> str:
-    return "unknown" if sender is None else _printable(sender)
-
-
-def _printable(text: str) -> str:
-    """The text with everything escaped that could move a cursor or hide: senders choose what is in it."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "unknown" if sender is None else printable(sender)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from broker import Transport
-from broker.rabbitmq import RabbitMQ
+from broker import Transport, connect
 from broker.wire import Topology
 from console import (
     BrokerFault,
@@ -52,7 +51,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     configure_logging("ERROR" if settings.watch else level, log_format=settings.log_format)
     console = Console(highlight=False, markup=False, emoji=False)
     link = _LinkState()
-    with contextlib.closing(RabbitMQ(settings, role="status", on_link=link.note)) as transport:
+    with contextlib.closing(connect(settings, role="status", on_link=link.note)) as transport:
         looks = _looks(transport, Topology(settings.queue), link, watch=settings.watch)
         if settings.is_json:
             look = _print_all(looks, _as_json)

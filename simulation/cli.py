@@ -15,9 +15,9 @@ from rich.table import Table
 from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
 from aggregator.history import write_report
+from aggregator.state import StateDirectory
 from aggregator.watchers import StatusSender, experiment_logs
-from broker import MemoryBroker, MemoryTransport
-from broker.rabbitmq import RabbitMQ
+from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.wire import ModelHead, decode
 from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
 from learning import Measured, Site, Task, load_task
@@ -122,7 +122,8 @@ class Simulation:
         quorum = self._run_settings.quorum.counted(self._settings.workers)
         settings = self._run_settings.model_copy(update={"quorum": quorum})
         with contextlib.ExitStack() as stack:
-            aggregator = Aggregator(settings.config, self._task, MemoryTransport(broker), on_event=self._on_event)
+            made = Aggregator(settings.config, self._task, MemoryTransport(broker), on_event=self._on_event)
+            aggregator = stack.enter_context(contextlib.closing(made))
             slots = self._slots(stack)
 
             def stop() -> None:
@@ -159,11 +160,13 @@ class Simulation:
         return [stack.enter_context(SlotProcess(plan)) for plan in plans]
 
     def _over_rabbitmq(self) -> bool:
-        transport = RabbitMQ(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
-        with contextlib.closing(transport):
+        transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
+        with contextlib.ExitStack() as stack:
+            stack.callback(transport.close)
             said = StatusSender(transport)
             on_event = fan_out(self._on_event, said.on_event)
-            aggregator = Aggregator(self._run_settings.config, self._task, transport, on_event=on_event)
+            made = Aggregator(self._run_settings.config, self._task, transport, on_event=on_event)
+            aggregator = stack.enter_context(contextlib.closing(made))
             workers = WorkerProcesses(
                 self._settings,
                 queue=self._run_settings.queue,
@@ -210,7 +213,7 @@ class Simulation:
             log.info("for comparison: %s", what)
 
         summary = summary | {"baselines": compare(baseline, self._task, on_step=on_step)}
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        StateDirectory(self.folder).write_summary(summary)
         return summary
 
 
@@ -224,7 +227,7 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _remove_queues(transport: RabbitMQ) -> None:
+def _remove_queues(transport: Transport) -> None:
     """Of a simulation that had a queue of its own; nobody else is on it. The final model's blob was left for others."""
     body = transport.newest_head()
     blob = decode(body, ModelHead)[0].blob if body is not None else None

@@ -18,7 +18,7 @@ def run_embedded(
     *,
     on_answer: Callable[[int], None] = lambda num_answered: None,
 ) -> None:
-    """Runs until the run is finished or the aggregator, which is on ``broker``, was stopped.
+    """Runs until the run is finished or the aggregator, which is on ``broker``, was stopped. Who made it closes it.
 
     Worker i has its turn in slot i modulo their number. ``on_answer`` is told how many answered a model so far.
     """
@@ -32,7 +32,6 @@ def run_embedded(
         else:
             _answer(model, aggregator, post, slots, on_answer)
     aggregator.finish()
-    aggregator.close()
 
 
 def _answer(

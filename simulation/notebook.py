@@ -1,6 +1,7 @@
 """A simulation from Python, as in a notebook: ``history = simulate("digits", workers=8, rounds=20)``."""
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -38,17 +39,16 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
     torch.set_num_threads(1)  # their number changes the last bits
     try:
         broker = MemoryBroker()
-        aggregator = Aggregator(
-            own.config, task_at(site=Site(partition=given.partition)), MemoryTransport(broker), on_event=on_event
-        )
-        sites = [simulated_site(index, given.workers, given.partition) for index in range(given.workers)]
-        slot = LocalSlot(
-            {site_name(index): task_at(site=site) for index, site in enumerate(sites)},
-            topology=Topology(own.queue),
-            inline_cap=given.inline_cap,
-            state=own.state / "workers",
-        )
-        run_embedded(aggregator, broker, [slot])
+        judge = task_at(site=Site(partition=given.partition))
+        with closing(Aggregator(own.config, judge, MemoryTransport(broker), on_event=on_event)) as aggregator:
+            sites = [simulated_site(index, given.workers, given.partition) for index in range(given.workers)]
+            slot = LocalSlot(
+                {site_name(index): task_at(site=site) for index, site in enumerate(sites)},
+                topology=Topology(own.queue),
+                inline_cap=given.inline_cap,
+                state=own.state / "workers",
+            )
+            run_embedded(aggregator, broker, [slot])
     finally:
         torch.set_num_threads(num_threads)
     write_report(own.state)

@@ -1,5 +1,7 @@
 """A simulation over RabbitMQ: the aggregator here, every worker a process of its own, as it would be at a site."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +9,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from console import FedmqError
+from broker import WireSettings
+from console import ENV_PREFIX, FedmqError, environment_of
 from simulation.settings import SimulationSettings
 from simulation.sites import site_name
 
@@ -26,23 +29,17 @@ class WorkerProcesses:
 
     def __enter__(self) -> "WorkerProcesses":
         self._logs.mkdir(parents=True, exist_ok=True)
-        for index in range(self._settings.workers):
-            self._start(index)
+        try:
+            for index in range(self._settings.workers):
+                self._start(index)
+        except BaseException:
+            self._leave(at_once=True)
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
         """Those that saw the end of the run leave by themselves; the others are told to."""
-        self._is_leaving = True
-        for process in self._processes:
-            if error[0] is not None or self._failures:
-                process.terminate()
-        for process in self._processes:
-            try:
-                process.wait(_LEAVE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        for watcher in self._watchers:
-            watcher.join()
+        self._leave(at_once=error[0] is not None or bool(self._failures))
 
     def terminate(self) -> None:
         """Tells all workers to leave."""
@@ -55,9 +52,23 @@ class WorkerProcesses:
         if self._failures:
             raise FedmqError("; ".join(self._failures))
 
+    def _leave(self, *, at_once: bool) -> None:
+        self._is_leaving = True
+        if at_once:
+            self.terminate()
+        for process in self._processes:
+            try:
+                process.wait(_LEAVE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for watcher in self._watchers:
+            watcher.join()
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+
     def _start(self, index: int) -> None:
         settings, name = self._settings, site_name(index)
-        assert settings.broker is not None
         arguments = {
             "queue": self._queue,
             "task": settings.task,
@@ -68,32 +79,38 @@ class WorkerProcesses:
             "state": str(self._logs),
         }
         flags = [part for flag, value in arguments.items() for part in (f"--{flag}", value)]
-        flags += [part for name_ in ("tls_ca", "tls_cert", "tls_key") for part in self._tls_flag(name_)]
         with (self._logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker.cli", *flags],
+                [sys.executable, "-m", "simulation.tied_worker", *flags],
+                stdin=subprocess.PIPE,  # what the worker is tied to: nobody writes to it, and it closes when we end
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(settings.broker.get_secret_value()),
+                env=_environment(settings),
             )
         self._processes.append(process)
         watcher = threading.Thread(target=self._watch, args=(process, name), name=f"watch {name}", daemon=True)
         watcher.start()
         self._watchers.append(watcher)
 
-    def _tls_flag(self, name: str) -> list[str]:
-        path = getattr(self._settings, name)
-        return [f"--{name.replace('_', '-')}", str(path)] if path else []
-
     def _watch(self, process: subprocess.Popen[bytes], name: str) -> None:
         code = process.wait()
         if code != 0 and not self._is_leaving:
-            lines = (self._logs / f"{name}.log").read_text(errors="replace").splitlines()
-            self._failures.append(f"{name} left with exit code {code}: {lines[-1] if lines else 'it said nothing'}")
+            said = _last_word((self._logs / f"{name}.log").read_text(errors="replace"))
+            self._failures.append(f"{name} left with exit code {code}: {said}")
             self._on_failure()
 
 
-def _environment(broker: str) -> dict[str, str]:
-    """Ours without its settings; the broker's URL goes here, since command lines are for all to read."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FEDMQ_")}
-    return inherited | {"FEDMQ_BROKER": broker}
+def _environment(settings: SimulationSettings) -> dict[str, str]:
+    """Ours, with the simulation's broker and all that is set of the wire; command lines are for all to read."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
+    return inherited | environment_of(settings, ("broker", *WireSettings.model_fields))
+
+
+def _last_word(log: str) -> str:
+    """What the last line of a log says, in either format."""
+    lines = log.splitlines()
+    if not lines:
+        return "it said nothing"
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(lines[-1])["message"])
+    return lines[-1]

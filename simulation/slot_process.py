@@ -25,6 +25,7 @@ from broker import Source
 from broker.wire import Topology
 from console import FedmqError, configure_logging, errors
 from learning import load_task
+from simulation.ending import end_with
 from simulation.sites import simulated_site, site_name
 from simulation.slot import LocalSlot, Parcel
 
@@ -135,7 +136,13 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, plan: SlotPlan) -> None:
-    """The process: takes models and answers them until the other end is closed."""
+    """The process: takes models and answers them until the other end is closed.
+
+    That is seen between trainings; the end of the other process is seen at once.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with(parent.join)
     told = _Told()
     configure_logging(plan.log_level, handler=_Logged(told))
     if plan.is_live:

@@ -25,10 +25,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pydantic import SecretStr
 from rabbitmq_node import wait_until
 
+from broker.connecting import connect
 from broker.rabbitmq.queues import exchanges, queues
-from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.transport import Source
+from broker.transport import Source, Transport
 from broker.wire.codec import decode
 from broker.wire.messages import ModelHead
 from broker.wire.topology import Topology
@@ -243,9 +243,9 @@ class Federation:
     # -- the broker, as an outsider -------------------------------------------------------------------------
 
     @contextmanager
-    def transport(self) -> Iterator[RabbitMQ]:
+    def transport(self) -> Iterator[Transport]:
         """A participant of the test's own."""
-        with closing(RabbitMQ(BrokerSettings(broker=SecretStr(self.broker), queue=self.queue), role="test")) as own:
+        with closing(connect(BrokerSettings(broker=SecretStr(self.broker), queue=self.queue), role="test")) as own:
             yield own
 
     def wait_for_head(self, round_number: int) -> ModelHead:

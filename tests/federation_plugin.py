@@ -5,6 +5,7 @@ A federation of real processes on a real RabbitMQ, and what the same federation 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def undisturbed_sha256(tmp_path: Path) -> Callable[..., str]:
             MemoryTransport(broker),
             on_event=look,
         )
-        run_embedded(aggregator, broker, [slot])
+        with closing(aggregator):
+            run_embedded(aggregator, broker, [slot])
         assert len(digests) == rounds
         return digests[-1]
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from broker import redacted
-from broker.rabbitmq import RabbitMQ
+from broker import connect, redacted
 from broker.wire import Topology
 from console import (
     ExitCode,
@@ -51,7 +50,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
 
 def _check(settings: WorkerSettings) -> ExitCode:
     configure_logging(settings.log_level, log_format=settings.log_format)
-    transport = RabbitMQ(settings, role="check")
+    transport = connect(settings, role="check")
     with contextlib.closing(transport):
         transport.check()
     print(f"{redacted(settings.broker)} is reachable and has queue '{settings.queue}'")
@@ -71,7 +70,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             torch.set_num_threads(settings.threads)
         task = load_task(settings.task, settings.site_of(name))
         device = pick_device(settings.device)
-        transport = RabbitMQ(settings, role=f"worker {name}", on_link=fan_out(view.note_link))
+        transport = connect(settings, role=f"worker {name}", on_link=fan_out(view.note_link))
         stack.callback(transport.close)
         metrics = WorkerMetrics(lambda: worker.presence)
         heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)

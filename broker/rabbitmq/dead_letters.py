@@ -7,28 +7,25 @@ it is read to its end.
 
 import contextlib
 import hashlib
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-import pika
-import tenacity
 from pika.adapters.blocking_connection import BlockingChannel
 
-from broker.rabbitmq.connection import connect, translated
-from broker.rabbitmq.transport import REASON_HEADER, SENDER_HEADER
+from broker.rabbitmq.link import Link
+from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, durable
 from broker.settings import BrokerSettings
 from broker.wire import Topology, UpdateHead, decode, is_name_of, sender_of, update_key
-from console import BrokerError, BrokerUnreachable, MalformedMessage, QueueMissing, UnfitMessage
+from console import BrokerError, MalformedMessage, QueueMissing, UnfitMessage
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ID_DIGITS = 12
 _MAX_KEY_BYTES = 255
-_PROPERTIES = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent, content_type="application/x-fedmq")
 
 _HELD_BY_A_CHANNEL = 32
 """RabbitMQ gives back in order what one channel holds as long as it is not more than this."""
@@ -83,7 +80,11 @@ class Opened:
 
 
 class DeadLetters:
-    """A look at ``<queue>.dead`` over a connection of its own, inside a ``with``."""
+    """A look at ``<queue>.dead`` over a connection of its own, inside a ``with``.
+
+    When the connection is lost, the look is over: the broker has all of it back, and what is asked for raises a
+    BrokerUnreachable.
+    """
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
@@ -93,31 +94,29 @@ class DeadLetters:
         """How many were behind the last one read."""
 
     def __enter__(self) -> Self:
-        self._connection = _connect(self._settings)
-        with translated():
-            self._channel = self._connection.channel()
-            self._channel.confirm_delivery()
+        self._link = Link(self._settings, "dead letters", waits_for_queue=False, is_mended=False)
+        try:
+            self._do(lambda link: None)  # raises why there is no connection
+        except BaseException:
+            self._link.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with translated():
-                self._give_back()
-                self._connection.close()  # returns when the broker has done all before it
+            self._do(self._give_back)
         except BrokerError:  # the broker gives back by itself what a lost connection held
             if error is None:
                 raise
+        finally:
+            self._link.close()  # returns when the broker has done all before it
 
     def read(self, limit: int) -> Iterator[Opened]:
         """Up to ``limit`` dead letters, oldest first, one in memory at a time. QueueMissing if there is no queue."""
         for index in range(limit):
-            with translated():
-                if index % _HELD_BY_A_CHANNEL == 0:
-                    self._readers.append(self._connection.channel())
-                channel = self._readers[-1]
-                method, properties, body = channel.basic_get(self._topology.dead)
+            channel, method, properties, body = self._next(index)
             if method is None:
                 self.num_left = 0
                 return
@@ -140,29 +139,46 @@ class DeadLetters:
         sender = opened.letter.sender
         if sender is None or not opened.letter.can_be_replayed:
             raise UnfitMessage(f"{opened.letter.id} does not say which worker it is from; it can only be dropped")
-        with translated():
-            key = update_key(sender)
-            self._channel.basic_publish(self._topology.inbound, key, opened.body, _PROPERTIES, mandatory=True)
+        key = update_key(sender)
+
+        def do(link: Link) -> None:
+            channel = link.channel("publish")
+            channel.basic_publish(self._topology.inbound, key, opened.body, durable(), mandatory=True)
             opened.channel.basic_ack(opened.tag)
+
+        self._do(do)
 
     def drop(self, opened: Opened) -> None:
         """Deletes the blob that is its own, if it has one, and acks it."""
         blob = self._own_blob(opened)
-        with translated():
+
+        def do(link: Link) -> None:
             if blob is not None:
-                self._channel.queue_delete(blob)
+                link.channel("delete").queue_delete(blob)
             opened.channel.basic_ack(opened.tag)
+
+        self._do(do)
 
     def has_blob(self, name: str) -> bool:
         """Whether the broker still has this blob."""
         try:
-            with translated():
-                self._connection.channel().queue_declare(name, passive=True)
+            self._do(lambda link: link.channel("check").queue_declare(name, passive=True))
         except QueueMissing:
             return False
         return True
 
-    def _give_back(self) -> None:
+    def _next(self, index: int) -> tuple[BlockingChannel, Any, Any, bytes]:
+        """(channel, method, properties, body); the method is None if there is no further letter."""
+        if index % _HELD_BY_A_CHANNEL == 0:
+            self._readers.append(self._do(partial(Link.channel, role=f"read {index}", confirms=False)))
+        channel = self._readers[-1]
+        return channel, *self._do(lambda link: channel.basic_get(self._topology.dead))
+
+    def _do(self, job: Callable[[Link], T]) -> T:
+        """Once: what was read over a lost connection is not in hand any more."""
+        return self._link.call(job, is_retried=False)
+
+    def _give_back(self, link: Link) -> None:
         """One channel after the other, which is what keeps the order."""
         for channel in self._readers:
             if channel.is_open:
@@ -195,18 +211,6 @@ class DeadLetters:
             _WHY_BY_BROKER.get(why, why),
             when if isinstance(when, datetime) else _moment(properties.timestamp),
         )
-
-
-def _connect(settings: BrokerSettings) -> pika.BlockingConnection:
-    """A connection; BrokerUnreachable if nobody answers for as long as the settings say."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(BrokerUnreachable),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=5),
-        stop=tenacity.stop_after_delay(settings.connect_timeout_s),
-        before_sleep=lambda state: log.warning("%s; trying again", state.outcome and state.outcome.exception()),
-        reraise=True,
-    )
-    return retrying(connect, settings, "dead letters")
 
 
 def _head_of(body: bytes) -> tuple[UpdateHead | None, str]:

@@ -47,7 +47,11 @@ class _Job:
 
 
 class Link:
-    """A connection that stays, as long as anybody answers at the other end."""
+    """A connection that stays, as long as anybody answers at the other end.
+
+    With ``is_mended`` False it is one connection and no more: when that is lost, whatever is asked of the link
+    raises why.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class Link:
         name: str,
         *,
         waits_for_queue: bool = True,
+        is_mended: bool = True,
         on_open: Callable[["Link"], None] = lambda link: None,
         on_lost: Callable[[], None] = lambda: None,
         on_failed: Callable[[FedmqError], None] = lambda error: None,
@@ -63,6 +68,7 @@ class Link:
         self._settings = settings
         self._name = name
         self._passing = (BrokerUnreachable, QueueMissing) if waits_for_queue else (BrokerUnreachable,)
+        self._is_mended = is_mended
         self._on_open, self._on_lost, self._on_failed = on_open, on_lost, on_failed
         self._on_problem = on_problem
         self._problem: str | None = None
@@ -107,6 +113,8 @@ class Link:
             with contextlib.suppress(concurrent.futures.TimeoutError):  # or the job's own, which is raised below
                 result.exception(_LOOK_UP_S)
                 break
+            if not self._thread.is_alive():  # it ended while the job was handed over
+                self._abandon_jobs()
             if self._is_impatient:
                 raise BrokerUnreachable("told to stop while the broker was away or took nothing")
             waited_s += _LOOK_UP_S
@@ -187,6 +195,8 @@ class Link:
                 try:
                     self._serve()
                 except self._passing as error:
+                    if not self._is_mended:
+                        raise
                     log.warning("%s: %s; connecting anew", self._name, error)
                     self._note(f"{error}; connecting anew")
                     self._drop()

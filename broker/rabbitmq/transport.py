@@ -15,11 +15,11 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.rabbitmq.link import Link
+from broker.rabbitmq.properties import PART_HEADER, REASON_HEADER, RETURNS_HEADER, SENDER_HEADER, durable, fleeting
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
 from broker.settings import BrokerSettings
 from broker.transport import BlobUpload, Delivery, Queued, Source, Transport
@@ -28,11 +28,6 @@ from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, Leadership
 
 log = logging.getLogger(__name__)
 
-REASON_HEADER = "reason"
-SENDER_HEADER = "sender"
-_PART_HEADER = "part"
-_CONTENT_TYPE = "application/x-fedmq"
-_RETURNS_HEADER = "x-delivery-count"
 _NOT_FOUND = 404
 _LOCKED = 405
 
@@ -105,8 +100,6 @@ class RabbitMQ(Transport):
             link.pause(_QUORUM_QUEUE_SETTLES_S)
 
     def remove(self) -> None:
-        """Deletes what ``declare`` made, with all that is in it."""
-
         def do(link: Link) -> None:
             for name in queues(self._topology):
                 link.channel("declare").queue_delete(name)
@@ -183,7 +176,7 @@ class RabbitMQ(Transport):
 
     def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         sender = sender_of(_text(method.routing_key))
-        returns = (properties.headers or {}).get(_RETURNS_HEADER)
+        returns = (properties.headers or {}).get(RETURNS_HEADER)
         num_returns = returns if isinstance(returns, int) else 0  # on a first delivery it is the sender's own word
         self._unacked.add(method.delivery_tag)
         self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
@@ -278,19 +271,15 @@ class RabbitMQ(Transport):
         self._publish(self._topology.inbound, partial_key(shard), body)
 
     def announce(self, body: bytes, *, worker: str) -> None:
-        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
-
         def do(link: Link) -> None:
             channel = link.channel("presence", confirms=False)
-            channel.basic_publish(self._topology.inbound, presence_key(worker), body, properties)
+            channel.basic_publish(self._topology.inbound, presence_key(worker), body, fleeting())
 
         self._writer.post(do)
 
     def tell_status(self, body: bytes) -> None:
-        properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
-
         def do(link: Link) -> None:
-            link.channel("presence", confirms=False).basic_publish("", self._topology.status, body, properties)
+            link.channel("presence", confirms=False).basic_publish("", self._topology.status, body, fleeting())
 
         self._writer.post(do)
 
@@ -331,7 +320,7 @@ class RabbitMQ(Transport):
         *,
         waits_for_queue: bool = True,
     ) -> None:
-        properties = _durable(headers)
+        properties = durable(headers)
         self._writer.call(
             lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),
             waits_for_queue=waits_for_queue,
@@ -440,7 +429,7 @@ class _BlobConsumer:
         self._arrived = arrived
 
         def on_part(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-            index = (properties.headers or {}).get(_PART_HEADER)
+            index = (properties.headers or {}).get(PART_HEADER)
             arrived.put((channel, method.delivery_tag, index if isinstance(index, int) else -1, body))
 
         channel = link.channel("blob")
@@ -470,16 +459,7 @@ class _BlobConsumer:
 
 def _publish_part(link: Link, *, name: str, index: int, part: bytes) -> None:
     """Returns when the broker has it: a part that a lost connection interrupts is published again, in its turn."""
-    link.channel("publish").basic_publish("", name, part, _durable({_PART_HEADER: index}), mandatory=True)
-
-
-def _durable(headers: dict[str, Any] | None) -> pika.BasicProperties:
-    return pika.BasicProperties(
-        delivery_mode=pika.DeliveryMode.Persistent,
-        content_type=_CONTENT_TYPE,
-        headers=headers,
-        timestamp=int(time.time()),
-    )
+    link.channel("publish").basic_publish("", name, part, durable({PART_HEADER: index}), mandatory=True)
 
 
 def _text(key: str | bytes) -> str:

@@ -75,6 +75,44 @@ def test_check_finds_the_queue_only_when_it_was_declared(join: Join) -> None:
     transport.check()
 
 
+def test_what_is_removed_is_gone_with_all_that_was_in_it(aggregator: Transport, join: Join, queue: str) -> None:
+    topology = Topology(queue)
+    aggregator.listen(Source.UPDATES)
+    for body in (b"refused", b"received", b"waiting"):
+        aggregator.send(body, worker="a")
+    aggregator.set_aside(expect(aggregator), "no reason")
+    expect(aggregator)
+    aggregator.broadcast(b"head")
+
+    aggregator.remove()
+
+    successor = join()
+    with pytest.raises(QueueMissing):
+        successor.check()
+    aggregator.close()
+    successor.declare()
+    assert successor.newest_head() is None
+    assert successor.queued([topology.updates, topology.dead]) == {
+        topology.updates: Queued(0, 0),
+        topology.dead: Queued(0, 0),
+    }
+    successor.listen(Source.MODELS, Source.UPDATES)
+    assert successor.receive(NOT_COMING_S) is None
+
+
+def test_a_queue_that_was_removed_can_be_made_anew_and_used(aggregator: Transport, worker: Transport) -> None:
+    worker.listen(Source.MODELS)
+    aggregator.broadcast(b"before")
+    assert expect(worker).body == b"before"
+    aggregator.remove()
+    aggregator.declare()
+    aggregator.listen(Source.UPDATES)
+    aggregator.broadcast(b"after")
+    aggregator.send(b"update", worker="a")
+    assert expect(worker).body == b"after"
+    assert expect(aggregator).body == b"update"
+
+
 def test_declaring_twice_is_fine(aggregator: Transport, join: Join) -> None:
     aggregator.broadcast(b"one")
     aggregator.declare()

@@ -13,7 +13,7 @@ import torch
 from federation import DEAF, SOON_S, Federation
 from rabbitmq_node import wait_until
 
-from broker.rabbitmq.transport import REASON_HEADER, SENDER_HEADER
+from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER
 from broker.states.tensors import State, chunks, digest_of, specs_of
 from broker.wire.buffers import cut
 from broker.wire.codec import encode

@@ -13,7 +13,7 @@ from page_server import answer, events, served
 from pydantic import SecretStr
 from rabbitmq_node import free_port, wait_until
 
-from broker.rabbitmq.transport import RabbitMQ
+from broker.connecting import connect
 from broker.settings import BrokerSettings
 from console.errors import ExitCode
 from dashboard.live import LiveLook
@@ -43,7 +43,7 @@ def status(federation: Federation, *, exit_code: ExitCode = ExitCode.OK) -> dict
 
 def sees(federation: Federation, claim: Callable[[Look], bool]) -> bool:
     """Whether this holds soon, of what the command would see: to start it again and again takes long."""
-    with closing(RabbitMQ(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
+    with closing(connect(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
         return wait_until(lambda: claim(take_look(transport, federation.topology)), timeout_s=SOON_S)
 
 
@@ -93,7 +93,7 @@ def test_it_says_who_is_there_which_round_is_open_and_what_waits(federation: Fed
 
 
 def test_who_has_read_enough_of_it_ends_it(federation: Federation) -> None:
-    with closing(RabbitMQ(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
+    with closing(connect(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
         transport.declare()
     watching = subprocess.Popen(
         [sys.executable, "-m", "operations.status_cli", "--queue", federation.queue, "--watch", "--json"],

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from federation import ATTENTIVE, Federation, run_command
-from rabbitmq_node import RabbitNode
+from federation import ATTENTIVE, DEAF, Federation, run_command
+from rabbitmq_node import RabbitNode, wait_until
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seconds
@@ -97,6 +97,33 @@ def test_a_simulation_told_to_stop_takes_its_workers_along_and_goes_on_when_run_
     assert again.ends() == 0, again.tail
     assert federation.folded() == [(number, f"worker-{index}") for number in (1, 2, 3) for index in (0, 1)]
     assert federation.summary["final"]["model_sha256"] == undisturbed_sha256("worker-0", "worker-1", rounds=3)
+
+
+@pytest.mark.parametrize("task", [ATTENTIVE, DEAF], ids=["attentive", "deaf"])
+@pytest.mark.parametrize("is_embedded", [False, True], ids=["workers over rabbitmq", "slots of the embedded broker"])
+def test_what_a_killed_simulation_started_is_gone_within_seconds(
+    federation: Federation, task: str, is_embedded: bool
+) -> None:
+    federation.gates.hold("worker-0", 1)
+    federation.gates.hold("worker-1", 1)
+    over = ("--jobs", "2", "--broker", "none") if is_embedded else ("--queue", federation.queue)
+    simulation = federation.simulation(
+        "--task", task, "--workers", "2", "--rounds", "3", "--state", str(federation.state), *over
+    )
+    federation.gates.wait_for("worker-0", 1)
+    started = psutil.Process(simulation.pid).children()
+    assert len(started) >= 2
+
+    simulation.kill()
+
+    assert wait_until(lambda: not any(is_there(process) for process in started), timeout_s=20)
+
+
+def is_there(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_worker_that_fails_ends_the_simulation_and_is_named(federation: Federation) -> None:

@@ -17,7 +17,7 @@ from federation import run_command
 from pydantic import SecretStr
 from rabbitmq_node import RabbitNode, free_port, skip_without_rabbitmq
 
-from broker.rabbitmq.transport import RabbitMQ
+from broker.connecting import connect
 from broker.settings import BrokerSettings
 from broker.transport import Source
 from console.errors import BrokerError, BrokerRefused, ExitCode, SettingsError
@@ -129,7 +129,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def refusal(settings: BrokerSettings) -> BrokerError:
     """What a transport with these settings gives up with."""
-    with closing(RabbitMQ(settings, role="test")) as transport, pytest.raises(BrokerError) as caught:
+    with closing(connect(settings, role="test")) as transport, pytest.raises(BrokerError) as caught:
         transport.check()
     return caught.value
 
@@ -138,8 +138,8 @@ def refusal(settings: BrokerSettings) -> BrokerError:
 def test_model_update_and_blob_travel_over_tls(site: Site, user: str) -> None:
     settings = site.settings(broker=SecretStr(f"amqps://{user}localhost:{site.port}/"))
     with (
-        closing(RabbitMQ(settings, role="aggregator")) as aggregator,
-        closing(RabbitMQ(settings, role="worker")) as worker,
+        closing(connect(settings, role="aggregator")) as aggregator,
+        closing(connect(settings, role="worker")) as worker,
     ):
         aggregator.declare()
         aggregator.listen(Source.UPDATES)
@@ -183,7 +183,7 @@ def test_a_worker_with_a_certificate_that_the_broker_does_not_know_is_told_so(si
 
 def test_a_key_of_another_certificate_is_a_problem_of_settings(site: Site) -> None:
     refused = pytest.raises(SettingsError, match="--tls-ca, --tls-cert or --tls-key cannot be read as PEM")
-    with closing(RabbitMQ(site.settings(tls_key=site.stranger.key), role="test")) as transport, refused:
+    with closing(connect(site.settings(tls_key=site.stranger.key), role="test")) as transport, refused:
         transport.check()
 
 

@@ -13,18 +13,18 @@ import pika
 import pytest
 import torch
 from pika.adapters.blocking_connection import BlockingChannel
-from rabbitmq_node import wait_until
+from rabbitmq_node import RabbitNode, wait_until
 
+from broker.connecting import connect
 from broker.rabbitmq.dead_letters import DeadLetters
 from broker.rabbitmq.queues import exchanges, queues
-from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.states.tensors import chunks, digest_of, specs_of
 from broker.transport import Delivery, Source
 from broker.wire.codec import encode
 from broker.wire.messages import BlobRef, UpdateHead
 from broker.wire.topology import Topology, update_key
-from console.errors import ExitCode, QueueMissing
+from console.errors import BrokerUnreachable, ExitCode, QueueMissing
 from operations.dead_cli import main
 
 SOON_S = 20.0
@@ -62,7 +62,7 @@ class Wire:
 
     def set_aside(self, body: bytes, reason: str = "update of another run", *, sender: str = "site-a") -> None:
         """What the aggregator does with an update that it refuses."""
-        with closing(RabbitMQ(self.settings, role="test")) as transport:
+        with closing(connect(self.settings, role="test")) as transport:
             transport.listen(Source.UPDATES)
             transport.send(body, worker=sender)
             delivery = transport.receive(SOON_S)
@@ -90,7 +90,7 @@ class Wire:
     def updates(self) -> list[Delivery]:
         """What the aggregator receives now."""
         deliveries = []
-        with closing(RabbitMQ(self.settings, role="test")) as transport:
+        with closing(connect(self.settings, role="test")) as transport:
             transport.listen(Source.UPDATES)
             while delivery := transport.receive(NOT_COMING_S if deliveries else 1.0):
                 deliveries.append(delivery)
@@ -133,7 +133,7 @@ def bare(broker_url: str, queue: str, capsys: pytest.CaptureFixture[str]) -> Ite
 @pytest.fixture
 def wire(bare: Wire) -> Wire:
     """A broker with all queues."""
-    with closing(RabbitMQ(bare.settings, role="test")) as transport:
+    with closing(connect(bare.settings, role="test")) as transport:
         transport.declare()
     return bare
 
@@ -248,6 +248,32 @@ def test_a_look_that_breaks_off_loses_nothing(wire: Wire) -> None:
     with pytest.raises(RuntimeError):
         look_and_fail()
     assert sorted(opened["num_bytes"] for opened in wire.listed()) == [1, 1, 1]
+
+
+def test_a_look_whose_connection_is_lost_says_so_and_leaves_all_where_it_was(wire: Wire, node: RabbitNode) -> None:
+    """It is not mended: over another connection the same letters would come a second time."""
+    for number in range(3):
+        wire.put(b"%d" % number, {"reason": "r", "sender": "site-a"})
+    read = []
+
+    def look() -> None:
+        with DeadLetters(wire.settings) as letters:
+            for opened in letters.read(10):
+                read.append(opened.body)
+                lose_connection(node, "dead letters")
+
+    with pytest.raises(BrokerUnreachable, match="closed by the broker"):
+        look()
+    assert read == [b"0"]
+    assert len(wire.ids()) == 3
+
+
+def lose_connection(node: RabbitNode, name: str) -> None:
+    """Has the broker close the connection of this name."""
+    for line in node.ctl("list_connections", "pid", "client_properties").splitlines():
+        pid, _, properties = line.partition("\t")
+        if f'"{name}"' in properties:
+            node.ctl("close_connection", pid, "for a test")
 
 
 # -- show ---------------------------------------------------------------------------------------------------

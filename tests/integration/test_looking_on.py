@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from rabbitmq_node import RabbitNode, wait_until
 
-from broker.rabbitmq.transport import RabbitMQ
+from broker.connecting import connect
 from broker.settings import BrokerSettings
 from broker.transport import Source, Transport
 from broker.wire.codec import encode
@@ -45,10 +45,10 @@ def status(state: str = "running", **changes: Any) -> bytes:
 
 
 @pytest.fixture
-def aggregator(broker_url: str, queue: str) -> Iterator[RabbitMQ]:
+def aggregator(broker_url: str, queue: str) -> Iterator[Transport]:
     """The wire of an aggregator; its queues are there."""
     settings = BrokerSettings(broker=broker_url, queue=queue)
-    with closing(RabbitMQ(settings, role="test", topology=Topology(queue, num_shards=2))) as transport:
+    with closing(connect(settings, role="test", topology=Topology(queue, num_shards=2))) as transport:
         transport.declare()
         yield transport
         transport.remove()
@@ -67,13 +67,13 @@ def shell(broker_url: str, queue: str, capsys: pytest.CaptureFixture[str]) -> Sh
     return run
 
 
-def has_said(aggregator: RabbitMQ, body: bytes) -> None:
+def has_said(aggregator: Transport, body: bytes) -> None:
     aggregator.tell_status(body)
     assert wait_until(lambda: aggregator.read_status() == body, timeout_s=SOON_S)
 
 
 def test_queues_that_nobody_leads_and_one_that_leads_and_has_said_nothing_are_told_apart(
-    aggregator: RabbitMQ, shell: Shell, queue: str
+    aggregator: Transport, shell: Shell, queue: str
 ) -> None:
     text, _ = shell(exit_code=ExitCode.UNREACHABLE)
     assert text.splitlines() == [
@@ -88,7 +88,7 @@ def test_queues_that_nobody_leads_and_one_that_leads_and_has_said_nothing_are_to
 
 
 def test_looking_takes_nothing_away_and_counts_what_waits_and_who_takes_it(
-    aggregator: RabbitMQ, shell: Shell, queue: str
+    aggregator: Transport, shell: Shell, queue: str
 ) -> None:
     aggregator.send(b"update", worker="anna")
     aggregator.send(b"update", worker="anna", num_shards=2)
@@ -105,7 +105,7 @@ def test_looking_takes_nothing_away_and_counts_what_waits_and_who_takes_it(
     assert aggregator.receive(SOON_S) is not None
 
 
-def test_dead_letters_are_counted_with_what_to_do(aggregator: RabbitMQ, shell: Shell, queue: str) -> None:
+def test_dead_letters_are_counted_with_what_to_do(aggregator: Transport, shell: Shell, queue: str) -> None:
     aggregator.listen(Source.UPDATES)
     aggregator.send(b"broken", worker="anna")
     delivery = aggregator.receive(SOON_S)
@@ -116,7 +116,7 @@ def test_dead_letters_are_counted_with_what_to_do(aggregator: RabbitMQ, shell: S
 
 
 def test_an_older_aggregators_queues_are_told_from_none(
-    aggregator: RabbitMQ, shell: Shell, broker_url: str, queue: str
+    aggregator: Transport, shell: Shell, broker_url: str, queue: str
 ) -> None:
     aggregator._writer.call(lambda link: link.channel("declare").queue_delete(f"{queue}.status"))
     out, error = shell(exit_code=ExitCode.UNREACHABLE)
@@ -124,7 +124,7 @@ def test_an_older_aggregators_queues_are_told_from_none(
     assert "is that of an older aggregator, which says nothing of itself; start it again" in error
 
 
-def test_it_is_watched_until_the_run_is_over(aggregator: RabbitMQ, shell: Shell, monkeypatch: Any) -> None:
+def test_it_is_watched_until_the_run_is_over(aggregator: Transport, shell: Shell, monkeypatch: Any) -> None:
     """A broker that is away for a moment is said, and waited for."""
     monkeypatch.setattr(status_cli, "_EVERY_S", 0.0)
     has_said(aggregator, status())
@@ -147,13 +147,13 @@ def test_it_is_watched_until_the_run_is_over(aggregator: RabbitMQ, shell: Shell,
     ]
 
 
-def test_many_who_look_at_once_all_find_it(aggregator: RabbitMQ, broker_url: str, queue: str) -> None:
+def test_many_who_look_at_once_all_find_it(aggregator: Transport, broker_url: str, queue: str) -> None:
     body = status()
     has_said(aggregator, body)
     found: list[object] = []
 
     def look() -> None:
-        with closing(RabbitMQ(BrokerSettings(broker=broker_url, queue=queue), role="test")) as own:
+        with closing(connect(BrokerSettings(broker=broker_url, queue=queue), role="test")) as own:
             found.extend(own.read_status() for _ in range(5))
 
     threads = [threading.Thread(target=look) for _ in range(8)]
@@ -165,7 +165,7 @@ def test_many_who_look_at_once_all_find_it(aggregator: RabbitMQ, broker_url: str
 
 
 def test_the_permissions_that_the_documents_give_an_onlooker_are_enough(
-    aggregator: RabbitMQ, shell: Shell, node: RabbitNode, broker_url: str, queue: str
+    aggregator: Transport, shell: Shell, node: RabbitNode, broker_url: str, queue: str
 ) -> None:
     line = re.search(r"set_permissions onlooker (.*)$", MACHINES.read_text(encoding="utf-8"), re.MULTILINE)
     assert line is not None

@@ -12,7 +12,7 @@ import aggregator.service
 from aggregator.rounds.intake import Expected, Update, read_update
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from broker.rabbitmq.transport import RabbitMQ
+from broker.connecting import connect
 from broker.states.tensors import chunks, digest_of, specs_of
 from broker.transport import Delivery
 from broker.wire.codec import encode
@@ -44,7 +44,7 @@ def test_what_kills_the_aggregator_again_and_again_is_set_aside_and_the_rest_is_
     while True:
         lives += 1
         assert lives <= MOST_LIVES
-        transport = RabbitMQ(settings, role="aggregator")
+        transport = connect(settings, role="aggregator")
         leader = Aggregator(settings.config, task, transport)
         try:
             leader.start()

@@ -1,6 +1,7 @@
 """What federated averaging must come to, known from elsewhere: descent on pooled data, and closed forms."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def federate(folder: Path, server: Task, sites: Mapping[str, Task], **settings: 
     fields = {"task": "mine", "state": folder, "quorum": str(len(sites)), "commit_every_s": 1e9} | settings
     chosen = AggregatorSettings(**fields)  # type: ignore[arg-type]
     slot = LocalSlot(sites, topology=Topology(chosen.queue), inline_cap=chosen.inline_cap)
-    run_embedded(Aggregator(chosen.config, server, MemoryTransport(broker)), broker, [slot])
+    with closing(Aggregator(chosen.config, server, MemoryTransport(broker))) as aggregator:
+        run_embedded(aggregator, broker, [slot])
     head, payload = decode(broker.heads[-1], ModelHead)
     assert head.is_finished
     body = b"".join(broker.blobs[head.blob.name]) if head.blob else bytes(payload)

@@ -1,5 +1,6 @@
 """Settings: where they come from, what is told when they are wrong, and what is never told."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from aggregator.rounds.policy import Quorum
 from aggregator.settings import AggregatorSettings
 from broker.settings import BrokerSettings, redacted
 from console.errors import ExitCode, SettingsError
-from console.settings import read_settings
+from console.settings import CommandSettings, environment_of, read_settings
 from scaffold.described import COMMANDS, described
 
 SECRET = "Hunter2hunter2"
@@ -98,6 +99,30 @@ def test_the_broker_is_read_from_the_environment_and_is_not_shown(monkeypatch: p
     given = read()
     assert given.broker.get_secret_value() == f"amqp://u:{SECRET}@h:5672/"
     assert SECRET not in repr(given) + str(given) + str(given.model_dump(mode="json"))
+
+
+class Various(CommandSettings):
+    number: float = 1.0
+    flag: bool = True
+    path: Path | None = Path("default")
+    secret: SecretStr = SecretStr("")
+    names: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"number": 0.1, "flag": False, "path": Path("a b/c"), "secret": SecretStr(SECRET), "names": ("a", "b,c")},
+        {"number": math.inf, "path": None},
+    ],
+    ids=["values of all kinds", "no value and no limit"],
+)
+def test_settings_told_by_the_environment_are_read_back_as_they_were(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in environment_of(Various(**given), given).items():
+        monkeypatch.setenv(name, text)
+    assert read(kind=Various).model_dump() == Various(**given).model_dump()
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

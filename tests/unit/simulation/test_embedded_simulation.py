@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+import simulation.cli
 from aggregator.settings import AggregatorSettings
-from console.errors import ExitCode
+from aggregator.state.ledger import Ledger
+from broker.memory import MemoryBroker, MemoryTransport
+from console.errors import ExitCode, FedmqError
 from learning import Site, load_task
 from simulation.baselines import Baseline, compare
 from simulation.cli import main
+from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
 from simulation.sites import simulated_site, site_name
 
@@ -44,6 +49,32 @@ task = Supervised(model=lambda: nn.Linear(4, 3), data=data, loss=cross_entropy)
 blind = Supervised(
     model=lambda: nn.Linear(4, 3), data=lambda site: Split() if site.is_aggregator else data(site), loss=cross_entropy
 )
+
+
+class FailsAtOneSite:
+    def __init__(self, site, at_once):
+        self.fails = site.name == "worker-1"
+        if self.fails and at_once:
+            raise ValueError("no data here")
+
+    def model(self):
+        return nn.Linear(4, 3)
+
+    def train(self, model, plan):
+        if self.fails:
+            raise ValueError("no data here")
+        return {"num_samples": 1}
+
+    def evaluate(self, model):
+        return {}
+
+
+def fails_at_once(site):
+    return FailsAtOneSite(site, True)
+
+
+def fails_in_training(site):
+    return FailsAtOneSite(site, False)
 """
 
 
@@ -61,6 +92,20 @@ def signals_as_they_were() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """All ledgers and transports that were closed."""
+    closed: list[object] = []
+
+    def watch(kind: type[Ledger] | type[MemoryTransport]) -> None:
+        close = kind.close
+        monkeypatch.setattr(kind, "close", lambda self: (closed.append(kind), close(self))[1])
+
+    watch(Ledger)
+    watch(MemoryTransport)
+    return closed
 
 
 def simulate(task: str, state: Path, *flags: str) -> dict[str, Any]:
@@ -146,6 +191,58 @@ def test_a_simulation_goes_on_from_its_directory(task: str, tmp_path: Path) -> N
 def test_a_finished_simulation_is_shown_again(task: str, tmp_path: Path) -> None:
     first = simulate(task, tmp_path / "run")
     assert simulate(task, tmp_path / "run") == first
+
+
+def test_who_has_opened_the_summary_before_the_comparison_is_added_reads_the_whole_one_before(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        opened = []
+
+        def compare_and_open(*args: Any, **others: Any) -> dict[str, Any]:
+            opened.append(stack.enter_context((tmp_path / "summary.json").open(encoding="utf-8")))
+            return compare(*args, **others)
+
+        monkeypatch.setattr(simulation.cli, "compare", compare_and_open)
+        after = simulate(task, tmp_path)
+        before = json.load(opened[0])
+    assert after == before | {"baselines": after["baselines"]}
+    assert "baselines" not in before
+
+
+@pytest.mark.parametrize(
+    ("way", "jobs", "code"),
+    [
+        ("fails_at_once", "1", ExitCode.TASK),
+        ("fails_at_once", "2", ExitCode.TASK),
+        ("fails_in_training", "1", ExitCode.FAILED),
+    ],
+)
+def test_an_error_of_a_worker_is_what_is_told_and_leaves_nothing_open(
+    task: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    closed: list[object],
+    way: str,
+    jobs: str,
+    code: ExitCode,
+) -> None:
+    flags = ["--task", task.replace(":task", f":{way}"), "--state", str(tmp_path), "--workers", "2", "--jobs", jobs]
+    assert main(flags) == code
+    assert "no data here" in capsys.readouterr().err.splitlines()[-1]
+    assert closed == [MemoryTransport, Ledger]
+
+
+def test_workers_that_cannot_be_started_over_a_broker_leave_nothing_open(
+    task: str, tmp_path: Path, closed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(processes: WorkerProcesses) -> WorkerProcesses:
+        raise FedmqError("no process left")
+
+    monkeypatch.setattr(simulation.cli, "connect", lambda settings, **others: MemoryTransport(MemoryBroker()))
+    monkeypatch.setattr(WorkerProcesses, "__enter__", start)
+    assert main(["--task", task, "--state", str(tmp_path), "--broker", "amqp://127.0.0.1:1/"]) == ExitCode.FAILED
+    assert {*closed} == {MemoryTransport, Ledger}
 
 
 def test_a_task_without_central_data_shows_what_workers_measured(task: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,11 @@ def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tm
     ]
     assert Counted.num_models == len(slots)
 
-    run_embedded(aggregator, broker, slots, on_answer=lambda number: waiting.append(len(broker.queues[Source.UPDATES])))
+    def on_answer(number: int) -> None:
+        waiting.append(len(broker.queues[Source.UPDATES]))
+
+    with closing(aggregator):
+        run_embedded(aggregator, broker, slots, on_answer=on_answer)
 
     assert Counted.num_models == len(slots) + 1  # and the aggregator's
     closed = [event.row for event in events if isinstance(event, RoundClosed)]
@@ -219,6 +223,7 @@ def test_what_training_processes_say_comes_out_of_this_one_whose_terminal_it_is(
             )
             for index in range(2)
         ]
+        stack.callback(aggregator.close)
         run_embedded(aggregator, broker, [stack.enter_context(SlotProcess(plan)) for plan in plans])
 
     told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]

@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -57,6 +58,16 @@ def test_the_curves_of_a_run_are_a_figure_that_a_notebook_shows(spirals: Any, tm
         figure = history.plot()
     assert {trace.name for trace in figure.data} >= {"global model, central test data"}
     assert [len(trace.x) for trace in figure.data] == [2] * len(figure.data)
+
+
+def test_an_error_of_a_worker_is_raised_and_leaves_no_file_open(spirals: Any, tmp_path: Path) -> None:
+    class Failing(spirals):  # type: ignore[misc]
+        def train(self, model: Any, plan: Any) -> Any:
+            raise ValueError("no data here")
+
+    with pytest.raises(ValueError, match="no data here"):
+        simulate(Failing, state=tmp_path, **SETTINGS)
+    assert [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))] == []
 
 
 def test_what_is_wrong_is_said(spirals: Any, tmp_path: Path) -> None:
