@@ -219,4 +219,4 @@ def test_metrics_that_overflow_together_do_not_spoil_the_ledger(ledger: Ledger) 
         next_round=None,
         install=nothing,
     )
-    assert all(abs(value) < float("inf") for value in ledger.round(1)["worker_metrics"].values())
+    assert ledger.round(1)["worker_metrics"] == {}
