@@ -146,7 +146,7 @@ def test_a_broken_body_is_refused_or_leaves_the_sum_finite(
         reason = str(error)
     else:
         reason = "none"
-        assert is_signed or sum_of(payload, encoding) == digests_of(exact_sum)
+        assert sum_of(payload, encoding) == digests_of(exact_sum)
     assert reason
     assert all(abs(mean_of(exact_sum, spec, 1)).max(initial=0) < 2**30 for spec in exact_sum.specs)
 
@@ -171,9 +171,11 @@ def strike(body: bytearray, blows: list[tuple[int, int]]) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 2**20))
 def test_any_bytes_are_a_frame_of_the_announced_size_or_unfit(frame: bytes, num_bytes: int) -> None:
+    decompressed: bytes | None = None
+    reason = "zstd"
     try:
-        assert len(zstd.decompressed(frame, num_bytes)) == num_bytes
-        reason = "none, zstd"
+        decompressed = zstd.decompressed(frame, num_bytes)
     except UnfitMessage as error:
         reason = str(error)
+    assert decompressed is None or len(decompressed) == num_bytes
     assert "zstd" in reason

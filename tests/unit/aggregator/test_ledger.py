@@ -236,7 +236,7 @@ def test_metrics_that_overflow_together_do_not_spoil_the_ledger(ledger: Ledger) 
         next_round=None,
         install=nothing,
     )
-    assert all(abs(value) < float("inf") for value in ledger.round(1)["worker_metrics"].values())
+    assert ledger.round(1)["worker_metrics"] == {}
 
 
 def test_why_a_round_closed_and_what_became_of_an_update_are_no_values_of_one_type() -> None:

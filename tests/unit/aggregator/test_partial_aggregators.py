@@ -196,8 +196,8 @@ def test_the_round_that_was_open_when_a_partial_began_is_passed_on_update_by_upd
         run.answer(EVERYBODY)
         run.step_partials()
         if number == 2:
-            assert [sender for sender, _ in run.waiting() if sender in A] == [s for s, _ in run.waiting() if s in A]
-            assert {sender for sender, _ in run.waiting()} == {*A, partial_key(1)}
+            assert [sender for sender, _ in run.waiting() if sender != partial_key(1)] == A
+            assert [sender for sender, _ in run.waiting()].count(partial_key(1)) == 1
         run.settle()
         run.pass_time()
     assert digest(run) == digest_without_shards()

@@ -211,11 +211,11 @@ def test_who_has_opened_the_summary_before_the_comparison_is_added_reads_the_who
 
 
 @pytest.mark.parametrize(
-    ("way", "jobs", "code"),
+    ("way", "jobs", "code", "opened"),
     [
-        ("fails_at_once", "1", ExitCode.TASK),
-        ("fails_at_once", "2", ExitCode.TASK),
-        ("fails_in_training", "1", ExitCode.FAILED),
+        ("fails_at_once", "1", ExitCode.TASK, [MemoryTransport]),
+        ("fails_at_once", "2", ExitCode.TASK, [MemoryTransport, Ledger]),
+        ("fails_in_training", "1", ExitCode.FAILED, [MemoryTransport, Ledger]),
     ],
 )
 def test_an_error_of_a_worker_is_what_is_told_and_leaves_nothing_open(
@@ -226,11 +226,12 @@ def test_an_error_of_a_worker_is_what_is_told_and_leaves_nothing_open(
     way: str,
     jobs: str,
     code: ExitCode,
+    opened: list[type],
 ) -> None:
     flags = ["--task", task.replace(":task", f":{way}"), "--state", str(tmp_path), "--workers", "2", "--jobs", jobs]
     assert main(flags) == code
     assert "no data here" in capsys.readouterr().err.splitlines()[-1]
-    assert closed == [MemoryTransport, Ledger]
+    assert closed == opened
 
 
 def test_workers_that_cannot_be_started_over_a_broker_leave_nothing_open(
@@ -242,7 +243,7 @@ def test_workers_that_cannot_be_started_over_a_broker_leave_nothing_open(
     monkeypatch.setattr(simulation.cli, "connect", lambda settings, **others: MemoryTransport(MemoryBroker()))
     monkeypatch.setattr(WorkerProcesses, "__enter__", start)
     assert main(["--task", task, "--state", str(tmp_path), "--broker", "amqp://127.0.0.1:1/"]) == ExitCode.FAILED
-    assert {*closed} == {MemoryTransport, Ledger}
+    assert {*closed} == {MemoryTransport}  # the ledger is opened when the aggregator starts
 
 
 def test_a_task_without_central_data_shows_what_workers_measured(task: str, tmp_path: Path) -> None:

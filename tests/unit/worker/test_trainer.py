@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from broker.states.tensors import digest_of, specs_of
-from broker.wire.messages import MAX_NUM_SAMPLES, UpdateHead
+from broker.wire.messages import MAX_METRICS, MAX_NUM_SAMPLES, UpdateHead
 from console.errors import TaskError
 from learning import Measured, Plan, Site, Split, Supervised
 from worker.trainer import Diverged, Trainer, derived_seed
@@ -200,11 +200,15 @@ def test_a_metric_whose_name_cannot_travel_is_the_task_s_error(name: str) -> Non
 
 def test_more_metrics_than_can_travel_are_the_task_s_error() -> None:
     """The header holds 64; what does not fit must be told to the person, not end in a traceback."""
-    metrics = {f"m{number}": 0.5 for number in range(65)}
-    try:
-        trained = scripted({"num_samples": 1} | metrics)
-    except TaskError:
-        return
+    metrics = {f"m{number}": 0.5 for number in range(MAX_METRICS + 1)}
+    with pytest.raises(TaskError, match="the task gave 65 metrics; at most 64 can travel"):
+        scripted({"num_samples": 1} | metrics)
+
+
+def test_as_many_metrics_as_can_travel_do() -> None:
+    metrics = {f"m{number}": 0.5 for number in range(MAX_METRICS)}
+    trained = scripted({"num_samples": 1} | metrics)
+    assert trained.metrics == metrics
     delta = {"w": torch.zeros(1)}
     fields = {"tensors": specs_of(delta), "sha256": digest_of(delta), "run_id": "r", "worker": "a", "round": 1}
     UpdateHead(**fields, instance="00112233", num_samples=1, train_s=0, sent_at=0, train_metrics=trained.metrics)

@@ -435,13 +435,16 @@ def test_a_sign_of_life_in_mid_training_tells_the_progress(site: Site) -> None:
     assert site.worker.presence.progress == 0.0
 
 
-@pytest.mark.parametrize("fraction", [-1.0, 2.0, float("nan"), float("inf")])
-def test_a_task_s_odd_progress_does_not_break_the_signs_of_life(site: Site, fraction: float) -> None:
+@pytest.mark.parametrize(
+    ("fraction", "told"), [(-1.0, 0.0), (2.0, 1.0), (float("nan"), 0.0), (float("inf"), 1.0), (-float("inf"), 0.0)]
+)
+def test_a_task_s_odd_progress_is_told_as_one_between_none_and_all(site: Site, fraction: float, told: float) -> None:
     site.task.between = lambda step: (site.task.plans[-1].progress(fraction), site.worker.announce())
     site.publish(1)
     site.worker.step()
-    for _, body in site.broker.queues[Source.PRESENCE]:
-        decode(body, Presence)
+    announced = [decode(body, Presence)[0] for _, body in site.broker.queues[Source.PRESENCE]]
+    in_training = [presence.progress for presence in announced if presence.state == "training"]
+    assert in_training == [0.0, *[told] * 10]
 
 
 def test_two_workers_of_one_name_are_two_instances() -> None:
