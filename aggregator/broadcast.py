@@ -158,7 +158,7 @@ class Broadcaster:
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head
 
-    def tell_conflict(self, worker: str) -> bool:
+    def announce_conflict(self, worker: str) -> bool:
         """Tells the workers of one name of each other; False if that was done before.
 
         The open round's head goes out again; its blob, which somebody may be reading, stays as it is.

@@ -55,7 +55,7 @@ _EXAMPLES = """\
   fl-aggregator --role partial --shard 1/2 --broker amqp://user:secret@broker:5672/ --queue updates
 killed? the same command goes on from its --state; a partial has none. Started twice? the second stands by."""
 
-_LOOK_EVERY_S = 1.0
+_TRY_TO_LEAD_EVERY_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -212,7 +212,7 @@ def _lead(
     role: Role, settings: AggregatorSettings, terminal: Terminal, stopping: threading.Event, *, asks_again: bool
 ) -> ExitCode:
     """Leads once, as long as the connection holds."""
-    transport = connect(settings, role=role.name, topology=settings.topology, on_link=fan_out(role.view.note_link))
+    transport = connect(settings, role=role.name, topology=settings.topology, on_link=fan_out(role.view.on_link))
     terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
         if not _wait_to_lead(transport, stopping, role.stands_by):
@@ -231,17 +231,17 @@ def _lead(
     return ExitCode.OK if service.is_finished else ExitCode.INTERRUPTED
 
 
-def _wait_to_lead(transport: Transport, stopping: threading.Event, tell: Callable[[], None]) -> bool:
+def _wait_to_lead(transport: Transport, stopping: threading.Event, on_wait: Callable[[], None]) -> bool:
     """True once no other aggregator leads this queue or shard; False if told to stop before."""
-    is_told = False
+    has_waited = False
     while not stopping.is_set():
         if transport.lead():
             return True
-        if not is_told:
+        if not has_waited:
             log.info("another aggregator leads; standing by")
-            tell()
-            is_told = True
-        stopping.wait(_LOOK_EVERY_S)
+            on_wait()
+            has_waited = True
+        stopping.wait(_TRY_TO_LEAD_EVERY_S)
     return False
 
 

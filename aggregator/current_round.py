@@ -67,7 +67,7 @@ class CurrentRound:
         self._round, decision = decide(
             self._config.policy, self._round, now=now, num_folded=num_folded, num_present=num_present
         )
-        self._tell_move()
+        self._emit_move()
         if isinstance(decision, Close):
             return decision.by
         self._wake_at = decision.until
@@ -85,14 +85,14 @@ class CurrentRound:
         """Makes durable what was decided, and acks it."""
         self.updates.commit(num_present=self.num_present)
 
-    def tell_opened(self) -> None:
+    def emit_opened(self) -> None:
         """Its model is out."""
         num_folded = self.updates.num_folded
         answered = self._answered(self.number) if num_folded else []
         self._on_event(RoundOpened(round=self.number, num_folded=num_folded, answered=answered))
-        self._tell_move()
+        self._emit_move()
 
-    def _tell_move(self) -> None:
+    def _emit_move(self) -> None:
         num_present = self.num_present
         move = RoundMoved(
             round=self.number,

@@ -72,7 +72,7 @@ def opened(
             clock=clock,
             on_event=on_event,
         )
-        _tell(config, run, ledger, on_event)
+        _emit_opened(config, run, ledger, on_event)
         result = OpenedRun(
             run=run,
             stores=stores,
@@ -123,7 +123,7 @@ def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
     return affordable_prefetch(sizes, config.inline_cap)
 
 
-def _tell(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: Watcher) -> None:
+def _emit_opened(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: Watcher) -> None:
     log.info(
         "run %s, queue '%s', state in %s",
         run.run_id,

@@ -261,7 +261,7 @@ class PartialAggregator:
             if begun:
                 self._start_over(current)
             return
-        current.pending.note(update, delivery, now=self._clock())
+        current.pending.add(update, delivery, now=self._clock())
         head = update.head
         fields = {"round": head.round, "worker": head.worker, "num_samples": head.num_samples}
         log.info("round %3d ← %-16s %6d samples", *fields.values(), extra=fields | {IS_SHOWN: True})
@@ -375,7 +375,7 @@ class _Pending:
     def has(self, worker: str) -> bool:
         return any(folded.worker == worker for folded in self.updates)
 
-    def note(self, update: Update, delivery: Delivery, *, now: float) -> None:
+    def add(self, update: Update, delivery: Delivery, *, now: float) -> None:
         self.sum.end_update()
         self.updates.append(folded_of(update))
         self.deliveries.append(_tag_of(delivery))

@@ -101,7 +101,7 @@ class Aggregator:
             self._ledger.ask_again()
         self._run.broadcaster.ensure(number)
         current.restart_clock()
-        current.tell_opened()
+        current.emit_opened()
 
     def _open(self, number: int) -> CurrentRound:
         self._round = CurrentRound(number, self._config, self._run, self._attendance)
@@ -183,13 +183,13 @@ class Aggregator:
             return
         if presence.worker != delivery.sender:
             return
-        self._uploads.note(presence)
+        self._uploads.heard(presence)
         self._on_event(WorkerSeen(presence=presence))
         patience_s = self._attendance.patience_s
-        is_conflict = self._attendance.note(presence, now=self._clock())
+        is_conflict = self._attendance.heard(presence, now=self._clock())
         if self._attendance.patience_s > patience_s:
             self._ledger.record({"patience_s": self._attendance.patience_s})
-        if is_conflict and self._run.broadcaster.tell_conflict(presence.worker):
+        if is_conflict and self._run.broadcaster.announce_conflict(presence.worker):
             log.warning(
                 "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
                 presence.worker,
@@ -283,7 +283,7 @@ class Aggregator:
         self._run.broadcaster.publish(number, closed.body)
         if self._run.has_large_model:
             malloc.give_back()
-        self._open(number).tell_opened()
+        self._open(number).emit_opened()
         last.updates.settle()
 
     def _end(self, reason: str) -> None:
@@ -318,8 +318,8 @@ class Aggregator:
 def _logged(on_event: Watcher) -> Watcher:
     """Logs each event before it is told."""
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         log_event(event)
         on_event(event)
 
-    return tell
+    return emit

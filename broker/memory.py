@@ -170,7 +170,7 @@ class MemoryTransport(Transport):
     def announce(self, body: bytes, *, worker: str) -> None:
         self._put(self._broker.queues[Source.PRESENCE], worker, body)
 
-    def tell_status(self, body: bytes) -> None:
+    def send_status(self, body: bytes) -> None:
         self._broker.status = body
 
     def read_status(self) -> Buffer | None:

@@ -3,7 +3,7 @@
 A transport is of one federation, or of one shard of it (``Topology.shard``): then updates and the lead are the shard's.
 
 All methods may be called from one thread of the process, the one that runs its service; ``announce`` and
-``tell_status`` from any.
+``send_status`` from any.
 Publishing returns when the broker has the message for good. A broken connection is mended inside: a method
 waits for it, and raises BrokerRefused only when waiting cannot help. A worker waits for a missing queue, too; to
 the aggregator, which made it, that is a QueueMissing.
@@ -134,7 +134,7 @@ class Transport(Protocol):
     def announce(self, body: bytes, *, worker: str) -> None:
         """Sends a sign of life if that is possible right now; never waits, never fails."""
 
-    def tell_status(self, body: bytes) -> None:
+    def send_status(self, body: bytes) -> None:
         """Puts what the aggregator says of itself in place of what it said before; never waits, never fails.
 
         May be called from any thread, as ``announce``.

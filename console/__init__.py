@@ -38,7 +38,7 @@ from console.settings import (
 )
 from console.terminal import Terminal
 from console.trend import Trend
-from console.watching import LinkChanged, Progress, Transferring, fan_out, told
+from console.watching import LinkChanged, Progress, Transferring, fan_out, with_progress
 
 __all__ = [
     "ENV_PREFIX",
@@ -86,5 +86,5 @@ __all__ = [
     "read_settings",
     "served",
     "settings_of",
-    "told",
+    "with_progress",
 ]

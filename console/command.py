@@ -23,15 +23,15 @@ def configure_logging(level: str, *, log_format: LogFormat = "text", handler: lo
 def on_signals(
     stop: Callable[[], None],
     *,
-    tell: Callable[[int], None] = lambda number: None,
+    on_signal: Callable[[int], None] = lambda number: None,
     before_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Ctrl-C or SIGTERM once finishes cleanly; twice ends at once. ``tell`` is told which of them it was."""
+    """Ctrl-C or SIGTERM once finishes cleanly; twice ends at once. ``on_signal`` gets the number of the first."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, end_at_once)
-        tell(number)
+        on_signal(number)
         stop()
 
     def end_at_once(number: int, frame: FrameType | None) -> None:

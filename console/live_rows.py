@@ -36,16 +36,16 @@ class Rows:
         """One line; what does not fit is left out."""
         self._rows.append(_Words(label, _text(words)))
 
-    def note(self, label: str, words: str | Text) -> None:
+    def remark(self, label: str, words: str | Text) -> None:
         """A sentence, on up to three lines."""
         self._rows.append(_Note(label, _text(words)))
 
     def keys(self, *, is_finishing: bool) -> None:
         """What Ctrl-C does now."""
         if is_finishing:
-            self.note("", Text("finishing; Ctrl-C again stops at once", style="bold yellow"))
+            self.remark("", Text("finishing; Ctrl-C again stops at once", style="bold yellow"))
         else:
-            self.note("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
+            self.remark("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
 
     def items(self, label: str, items: Iterable[Text], *, num_more: int = 0, max_lines: int = 3) -> None:
         """Side by side, on as many lines as it takes; at the end of the last line, how many there are beyond."""
@@ -191,7 +191,7 @@ class Flow:
         self._begun_at = self._moved_at = 0.0
         self._is_broken = False
 
-    def note(self, event: Transferring, *, now: float) -> None:
+    def on_event(self, event: Transferring, *, now: float) -> None:
         if event.num_bytes == 0:
             self._begun_at, self._is_broken = now, False
         self._newest, self._moved_at = event, now
@@ -228,11 +228,11 @@ class Links:
     def __init__(self) -> None:
         self._problems: dict[str, tuple[str, float]] = {}
 
-    def note(self, change: LinkChanged, *, now: float) -> None:
+    def on_link(self, change: LinkChanged, *, now: float) -> None:
         before = self._problems.pop(change.name, None)
         if change.problem is not None:
             self._problems[change.name] = (change.problem, before[1] if before else now)
 
     def show(self, rows: Rows, *, now: float) -> None:
         for problem, since in list(self._problems.values())[:1]:
-            rows.note("broker", Text(f"for {duration(now - since)}: {printable(problem)}", style="yellow"))
+            rows.remark("broker", Text(f"for {duration(now - since)}: {printable(problem)}", style="yellow"))

@@ -97,21 +97,21 @@ class Terminal:
             self._screen.stop()
             configure_logging(logging.getLevelName(logging.getLogger().level))
         if self._is_told_to_stop and not self._view.is_over:
-            self._say(self._farewell("stopped"), command=self._go_on)
+            self._print(self._farewell("stopped"), command=self._go_on)
 
     def on_signals(self, stop: Callable[[], None]) -> None:
         """Ctrl-C or SIGTERM once finishes cleanly, and says at once what that is; twice ends at once."""
-        on_signals(stop, tell=self._tell_finishing, before_end=self._leave)
+        on_signals(stop, on_signal=self._begin_finishing, before_end=self._leave)
 
-    def _tell_finishing(self, number: int) -> None:
+    def _begin_finishing(self, number: int) -> None:
         self._is_told_to_stop = True
         again = "press Ctrl-C" if number == signal.SIGINT else "send SIGTERM"
         words = f"finishing: {self._view.doing()}; {again} again to stop at once"
         self._view.finishing()
         if self._screen is None:
-            self._say(words)
+            self._print(words)
         else:
-            self._screen.say(words)
+            self._screen.print_line(words)
 
     def _leave(self) -> None:
         if self._screen is not None:
@@ -121,7 +121,7 @@ class Terminal:
     def _farewell(self, what: str) -> str:
         return f"{' '.join(filter(None, (what, self._view.place())))}; to go on: {self._go_on}"
 
-    def _say(self, words: str, **fields: object) -> None:
+    def _print(self, words: str, **fields: object) -> None:
         """Whatever the log level, and in a signal handler too, which may have interrupted a line of the log."""
         record = logging.LogRecord(__name__, logging.INFO, __file__, 0, words, None, None)
         record.__dict__.update(fields)
@@ -156,7 +156,7 @@ class _Screen:
         self._stopping.set()
         self._thread.join(_STUCK_S)
 
-    def say(self, words: str) -> None:
+    def print_line(self, words: str) -> None:
         """A line above the view. Safe in a signal handler."""
         self._lines.append((Text(words, style="bold yellow"), False))
 

@@ -35,31 +35,33 @@ class LinkChanged:
 
 
 class Progress:
-    """Tells of one transfer, from its begin on, as its bytes come."""
+    """Emits the events of one transfer, from its start on, as its bytes come."""
 
-    def __init__(self, tell: Callable[[Transferring], None], *, what: str, is_upload: bool, total_bytes: int) -> None:
-        self._tell, self._what, self._is_upload, self._total_bytes = tell, what, is_upload, total_bytes
-        self._num_bytes = self._num_told = 0
-        self._say()
+    def __init__(
+        self, on_event: Callable[[Transferring], None], *, what: str, is_upload: bool, total_bytes: int
+    ) -> None:
+        self._on_event, self._what, self._is_upload, self._total_bytes = on_event, what, is_upload, total_bytes
+        self._num_bytes = self._num_emitted = 0
+        self._emit()
 
     def add(self, num_bytes: int) -> None:
         """So many more are there."""
         self._num_bytes += num_bytes
-        if self._num_bytes - self._num_told >= _STEP_BYTES or self._num_bytes == self._total_bytes:
-            self._say()
+        if self._num_bytes - self._num_emitted >= _STEP_BYTES or self._num_bytes == self._total_bytes:
+            self._emit()
 
-    def _say(self) -> None:
-        self._num_told = self._num_bytes
-        self._tell(
+    def _emit(self) -> None:
+        self._num_emitted = self._num_bytes
+        self._on_event(
             Transferring(
                 what=self._what, is_upload=self._is_upload, num_bytes=self._num_bytes, total_bytes=self._total_bytes
             )
         )
 
 
-def told(
+def with_progress(
     parts: Iterable[P],
-    tell: Callable[[Transferring], None],
+    on_event: Callable[[Transferring], None],
     *,
     what: str,
     is_upload: bool,
@@ -67,7 +69,7 @@ def told(
     size_of: Callable[[P], int],
 ) -> Iterator[P]:
     """The same parts; what has been taken of them is told of."""
-    progress = Progress(tell, what=what, is_upload=is_upload, total_bytes=total_bytes)
+    progress = Progress(on_event, what=what, is_upload=is_upload, total_bytes=total_bytes)
     for part in parts:
         size = size_of(part)
         yield part
@@ -79,7 +81,7 @@ def fan_out(*watchers: Callable[[E], None]) -> Callable[[E], None]:
     """Tells each watcher of every event. One that fails is told nothing more; the service does not notice."""
     watching = list(watchers)
 
-    def tell(event: E) -> None:
+    def emit(event: E) -> None:
         for watcher in tuple(watching):
             try:
                 watcher(event)
@@ -87,4 +89,4 @@ def fan_out(*watchers: Callable[[E], None]) -> Callable[[E], None]:
                 watching.remove(watcher)
                 log.exception("%s failed and is told nothing more; the run goes on", watcher)
 
-    return tell
+    return emit

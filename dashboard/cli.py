@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from console import ExitCode, SettingsError, StateError, configure_logging, exit_code_of, read_settings
-from dashboard.live import LiveLook
+from dashboard.live_status import LiveStatus
 from dashboard.server import Dashboard, PageServer
 from dashboard.settings import DashboardSettings
 
@@ -38,7 +38,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         print(f"http://{host}:{port}/ shows {settings.state}; Ctrl-C ends it", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: None)  # the server ends well by itself, and then raises it once more
         with contextlib.suppress(KeyboardInterrupt):
-            live = LiveLook(settings) if settings.broker else None
+            live = LiveStatus(settings) if settings.broker else None
             PageServer(Dashboard(settings.state, live=live), host=settings.host).run(sockets=[listening])
     return ExitCode.OK
 

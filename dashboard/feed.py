@@ -1,6 +1,6 @@
-"""What the page of one run shows, told to all who look, each time it changes.
+"""What the page of one run shows, told to all who ask, each time it changes.
 
-One reader a run, however many look, and none when nobody does. It asks the ledger's version, which costs next to
+One reader a run, however many ask, and none when nobody does. It asks the ledger's version, which costs next to
 nothing, and reads only when that is another one.
 """
 
@@ -52,7 +52,7 @@ class Feed:
                 self._stop_reading()
 
     async def end(self) -> None:
-        """Lets go of all who look: the server is about to end."""
+        """Lets go of all who ask: the server is about to end."""
         async with self._changed:
             self._is_over = True
             self._changed.notify_all()
@@ -68,7 +68,7 @@ class Feed:
                 with History(self._state) as history:
                     await self._follow(history)
             except (StateError, sqlite3.Error, OSError) as error:  # not begun yet, replaced, or of no use
-                await self._tell({"waiting_for": str(error)})
+                await self._send({"waiting_for": str(error)})
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _follow(self, history: History) -> None:
@@ -78,21 +78,21 @@ class Feed:
         while history.facts:
             version, before, now = history.version(), live, asyncio.get_running_loop().time()
             if self._live is not None and now - live_at >= _LIVE_EVERY_S:
-                live, live_at = await self._look_at_broker(history), now
+                live, live_at = await self._ask_broker(history), now
             if version != known:
                 data, known = await asyncio.to_thread(overview, history), version
-                await self._tell(data | {"live": live})
+                await self._send(data | {"live": live})
             elif live != before:
-                await self._tell(data | {"live": live})
+                await self._send(data | {"live": live})
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _look_at_broker(self, history: History) -> dict[str, Any] | None:
+    async def _ask_broker(self, history: History) -> dict[str, Any] | None:
         """What is said of this run; another one may be on the queue by now."""
         assert self._live is not None
         live = await asyncio.to_thread(self._live)
         return live if live is not None and live["run_id"] == history.facts["run_id"] else None
 
-    async def _tell(self, data: dict[str, Any]) -> None:
+    async def _send(self, data: dict[str, Any]) -> None:
         async with self._changed:
             self._newest = json.dumps(data)
             self._changed.notify_all()

@@ -1,6 +1,6 @@
 """The operators' commands: `fl-status` (what is there now) and `fl-dead` (what was set aside)."""
 
-from operations.look import Condition, take_look
 from operations.settings import DeadSettings, StatusSettings
+from operations.snapshot import Condition, take_snapshot
 
-__all__ = ["Condition", "DeadSettings", "StatusSettings", "take_look"]
+__all__ = ["Condition", "DeadSettings", "StatusSettings", "take_snapshot"]

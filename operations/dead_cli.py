@@ -75,15 +75,15 @@ def _words_last(argv: Iterable[str]) -> list[str]:
 
 
 def _list(settings: DeadSettings) -> None:
-    look = _look(settings)
+    found = _read(settings)
     if settings.is_json:
-        for letter in look.letters:
+        for letter in found.letters:
             print(json.dumps(_as_json(letter)))
-    elif look.letters:
-        _print_table([_row(letter) for letter in look.letters])
+    elif found.letters:
+        _print_table([_row(letter) for letter in found.letters])
     else:
         print(_nothing(settings))
-    _tell_of_more(look)
+    _print_rest(found)
 
 
 def _show(settings: DeadSettings) -> None:
@@ -105,21 +105,21 @@ def _show(settings: DeadSettings) -> None:
 
 
 def _replay(settings: DeadSettings) -> None:
-    look = _look(settings)
-    stuck = [letter.id for letter in look.letters if not letter.can_be_replayed]
+    found = _read(settings)
+    stuck = [letter.id for letter in found.letters if not letter.can_be_replayed]
     if stuck:
         raise UnfitMessage(f"nothing tells which worker sent {', '.join(stuck)}; only `drop` is left for it")
-    _on_each(settings, look, DeadLetters.replay, "replayed")
+    _on_each(settings, found, DeadLetters.replay, "replayed")
 
 
 def _drop(settings: DeadSettings) -> None:
     if not settings.yes and not sys.stdin.isatty():
         raise SettingsError("drop needs --yes where nobody can be asked")
-    look = _look(settings)
-    if look.letters and not settings.yes and not _agrees(look.letters):
+    found = _read(settings)
+    if found.letters and not settings.yes and not _agrees(found.letters):
         print("dropped nothing")
         return
-    _on_each(settings, look, DeadLetters.drop, "dropped")
+    _on_each(settings, found, DeadLetters.drop, "dropped")
 
 
 def _agrees(letters: Sequence[Letter]) -> bool:
@@ -135,7 +135,7 @@ def _agrees(letters: Sequence[Letter]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Letters:
     """What one look at the queue found."""
 
     num_read: int
@@ -144,7 +144,7 @@ class _Look:
     """Those that are meant."""
 
 
-def _look(settings: DeadSettings) -> _Look:
+def _read(settings: DeadSettings) -> _Letters:
     with DeadLetters(settings) as dead_letters:
         letters = [opened.letter for opened in dead_letters.read(settings.limit)]
         num_left = dead_letters.num_left
@@ -156,24 +156,24 @@ def _look(settings: DeadSettings) -> _Look:
         for letter in letters
         if settings.worker in (None, letter.sender) and (not settings.ids or letter.id in settings.ids)
     ]
-    return _Look(len(letters), num_left, meant)
+    return _Letters(len(letters), num_left, meant)
 
 
-def _on_each(settings: DeadSettings, look: _Look, act: Callable[[DeadLetters, Opened], None], done: str) -> None:
+def _on_each(settings: DeadSettings, found: _Letters, act: Callable[[DeadLetters, Opened], None], done: str) -> None:
     """Acts on what the look has found, as often as it was found: what is set aside again meanwhile stays."""
-    if not look.letters:
+    if not found.letters:
         print(_nothing(settings))
         return
-    due = Counter(letter.id for letter in look.letters)
+    due = Counter(letter.id for letter in found.letters)
     with DeadLetters(settings) as dead_letters:
-        for opened in dead_letters.read(look.num_read):
+        for opened in dead_letters.read(found.num_read):
             if due[opened.letter.id]:
                 act(dead_letters, opened)
                 due[opened.letter.id] -= 1
     missed = f"; {due.total()} gone before" if due.total() else ""
-    print(f"{done} {_counted(len(look.letters) - due.total())}{missed}")
+    print(f"{done} {_counted(len(found.letters) - due.total())}{missed}")
     if settings.all:
-        _tell_of_more(look)
+        _print_rest(found)
 
 
 def _unknown(ids: Sequence[str], settings: DeadSettings, num_left: int) -> FedmqError:
@@ -187,9 +187,9 @@ def _nothing(settings: DeadSettings) -> str:
     return f"'{settings.dead}' is empty"
 
 
-def _tell_of_more(look: _Look) -> None:
-    if look.num_left:
-        print(f"{look.num_left} more were not looked at; see --limit", file=sys.stderr)
+def _print_rest(found: _Letters) -> None:
+    if found.num_left:
+        print(f"{found.num_left} more were not looked at; see --limit", file=sys.stderr)
 
 
 # -- for people ---------------------------------------------------------------------------------------------

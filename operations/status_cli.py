@@ -24,8 +24,8 @@ from console import (
     exit_code_of,
     read_settings,
 )
-from operations.look import Condition, Look, take_look
 from operations.settings import StatusSettings
+from operations.snapshot import Condition, Snapshot, take_snapshot
 from operations.status_view import plain, shown
 
 _PROG = "fl-status"
@@ -51,15 +51,15 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     configure_logging("ERROR" if settings.watch else level, log_format=settings.log_format)
     console = Console(highlight=False, markup=False, emoji=False)
     link = _LinkState()
-    with contextlib.closing(connect(settings, role="status", on_link=link.note)) as transport:
-        looks = _looks(transport, Topology(settings.queue), link, watch=settings.watch)
+    with contextlib.closing(connect(settings, role="status", on_link=link.on_link)) as transport:
+        snapshots = _snapshots(transport, Topology(settings.queue), link, watch=settings.watch)
         if settings.is_json:
-            look = _print_all(looks, _as_json)
+            snapshot = _print_all(snapshots, _as_json)
         elif console.is_terminal:
-            look = _show_all(looks, console, watch=settings.watch)
+            snapshot = _show_all(snapshots, console, watch=settings.watch)
         else:
-            look = _print_all(looks, plain, between="\n")
-    return ExitCode.UNREACHABLE if look.condition in (Condition.GONE, Condition.UNHEARD) else ExitCode.OK
+            snapshot = _print_all(snapshots, plain, between="\n")
+    return ExitCode.UNREACHABLE if snapshot.condition in (Condition.GONE, Condition.UNHEARD) else ExitCode.OK
 
 
 class _LinkState:
@@ -67,60 +67,60 @@ class _LinkState:
 
     problem: str | None = None
 
-    def note(self, change: LinkChanged) -> None:
+    def on_link(self, change: LinkChanged) -> None:
         self.problem = change.problem
 
 
-def _looks(transport: Transport, topology: Topology, link: _LinkState, *, watch: bool) -> Iterator[Look]:
+def _snapshots(transport: Transport, topology: Topology, link: _LinkState, *, watch: bool) -> Iterator[Snapshot]:
     """One, or one each second until the run is over; what was seen last, while the broker is away."""
-    look = take_look(transport, topology)
-    yield look
-    while watch and not look.is_over:
+    snapshot = take_snapshot(transport, topology)
+    yield snapshot
+    while watch and not snapshot.is_over:
         time.sleep(_EVERY_S)
         try:
-            look = replace(look, problem=link.problem) if link.problem else take_look(transport, topology)
+            snapshot = replace(snapshot, problem=link.problem) if link.problem else take_snapshot(transport, topology)
         except (BrokerUnreachable, BrokerFault, QueueMissing) as error:
-            look = replace(look, problem=str(error))
-        yield look
+            snapshot = replace(snapshot, problem=str(error))
+        yield snapshot
 
 
-def _print_all(looks: Iterator[Look], text_of: Callable[[Look], str], *, between: str = "") -> Look:
+def _print_all(snapshots: Iterator[Snapshot], text_of: Callable[[Snapshot], str], *, between: str = "") -> Snapshot:
     """Prints one after the other, as long as somebody reads it; returns the last."""
-    look = next(looks)
+    snapshot = next(snapshots)
     try:
-        print(text_of(look), flush=True)
-        for look in looks:
-            print(between + text_of(look), flush=True)
+        print(text_of(snapshot), flush=True)
+        for snapshot in snapshots:
+            print(between + text_of(snapshot), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes there
-    return look
+    return snapshot
 
 
-def _show_all(looks: Iterator[Look], console: Console, *, watch: bool) -> Look:
+def _show_all(snapshots: Iterator[Snapshot], console: Console, *, watch: bool) -> Snapshot:
     """Shows each in place of the one before; returns the last."""
-    look = next(looks)
+    snapshot = next(snapshots)
     if not watch:
-        console.print(shown(look))
-        return look
-    with Live(shown(look), console=console, auto_refresh=False) as live:
-        for look in looks:
-            live.update(shown(look), refresh=True)
-    return look
+        console.print(shown(snapshot))
+        return snapshot
+    with Live(shown(snapshot), console=console, auto_refresh=False) as live:
+        for snapshot in snapshots:
+            live.update(shown(snapshot), refresh=True)
+    return snapshot
 
 
-def _as_json(look: Look) -> str:
+def _as_json(snapshot: Snapshot) -> str:
     fields: dict[str, Any] = {
-        "at": look.at,
-        "state": look.condition,
-        "is_led": look.is_led,
-        "is_quiet": look.is_quiet,
-        "age_s": look.age_s,
-        "deadline_in_s": look.deadline_in_s,
-        "num_waiting": look.num_waiting,
-        "num_readers": {name: queued.num_readers for name, queued in look.queued.items()},
-        "num_dead": look.num_dead,
-        "problem": look.problem,
-        "status": None if look.status is None else look.status.model_dump(mode="json"),
+        "at": snapshot.at,
+        "state": snapshot.condition,
+        "is_led": snapshot.is_led,
+        "is_quiet": snapshot.is_quiet,
+        "age_s": snapshot.age_s,
+        "deadline_in_s": snapshot.deadline_in_s,
+        "num_waiting": snapshot.num_waiting,
+        "num_readers": {name: queued.num_readers for name, queued in snapshot.queued.items()},
+        "num_dead": snapshot.num_dead,
+        "problem": snapshot.problem,
+        "status": None if snapshot.status is None else snapshot.status.model_dump(mode="json"),
     }
     return json.dumps(fields)
 

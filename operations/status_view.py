@@ -11,34 +11,34 @@ from rich.table import Table
 from rich.text import Text
 
 from console import printable
-from operations.look import Condition, Look
+from operations.snapshot import Condition, Snapshot
 
 _COLUMNS = ("worker", "state", "round", "progress", "last seen", "answered")
 _NUMBERS = ("round", "progress", "last seen")
 _STYLES = {Condition.GONE: "bold red", Condition.UNHEARD: "bold red", Condition.RUNNING: "green"}
 
 
-def shown(look: Look) -> RenderableType:
+def shown(snapshot: Snapshot) -> RenderableType:
     """For a terminal."""
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    for name, value in _facts(look):
-        facts.add_row(name, Text(value, _STYLES.get(look.condition, "") if name == "state" else ""))
+    for name, value in _facts(snapshot):
+        facts.add_row(name, Text(value, _STYLES.get(snapshot.condition, "") if name == "state" else ""))
     parts: list[RenderableType] = [facts]
-    rows = _rows(look)
+    rows = _rows(snapshot)
     if rows:
         parts.append(_table(rows))
-    parts.extend(Text(line) for line in _more(look))
+    parts.extend(Text(line) for line in _more(snapshot))
     return Group(*parts)
 
 
-def plain(look: Look) -> str:
+def plain(snapshot: Snapshot) -> str:
     """For a file or another program: nothing is cut off, whatever the width, and no line ends in blanks."""
-    facts = list(_facts(look))
+    facts = list(_facts(snapshot))
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {value}" for name, value in facts]
-    rows = _rows(look)
+    rows = _rows(snapshot)
     if rows:
         widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
         lines.append("")
@@ -49,40 +49,40 @@ def plain(look: Look) -> str:
             )
             for row in (_COLUMNS, *rows)
         )
-    return "\n".join(line.rstrip() for line in (*lines, *_more(look)))
+    return "\n".join(line.rstrip() for line in (*lines, *_more(snapshot)))
 
 
 # -- what is said -------------------------------------------------------------------------------------------
 
 
-def _facts(look: Look) -> Iterator[tuple[str, str]]:
-    status = look.status
-    if look.problem is not None:
-        yield "broker", f"{printable(look.problem)}; this is what was there before"
+def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    status = snapshot.status
+    if snapshot.problem is not None:
+        yield "broker", f"{printable(snapshot.problem)}; this is what was there before"
     if status is not None:
         yield "run", f"{status.run} ({status.run_id})"
         yield "round", f"{status.round} of {status.num_rounds}"
-    yield "state", _state(look)
-    if status is not None and look.condition in (Condition.RUNNING, Condition.GONE):
-        yield "updates", f"{status.num_folded} of {status.target} folded{_deadline(look)}"
+    yield "state", _state(snapshot)
+    if status is not None and snapshot.condition in (Condition.RUNNING, Condition.GONE):
+        yield "updates", f"{status.num_folded} of {status.target} folded{_deadline(snapshot)}"
         yield "workers", f"{status.num_present} present"
-    yield from _queues(look)
+    yield from _queues(snapshot)
 
 
-def _state(look: Look) -> str:
-    said = "" if look.age_s is None else _ago(look.age_s)
-    match look.condition:
+def _state(snapshot: Snapshot) -> str:
+    said = "" if snapshot.age_s is None else _ago(snapshot.age_s)
+    match snapshot.condition:
         case Condition.UNHEARD:
             return "no aggregator leads here, and none said anything since the broker started"
         case Condition.STARTING:
             return "an aggregator leads; it has said nothing yet"
-        case Condition.RUNNING if look.is_quiet:
+        case Condition.RUNNING if snapshot.is_quiet:
             return f"running, but its aggregator last spoke {said}: the broker takes nothing, or the clocks differ"
         case Condition.RUNNING:
             return "running"
         case Condition.GONE:
             return f"no aggregator leads: the last one is gone, it spoke {said}; its command goes on from there"
-        case Condition.STOPPED if look.is_led:
+        case Condition.STOPPED if snapshot.is_led:
             return f"stopped {said}; an aggregator leads again"
         case Condition.STOPPED:
             return f"stopped {said}; its command goes on from there"
@@ -90,41 +90,45 @@ def _state(look: Look) -> str:
             return f"finished {said}"
 
 
-def _deadline(look: Look) -> str:
-    return "" if look.deadline_in_s is None else f", deadline in {look.deadline_in_s:.0f} s"
+def _deadline(snapshot: Snapshot) -> str:
+    return "" if snapshot.deadline_in_s is None else f", deadline in {snapshot.deadline_in_s:.0f} s"
 
 
-def _queues(look: Look) -> Iterator[tuple[str, str]]:
-    topology, status = look.topology, look.status
+def _queues(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    topology, status = snapshot.topology, snapshot.status
     for name in topology.update_queues:
-        queued = look.queued.get(name)
+        queued = snapshot.queued.get(name)
         if queued is None:
             yield "queue", f"{name}: there is none, or this user may not see it"
             continue
         is_shard = name != topology.updates
         alone = is_shard and not queued.num_readers and status is not None and status.state == "running"
         yield "queue", f"{name}: {queued.num_waiting} waiting" + ("; no partial aggregator takes them" if alone else "")
-    if topology.dead in look.queued:
-        hint = f"; see fl-dead list --queue {topology.queue}" if look.num_dead else ""
-        yield "dead", f"{topology.dead}: {look.num_dead} set aside{hint}"
+    if topology.dead in snapshot.queued:
+        hint = f"; see fl-dead list --queue {topology.queue}" if snapshot.num_dead else ""
+        yield "dead", f"{topology.dead}: {snapshot.num_dead} set aside{hint}"
 
 
-def _rows(look: Look) -> list[tuple[str, ...]]:
+def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
     return [
         (
             worker.name,
             worker.state,
             str(worker.round),
             f"{worker.progress:.0%}" if worker.state == "training" else "",
-            _ago(max(0.0, look.at_there - worker.seen_at)),
+            _ago(max(0.0, snapshot.at_there - worker.seen_at)),
             "yes" if worker.has_answered else "",
         )
-        for worker in (look.status.workers if look.status else ())
+        for worker in (snapshot.status.workers if snapshot.status else ())
     ]
 
 
-def _more(look: Look) -> list[str]:
-    return [f"and {look.status.num_more_workers} more workers"] if look.status and look.status.num_more_workers else []
+def _more(snapshot: Snapshot) -> list[str]:
+    return (
+        [f"and {snapshot.status.num_more_workers} more workers"]
+        if snapshot.status and snapshot.status.num_more_workers
+        else []
+    )
 
 
 def _table(rows: list[tuple[str, ...]]) -> Table:

@@ -23,11 +23,11 @@ from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_se
 from learning import Measured, Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
-from simulation.live import SimulationView
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot, Slot
 from simulation.slot_process import SlotPlan, SlotProcess
+from simulation.view import SimulationView
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _level(settings: SimulationSettings) -> str:
     return "WARNING" if settings.log_level == "INFO" else settings.log_level
 
 
-def _tell_round(event: Event) -> None:
+def _log_round(event: Event) -> None:
     if isinstance(event, RoundClosed):
         row = event.row
         metrics = row["metrics"] or row["worker_metrics"]
@@ -104,7 +104,7 @@ class Simulation:
         self._run_settings = run_settings
         self._terminal = terminal
         self._view = view
-        self._on_event = fan_out(view.on_event, _tell_round, *watchers)
+        self._on_event = fan_out(view.on_event, _log_round, *watchers)
         self._task: Task = load_task(settings.task, Site(partition=settings.partition))
 
     @property
@@ -160,11 +160,11 @@ class Simulation:
         return [stack.enter_context(SlotProcess(plan)) for plan in plans]
 
     def _over_rabbitmq(self) -> bool:
-        transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.note_link))
+        transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.on_link))
         with contextlib.ExitStack() as stack:
             stack.callback(transport.close)
-            said = StatusSender(transport)
-            on_event = fan_out(self._on_event, said.on_event)
+            status = StatusSender(transport)
+            on_event = fan_out(self._on_event, status.on_event)
             made = Aggregator(self._run_settings.config, self._task, transport, on_event=on_event)
             aggregator = stack.enter_context(contextlib.closing(made))
             workers = WorkerProcesses(
@@ -173,7 +173,7 @@ class Simulation:
                 logs=self.folder / "workers",
                 on_failure=aggregator.stop,
             )
-            with said, workers:
+            with status, workers:
                 self._terminal.on_signals(aggregator.stop)
                 aggregator.start()
                 aggregator.run()

@@ -31,7 +31,7 @@ from simulation.slot import LocalSlot, Parcel
 
 _LEAVE_S = 10.0
 _ERROR = "error"
-_LOG, _SAID = "log", "said"
+_LOG, _PRINTED = "log", "said"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +111,14 @@ class SlotProcess:
             if self._is_stopping:
                 return
             self._process.join(_LEAVE_S)
-            self._raise_what_it_said()
+            self._raise_its_error()
             code = self._process.exitcode or 0
             advice = "; fewer --jobs need less memory" if code == -signal.SIGKILL else ""
             raise FedmqError(
                 f"a training process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}{advice}"
             ) from error
 
-    def _raise_what_it_said(self) -> None:
+    def _raise_its_error(self) -> None:
         """Its own error, if it sent one before it went."""
         with contextlib.suppress(EOFError, OSError):
             while self._pipe.poll():
@@ -143,10 +143,10 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     end_with(parent.join)
-    told = _Told()
-    configure_logging(plan.log_level, handler=_Logged(told))
+    output = _Output()
+    configure_logging(plan.log_level, handler=_LogHandler(output))
     if plan.is_live:
-        sys.stdout = sys.stderr = _Said(told)
+        sys.stdout = sys.stderr = _Printed(output)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
         try:
@@ -156,17 +156,17 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
                 slot.offer(model)
                 for _ in range(slot.num_workers):
                     parcels = slot.answer()
-                    told.send(pipe)
+                    output.send(pipe)
                     for parcel in parcels:
                         _send(pipe, parcel)
                     pipe.send_bytes(b"")
         except FedmqError as error:
-            told.send(pipe)
+            output.send(pipe)
             pipe.send_bytes(f"{_ERROR}\t{type(error).__name__}".encode())
             pipe.send_bytes(str(error).encode())
 
 
-class _Told:
+class _Output:
     """What was logged and printed here since it was sent last."""
 
     def __init__(self) -> None:
@@ -182,29 +182,29 @@ class _Told:
             pipe.send_bytes(text.encode(errors="replace"))
 
 
-class _Logged(logging.Handler):
+class _LogHandler(logging.Handler):
     """The log, on its way to the other end."""
 
-    def __init__(self, told: _Told) -> None:
+    def __init__(self, output: _Output) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(message)s"))  # the rest of the line is added at the other end
-        self._told = told
+        self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._told.add(f"{_LOG}\t{record.levelno}\t{record.name}", self.format(record))
+        self._output.add(f"{_LOG}\t{record.levelno}\t{record.name}", self.format(record))
 
 
-class _Said(io.TextIOBase):
+class _Printed(io.TextIOBase):
     """Standard output, on its way to the other end."""
 
-    def __init__(self, told: _Told) -> None:
-        self._told = told
+    def __init__(self, output: _Output) -> None:
+        self._output = output
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        self._told.add(_SAID, text)
+        self._output.add(_PRINTED, text)
         return len(text)
 
 
@@ -225,7 +225,7 @@ def _received(pipe: Connection, *, at_most: int | None = None) -> Iterator[Parce
             level, name = rest
             logging.getLogger(name).log(int(level), "%s", pipe.recv_bytes().decode())
             continue
-        if kind == _SAID:
+        if kind == _PRINTED:
             print(pipe.recv_bytes().decode(), end="", file=sys.stderr)
             continue
         sender, blob, num_parts = rest

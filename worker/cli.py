@@ -22,11 +22,11 @@ from learning import load_task
 from worker.carried import OnDisk
 from worker.config import WorkerConfig
 from worker.device import pick_device
-from worker.live import WorkerView
 from worker.metrics import WorkerMetrics
 from worker.name import default_name
 from worker.service import Worker
 from worker.settings import WorkerSettings
+from worker.view import WorkerView
 
 _PROG = "fl-worker"
 _DESCRIPTION = "Takes the newest model off the broker, trains it on this site's data, and publishes the update."
@@ -70,7 +70,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             torch.set_num_threads(settings.threads)
         task = load_task(settings.task, settings.site_of(name))
         device = pick_device(settings.device)
-        transport = connect(settings, role=f"worker {name}", on_link=fan_out(view.note_link))
+        transport = connect(settings, role=f"worker {name}", on_link=fan_out(view.on_link))
         stack.callback(transport.close)
         metrics = WorkerMetrics(lambda: worker.presence)
         heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)

@@ -31,7 +31,7 @@ from broker.wire import (
     num_bytes_of,
     zstd,
 )
-from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, told
+from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, with_progress
 from learning import Measured, Plan, Task
 from worker.carried import HOME, RESIDUAL, Carried, InMemory, Store
 from worker.config import WorkerConfig
@@ -82,7 +82,7 @@ class Worker:
         self._trainer = Trainer(task, device=config.device, model=model)
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
-        self._tell = on_event
+        self._on_event = on_event
         self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
@@ -125,13 +125,13 @@ class Worker:
         if delivery is None and self._newest is None:
             return False
         if delivery is not None:
-            self._look_at(delivery)
+            self._see_model(delivery)
         while self._newest is not None and not self._is_stopping:
             (head, payload), self._newest = self._newest, None
             self._take_part(head, payload)
         return True
 
-    def _look_at(self, delivery: Delivery) -> None:
+    def _see_model(self, delivery: Delivery) -> None:
         """Remembers a model if it is newer than all before."""
         try:
             head, payload = decode(delivery.body, ModelHead)
@@ -168,7 +168,7 @@ class Worker:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
             self._delete_last_blob(head)
             self.is_finished = True
-            self._tell(RunFinished(run_id=head.run_id, num_rounds=head.round - 1))
+            self._on_event(RunFinished(run_id=head.run_id, num_rounds=head.round - 1))
             return
         if head.sets:
             raise TaskError(
@@ -180,7 +180,7 @@ class Worker:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
         begun_at = time.perf_counter()
         try:
-            state = read_model(head, payload, self._transport, tell=self._tell)
+            state = read_model(head, payload, self._transport, on_event=self._on_event)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
             self._done = before
@@ -189,7 +189,7 @@ class Worker:
             log.warning("round %3d: the model is dropped: %s", head.round, error)
             self._done = before
             return
-        self._tell(ModelReceived(head=head, num_bytes=head.num_bytes, seconds=time.perf_counter() - begun_at))
+        self._on_event(ModelReceived(head=head, num_bytes=head.num_bytes, seconds=time.perf_counter() - begun_at))
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
@@ -226,7 +226,7 @@ class Worker:
 
     def _leave_round(self, head: ModelHead, reason: str, *, level: int = logging.INFO) -> None:
         log.log(level, "round %3d: %s", head.round, reason, extra={"round": head.round, "reason": reason})
-        self._tell(RoundLeft(round=head.round, reason=reason))
+        self._on_event(RoundLeft(round=head.round, reason=reason))
 
     def _fresh(self, head: ModelHead) -> Carried:
         """What is carried into the first round of a run."""
@@ -253,17 +253,17 @@ class Worker:
             seed=derived_seed(head.seed, head.round, self._name),
             device=self._trainer.device,
             cancelled=cancel,
-            progress=self._note_progress,
+            progress=self._set_progress,
             **head.local.model_dump(),
         )
 
-    def _note_progress(self, fraction: float) -> None:
+    def _set_progress(self, fraction: float) -> None:
         self.presence = self.presence.model_copy(update={"progress": min(1.0, max(0.0, fraction))})
 
     def _is_over(self, head: ModelHead) -> bool:
         """Whether an update for this round can still count; looks at what has come meanwhile."""
         while (delivery := self._transport.receive(0)) is not None:
-            self._look_at(delivery)
+            self._see_model(delivery)
         if self._is_stopping:
             return True
         if self._newest is None:
@@ -284,7 +284,7 @@ class Worker:
         if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
             after = Carried({RESIDUAL: compressed.residual, HOME: trained.home})
             self._carried.keep(head.run_id, head.round, before=carried, after=after)
-        self._tell(
+        self._on_event(
             RoundTrained(
                 round=head.round,
                 num_samples=trained.num_samples,
@@ -313,7 +313,7 @@ class Worker:
         body = encode(update, payload)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
         num_bytes = len(body) + (num_bytes_of(encoding.encoded) if blob else 0)
-        self._tell(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
+        self._on_event(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
             head.round,
@@ -353,9 +353,9 @@ class Worker:
         if num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap):
             return zstd.compressed(b"".join(pieces), level), None, digest.hex()
         part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
-        parts = told(
+        parts = with_progress(
             cut(pieces, part_bytes),
-            self._tell,
+            self._on_event,
             what=f"update for round {head.round}",
             is_upload=True,
             total_bytes=num_bytes_of(encoding.encoded),
@@ -393,7 +393,7 @@ class Worker:
             self.announce()
         else:
             self._announce_soon()
-        self._tell(StateChanged(presence=self.presence))
+        self._on_event(StateChanged(presence=self.presence))
 
     def announce(self) -> None:
         """Sends a sign of life. May be called from any thread."""

@@ -24,7 +24,7 @@ class Attendance:
         self.patience_s = _STEP_S
         """No worker heard of so far may be silent for longer; in steps, since each is written down."""
 
-    def note(self, presence: Presence, *, now: float) -> bool:
+    def heard(self, presence: Presence, *, now: float) -> bool:
         """Takes a sign of life; True if it shows that two workers go by this name.
 
         A restarted worker has a new instance and the old one stays silent; two at a time speak in turn.
@@ -38,7 +38,7 @@ class Attendance:
         earlier = None
         if last is not None:
             earlier = last.earlier_instance if last.instance == instance else last.instance
-        self._seen.note(worker, _Seen(instance, earlier), until=now + presence.gone_after_s)
+        self._seen.heard(worker, _Seen(instance, earlier), until=now + presence.gone_after_s)
         self.patience_s = max(self.patience_s, _STEP_S * math.ceil(presence.gone_after_s / _STEP_S))
         return last is not None and last.instance != instance and last.earlier_instance == instance
 
@@ -72,7 +72,7 @@ class Uploads:
     def __init__(self) -> None:
         self._rounds: dict[str, int] = {}
 
-    def note(self, presence: Presence) -> None:
+    def heard(self, presence: Presence) -> None:
         if presence.state == "sending":
             self._rounds[presence.worker] = presence.round
 

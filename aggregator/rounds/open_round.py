@@ -17,7 +17,7 @@ from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, R
 from aggregator.state import Accumulated, Ledger, RoundResult, StateDirectory, UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.wire import Buffer, Specs
-from console import BlobLost, UnfitMessage, told
+from console import BlobLost, UnfitMessage, with_progress
 
 Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
@@ -159,7 +159,7 @@ class OpenRound:
     def _add(self, contribution: Contribution, weights: Sequence[float]) -> None:
         pieces = contribution.pieces(self._stores.transport)
         if contribution.blob_name is not None:
-            pieces = told(
+            pieces = with_progress(
                 pieces,
                 self._stores.on_event,
                 what=str(contribution),
@@ -185,13 +185,13 @@ class OpenRound:
         for row in rows:
             self._add_row(row, fold_s=fold_s, shard=contribution.shard)
         if rows and contribution.shard is not None:
-            self._tell_sum(contribution, contribution.shard, rows[0].verdict)
+            self._emit_sum(contribution, contribution.shard, rows[0].verdict)
         self._deliveries.append(delivery)
-        self._note_time()
+        self._start_waiting()
         if contribution.blob_name is not None:
             self._blobs.append(contribution.blob_name)
 
-    def _tell_sum(self, contribution: Contribution, shard: int, verdict: Verdict) -> None:
+    def _emit_sum(self, contribution: Contribution, shard: int, verdict: Verdict) -> None:
         claims = contribution.claims
         num_samples = sum(claim.num_samples for claim in claims)
         self._stores.on_event(
@@ -211,9 +211,9 @@ class OpenRound:
     def _add_row(self, row: UpdateRow, *, fold_s: float | None = None, shard: int | None = None) -> None:
         self._rows.append(row)
         self._stores.on_event(UpdateDecided(row=row, fold_s=fold_s, shard=shard))
-        self._note_time()
+        self._start_waiting()
 
-    def _note_time(self) -> None:
+    def _start_waiting(self) -> None:
         if self._oldest_at is None:
             self._oldest_at = self._stores.clock()
 
@@ -254,7 +254,7 @@ class OpenRound:
             accumulated = self._save() if self.num_folded else None
         self._stores.ledger.commit(self._rows, accumulated, num_present=num_present)
         self._committed = accumulated
-        self._tell_committed(begun_at)
+        self._emit_committed(begun_at)
         self._settle()
         needed = self.accumulator.files() | ({accumulated.file} if accumulated else set())
         self._stores.directory.remove_sums(self._stores.epoch, but=needed)
@@ -277,9 +277,9 @@ class OpenRound:
         self._stores.ledger.close_round(
             self.number, self._rows, result, next_round=next_round, install=install, num_present=num_present
         )
-        self._tell_committed(begun_at)
+        self._emit_committed(begun_at)
 
-    def _tell_committed(self, begun_at: float) -> None:
+    def _emit_committed(self, begun_at: float) -> None:
         self._stores.on_event(Committed(rows=tuple(self._rows), seconds=time.perf_counter() - begun_at))
 
     def settle(self) -> None:

@@ -34,7 +34,7 @@ class Present(Mapping[str, T]):
     def copied(self) -> dict[str, T]:
         return {worker: what for worker, (_, what) in self._heard.items()}
 
-    def note(self, worker: str, what: T, *, until: float) -> None:
+    def heard(self, worker: str, what: T, *, until: float) -> None:
         """It was heard of now; it is gone after ``until`` (infinity: never) if it is not heard of again."""
         self._heard.pop(worker, None)
         self._heard[worker] = (until, what)

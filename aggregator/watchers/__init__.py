@@ -1,12 +1,12 @@
 """Those who look on: terminal, status, metrics, logs of experiments. They learn of events, and decide nothing."""
 
 from aggregator.watchers.experiment_logs import experiment_logs
-from aggregator.watchers.live import AggregatorView
 from aggregator.watchers.log import log_event
 from aggregator.watchers.metrics import AggregatorMetrics
-from aggregator.watchers.partial_live import PartialView
 from aggregator.watchers.partial_metrics import PartialMetrics
+from aggregator.watchers.partial_view import PartialView
 from aggregator.watchers.status import StatusSender
+from aggregator.watchers.view import AggregatorView
 
 __all__ = [
     "AggregatorMetrics",

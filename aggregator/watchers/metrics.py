@@ -78,11 +78,11 @@ class AggregatorMetrics:
             case UpdateDecided() if event.fold_s is not None:
                 self._fold_s.observe(event.fold_s)
             case Committed():
-                self._note_commit(event)
+                self._on_commit(event)
             case RoundClosed():
-                self._note_round(event)
+                self._on_round(event)
 
-    def _note_commit(self, event: Committed) -> None:
+    def _on_commit(self, event: Committed) -> None:
         self._commit_s.observe(event.seconds)
         for row in event.rows:
             if row.train_s is not None:
@@ -92,7 +92,7 @@ class AggregatorMetrics:
             if row.staleness is not None and row.verdict is Verdict.FOLDED:
                 self._staleness.observe(row.staleness)
 
-    def _note_round(self, event: RoundClosed) -> None:
+    def _on_round(self, event: RoundClosed) -> None:
         self._round_s.observe(event.row["seconds"])
         metrics = {**recorded_metrics(event.row), **event.row["worker_metrics"]}
         self._metric.clear()

@@ -67,14 +67,14 @@ class StatusBoard:
                     self._round, self._move = event.round, None
                     self._answered = dict.fromkeys(event.answered, True)
                 case RoundMoved():
-                    self._note_move(event)
+                    self._on_move(event)
                 case WorkerSeen():
-                    self._note(event.presence)
+                    self._on_presence(event.presence)
                 case UpdateDecided():
-                    self._note_answer(event.row, is_committed=False)
+                    self._on_answer(event.row, is_committed=False)
                 case Committed():
                     for row in event.rows:
-                        self._note_answer(row, is_committed=True)
+                        self._on_answer(row, is_committed=True)
                 case RoundClosed():
                     self._seen.forget_silent(now=self._now())
                 case RunEnded():
@@ -82,21 +82,21 @@ class StatusBoard:
                 case RunStopped():
                     self._is_stopped = True
 
-    def _note_move(self, move: RoundMoved) -> None:
+    def _on_move(self, move: RoundMoved) -> None:
         if self._move is not None and move.num_folded < self._move.num_folded:  # some were undone, and come again
             self._answered = {worker: True for worker, is_committed in self._answered.items() if is_committed}
         self._move = move
 
-    def _note_answer(self, row: UpdateRow, *, is_committed: bool) -> None:
+    def _on_answer(self, row: UpdateRow, *, is_committed: bool) -> None:
         if row.verdict is Verdict.FOLDED and row.worker is not None and row.round == self._round:
             self._answered[row.worker] = is_committed or self._answered.get(row.worker, False)
 
-    def _note(self, presence: Presence) -> None:
+    def _on_presence(self, presence: Presence) -> None:
         if presence.state == "leaving":
             self._seen.leave(presence.worker)
             return
         now = self._now()
-        self._seen.note(presence.worker, (presence, now), until=now + presence.gone_after_s)
+        self._seen.heard(presence.worker, (presence, now), until=now + presence.gone_after_s)
 
     def status(self) -> Status | None:
         """None before the run is open."""
@@ -122,12 +122,12 @@ class StatusBoard:
             num_present=max(move.num_present if move else 0, len(seen)),
             deadline_at=self._now() + deadline_in_s if is_due else None,
             num_shards=self._num_shards,
-            workers=tuple(_told(*seen[name], has_answered=name in answered) for name in listed),
+            workers=tuple(_status_of(*seen[name], has_answered=name in answered) for name in listed),
             num_more_workers=len(seen) - len(listed),
         )
 
 
-def _told(presence: Presence, seen_at: float, *, has_answered: bool) -> WorkerStatus:
+def _status_of(presence: Presence, seen_at: float, *, has_answered: bool) -> WorkerStatus:
     assert presence.state != "leaving"
     return WorkerStatus(
         name=presence.worker,
@@ -170,7 +170,7 @@ class StatusSender:
         try:
             status = self._board.status()
             if status is not None:
-                self._transport.tell_status(encode(status))
+                self._transport.send_status(encode(status))
         except Exception:
             self._has_failed = True
             log.exception("what fl-status shows could not be said, and is said no more; the run goes on")

@@ -120,7 +120,7 @@ class Link:
             waited_s += _LOOK_UP_S
             if waited_s % _PATIENCE_S == 0:  # pika tells of a blocked connection only after the publish that is blocked
                 log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
-                self._note(self._problem or "no answer: broker away, or short of memory or disk")
+                self._set_problem(self._problem or "no answer: broker away, or short of memory or disk")
         return result.result()
 
     def post(self, job: Callable[["Link"], None]) -> None:
@@ -145,7 +145,7 @@ class Link:
             self._abandon_jobs()
         return job.result
 
-    def _note(self, problem: str | None) -> None:
+    def _set_problem(self, problem: str | None) -> None:
         """Tells those who look on, when it is another problem than before, or none any more."""
         if problem != self._problem:
             self._problem = problem
@@ -198,7 +198,7 @@ class Link:
                     if not self._is_mended:
                         raise
                     log.warning("%s: %s; connecting anew", self._name, error)
-                    self._note(f"{error}; connecting anew")
+                    self._set_problem(f"{error}; connecting anew")
                     self._drop()
             self._finish()
         except FedmqError as error:
@@ -209,7 +209,7 @@ class Link:
         finally:
             self._drop()
             self._abandon_jobs()
-            self._note(None)
+            self._set_problem(None)
 
     def _fail(self, error: FedmqError) -> None:
         self._failure = error
@@ -225,14 +225,14 @@ class Link:
             wait=_backoff_s,
             stop=give_up,
             sleep=self._sleep,
-            before_sleep=self._tell_wait,
+            before_sleep=self._before_wait,
             reraise=True,
         )
         retrying(self._open_once)
         if self._was_open:
             log.info("%s: connected again", self._name)
         self._was_open = True
-        self._note(None)
+        self._set_problem(None)
 
     def _open_once(self) -> None:
         self._drop()
@@ -249,25 +249,25 @@ class Link:
     def _blocked(self, reason: str) -> None:
         log.warning("%s: the broker is short of memory or disk and takes nothing; waiting (%s)", self._name, reason)
         self._blocked_by = "the broker is short of memory or disk and takes nothing"
-        self._note(self._blocked_by)
+        self._set_problem(self._blocked_by)
 
     def _unblocked(self) -> None:
         log.info("%s: the broker takes messages again", self._name)
         self._blocked_by = None
-        self._note(None)
+        self._set_problem(None)
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _tell_wait(self, state: tenacity.RetryCallState) -> None:
+    def _before_wait(self, state: tenacity.RetryCallState) -> None:
         error = _error_of(state)
         if not isinstance(error, QueueMissing):
             wait_s = state.next_action.sleep if state.next_action else 0.0
             log.warning("%s: %s; trying again in %.1f s", self._name, error, wait_s)
-            self._note(f"{error}; trying again")
+            self._set_problem(f"{error}; trying again")
         elif state.attempt_number == 1:
             log.info("%s: no queue '%s' there yet; waiting for the aggregator", self._name, self._settings.queue)
-            self._note(f"no queue '{self._settings.queue}' there yet; waiting for the aggregator")
+            self._set_problem(f"no queue '{self._settings.queue}' there yet; waiting for the aggregator")
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -314,13 +314,13 @@ class Link:
                 job.result.set_exception(error)
             else:
                 job.result.set_result(result)
-                self._note(self._blocked_by)
+                self._set_problem(self._blocked_by)
 
     def _wait_for_queue(self, job: _Job, error: FedmqError) -> None:
         wait_s = min(0.1 * 2 ** min(job.num_waits, 10), _MAX_WAIT_FOR_QUEUE_S)
         if job.num_waits % 30 == 0:
             log.warning("%s: %s; waiting", self._name, error)
-            self._note(f"{error}; waiting")
+            self._set_problem(f"{error}; waiting")
         job.num_waits += 1
         with translated():
             self.pause(wait_s)

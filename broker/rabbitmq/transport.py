@@ -76,7 +76,7 @@ class RabbitMQ(Transport):
             f"{role} writer",
             on_open=self._end_leading,
             on_failed=self._inbox.put,
-            on_problem=self._teller("writer"),
+            on_problem=self._problem_reporter("writer"),
         )
         self._reader: Link | None = None
 
@@ -143,10 +143,10 @@ class RabbitMQ(Transport):
             on_open=lambda link: self._subscribe(link, sources, prefetch),
             on_lost=self._blob.interrupt,
             on_failed=self._inbox.put,
-            on_problem=self._teller("reader"),
+            on_problem=self._problem_reporter("reader"),
         )
 
-    def _teller(self, name: str) -> Callable[[str | None], None]:
+    def _problem_reporter(self, name: str) -> Callable[[str | None], None]:
         return lambda problem: self._on_link(LinkChanged(name=name, problem=problem))
 
     def _subscribe(self, link: Link, sources: Sequence[Source], prefetch: int) -> None:
@@ -277,16 +277,16 @@ class RabbitMQ(Transport):
 
         self._writer.post(do)
 
-    def tell_status(self, body: bytes) -> None:
+    def send_status(self, body: bytes) -> None:
         def do(link: Link) -> None:
             link.channel("presence", confirms=False).basic_publish("", self._topology.status, body, fleeting())
 
         self._writer.post(do)
 
     def read_status(self) -> Buffer | None:
-        return self._writer.call(self._look_at_status, is_retried=False)
+        return self._writer.call(self._peek_status, is_retried=False)
 
-    def _look_at_status(self, link: Link) -> bytes | None:
+    def _peek_status(self, link: Link) -> bytes | None:
         """Takes it and gives it back. Another who looks may have it for that moment.
 
         What is given back goes before a newer one that came meanwhile, and so is what the queue drops of the two.

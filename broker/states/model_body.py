@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from broker.states.tensors import State, first_not_finite, state_from
 from broker.transport import Transport
 from broker.wire import Buffer, Digest, ModelHead
-from console import Transferring, UnfitMessage, told
+from console import Transferring, UnfitMessage, with_progress
 
 
 def _unwatched(event: Transferring) -> None:
@@ -13,7 +13,7 @@ def _unwatched(event: Transferring) -> None:
 
 
 def read_model(
-    head: ModelHead, payload: Buffer, transport: Transport, *, tell: Callable[[Transferring], None] = _unwatched
+    head: ModelHead, payload: Buffer, transport: Transport, *, on_event: Callable[[Transferring], None] = _unwatched
 ) -> State:
     """The model's state. Check the head's specs against your own model first: that bounds what is allocated.
 
@@ -22,7 +22,7 @@ def read_model(
     digest = Digest(head.tensors)
     body = bytearray(head.num_bytes)
     size = 0
-    for piece in [payload] if head.blob is None else _parts(head, transport, tell):
+    for piece in [payload] if head.blob is None else _parts(head, transport, on_event):
         begin, size = size, size + len(piece)
         if size > len(body):
             break
@@ -39,11 +39,11 @@ def read_model(
     return state
 
 
-def _parts(head: ModelHead, transport: Transport, tell: Callable[[Transferring], None]) -> Iterator[Buffer]:
+def _parts(head: ModelHead, transport: Transport, on_event: Callable[[Transferring], None]) -> Iterator[Buffer]:
     assert head.blob is not None
-    return told(
+    return with_progress(
         transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes)),
-        tell,
+        on_event,
         what=f"model of round {head.round}",
         is_upload=False,
         total_bytes=head.num_bytes,

@@ -400,7 +400,7 @@ def test_of_what_the_aggregator_says_of_itself_only_the_newest_is_there_for_all_
     readers = [join() for _ in range(3)]
     assert readers[0].read_status() is None
     for number in range(5):
-        aggregator.tell_status(str(number).encode())
+        aggregator.send_status(str(number).encode())
     assert wait_until(lambda: readers[0].read_status() == b"4", timeout_s=SOON_S)
     found: list[object] = []
     threads = [
@@ -411,7 +411,7 @@ def test_of_what_the_aggregator_says_of_itself_only_the_newest_is_there_for_all_
     for thread in threads:
         thread.join()
     assert found == [b"4"] * 60
-    aggregator.tell_status(b"5")
+    aggregator.send_status(b"5")
     assert wait_until(lambda: readers[1].read_status() == b"5", timeout_s=SOON_S)
 
 
@@ -448,7 +448,7 @@ def test_who_looks_while_it_changes_always_finds_it_and_leaves_the_newest_there(
     aggregator: Transport, join: Join
 ) -> None:
     readers = [join() for _ in range(3)]
-    aggregator.tell_status(b"0")
+    aggregator.send_status(b"0")
     assert wait_until(lambda: readers[0].read_status() == b"0", timeout_s=SOON_S)
     is_over = threading.Event()
     found: list[list[object]] = [[] for _ in readers]
@@ -462,7 +462,7 @@ def test_who_looks_while_it_changes_always_finds_it_and_leaves_the_newest_there(
         thread.start()
     said = [str(number).encode() for number in range(101)]
     for body in said[1:]:
-        aggregator.tell_status(body)
+        aggregator.send_status(body)
         is_over.wait(0.005)
     is_over.set()
     for thread in threads:

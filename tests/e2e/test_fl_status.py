@@ -16,9 +16,9 @@ from rabbitmq_node import free_port, wait_until
 from broker.connecting import connect
 from broker.settings import BrokerSettings
 from console.errors import ExitCode
-from dashboard.live import LiveLook
+from dashboard.live_status import LiveStatus
 from dashboard.settings import DashboardSettings
-from operations.look import Look, take_look
+from operations.snapshot import Snapshot, take_snapshot
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)
@@ -41,13 +41,13 @@ def status(federation: Federation, *, exit_code: ExitCode = ExitCode.OK) -> dict
     return loaded
 
 
-def sees(federation: Federation, claim: Callable[[Look], bool]) -> bool:
+def sees(federation: Federation, claim: Callable[[Snapshot], bool]) -> bool:
     """Whether this holds soon, of what the command would see: to start it again and again takes long."""
     with closing(connect(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
-        return wait_until(lambda: claim(take_look(transport, federation.topology)), timeout_s=SOON_S)
+        return wait_until(lambda: claim(take_snapshot(transport, federation.topology)), timeout_s=SOON_S)
 
 
-def workers(look: Look) -> dict[str, tuple[str, bool]]:
+def workers(look: Snapshot) -> dict[str, tuple[str, bool]]:
     """Worker -> state, and whether it has answered."""
     return {worker.name: (worker.state, worker.has_answered) for worker in look.status.workers} if look.status else {}
 
@@ -149,7 +149,7 @@ def test_the_page_shows_what_the_broker_says(federation: Federation) -> None:
     federation.worker("anna")
     federation.gates.wait_for("anna", 1)
     broker, name = SecretStr(federation.broker), federation.state.name
-    live = LiveLook(DashboardSettings(state=federation.state, broker=broker, queue=federation.queue))
+    live = LiveStatus(DashboardSettings(state=federation.state, broker=broker, queue=federation.queue))
     with (
         closing(live),
         served(federation.state, live=live) as port,

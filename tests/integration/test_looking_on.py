@@ -21,7 +21,7 @@ from broker.wire.messages import Status
 from broker.wire.topology import Topology
 from console.errors import BrokerUnreachable, ExitCode
 from operations import status_cli
-from operations.look import Look, take_look
+from operations.snapshot import Snapshot, take_snapshot
 from operations.status_cli import main
 
 SOON_S = 20.0
@@ -68,7 +68,7 @@ def shell(broker_url: str, queue: str, capsys: pytest.CaptureFixture[str]) -> Sh
 
 
 def has_said(aggregator: Transport, body: bytes) -> None:
-    aggregator.tell_status(body)
+    aggregator.send_status(body)
     assert wait_until(lambda: aggregator.read_status() == body, timeout_s=SOON_S)
 
 
@@ -83,7 +83,7 @@ def test_queues_that_nobody_leads_and_one_that_leads_and_has_said_nothing_are_to
     ]
     aggregator.listen(Source.UPDATES)
     leads = "an aggregator leads; it has said nothing yet"
-    assert wait_until(lambda: take_look(aggregator, Topology(queue)).is_led, timeout_s=SOON_S)
+    assert wait_until(lambda: take_snapshot(aggregator, Topology(queue)).is_led, timeout_s=SOON_S)
     assert leads in shell()[0]
 
 
@@ -130,15 +130,15 @@ def test_it_is_watched_until_the_run_is_over(aggregator: Transport, shell: Shell
     has_said(aggregator, status())
     looks = iter(["look", "away", "finish"])
 
-    def look(transport: Transport, topology: Topology) -> Look:
+    def look(transport: Transport, topology: Topology) -> Snapshot:
         match next(looks):
             case "away":
                 raise BrokerUnreachable("connection lost")
             case "finish":
                 has_said(aggregator, status("finished"))
-        return take_look(transport, topology)
+        return take_snapshot(transport, topology)
 
-    monkeypatch.setattr(status_cli, "take_look", look)
+    monkeypatch.setattr(status_cli, "take_snapshot", look)
     lines = [json.loads(line) for line in shell("--watch", "--json")[0].splitlines()]
     assert [(line["state"], line["problem"]) for line in lines] == [
         ("gone", None),

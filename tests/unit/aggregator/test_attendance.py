@@ -28,7 +28,7 @@ def present_at(attendance: Attendance, *moments: float) -> list[int]:
 
 def test_a_worker_that_says_nothing_of_its_interval_is_gone_after_35_seconds() -> None:
     attendance = Attendance()
-    attendance.note(presence("a"), now=0.0)
+    attendance.heard(presence("a"), now=0.0)
     assert attendance.next_change() == 35.0
     assert present_at(attendance, 35.0, 35.01) == [1, 0]
 
@@ -36,7 +36,7 @@ def test_a_worker_that_says_nothing_of_its_interval_is_gone_after_35_seconds() -
 @pytest.mark.parametrize("every_s", [1.0, 20.0, 60.0])
 def test_a_worker_is_gone_after_three_and_a_half_of_its_own_intervals(every_s: float) -> None:
     attendance = Attendance()
-    attendance.note(presence("a", every_s), now=0.0)
+    attendance.heard(presence("a", every_s), now=0.0)
     assert attendance.next_change() == 3.5 * every_s
     assert present_at(attendance, 3.5 * every_s, 3.5 * every_s + 0.01) == [1, 0]
 
@@ -44,14 +44,14 @@ def test_a_worker_is_gone_after_three_and_a_half_of_its_own_intervals(every_s: f
 def test_workers_that_speak_once_a_minute_are_there_all_the_time() -> None:
     attendance = Attendance()
     for name in "abc":
-        attendance.note(presence(name, 60.0), now=0.0)
+        attendance.heard(presence(name, 60.0), now=0.0)
     assert present_at(attendance, 34, 36, 59) == [3, 3, 3]
 
 
 def test_who_goes_next_need_not_be_the_longest_silent_one() -> None:
     attendance = Attendance()
-    attendance.note(presence("slow", 60.0), now=0.0)
-    attendance.note(presence("quick", 1.0), now=10.0)
+    attendance.heard(presence("slow", 60.0), now=0.0)
+    attendance.heard(presence("quick", 1.0), now=10.0)
     assert attendance.next_change() == 13.5
     assert present_at(attendance, 14.0) == [1]
     assert attendance.names() == ["slow"]
@@ -60,10 +60,10 @@ def test_who_goes_next_need_not_be_the_longest_silent_one() -> None:
 
 def test_a_worker_may_change_its_interval() -> None:
     attendance = Attendance()
-    attendance.note(presence("a", 60.0), now=0.0)
-    attendance.note(presence("a", 2.0), now=1.0)
+    attendance.heard(presence("a", 60.0), now=0.0)
+    attendance.heard(presence("a", 2.0), now=1.0)
     assert attendance.next_change() == 8.0
-    attendance.note(presence("a", 60.0), now=2.0)
+    attendance.heard(presence("a", 60.0), now=2.0)
     assert present_at(attendance, 212.0, 212.1) == [1, 0]
 
 
@@ -79,7 +79,7 @@ def test_who_is_expected_after_a_restart_has_as_long_as_was_known_before() -> No
 def test_the_longest_interval_grows_in_few_steps_whatever_is_said() -> None:
     attendance, found = Attendance(), set()
     for number in range(1000):
-        attendance.note(presence("a", 10 + number / 20), now=float(number))
+        attendance.heard(presence("a", 10 + number / 20), now=float(number))
         found.add(attendance.patience_s)
     assert len(found) <= 6
     assert attendance.patience_s == 210.0
@@ -99,7 +99,7 @@ def test_who_is_there_and_who_goes_next_is_what_a_plain_list_says(steps: list[tu
             present.leave(worker)
         else:
             plain[worker] = now + silence_s
-            present.note(worker, number, until=now + silence_s)
+            present.heard(worker, number, until=now + silence_s)
         assert list(present) == list(plain)  # the longest silent one first
         assert present.next_at() == min(plain.values(), default=None)
 
@@ -108,6 +108,6 @@ def test_thousands_of_workers_take_one_entry_each_however_often_they_speak() -> 
     present: Present[None] = Present()
     for second in range(30):
         for number in range(1000):
-            present.note(str(number), None, until=second + 35.0)
+            present.heard(str(number), None, until=second + 35.0)
     assert len(present._entries) == 1000
     assert present.next_at() == 64.0

@@ -21,7 +21,7 @@ from aggregator.events import (
 )
 from aggregator.state.early_stop import Aim
 from aggregator.state.ledger import UpdateRow, Verdict
-from aggregator.watchers.live import AggregatorView
+from aggregator.watchers.view import AggregatorView
 from broker.wire.messages import Presence
 from console.watching import LinkChanged, Transferring
 from learning.metrics import Direction
@@ -179,10 +179,10 @@ def test_a_transfer_has_its_progress_and_speed_and_one_that_breaks_off_says_so(
 
 
 def test_a_lost_broker_is_told_until_it_is_back(view: AggregatorView, clock: Clock) -> None:
-    view.note_link(LinkChanged(name="writer", problem="no broker at amqp://x; trying again"))
+    view.on_link(LinkChanged(name="writer", problem="no broker at amqp://x; trying again"))
     clock.now += 5
     assert "broker    for 0:05: no broker at amqp://x; trying again" in lines_of(view)
-    view.note_link(LinkChanged(name="writer", problem=None))
+    view.on_link(LinkChanged(name="writer", problem=None))
     assert "broker" not in text_of(view)
 
 

@@ -6,7 +6,7 @@ from unit.aggregator.sharded_run import ShardedRun, names_of
 from unit.rendered import lines_of, text_of
 
 from aggregator.events import ShardLed, StandingBy
-from aggregator.watchers.partial_live import PartialView
+from aggregator.watchers.partial_view import PartialView
 from console.watching import LinkChanged
 
 NAMES = names_of(0, 3, num_shards=1)
@@ -35,7 +35,7 @@ def test_a_shard_is_seen_from_standing_by_to_the_end_of_the_run(tmp_path: Path) 
 
 def test_a_lost_broker_and_a_ctrl_c_are_seen() -> None:
     view = PartialView("0/1", queue="updates", clock=lambda: 5.0)
-    view.note_link(LinkChanged(name="writer", problem="no broker; trying again"))
+    view.on_link(LinkChanged(name="writer", problem="no broker; trying again"))
     view.finishing()
     assert "broker    for 0:00: no broker; trying again" in lines_of(view)
     assert lines_of(view)[-1].endswith("finishing; Ctrl-C again stops at once")

@@ -180,7 +180,7 @@ def test_it_is_sent_at_the_end_at_the_latest(begin: Begin) -> None:
 class Broken(MemoryTransport):
     """A broker that nothing can be said to."""
 
-    def tell_status(self, body: bytes) -> None:
+    def send_status(self, body: bytes) -> None:
         raise OSError("no more memory")
 
 

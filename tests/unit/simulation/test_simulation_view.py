@@ -6,7 +6,7 @@ from unit.rendered import lines_of, text_of
 
 from aggregator.events import RoundOpened, RunEnded, RunOpened
 from broker.wire.messages import Presence
-from simulation.live import SimulationView
+from simulation.view import SimulationView
 
 
 def test_a_simulation_is_over_only_after_its_comparison() -> None:

@@ -436,7 +436,8 @@ def test_a_sign_of_life_in_mid_training_tells_the_progress(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "told"), [(-1.0, 0.0), (2.0, 1.0), (float("nan"), 0.0), (float("inf"), 1.0), (-float("inf"), 0.0)]
+    ("fraction", "told"),
+    [(-1.0, 0.0), (2.0, 1.0), (float("nan"), 0.0), (float("inf"), 1.0), (-float("inf"), 0.0)],
 )
 def test_a_task_s_odd_progress_is_told_as_one_between_none_and_all(site: Site, fraction: float, told: float) -> None:
     site.task.between = lambda step: (site.task.plans[-1].progress(fraction), site.worker.announce())

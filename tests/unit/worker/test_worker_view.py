@@ -5,7 +5,7 @@ from unit.rendered import lines_of, text_of
 from broker.wire.messages import ModelHead, Presence
 from console.watching import LinkChanged, Transferring
 from worker.events import ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
-from worker.live import WorkerView
+from worker.view import WorkerView
 
 INSTANCE = "0" * 8
 
@@ -65,7 +65,7 @@ def test_transfers_and_a_lost_broker_are_seen() -> None:
     worker.view.on_event(
         Transferring(what="update for round 3", is_upload=True, num_bytes=4_000_000, total_bytes=8_000_000)
     )
-    worker.view.note_link(LinkChanged(name="writer", problem="connection lost; connecting anew"))
+    worker.view.on_link(LinkChanged(name="writer", problem="connection lost; connecting anew"))
     assert worker.line("↑ update").endswith("4.0 of 8.0 MB  2.0 MB/s  update for round 3")
     assert worker.line("broker").endswith("for 0:00: connection lost; connecting anew")
 

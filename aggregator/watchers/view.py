@@ -82,21 +82,21 @@ class AggregatorView:
 
     def on_event(self, event: Event) -> None:
         with self._lock:
-            self._note(event)
+            self._handle(event)
 
-    def _note(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
             case WorkerSeen(presence=presence):
-                self._note_presence(presence)
+                self._on_presence(presence)
             case UpdateDecided():
-                self._note_update(event)
+                self._on_update(event)
             case RoundMoved():
                 if self._move is not None and event.num_folded < self._move.num_folded:
                     self._answers.clear()  # half of a broken update was undone: the others come again
                     self._open_counts.clear()
                 self._move = event
             case Transferring():
-                (self._upload if event.is_upload else self._download).note(event, now=self._clock())
+                (self._upload if event.is_upload else self._download).on_event(event, now=self._clock())
             case RoundOpened():
                 self._open_round(event)
             case RoundClosed():
@@ -114,9 +114,9 @@ class AggregatorView:
             case _:
                 pass
 
-    def note_link(self, change: LinkChanged) -> None:
+    def on_link(self, change: LinkChanged) -> None:
         with self._lock:
-            self._links.note(change, now=self._clock())
+            self._links.on_link(change, now=self._clock())
 
     def finishing(self) -> None:
         self._is_finishing = True
@@ -131,14 +131,14 @@ class AggregatorView:
     def place(self) -> str:
         return f"in round {self._round}" if self._round else ""
 
-    def _note_presence(self, presence: Presence) -> None:
+    def _on_presence(self, presence: Presence) -> None:
         if presence.state == "leaving":
             self._seen.leave(presence.worker)
             return
         until = self._clock() + presence.gone_after_s if self._forgets_silent else math.inf
-        self._seen.note(presence.worker, presence, until=until)
+        self._seen.heard(presence.worker, presence, until=until)
 
-    def _note_update(self, event: UpdateDecided) -> None:
+    def _on_update(self, event: UpdateDecided) -> None:
         row = event.row
         self._download.over()
         self._open_counts[row.verdict] += 1
@@ -151,7 +151,7 @@ class AggregatorView:
         self._forget_run("")
         self._aim = event.aim
         for row in event.closed:
-            self._note_row(row)
+            self._on_row(row)
         self._run = replace(event, closed=())
         self._num_closed, self._num_closed_here = event.last_closed_round, 0
 
@@ -163,12 +163,12 @@ class AggregatorView:
         self._state = ""
 
     def _close_round(self, event: RoundClosed) -> None:
-        self._note_row(event.row)
+        self._on_row(event.row)
         self._num_closed_here += 1
         self._closed_at = self._clock()
         self._open_counts.clear()
 
-    def _note_row(self, row: Mapping[str, Any]) -> None:
+    def _on_row(self, row: Mapping[str, Any]) -> None:
         self._num_closed = self._round = int(row["round"])
         for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
@@ -207,7 +207,7 @@ class AggregatorView:
 
     def show_state(self, rows: Rows) -> None:
         if self._state:
-            rows.note("state", self._state)
+            rows.remark("state", self._state)
         if self._ended_at is not None or self._state.startswith("stopped"):
             return
         rows.keys(is_finishing=self._is_finishing)

@@ -29,7 +29,7 @@ class Condition(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """What was found at a moment (Unix time)."""
 
     at: float
@@ -101,11 +101,11 @@ class Look:
         return self.age_s is not None and self.age_s > _QUIET_S
 
 
-def take_look(transport: Transport, topology: Topology) -> Look:
+def take_snapshot(transport: Transport, topology: Topology) -> Snapshot:
     """What the broker has now. QueueMissing if no aggregator made the queues, or one that says nothing of itself."""
     status = _status(transport, topology)
     known = Topology(topology.queue, num_shards=status.num_shards if status else 0)
-    return Look(time.time(), known, status, transport.queued([*known.update_queues, known.dead]))
+    return Snapshot(time.time(), known, status, transport.queued([*known.update_queues, known.dead]))
 
 
 def _status(transport: Transport, topology: Topology) -> Status | None:

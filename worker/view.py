@@ -48,22 +48,22 @@ class WorkerView:
 
     def on_event(self, event: Event) -> None:
         with self._lock:
-            self._note(event)
+            self._on_presence(event)
 
-    def _note(self, event: Event) -> None:
+    def _on_presence(self, event: Event) -> None:
         match event:
             case StateChanged(presence=presence):
                 self._state, self._since = presence.state, self._clock()
                 self._round = presence.round or self._round
                 self._download.over()
             case Transferring():
-                (self._upload if event.is_upload else self._download).note(event, now=self._clock())
+                (self._upload if event.is_upload else self._download).on_event(event, now=self._clock())
             case ModelReceived(head=head, num_bytes=num_bytes):
                 self._head, self._round = head, head.round
                 self._received_bytes += num_bytes
             case RoundTrained():
-                self._note_metrics(event.round, IN_TRAINING, event.metrics)
-                self._note_metrics(event.round, AT_SITES, event.eval_metrics)
+                self._on_metrics(event.round, IN_TRAINING, event.metrics)
+                self._on_metrics(event.round, AT_SITES, event.eval_metrics)
                 self._last = f"{event.num_samples:,} samples in {event.train_s:.2f} s"
             case UpdateSent(num_bytes=num_bytes):
                 self._num_sent += 1
@@ -75,9 +75,9 @@ class WorkerView:
                 self.is_over = True
                 self._last = f"the run is finished after {num_rounds} rounds"
 
-    def note_link(self, change: LinkChanged) -> None:
+    def on_link(self, change: LinkChanged) -> None:
         with self._lock:
-            self._links.note(change, now=self._clock())
+            self._links.on_link(change, now=self._clock())
 
     def finishing(self) -> None:
         self._is_finishing = True
@@ -90,7 +90,7 @@ class WorkerView:
             return f"sending the update for round {self._round}"
         return f"leaving round {self._round}" if self._state == "training" else "leaving"
 
-    def _note_metrics(self, round_number: int, prefix: str, metrics: Mapping[str, float]) -> None:
+    def _on_metrics(self, round_number: int, prefix: str, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             key = f"{prefix}{name}"
             self._trends.setdefault(key, Trend(key, Direction.of(name))).add(round_number, value)
@@ -121,7 +121,7 @@ class WorkerView:
             words = f"{self._num_sent} updates, {decimal(self._sent_bytes)}"
             rows.words("sent", f"{words}  received {decimal(self._received_bytes)}")
         if self._last:
-            rows.note("last", self._last)
+            rows.remark("last", self._last)
         self._download.show(rows)
         self._upload.show(rows)
         self._links.show(rows, now=now)

@@ -7,12 +7,12 @@ from broker import BrokerSettings, Transport, connect
 from broker.wire import Topology
 from console import BrokerError, settings_of
 from dashboard.settings import DashboardSettings
-from operations import Condition, take_look
+from operations import Condition, take_snapshot
 
 _PATIENCE_S = 2.0
 
 
-class LiveLook:
+class LiveStatus:
     """Looks when called, over one connection that is made again if it was lost."""
 
     def __init__(self, settings: DashboardSettings) -> None:
@@ -25,22 +25,24 @@ class LiveLook:
         """As the page takes it; None if there is nothing to say."""
         try:
             self._transport = self._transport or connect(self._settings, role="dashboard")
-            look = take_look(self._transport, self._topology)
+            snapshot = take_snapshot(self._transport, self._topology)
         except BrokerError:
             self.close()
             return None
-        status = look.status
-        if status is None or look.condition is not Condition.RUNNING:
+        status = snapshot.status
+        if status is None or snapshot.condition is not Condition.RUNNING:
             return None
-        deadline_in_s = look.deadline_in_s
+        deadline_in_s = snapshot.deadline_in_s
         return {
             "run_id": status.run_id,
             "num_folded": status.num_folded,
             "target": status.target,
             "num_present": status.num_present,
             "deadline_in_s": None if deadline_in_s is None else round(deadline_in_s),
-            "num_waiting": sum(number for name, number in look.num_waiting.items() if name != look.topology.dead),
-            "num_dead": look.num_dead,
+            "num_waiting": sum(
+                number for name, number in snapshot.num_waiting.items() if name != snapshot.topology.dead
+            ),
+            "num_dead": snapshot.num_dead,
             "workers": [{"name": worker.name, "state": worker.state} for worker in status.workers],
         }
 

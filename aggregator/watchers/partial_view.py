@@ -65,9 +65,9 @@ class PartialView:
     def is_over(self) -> bool:
         return self._is_over
 
-    def note_link(self, change: LinkChanged) -> None:
+    def on_link(self, change: LinkChanged) -> None:
         with self._lock:
-            self._links.note(change, now=self._clock())
+            self._links.on_link(change, now=self._clock())
 
     def finishing(self) -> None:
         self._is_finishing = True
@@ -84,12 +84,12 @@ class PartialView:
         rows.words("partial", f"shard {self._shard}  queue {self._queue}  {duration(now - self._since)}")
         with self._lock:
             if self._round is None:
-                rows.note("state", self._state)
+                rows.remark("state", self._state)
             else:
                 self._show(rows, self._round)
             self._links.show(rows, now=now)
         if self.is_over:
-            rows.note("state", "the run is finished")
+            rows.remark("state", "the run is finished")
         else:
             rows.keys(is_finishing=self._is_finishing)
         yield rows

@@ -13,7 +13,7 @@ from broker.wire.topology import Topology
 from console.errors import BrokerError, QueueMissing
 from console.watching import LinkChanged
 from operations import status_cli
-from operations.look import Condition, Look, take_look
+from operations.snapshot import Condition, Snapshot, take_snapshot
 from operations.status_view import plain, shown
 
 AT = 10_000.0
@@ -42,10 +42,10 @@ def status(**changes: Any) -> Status:
     return Status.model_validate(fields | changes)
 
 
-def look(said: Status | None, results: Queued | None = LED, *, num_shards: int = 0, **queued: Queued) -> Look:
+def look(said: Status | None, results: Queued | None = LED, *, num_shards: int = 0, **queued: Queued) -> Snapshot:
     topology = Topology("q", num_shards=num_shards)
     found = {} if results is None else {"q": results}
-    return Look(AT, topology, said, found | {f"q.{name.replace('_', '.')}": each for name, each in queued.items()})
+    return Snapshot(AT, topology, said, found | {f"q.{name.replace('_', '.')}": each for name, each in queued.items()})
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def look(said: Status | None, results: Queued | None = LED, *, num_shards: int =
         (look(status(state="finished"), LED), Condition.FINISHED),
     ],
 )
-def test_the_last_word_and_who_reads_the_results_say_how_it_is(found: Look, condition: Condition) -> None:
+def test_the_last_word_and_who_reads_the_results_say_how_it_is(found: Snapshot, condition: Condition) -> None:
     assert found.condition is condition
     assert found.is_over is (condition is Condition.FINISHED)
 
@@ -126,7 +126,7 @@ def test_in_a_narrow_terminal_a_long_name_goes_on_below() -> None:
         (look(status(), None), "q: there is none, or this user may not see it"),
     ],
 )
-def test_each_condition_has_a_line_of_its_own(found: Look, words: str) -> None:
+def test_each_condition_has_a_line_of_its_own(found: Snapshot, words: str) -> None:
     assert words in plain(found)
     assert words in text_of(shown(found), width=120)
 
@@ -138,7 +138,7 @@ def test_a_shard_that_nobody_sums_up_is_told() -> None:
 
 
 def test_what_went_wrong_is_one_line_and_no_markup() -> None:
-    found = Look(AT, Topology("q"), problem="[bold]away\x1b[2J\n", queued={"q": LED})
+    found = Snapshot(AT, Topology("q"), problem="[bold]away\x1b[2J\n", queued={"q": LED})
     for text in (plain(found), text_of(shown(found), width=120)):
         assert "[bold]away\\x1b[2J\\n; this is what was there before" in text
 
@@ -152,9 +152,9 @@ def test_a_look_takes_nothing_away() -> None:
     aggregator.declare()
     aggregator.listen(Source.UPDATES, Source.PRESENCE)
     aggregator.send(b"update", worker="a")
-    aggregator.tell_status(encode(status()))
+    aggregator.send_status(encode(status()))
     for _ in range(2):
-        found = take_look(MemoryTransport(broker, queue="q"), Topology("q"))
+        found = take_snapshot(MemoryTransport(broker, queue="q"), Topology("q"))
         assert found.status == status()
         assert found.queued == {"q": Queued(1, 1), "q.dead": Queued(0, 0)}
     assert aggregator.receive(0) is not None
@@ -162,7 +162,7 @@ def test_a_look_takes_nothing_away() -> None:
 
 def test_before_an_aggregator_was_there_it_is_said_that_none_was() -> None:
     with pytest.raises(QueueMissing, match="no queue 'q': no aggregator was ever started for it"):
-        take_look(MemoryTransport(MemoryBroker(), queue="q"), Topology("q"))
+        take_snapshot(MemoryTransport(MemoryBroker(), queue="q"), Topology("q"))
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_what_is_not_an_aggregators_is_refused_with_one_line_that_can_be_printed
     broker = MemoryBroker()
     transport = MemoryTransport(broker, queue="q")
     transport.declare()
-    transport.tell_status(body)
+    transport.send_status(body)
     with pytest.raises(BrokerError, match=r"what lies in q\.status is not an aggregator's: ") as refused:
-        take_look(transport, Topology("q"))
+        take_snapshot(transport, Topology("q"))
     assert str(refused.value).isprintable()
 
 
@@ -191,9 +191,9 @@ def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_ask
 ) -> None:
     monkeypatch.setattr(status_cli, "_EVERY_S", 0.0)
     asked = [look(status()), look(status(state="finished"))]
-    monkeypatch.setattr(status_cli, "take_look", lambda transport, topology: asked.pop(0))
+    monkeypatch.setattr(status_cli, "take_snapshot", lambda transport, topology: asked.pop(0))
     link = status_cli._LinkState()
-    looks = status_cli._looks(MemoryTransport(MemoryBroker()), Topology("q"), link, watch=True)
+    looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), link, watch=True)
     assert next(looks).problem is None
     link.note(LinkChanged(name="writer", problem="no broker at …; trying again"))
     for _ in range(3):
