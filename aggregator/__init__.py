@@ -1,6 +1,6 @@
 """The global model: rounds, exact mean, checkpoint, ledger. `fl-aggregator` is in cli.py.
 
-From Python: a ``History`` of any run's state directory; an ``Aggregator`` to lead one, with its settings and events.
+From Python: a ``History`` reads any run's state directory; an ``Aggregator`` leads a run, with its settings and events.
 """
 
 from aggregator import events

@@ -16,24 +16,24 @@ _MAX_CONFLICTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The body of a model, ready to be published: the bytes that go with its head, or the blob that it names."""
+    """The body of a model, ready to be published: the bytes that go with its head, or the blob that the head names."""
 
     payload: bytes = b""
     blob: BlobRef | None = None
 
 
 class ModelUpload(Protocol):
-    """A model's body on its way to where its head will find it; nobody reads it before that head is out."""
+    """A model's body on its way to where its head will find it; nobody reads it before that head is published."""
 
     def write(self, piece: Buffer) -> None:
         """Takes the next piece of the payload."""
 
     def finish(self) -> Staged:
-        """Returns when all of it is there."""
+        """Returns once all of it is there."""
 
 
 class _InHead:
-    """A small model: it waits for its head."""
+    """A small model: kept until it goes out with its head."""
 
     def __init__(self) -> None:
         self._pieces: list[Buffer] = []
@@ -46,7 +46,7 @@ class _InHead:
 
 
 class _InBlob:
-    """A large model: it goes to the broker part by part."""
+    """A large model: sent to the broker part by part."""
 
     def __init__(self, upload: BlobUpload, part_bytes: int, progress: Progress, names: set[str]) -> None:
         self._upload, self._part_bytes, self._progress, self._names = upload, part_bytes, progress, names
@@ -76,9 +76,9 @@ class Broadcaster:
         self._on_event = stores.on_event
         self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
         self._blobs: dict[int, set[str]] = {}
-        """Round -> the blobs of its model, as far as we wrote them or found them on the stream."""
+        """Round -> the blobs of its model that we wrote or found on the stream."""
         self._last_freed = 0
-        """Models of rounds up to this one are gone, as far as an aggregator that was killed left any."""
+        """Models up to this round are deleted, including any that a killed aggregator left behind."""
         self._conflicts: set[str] = set()
         self._head: ModelHead | None = None
 
@@ -88,10 +88,10 @@ class Broadcaster:
         return num_bytes_of(self._run.specs) > self._config.inline_cap
 
     def ensure(self, number: int, *, is_finished: bool = False) -> None:
-        """Publishes the model that round ``number`` begins with unless it is the newest on the stream.
+        """Publishes the model that round ``number`` begins with, unless it is the newest on the stream.
 
-        Who answered already answers again to a head of a new epoch, and to no other.
-        ``is_finished`` says that the run is over, and the model the final one.
+        A worker that has already answered answers again only to a head of a new epoch.
+        ``is_finished``: the run is over and this model is the final one.
         """
         newest = newest_head(self._transport)
         head = newest[0] if newest else None
@@ -104,13 +104,13 @@ class Broadcaster:
             self.publish(number, self._stage_file(number), is_finished=is_finished)
         else:
             self._head = head
-            if is_finished and head.blob is not None:  # it may have been killed before it came to that
+            if is_finished and head.blob is not None:  # a killed aggregator may not have got to this
                 self._delete_outdated(number, is_finished=True)
 
     def upload(self, number: int) -> ModelUpload:
-        """Begins to bring the body of the model that round ``number`` begins with to where its head will find it.
+        """Begins to send the body of the model that round ``number`` begins with to where its head will find it.
 
-        The round before may still be open, and closed with other bits: then this is done again.
+        The round before may still be open. If it closes with other bits after all, this is done again.
         """
         if not self.has_large_model:
             return _InHead()
@@ -131,7 +131,7 @@ class Broadcaster:
         return upload.finish()
 
     def publish(self, number: int, body: Staged, *, is_finished: bool = False) -> None:
-        """Publishes the model that round ``number`` begins with. Doing it again changes nothing for readers."""
+        """Publishes the model that round ``number`` begins with. Publishing it again changes nothing for readers."""
         config = self._config
         head = ModelHead(
             tensors=self._run.specs,
@@ -159,9 +159,9 @@ class Broadcaster:
         self._head = head
 
     def announce_conflict(self, worker: str) -> bool:
-        """Tells the workers of one name of each other; False if that was done before.
+        """Informs workers with the same name of each other; False if that was done before.
 
-        The open round's head goes out again; its blob, which somebody may be reading, stays as it is.
+        The open round's head is published again; its blob, which somebody may be reading, stays as it is.
         """
         if worker in self._conflicts or self._head is None:
             return False
@@ -177,7 +177,7 @@ class Broadcaster:
         return tuple(sorted(self._conflicts))[:_MAX_CONFLICTS]
 
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
-        """The model before this one may still be on its way to somebody, unless the run is over; older ones are not."""
+        """Deletes older models. The one before this stays, unless the run is over: somebody may still be reading it."""
         first = 1 if is_finished else 2
         last = number - first
         outdated = range(max(number - 3, self._last_freed + 1), last + 1)
@@ -186,11 +186,11 @@ class Broadcaster:
         self._last_freed = max(last, self._last_freed)
 
     def _blobs_of(self, number: int) -> Sequence[str]:
-        """What a round's model was written to; all names it may have, if an aggregator before this one did that."""
+        """The blobs of a round's model; every name it may have, if an earlier aggregator wrote it."""
         written = self._blobs.get(number)
         return sorted(written) if written else names_of(self._config.topology.model_blob(self._run.run_id, number))
 
     def _delete_earlier_run(self, head: ModelHead | None) -> None:
-        """The final model of a finished run stays until another run is on the queue."""
+        """Deletes the final model of a finished run, which stays until another run is on the queue."""
         if head is not None and head.is_finished and head.blob is not None:
             self._transport.delete_blobs([head.blob.name])

@@ -1,4 +1,4 @@
-"""``fl-aggregator``: leads a run to its end, or on from where its state directory left it; or stands by."""
+"""``fl-aggregator``: leads a run to its end, resuming from its state directory; or stands by."""
 
 import contextlib
 import logging
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 _PROG = "fl-aggregator"
 _DESCRIPTION = """\
 Broadcasts the global model, folds the workers' updates into an exact mean, and closes the rounds;
-or, with --role partial, sums up the updates of one shard of the workers for the aggregator that does."""
+or, with --role partial, sums up the updates of one shard of the workers for the root aggregator."""
 _EXAMPLES = """\
   fl-aggregator --queue updates --task digits --rounds 20 --quorum 3 --deadline-s 60
   fl-aggregator --config run.yaml --state /var/lib/fedmq/run-7 --run run-7
@@ -53,7 +53,7 @@ _EXAMPLES = """\
   fl-aggregator --task digits --rounds 20 --quorum 8 --shards 2          (beside it, on any machines:)
   fl-aggregator --role partial --shard 0/2 --broker amqp://user:secret@broker:5672/ --queue updates
   fl-aggregator --role partial --shard 1/2 --broker amqp://user:secret@broker:5672/ --queue updates
-killed? the same command goes on from its --state; a partial has none. Started twice? the second stands by."""
+Killed? The same command goes on from its --state (a partial has none). Started twice? The second stands by."""
 
 _TRY_TO_LEAD_EVERY_S = 1.0
 
@@ -68,13 +68,13 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings)
     with Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal:
         malloc.keep_little()
-        torch.set_num_threads(1)  # the initial model is then the same on any machine
+        torch.set_num_threads(1)  # makes the initial model the same on any machine
         with role.opened(), served(role.registry, settings):
             return _lead_on(role, settings, terminal)
 
 
 class Service(Protocol):
-    """An aggregator that leads, the root or a partial one."""
+    """An aggregator that leads, root or partial."""
 
     is_finished: bool
 
@@ -89,7 +89,7 @@ class Role(Protocol):
 
     @property
     def view(self) -> AggregatorView | PartialView:
-        """What its person sees."""
+        """The live view in its terminal."""
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -97,31 +97,31 @@ class Role(Protocol):
 
     @property
     def state(self) -> Path | None:
-        """The state directory that a person has to name to go on."""
+        """The state directory that the user has to name to resume; None if there is none."""
 
     @property
     def name(self) -> str:
-        """Of its connections, for operators."""
+        """The name of its connections, for operators."""
 
     @property
     def on_missing(self) -> str:
-        """What it does about a missing queue beside making it anew, in words."""
+        """What it does about a missing queue besides declaring it again, in words."""
 
     def opened(self) -> contextlib.AbstractContextManager[None]:
-        """All that it needs before it leads for the first time, until the command ends."""
+        """Holds everything that it needs before it leads for the first time, until the command ends."""
 
     def stands_by(self) -> None:
-        """Another aggregator leads."""
+        """Called when another aggregator leads."""
 
     def leading(self, transport: Transport, *, asks_again: bool) -> contextlib.AbstractContextManager[Service]:
-        """Its service, now that it leads; closed at the end."""
+        """Its service, once it leads; closed at the end."""
 
     def finished(self) -> None:
-        """The run is over."""
+        """Called when the run is over."""
 
 
 class _Root:
-    """Has the model, and leads the run."""
+    """Holds the model and leads the run."""
 
     on_missing = ", and asking the workers to send again"
 
@@ -155,15 +155,15 @@ class _Root:
             yield service
 
     def finished(self) -> None:
-        """A page that cannot be written is no failure of a run whose model is out."""
+        """Writes the report. If that fails, the run does not: its model is out."""
         try:
             log.info("%s", write_report(self._settings.state))
         except (OSError, StateError) as error:
-            log.warning("no %s: %s", REPORT, error)
+            log.warning("%s was not written: %s", REPORT, error)
 
 
 class _Partial:
-    """Sums up the updates of one shard for the root."""
+    """Sums the updates of one shard for the root."""
 
     state: Path | None = None
     on_missing = ""
@@ -187,11 +187,11 @@ class _Partial:
         return contextlib.closing(PartialAggregator(self._config, transport, on_event=self._on_event))
 
     def finished(self) -> None:
-        """The root writes the report."""
+        """Does nothing: the root writes the report."""
 
 
 def _lead_on(role: Role, settings: AggregatorSettings, terminal: Terminal) -> ExitCode:
-    """Leads, and stands by whenever another one does, until the run is finished or told to stop."""
+    """Leads, and stands by whenever another aggregator leads, until the run is finished or a signal stops it."""
     asks_again = False
     stopping = threading.Event()
     while True:
@@ -203,7 +203,7 @@ def _lead_on(role: Role, settings: AggregatorSettings, terminal: Terminal) -> Ex
             log.warning("%s; standing by", error)
             asks_again = False
         except QueueMissing as error:
-            log.error("%s; making the queues anew%s", error, role.on_missing)
+            log.error("%s; declaring the queues again%s", error, role.on_missing)
             asks_again = True
         settings = settings.model_copy(update={"connect_timeout_s": math.inf})
 
@@ -211,7 +211,7 @@ def _lead_on(role: Role, settings: AggregatorSettings, terminal: Terminal) -> Ex
 def _lead(
     role: Role, settings: AggregatorSettings, terminal: Terminal, stopping: threading.Event, *, asks_again: bool
 ) -> ExitCode:
-    """Leads once, as long as the connection holds."""
+    """Leads once, for as long as the connection holds."""
     transport = connect(settings, role=role.name, topology=settings.topology, on_link=fan_out(role.view.on_link))
     terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
@@ -232,7 +232,7 @@ def _lead(
 
 
 def _wait_to_lead(transport: Transport, stopping: threading.Event, on_wait: Callable[[], None]) -> bool:
-    """True once no other aggregator leads this queue or shard; False if told to stop before."""
+    """True once it leads this queue or shard; False if it is stopped before."""
     has_waited = False
     while not stopping.is_set():
         if transport.lead():

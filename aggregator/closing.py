@@ -1,7 +1,7 @@
-"""Closing a round: its next model made and on the disk, then one commit, then the model out. And ending a run.
+"""Closing a round: the next model is written to disk, then one commit, then the model is published. And ending a run.
 
-The next model is made once, piece by piece; each piece goes into its file, with the digest, and on its way to the
-workers at once. Nobody reads what is on its way before the commit is made and a head names it.
+The next model is made once, piece by piece; each piece goes into the file, into the digest, and at once on its way to
+the workers. Nobody reads what is on its way before the commit is done and a head names it.
 """
 
 import logging
@@ -30,13 +30,13 @@ class Plan:
     """How a round is closed."""
 
     total: int
-    """What the mean is over; 0: the model stays as it is."""
+    """The divisor of the mean; 0: the model stays as it is."""
     next_round: int | None
-    """The round to open in the same commit; None: whether there is one, only the metrics of this one tell."""
+    """The round to open in the same commit; None: only this round's metrics tell whether another one follows."""
 
 
 def plan_of(number: int, by: ClosedBy, *, total: int, ending: Ending) -> Plan:
-    """How round ``number`` is closed, ``total`` being the base weights of what was folded in it."""
+    """How round ``number`` is closed; ``total`` is the sum of the base weights of the updates folded in it."""
     return Plan(
         total=0 if by is ClosedBy.ABANDONED else total,
         next_round=number + 1 if ending.goes_on_after(number) else None,
@@ -45,17 +45,17 @@ def plan_of(number: int, by: ClosedBy, *, total: int, ending: Ending) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A round that is closed in the ledger, and its model, which is still to be published."""
+    """A round that is closed in the ledger, with its model, which is still to be published."""
 
     plan: Plan
     body: Staged
 
 
 def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig, opened: OpenedRun) -> Closed:
-    """Makes the next model, and commits it as the end of the round. What was folded is still to be acked."""
+    """Makes the next model and commits it as the end of the round. The folded updates are still to be acked."""
     plan = plan_of(current.number, by, total=current.updates.total, ending=config.ending)
     if opened.has_large_model:
-        malloc.give_back()  # the parts of updates, before there are those of a model
+        malloc.give_back()  # the parts of updates, before those of a model are allocated
     written, body = write_next_model(current, plan.total, config=config, opened=opened)
     result = RoundResult(
         closed_by=by,
@@ -74,7 +74,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
 def write_next_model(
     current: CurrentRound, total: int, *, config: AggregatorConfig, opened: OpenedRun
 ) -> tuple[WrittenModel, Staged]:
-    """The next model on the disk, though not in its place, and its body where its head will find it."""
+    """The next model on the disk, not yet in its place, and its body where its head will find it."""
     number, directory, specs = current.number, opened.stores.directory, opened.run.specs
     names = state_names(config.step)
     pieces = next_model(
@@ -98,7 +98,7 @@ def write_next_model(
 
 
 def _state_before(number: int, config: AggregatorConfig, opened: OpenedRun) -> dict[str, ModelFile]:
-    """The files of what the step remembers, unless it begins with this round."""
+    """The files with the step's state; none if the step begins with this round."""
     if number - 1 == opened.stores.ledger.base_round():
         return {}
     return {name: opened.stores.directory.companion(number - 1, name) for name in state_names(config.step)}
@@ -114,7 +114,7 @@ def _discarded_on_error(new: NewModel) -> Iterator[None]:
 
 
 def _check_is_finite(piece: NextPiece, number: int) -> None:
-    """A StateError that names the tensor in which the mean leaves the range of its dtype."""
+    """Raises a StateError naming the tensor in which the mean leaves the range of its dtype."""
     if is_finite(piece.values):
         return
     parts = (
@@ -130,7 +130,7 @@ def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> 
 
 
 def end_run(reason: str, *, config: AggregatorConfig, opened: OpenedRun) -> None:
-    """The final model is out: what remains is to say so."""
+    """Records the end of the run, whose final model is published."""
     stores, run_id = opened.stores, opened.run.run_id
     with stores.ledger.transaction():
         summary = summarize(stores.ledger, config.recorded, aim=config.ending.aim, stopped=reason)

@@ -1,4 +1,4 @@
-"""What an aggregator is to do, as one value: what ``fl-aggregator`` makes of its settings."""
+"""What an aggregator is to do, as one value; ``fl-aggregator`` makes it from its settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class AggregatorConfig:
 
     run: str
     task: str
-    """The task's reference, as the ledger tells it."""
+    """The task's reference, as the ledger records it."""
     seed: int
     state: Path
     topology: Topology
@@ -26,7 +26,7 @@ class AggregatorConfig:
     local: LocalTraining
     compression: Compression
     shared: tuple[str, ...]
-    """Patterns of the tensors that travel."""
+    """Name patterns of the tensors that travel."""
     step: Step
     new_accumulator: NewAccumulator
     keep_every: int
@@ -34,7 +34,7 @@ class AggregatorConfig:
     inline_cap: int
     part_bytes: int
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """All settings as ledger and summary tell them."""
+    """All settings, as ledger and summary record them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,11 @@ class PartialConfig:
 
     run: str
     root: Topology
-    """As the root sees the queues."""
+    """The queues as the root sees them."""
     shard: int
     num_shards: int
     flush_s: float
-    """Seconds without an update after which it sends what it has."""
+    """Seconds without an update after which the partial aggregator sends what it has."""
     new_sum: Callable[[Specs], ExactSum]
     inline_cap: int
     part_bytes: int

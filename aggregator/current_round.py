@@ -1,4 +1,4 @@
-"""The round that is open, with its clock: what is due in it, and when something is next."""
+"""The open round with its clock: what is due in it, and when the next thing will be."""
 
 import logging
 
@@ -15,12 +15,12 @@ _REPORT_EVERY_S = 30.0
 
 
 class CurrentRound:
-    """One open round. Its time runs from when it is made, or from ``restart_clock``."""
+    """One open round. Its time runs from its construction, or from ``restart_clock``."""
 
     def __init__(self, number: int, config: AggregatorConfig, opened: OpenedRun, attendance: Attendance) -> None:
         self.number = number
         self.updates = OpenRound(number, opened.stores)
-        """What is folded in it."""
+        """The updates folded in it."""
         self.partial_uploads = PartialUploads(
             number, num_shards=config.topology.num_shards, num_before=self.updates.num_folded
         )
@@ -37,21 +37,21 @@ class CurrentRound:
         self._wake_at = self._round.deadline_at
 
     def restart_clock(self) -> None:
-        """Its model is out only now; it also says at once what it waits for."""
+        """Starts its time anew, since its model was published only now; it also logs at once what it waits for."""
         self._begin(report_in_s=0.0)
 
     @property
     def num_present(self) -> int:
-        """Workers that are there now."""
+        """The number of workers present now."""
         return self._attendance.num_present(now=self._clock())
 
     @property
     def seconds(self) -> float:
-        """For how long it has been open."""
+        """How long it has been open."""
         return self._clock() - self._round.opened_at
 
     def time_left(self) -> float:
-        """Seconds until something is due, if nothing comes before."""
+        """Seconds until something is due, if no event arrives before."""
         times = [self._report_at, self._wake_at, self._attendance.next_change(), self._commit_at]
         return max(0.0, min(at for at in times if at is not None) - self._clock()) + 0.001
 
@@ -61,7 +61,7 @@ class CurrentRound:
         return None if oldest_at is None else oldest_at + self._config.commit_every_s
 
     def do_what_is_due(self) -> ClosedBy | None:
-        """Commits and reports when it is time to; says why the round is to be closed, if it is."""
+        """Commits and reports if it is time to; returns why the round is to be closed, or None if it stays open."""
         now = self._clock()
         num_folded, num_present = self.updates.num_folded, self.num_present
         self._round, decision = decide(
@@ -82,11 +82,11 @@ class CurrentRound:
         return None
 
     def commit(self) -> None:
-        """Makes durable what was decided, and acks it."""
+        """Makes all decisions durable, then acks their messages."""
         self.updates.commit(num_present=self.num_present)
 
     def emit_opened(self) -> None:
-        """Its model is out."""
+        """Informs the watchers that its model is out."""
         num_folded = self.updates.num_folded
         answered = self._answered(self.number) if num_folded else []
         self._on_event(RoundOpened(round=self.number, num_folded=num_folded, answered=answered))

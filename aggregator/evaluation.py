@@ -1,4 +1,4 @@
-"""How good a global model is on the task's central test data, where it has any."""
+"""How good a global model is on the task's central test data, if the task has any."""
 
 import math
 
@@ -9,7 +9,7 @@ from learning import Measured, Task
 
 
 class CentralEvaluation:
-    """A task's evaluation at the aggregator. Without test data it keeps no model in memory.
+    """A task's evaluation at the aggregator. Without test data, no model stays in memory.
 
     Tensors that are not shared stay as they are in ``model``.
     """
@@ -19,7 +19,7 @@ class CentralEvaluation:
         self._model = model if task.evaluate(model) else None
 
     def __call__(self, model: ModelFile) -> Measured:
-        """The metrics of a model; none without test data. Those that are not finite are left out."""
+        """The metrics of a model; none without test data. Metrics that are not finite are left out."""
         if self._model is None:
             return Measured()
         self._model.load_state_dict(model.state(), strict=False)

@@ -1,9 +1,9 @@
-"""What an aggregator, the root or a partial one, tells its watchers: terminal, status, metrics, log.
+"""The events that an aggregator, root or partial, passes to its watchers: terminal, status, metrics, log.
 
-They learn of it, and decide nothing.
+Watchers receive events and decide nothing.
 
-Told from the service's thread, in order. Only ``Committed`` is for good: what was decided after the last commit may be
-told a second time, after a restart or when a broken update made the sum go back.
+Events come from the service's thread, in order. Only ``Committed`` is final: decisions after the last commit may be
+reported a second time, after a restart or when a broken update has set the sum back.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,14 +18,14 @@ from console import Transferring
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingBy:
-    """Another aggregator leads the queue; told by the command, before there is a service."""
+    """Another aggregator leads the queue. Emitted by the command, before there is a service."""
 
     queue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOpened:
-    """The run began, or goes on after ``last_closed_round`` (0: none was closed)."""
+    """The run began, or resumes after ``last_closed_round`` (0: none was closed)."""
 
     run: str
     run_id: str
@@ -40,22 +40,22 @@ class RunOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundOpened:
-    """Its model is out. ``num_folded`` updates were in already, if the aggregator was started again."""
+    """The round's model is out. After a restart, ``num_folded`` updates are already folded."""
 
     round: int
     num_folded: int
     answered: Collection[str] = ()
-    """Whose updates these are."""
+    """The workers whose updates these are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundMoved:
-    """How far the open round is: told when one of these changes."""
+    """How far the open round is; emitted when one of these fields changes."""
 
     round: int
     num_folded: int
     target: int
-    """Updates wanted: the quorum, with so many workers present."""
+    """Updates wanted: the quorum for the workers now present."""
     num_present: int
     deadline_at: float | None
     """On the aggregator's clock (``time.monotonic``)."""
@@ -64,24 +64,24 @@ class RoundMoved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSeen:
-    """A sign of life."""
+    """A sign of life from a worker."""
 
     presence: Presence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateDecided:
-    """What becomes of an update, unless it is decided anew; ``fold_s`` is how long it took to fold it, in seconds."""
+    """What becomes of an update, unless it is decided anew; folding it took ``fold_s`` seconds."""
 
     row: UpdateRow
     fold_s: float | None = None
     shard: int | None = None
-    """The shard in whose partial sum it came, if it did."""
+    """The shard in whose partial sum it arrived; None if it did not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SumDecided:
-    """What becomes of a partial sum, after what becomes of each update in it."""
+    """What becomes of a partial sum; emitted after the decisions on each update in it."""
 
     shard: int
     round: int
@@ -93,7 +93,7 @@ class SumDecided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """These rows are in the ledger; the commit, with the sum or the model, took ``seconds``."""
+    """These rows are in the ledger; the commit, including the sum or the model, took ``seconds``."""
 
     rows: tuple[UpdateRow, ...]
     seconds: float
@@ -101,7 +101,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundClosed:
-    """The ledger's row of a round that is over, as ``Ledger.round`` gives it."""
+    """A round is over: its ledger row, as ``Ledger.round`` gives it."""
 
     row: Mapping[str, Any]
 
@@ -115,7 +115,7 @@ class RunEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStopped:
-    """The aggregator was told to stop in this round; what was folded is committed."""
+    """The aggregator was stopped in this round; what was folded is committed."""
 
     round: int
 
@@ -134,7 +134,7 @@ class ShardLed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRoundOpened:
-    """A newer model is out, and updates for its round are summed up from now on."""
+    """A newer model is out; updates for its round are summed from now on."""
 
     run_id: str
     round: int
@@ -143,7 +143,7 @@ class ShardRoundOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateSummed:
-    """An update for the open round is in the sum that goes out next; it took ``fold_s`` to add it."""
+    """An update for the open round is in the sum that goes out next; adding it took ``fold_s`` seconds."""
 
     round: int
     worker: str
@@ -153,14 +153,14 @@ class UpdateSummed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdatePassedOn:
-    """An update went to the root as it came, for the root to judge it."""
+    """An update was passed on to the root unchanged, for the root to judge."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SumSent:
-    """The root's queue has a sum of so many updates for good; sending it took ``seconds``."""
+    """The root's queue holds a sum of ``num_updates`` updates durably; sending it took ``seconds``."""
 
     round: int
     num_updates: int
@@ -170,7 +170,7 @@ class SumSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SumDropped:
-    """A sum was given up before it was sent; its updates come again."""
+    """A sum was discarded before it was sent; its updates are delivered again."""
 
     num_updates: int
 

@@ -1,4 +1,4 @@
-"""Opening a run: all that an aggregator needs for it and that stays the same until it ends, made in one place."""
+"""Opening a run: everything an aggregator needs for it that stays the same until it ends, made in one place."""
 
 import contextlib
 import logging
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedRun:
-    """A run that is led, from its opening to its end."""
+    """What belongs to a run while an aggregator leads it, from its opening to its end."""
 
     run: Run
     stores: Stores
-    """Where rounds are kept."""
+    """Where rounds are stored."""
     expected: Expected
     """What updates look like."""
     prefetch: int
-    """Most updates that are received and not acked."""
+    """The most updates received but not yet acked."""
     broadcaster: Broadcaster
     evaluate: CentralEvaluation
     retention: Retention
@@ -48,7 +48,7 @@ class OpenedRun:
 def opened(
     config: AggregatorConfig, task: Task, transport: Transport, *, clock: Callable[[], float], on_event: Watcher
 ) -> OpenedRun:
-    """Opens the run or goes on with it. On an error nothing stays open but the transport."""
+    """Opens or resumes the run. After an error, only the transport stays open."""
     directory = StateDirectory(config.state)
     with contextlib.ExitStack() as on_error:
         ledger = Ledger(directory.ledger)
@@ -111,7 +111,7 @@ def _checked_encoding(config: AggregatorConfig, shared: State) -> Encoding:
         )
     if config.topology.num_shards and not config.new_accumulator(()).takes_sums:
         raise SettingsError(
-            "--shards sums updates up on their way, and what this run does needs each of them; leave it"
+            "--shards sums updates on their way, but this run needs each update by itself; leave --shards out"
         )
     return encoding
 

@@ -1,11 +1,12 @@
 """The partial aggregator of one shard: folds the updates of its workers, and sends their exact sum to the root.
 
-It judges nothing and keeps nothing. What it is sure of, a first update of a worker for the open round that fits, it
-folds; everything else, stale, double or broken, it passes on to the root as it came. Its commit is the message: sum
-and rows are one message on the root's queue, which the broker confirms when it is on the disk; only then are the
-updates acked. Killed before, they come again; killed between, they come again although they are in a sum that was
-sent. So a partial sums up only rounds that opened while it led: the updates of the one that was open when it began
-are passed on one by one, and the root, which knows every update by its key, counts each once.
+It judges nothing and stores nothing. It folds only what is beyond doubt, a worker's first fitting update for the open
+round; everything else, stale, duplicate or broken, it passes on to the root unchanged. Its commit is the message: sum
+and rows are one message on the root's queue, which the broker confirms once it is on the disk; only then are the
+updates acked. If the partial is killed before the message is confirmed, the updates are delivered again; if it is
+killed between confirmation and ack, they are delivered again although a sum that was sent contains them. So a partial
+sums only rounds that opened while it led: updates for the round that was open when it started are passed on one by one,
+and the root, which knows every update by its key, counts each once.
 """
 
 import logging
@@ -54,13 +55,13 @@ from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, UnfitMes
 log = logging.getLogger(__name__)
 
 _SUSPECT_AFTER = 3
-"""A message that came back so often may be what kills us; the root has a way to find out."""
+"""A message that has come back this often may be what kills the aggregator; the root has a way to find out."""
 
 _UNKNOWN_INSTANCE = ""
 
 
 class PartialAggregator:
-    """One shard's, until the run is finished. ``step()`` handles one event."""
+    """Serves one shard until the run is finished. ``step()`` handles one event."""
 
     def __init__(
         self,
@@ -77,20 +78,20 @@ class PartialAggregator:
         self._on_event = on_event
         self._is_stopping = False
         self._prefetch = 0
-        """0 before there is a model, when no update is asked for."""
+        """0 before there is a model, when no updates are requested."""
         self._round: _ShardRound | None = None
         """None before there is a model."""
         self._seen: tuple[str, int] = ("", 0)
-        """The run, and the last of its rounds that may have been summed up before."""
+        """The run, and the last of its rounds that may have been summed before."""
         self._early: list[tuple[Delivery, float]] = []
-        """Updates for a model that we have not heard of yet, and until when they wait for it."""
+        """Updates for a model that has not arrived yet, and until when they wait for it."""
         self._passed_early: dict[tuple[str, int, str], str] = {}
-        """(run id, round, worker) -> instance, of those that were passed on before we had heard of it."""
+        """(run id, round, worker) -> instance, of updates passed on before their model arrived."""
 
     # -- the loop -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Sees which round is open, and takes updates as soon as there is a model to say what they look like."""
+        """Looks up which round is open, and takes updates as soon as there is a model to say what they look like."""
         self._transport.declare()
         newest = newest_head(self._transport)
         if newest is not None:
@@ -101,22 +102,22 @@ class PartialAggregator:
         self._on_event(ShardLed(shard=config.shard, num_shards=config.num_shards, queue=config.root.queue))
 
     def run(self) -> None:
-        """Steps until the run is finished, or ``stop`` is called; what was not sent goes back onto the queue."""
+        """Steps until the run is finished or ``stop`` is called; updates in no sent sum go back onto the queue."""
         while not (self.is_finished or self._is_stopping):
             self.step(self.time_left())
 
     def stop(self) -> None:
-        """Ends ``run`` after the event it is at. May be called from a signal handler."""
+        """Ends ``run`` after the current event. May be called from a signal handler."""
         self._is_stopping = True
         self._transport.give_up_waiting()
         self._transport.wake()
 
     def close(self) -> None:
-        """Leaves the queue; what was not acked is delivered again."""
+        """Leaves the queue; unacked updates are delivered again."""
         self._transport.close()
 
     def step(self, timeout_s: float | None = 0.0) -> bool:
-        """Handles the next event if one comes within ``timeout_s``; then does what is due. True if one came."""
+        """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.MODELS:
             self._see_model(delivery)
@@ -126,7 +127,7 @@ class PartialAggregator:
         return delivery is not None
 
     def time_left(self) -> float | None:
-        """Seconds until something is due, if nothing comes before; None: nothing is."""
+        """Seconds until something is due, if no event arrives before; None: nothing is due."""
         times = [until for _, until in self._early[:1]]
         if self._round is not None and self._round.pending.updates:
             times.append(self._round.pending.last_at + self._config.flush_s)
@@ -147,7 +148,7 @@ class PartialAggregator:
     # -- models ---------------------------------------------------------------------------------------------
 
     def _see_model(self, delivery: Delivery) -> None:
-        """Goes over to a newer model, once what was folded for the one before is sent."""
+        """Switches to a newer model, once the sum for the one before is sent."""
         try:
             head, _ = decode(delivery.body, ModelHead)
         except MalformedMessage as error:
@@ -171,12 +172,16 @@ class PartialAggregator:
             self._take(waiting)
 
     def _open(self, head: ModelHead) -> None:
-        """Begins to sum up for a model, unless its updates may have been summed up before."""
+        """Begins to sum updates for a model, unless some may have been summed before."""
         is_first_time = self._seen[0] != head.run_id or head.round > self._seen[1]
         if is_first_time:
             self._seen = (head.run_id, head.round)
         if head.num_shards != self._config.num_shards:
-            log.warning("the root has %d shards, and this is one of %d", head.num_shards, self._config.num_shards)
+            log.warning(
+                "the root has %d shards, but this one is of %d; passing updates on one by one",
+                head.num_shards,
+                self._config.num_shards,
+            )
         self._passed_early = {
             key: instance
             for key, instance in self._passed_early.items()
@@ -229,10 +234,10 @@ class PartialAggregator:
         elif known_instance is None:
             self._fold(current, update, delivery)
         elif known_instance != head.instance:
-            self._send(current)  # so that the root gets the first one first
+            self._send(current)  # so that the root gets the worker's first update first
             self._pass_on(delivery)
         elif current.pending.has(head.worker):
-            current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be of a lost session
+            current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be from a lost session
         else:
             self._transport.ack([delivery])
 
@@ -243,7 +248,7 @@ class PartialAggregator:
         self._pass_on(delivery)
 
     def _pass_on(self, delivery: Delivery) -> None:
-        """Gives it to the root as it came."""
+        """Sends an update to the root unchanged."""
         self._transport.send(bytes(delivery.body), worker=delivery.sender)
         self._transport.ack([delivery])
         self._on_event(UpdatePassedOn(worker=delivery.sender))
@@ -256,7 +261,7 @@ class PartialAggregator:
                 current.pending.sum.add(offset, piece, weight)
                 begun = True
         except (UnfitMessage, BlobLost) as error:
-            log.warning("update from '%s' is passed on as it is: %s", delivery.sender, error)
+            log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)
             self._pass_on(delivery)
             if begun:
                 self._start_over(current)
@@ -271,7 +276,7 @@ class PartialAggregator:
     # -- sending --------------------------------------------------------------------------------------------
 
     def _send(self, current: "_ShardRound") -> None:
-        """Sends the sum of what was folded since the last time, and then acks it."""
+        """Sends the sum of the updates folded since the last one, then acks them."""
         pending = current.pending
         if pending.updates and not self._send_sum(current):
             return
@@ -280,19 +285,19 @@ class PartialAggregator:
         current.begin_sum()
 
     def _send_sum(self, current: "_ShardRound") -> bool:
-        """False if the sum cannot be sent; its updates come again."""
+        """False if the sum cannot be sent; its updates are delivered again."""
         config, pending, model = self._config, current.pending, current.model
         begun_at = time.perf_counter()
         head = partial_head(model, pending.sum, pending.updates, shard=config.shard, sequence=current.num_sums)
         caps = {"inline_cap": model.cap(config.inline_cap), "part_bytes": config.part_bytes}
         try:
             send_partial(head, pending.sum, self._transport, config.root, **caps)
-        except BlobLost as error:  # by the root, which has closed the round
-            log.warning("round %3d: the partial sum was not sent to its end: %s", model.round, error)
+        except BlobLost as error:  # the root deleted it when it closed the round
+            log.warning("round %3d: the partial sum could not be sent in full: %s", model.round, error)
             self._start_over(current)
             return False
         except MalformedMessage as error:
-            log.warning("round %3d: the updates are passed on one by one: %s", model.round, error)
+            log.warning("round %3d: passing updates on one by one: %s", model.round, error)
             current.are_summed = False
             self._start_over(current)
             return False
@@ -310,7 +315,7 @@ class PartialAggregator:
         return True
 
     def _start_over(self, current: "_ShardRound") -> None:
-        """Forgets what was folded and not sent, and has it delivered again."""
+        """Forgets the updates that were folded but not sent, and has them delivered again."""
         for folded in current.pending.updates:
             del current.known[folded.worker]
         self._on_event(SumDropped(num_updates=len(current.pending.updates)))
@@ -335,7 +340,7 @@ class _ShardRound:
         self.model, self.expected = model, expected
         self._new_sum = new_sum
         self.are_summed = are_summed
-        """Whether its updates are folded, and not passed on one by one."""
+        """Whether its updates are folded rather than passed on one by one."""
         self._usual = usual
         """The workers that answered in the round before."""
         self.known = known
@@ -349,28 +354,28 @@ class _ShardRound:
 
     @property
     def has_all_usual(self) -> bool:
-        """Whether all that answered in the round before have, and something of theirs is still to be sent."""
+        """Whether all workers that answered in the round before have done so again, and any of it is still unsent."""
         return self._usual <= self.known.keys() and any(map(self.pending.has, self._usual))
 
     def precedes(self, head: UpdateHead | None) -> bool:
-        """Whether an update may be for a round that has begun and whose model is on its way to us."""
+        """Whether an update may be for a round that has begun but whose model is still on its way to us."""
         return head is not None and (head.run_id != self.model.run_id or head.round > self.model.round)
 
     def begin_sum(self) -> None:
-        """Nothing is pending any more."""
+        """Starts an empty sum: nothing is pending any more."""
         self.pending = _Pending(self._new_sum(self.expected.encoding.folded))
 
 
 @dataclass(slots=True)
 class _Pending:
-    """What was folded and not sent."""
+    """What was folded but not yet sent."""
 
     sum: ExactSum
     updates: list[Folded] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
     last_at: float = 0.0
-    """When the last one came."""
+    """When the last update arrived."""
 
     def has(self, worker: str) -> bool:
         return any(folded.worker == worker for folded in self.updates)
@@ -392,5 +397,5 @@ def _head_of(delivery: Delivery) -> UpdateHead | None:
 
 
 def _tag_of(delivery: Delivery) -> Delivery:
-    """What is needed to ack it; its body would take memory until then."""
+    """The delivery without its body, which would take memory until the ack."""
     return replace(delivery, body=b"")

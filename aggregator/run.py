@@ -1,4 +1,4 @@
-"""Which run a state directory holds: one to go on with, one taken over from the stream, or a new one."""
+"""Which run a state directory holds: one to resume, one taken over from the stream, or a new one."""
 
 import logging
 import secrets
@@ -17,20 +17,20 @@ from console import DamagedFile, MalformedMessage, StateError, TaskError
 log = logging.getLogger(__name__)
 
 _ENCODING_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
-"""How updates of a run look whose ledger does not say."""
+"""How updates look in a run whose ledger does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What does not change while this aggregator lives."""
+    """What does not change during this aggregator's lifetime."""
 
     run_id: str
-    """The run's name and a random part: two runs of one name never mix."""
+    """The run's name and a random part: two runs with the same name never mix."""
     epoch: int
     """Goes up with each aggregator that leads the run."""
     specs: Specs
     inline_cap: int
-    """What updates may have travelled by: ours, or the newest model's on the stream if that is less."""
+    """The cap that updates may have been sent under: ours, or that of the newest model on the stream if smaller."""
 
 
 def open_run(
@@ -41,11 +41,11 @@ def open_run(
     ledger: Ledger,
     transport: Transport,
 ) -> Run:
-    """The run in this directory; if that is empty, the open run of this name on the stream; or a new one.
+    """The run in this directory; if that is empty, the open run of this name on the stream, or else a new run.
 
-    ``initial`` are the shared tensors of the model that a new one begins with.
-    Its newest model is verified; if it is damaged, the run goes back to the one before. Another run's directory,
-    or one that the stream has left behind, is a StateError.
+    ``initial`` are the shared tensors of the model that a new run begins with.
+    The newest model is verified; if it is damaged, the run goes back to the one before. A StateError if the directory
+    belongs to another run, or if the stream is ahead of it.
     """
     specs = specs_of(initial)
     on_stream = newest_head(transport)
@@ -55,9 +55,9 @@ def open_run(
     _check_is_ours(config, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
         raise StateError(
-            f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, the stream"
-            f" {on_stream[0].epoch}: another aggregator led it from a directory of its own;"
-            " an empty --state goes on from the stream"
+            f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, but the stream"
+            f" {on_stream[0].epoch}: another aggregator led the run from its own directory;"
+            " give an empty --state to go on from the stream"
         )
     epoch = ledger.claim()
     _go_back_to_sound_model(directory, ledger, specs, state_names(config.step))
@@ -68,14 +68,14 @@ def open_run(
 
 
 def newest_head(transport: Transport) -> tuple[ModelHead, Buffer] | None:
-    """The newest head on the stream and its payload; None if there is none that can be read."""
+    """The newest head on the stream and its payload; None if there is none or it cannot be read."""
     body = transport.newest_head()
     if body is None:
         return None
     try:
         return decode(body, ModelHead)
     except MalformedMessage as error:
-        log.warning("the newest message on the model stream is not ours: %s", error)
+        log.warning("the newest message on the model stream cannot be read: %s", error)
         return None
 
 
@@ -86,7 +86,7 @@ def _beginning(
     transport: Transport,
     on_stream: tuple[ModelHead, Buffer] | None,
 ) -> dict[str, Any]:
-    """The first facts of a ledger, with the model they name in its place."""
+    """The first facts of a new ledger; the model that they name is in its place."""
     if on_stream is not None and on_stream[0].run == config.run and not on_stream[0].is_finished:
         return _taken_over(config, initial, directory, transport, *on_stream)
     broken = first_not_finite(initial)
@@ -117,7 +117,7 @@ def _taken_over(
 ) -> dict[str, Any]:
     problem = difference(specs_of(initial), head.tensors)
     if state_names(config.step):
-        problem = problem or "is not finished, and what its server step remembers is only in its state directory"
+        problem = problem or "is not finished, and the state of its server step is only in its state directory"
     if head.shared != config.shared:
         problem = f"shares '{','.join(head.shared)}'"
     if head.seed != config.seed:
@@ -144,12 +144,12 @@ def _taken_over(
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "epoch": head.epoch,
-        "min_epoch": head.epoch + 1,  # what was folded in the open round went with the other's state
+        "min_epoch": head.epoch + 1,  # what was folded in the open round was lost with the other's state directory
     }
 
 
 def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
-    """What decides how updates of a run look: it cannot change while some are on their way."""
+    """The settings that decide how a run's updates look; they cannot change while updates are on their way."""
     compression = config.compression
     return {"compression": compression.text, "zstd": compression.zstd, "shared": ",".join(config.shared)}
 
@@ -184,12 +184,12 @@ def _go_back_to_sound_model(
 def _check_companions(
     directory: StateDirectory, ledger: Ledger, specs: Specs, wanted: Collection[str], last: int
 ) -> None:
-    """A DamagedFile unless what the step remembers of the last round is there; a StateError if it is another step's."""
+    """A DamagedFile unless the step's state after the last round is there; a StateError if it is another step's."""
     recorded = ledger.companions(last)
     if last > ledger.base_round() and recorded.keys() != set(wanted):
         raise StateError(
-            f"{directory.folder} has beside the model of round {last}: {', '.join(sorted(recorded)) or 'nothing'};"
-            f" this run's server step needs: {', '.join(sorted(wanted)) or 'nothing'}; go on with the one it began with"
+            f"{directory.folder} holds this step state for round {last}: {', '.join(sorted(recorded)) or 'nothing'};"
+            f" this run's server step needs: {', '.join(sorted(wanted)) or 'nothing'}; use the one it began with"
         )
     for name, sha256 in recorded.items():
         directory.companion(last, name).check(companion_specs(name, specs), sha256)

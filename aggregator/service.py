@@ -1,7 +1,8 @@
-"""The aggregator: takes updates as they come, closes rounds, and broadcasts what came of them.
+"""The aggregator: takes updates as they arrive, closes rounds, and broadcasts the resulting models.
 
-Here the pure parts meet the wire. ``step()`` handles one event, an update, a sign of life or the clock: it is read
-(``read_update``), decided on (``decide_on``), and what was decided is done by the open round; then what is due is done.
+Here the pure parts meet the wire. ``step()`` handles one event: an update, a sign of life or the clock. An update is
+read (``read_update``) and decided on (``decide_on``), and the open round carries the decision out; then ``step()`` does
+whatever is due.
 """
 
 import contextlib
@@ -38,9 +39,9 @@ _MAX_ATTEMPTS = 3
 
 
 class Aggregator:
-    """One run, from its first round, or from where its state directory left it, to its last.
+    """One run, from its first round, or from where its state directory left off, to its last.
 
-    ``asks_again`` has all workers send their update for the open round once more, where those on the queue are lost.
+    With ``asks_again``, all workers send their update for the open round once more: those on the queue are lost.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class Aggregator:
     # -- starting -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Opens the run or goes on with it, and sees to it that its newest model is on the stream."""
+        """Opens or resumes the run, and makes sure that its newest model is on the stream."""
         self._opened = opened(self._config, self._task, self._transport, clock=self._clock, on_event=self._on_event)
         last = self._ledger.last_closed_round()
         has_closed = last > self._ledger.base_round()
-        if has_closed:  # perhaps a moment before a kill
+        if has_closed:  # perhaps just before a kill
             num_folded = int(self._ledger.round(last)["num_folded"])
             self._delete_abandoned_sums(
                 PartialUploads(last, num_shards=self._config.topology.num_shards, num_before=num_folded)
@@ -86,7 +87,7 @@ class Aggregator:
         self._end(reason)
 
     def _go_on(self, number: int) -> None:
-        """Opens a round again in which something may be folded already."""
+        """Opens a round in which updates may already have been folded."""
         self._attendance.expect(self._ledger.num_present(), now=self._clock(), patience_s=self._ledger.patience_s())
         self._ledger.open_round(number, now=time.time())
         try:
@@ -110,7 +111,7 @@ class Aggregator:
     @property
     def _run(self) -> OpenedRun:
         if self._opened is None:
-            raise RuntimeError("start() comes first")
+            raise RuntimeError("call start() first")
         return self._opened
 
     @property
@@ -126,7 +127,7 @@ class Aggregator:
     # -- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Steps until the run is finished, or ``stop`` is called; then what is folded is committed."""
+        """Steps until the run is finished or ``stop`` is called; then commits what is folded."""
         while self.is_running:
             self.step(self.time_left())
         self.finish()
@@ -136,13 +137,13 @@ class Aggregator:
         return not (self.is_finished or self._is_stopping)
 
     def stop(self) -> None:
-        """Ends ``run`` after the event it is at. May be called from a signal handler."""
+        """Ends ``run`` after the current event. May be called from a signal handler."""
         self._is_stopping = True
         self._transport.give_up_waiting()
         self._transport.wake()
 
     def finish(self) -> None:
-        """Commits what is folded, so that the same command goes on from there."""
+        """Commits what is folded, so that the same command resumes from there."""
         if self.is_finished:
             return
         self._current.commit()
@@ -151,13 +152,15 @@ class Aggregator:
         self._on_event(RunStopped(round=number))
 
     def close(self) -> None:
-        """Leaves the queue and the ledger; what was not committed is delivered again."""
-        self._transport.close()
-        if self._opened is not None:
-            self._opened.stores.ledger.close()
+        """Leaves the queue and the ledger; uncommitted updates are delivered again."""
+        try:
+            self._transport.close()
+        finally:
+            if self._opened is not None:
+                self._opened.stores.ledger.close()
 
     def step(self, timeout_s: float | None = 0.0) -> bool:
-        """Handles the next event if one comes within ``timeout_s``; then does what is due. True if one came."""
+        """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.PRESENCE:
             self._see(delivery)
@@ -169,10 +172,10 @@ class Aggregator:
         return delivery is not None
 
     def time_left(self) -> float:
-        """Seconds until something is due, if nothing comes before."""
+        """Seconds until something is due, if no event arrives before."""
         return self._current.time_left()
 
-    # -- what comes in --------------------------------------------------------------------------------------
+    # -- incoming messages ----------------------------------------------------------------------------------
 
     def _see(self, delivery: Delivery) -> None:
         """Takes a sign of life."""
@@ -196,7 +199,7 @@ class Aggregator:
             )
 
     def _take(self, delivery: Delivery) -> None:
-        """Reads a message of the results queue, decides on it, and does what was decided; or sets it aside."""
+        """Reads a message from the results queue, decides on it and carries the decision out, or sets it aside."""
         contribution: Contribution | None = None
         with self._suspected(delivery) as refuse_as:
             try:
@@ -216,7 +219,7 @@ class Aggregator:
                 self._refuse(delivery, contribution, str(error))
 
     def _read(self, delivery: Delivery) -> Contribution:
-        """The update or partial sum in a delivery, as far as its header tells; a MessageError if it is none of ours."""
+        """The update or partial sum in a delivery, judged by its header alone; a MessageError if it is not ours."""
         expected, number = self._run.expected, self._current.number
         contribution: Contribution
         if delivery.shard is None:
@@ -230,16 +233,16 @@ class Aggregator:
 
     @contextlib.contextmanager
     def _suspected(self, delivery: Delivery) -> Iterator[str | None]:
-        """Counts the attempts at a message that came back so often that it may be what kills us.
+        """Counts the attempts at a message that has come back so often that it may be what kills the aggregator.
 
-        Gives the reason to refuse it once it had its chances.
+        Yields the reason to refuse it once its attempts are used up, otherwise None.
         """
         if delivery.num_returns < _SUSPECT_AFTER:
             yield None
             return
         message = hashlib.sha256(delivery.body).hexdigest()
         has_had_its_chances = self._ledger.attempt(message) > _MAX_ATTEMPTS
-        yield f"the aggregator died {_MAX_ATTEMPTS} times while it took this message" if has_had_its_chances else None
+        yield f"the aggregator died {_MAX_ATTEMPTS} times while handling this message" if has_had_its_chances else None
         self._ledger.survived(message)
 
     def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str) -> None:
@@ -270,7 +273,7 @@ class Aggregator:
         if reason is None:
             self._open_after(current, closed)
         else:
-            current.updates.settle()  # while there is still a reason to start again after a kill
+            current.updates.settle()  # before the final model is out: then nobody may restart a killed aggregator
             self._run.broadcaster.publish(number + 1, closed.body, is_finished=True)
             self._end(reason)
         self._delete_abandoned_sums(current.partial_uploads)
@@ -292,18 +295,18 @@ class Aggregator:
         self.is_finished = True
 
     def _delete_abandoned_uploads(self, number: int) -> None:
-        """Of workers that died while they sent, once nobody can send for that round in earnest any more."""
+        """Deletes the blobs of workers that died while sending, once no update for that round can count any more."""
         expected = self._run.expected
         blobs = [
             expected.topology.update_blob(worker, expected.run_id, base_round)
             for worker, base_round in self._uploads.abandoned(before=number - self._config.policy.max_staleness)
         ]
-        names = [name for blob in blobs for name in reversed(names_of(blob))]  # it may fail at the first, for good
+        names = [name for blob in blobs for name in reversed(names_of(blob))]  # the first may fail every time
         if num_bytes_of(expected.encoding.encoded) > self._run.run.inline_cap:
             self._transport.delete_blobs(names)
 
     def _delete_abandoned_sums(self, uploads: PartialUploads) -> None:
-        """The same of partial sums, once their round is closed and each that still comes is late."""
+        """The same for partial sums, once their round is closed and any that still arrive are late."""
         expected = self._run.expected
         names = [
             expected.topology.partial_blob(shard, expected.run_id, uploads.round, sequence)
@@ -316,7 +319,7 @@ class Aggregator:
 
 
 def _logged(on_event: Watcher) -> Watcher:
-    """Logs each event before it is told."""
+    """Logs each event before passing it on."""
 
     def emit(event: Event) -> None:
         log_event(event)

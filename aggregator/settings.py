@@ -74,29 +74,29 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
         600.0, description="seconds after which a round closes without its quorum; none: never"
     )
-    min_updates: Annotated[int, Field(ge=1)] = Field(1, description="fewest updates that make a round")
+    min_updates: Annotated[int, Field(ge=1)] = Field(1, description="fewest updates that a round needs")
     on_short: Literal["extend", "accept", "abandon"] = Field(
         "extend",
-        description="at the deadline with fewer: extend (wait on), accept (take them) or abandon (drop them)",
+        description="at the deadline with fewer updates: extend (wait on), accept (use them) or abandon (drop them)",
     )
     grace_s: Annotated[float, Field(ge=0)] = Field(0.0, description="seconds a round stays open after its quorum")
     max_staleness: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="fold updates up to so many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
+        description="fold updates up to this many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
-    weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all the same")
+    weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all alike")
     compression: Annotated[AsText[Compression], BeforeValidator(_none_as_text)] = Field(
         Compression(),
-        description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, the share of"
-        " elements that changed most); what that leaves out, a worker adds to its next update",
+        description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, only this share"
+        " of its elements, those that changed most); a worker adds what is left out to its next update",
     )
     zstd: Annotated[int, Field(ge=0, le=MAX_ZSTD_LEVEL)] = Field(
-        0, description="level of the lossless zstd compression of updates, on top of the other; 0: none"
+        0, description="level of the lossless zstd compression of updates, on top of --compression; 0: none"
     )
     shared: AsText[Shared] = Field(
         Shared(),
-        description="tensors of the model that travel and are averaged, as patterns of their names with commas"
-        " between (body.*,!*.bias; ! leaves out), or trainable: those that are trained; all others stay at each worker",
+        description="tensors of the model that travel and are averaged: patterns of their names, separated by commas"
+        " (body.*,!*.bias; ! leaves out), or trainable, for those that are trained; all others stay at each worker",
     )
     server_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the mean update")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
@@ -104,19 +104,19 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     )
     stop_metric: str | None = Field(
         None,
-        description="stop early on this metric of the central evaluation, or eval.NAME of the workers' own",
+        description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations",
     )
     stop_direction: Literal["min", "max"] | None = Field(
         None,
         description="whether a smaller (min) or a larger (max) value of that metric is better; by default its name"
-        " tells: losses and errors are better when smaller, others when larger",
+        " decides: losses and errors are better when smaller, others when larger",
     )
-    stop_at: float | None = Field(None, description="stop when the metric is as good as this")
+    stop_at: float | None = Field(None, description="stop once the metric is at least this good")
     patience: Annotated[int, Field(ge=0)] = Field(
-        0, description="stop when the metric was not better for so many rounds; 0: never"
+        0, description="stop after this many rounds without a better value of the metric; 0: never"
     )
     keep_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="keep the model of every so manieth round, beside the last and the best; 0: only those"
+        0, description="keep the model of every N-th round, besides the last and the best; 0: only those two"
     )
     commit_every_s: Annotated[float, Field(gt=0)] = Field(
         30.0, description="longest time between commits of an open round, in seconds"
@@ -126,7 +126,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     )
     mlflow: str | None = Field(None, description="URI of an MLflow to log the run to; needs fedmq[mlflow]")
     part_bytes: Annotated[int, Field(ge=8, le=8 * 2**20, multiple_of=8)] = Field(
-        8 * 2**20, description="size of the parts in which a model travels that is above the inline cap"
+        8 * 2**20, description="bytes of each part in which a model above the inline cap travels"
     )
 
     @model_validator(mode="after")
@@ -158,24 +158,26 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         "root", description="root: leads the run; partial: sums up the updates of one --shard for the root"
     )
     shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] = Field(
-        0, description="for the root: number of shards, each with a partial aggregator of its own; 0: none"
+        0, description="for the root: number of shards, each summed up by its own partial aggregator; 0: none"
     )
     shard: AsText[Shard] | None = Field(
-        None, description="for a partial: I/N, the I-th of the root's N --shards, from 0"
+        None, description="for a partial: I/N, shard I, counted from 0, of the root's N --shards"
     )
     flush_s: Annotated[float, Field(gt=0)] = Field(
-        0.2, description="for a partial: seconds without an update after which it sends what it has"
+        0.2, description="for a partial: seconds without a new update after which it sends its sum"
     )
 
     compiled_fold: bool = Field(
-        False, description="add updates up by compiled code, three times as fast; takes numba, and 120 MB of memory"
+        False, description="add up updates with compiled code, three times as fast; takes numba and 120 MB of memory"
     )
     quorum: QuorumAsText = Field(
         Quorum.parse("100%"),
         description="updates that close a round: a count (3), or a share of the workers present (80% or 0.8)",
     )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
-    state: Path = Field(Path("state"), description="directory for models, ledger and summary; the run goes on from it")
+    state: Path = Field(
+        Path("state"), description="directory of models, ledger and summary, from which the run goes on"
+    )
 
     @model_validator(mode="after")
     def _role_has_what_it_needs(self) -> Self:

@@ -50,7 +50,7 @@ _WORKERS, _LARGE_WORKERS = (4, 16, 64), (4, 16, 64, 256)
 
 
 class Bench:
-    """What was asked for; each method yields rows as they are measured."""
+    """The benchmarks requested; each method yields rows as they are measured."""
 
     def __init__(self, given: argparse.Namespace, place: Place) -> None:
         self._given, self._place = given, place
@@ -82,7 +82,7 @@ class Bench:
         return _measured(workload, FEDMQ, partial(federation.measure, workload, self._place))
 
     def _peers(self, workload: Workload) -> Iterator[Row]:
-        """Flower's deployment engine takes some seconds for any round, so it runs fewer."""
+        """Flower's deployment engine takes seconds for any round, so it runs fewer rounds."""
         if not self._given.peers:
             return
         few = replace(workload, num_rounds=min(workload.num_rounds, _FEWEST_ROUNDS), timeout_s=workload.timeout_s + 300)
@@ -121,7 +121,7 @@ class Bench:
         return partials.bench_rows()
 
     def limits_after(self) -> Iterator[Row]:
-        """The same again: a machine that others use too is not the same for ten minutes."""
+        """The limits again: a machine shared with others does not stay the same for ten minutes."""
         yield from machine.rows(self._place.folder, when="after")
 
 
@@ -141,7 +141,7 @@ _WORKLOADS = ("limits", "overhead", "payload", "memory", "fold", "compression", 
 
 def main(argv: Sequence[str]) -> int:
     given = _given(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # what was started and written goes with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # cleans up what was started and written
     console = Console(width=None if sys.stdout.isatty() else 200)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=given.folder) as folder:
         place = Place(Path(folder).absolute())

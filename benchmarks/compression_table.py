@@ -64,7 +64,7 @@ class _Run:
 
 
 def rows(*, seeds: int = 3, run: tuple[str, ...] = RUN) -> Iterator[Row]:
-    """One after the other; the first is without compression, and what the others' bytes are a share of."""
+    """The rows as they are measured; the first is without compression, and the others' bytes are relative to it."""
     none_bytes = None
     for compression, zstd in CASES:
         runs = [_measured(compression, zstd, seed, run) for seed in range(seeds)]

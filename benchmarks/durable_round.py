@@ -1,7 +1,7 @@
-"""One process of a bare durable round, in as few lines as it takes; what raw_pika.py starts beside a round of fedmq.
+"""One process of a bare durable round, in as few lines as possible; raw_pika.py starts it beside a round of fedmq.
 
-The model goes onto a stream, each update onto a quorum queue, all confirmed. Their mean is written with fsync, then
-SQLite commits (``synchronous=full``), then the updates are acked. Nothing is checked, and no kill is provided for.
+The model goes onto a stream, each update onto a quorum queue, all confirmed. The updates' mean is written with fsync,
+then SQLite commits (``synchronous=full``), then the updates are acked. Nothing is checked, nor is a kill provided for.
 
 aggregator  prints the Unix time at which each round begins
 worker      sends what it received back as its update
@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 _MODELS, _UPDATES = "bare.models", "bare.updates"
 QUEUES = {_MODELS: {"x-queue-type": "stream"}, _UPDATES: {"x-queue-type": "quorum"}}
-"""Name -> arguments; to be there, and durable, before a process starts."""
+"""Name -> arguments of the queues, which must exist, durable, before a process starts."""
 _PREFETCH = 16
 
 
@@ -38,14 +38,14 @@ class Inbox:
         self._arrived.append((method.delivery_tag, body))
 
     def take(self, num: int) -> list[tuple[int, bytes]]:
-        """(tag, body) of the next messages, when so many are there."""
+        """(tag, body) of the next ``num`` messages, once they are there."""
         while len(self._arrived) < num:
             self._connection.process_data_events(None)
         taken, self._arrived = self._arrived[:num], self._arrived[num:]
         return taken
 
     def ack(self, tag: int) -> None:
-        """All up to this one."""
+        """Acks all messages up to this one."""
         self._channel.basic_ack(tag, multiple=True)
 
 
@@ -76,7 +76,7 @@ def _worker(given: argparse.Namespace) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """In place of what was there, once it is on the disk."""
+    """Replaces the file once the content is on the disk."""
     new = path.with_suffix(".tmp")
     with new.open("wb") as file:
         file.write(content)

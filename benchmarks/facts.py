@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: the machine, the versions, the commit."""
+"""What a figure depends on besides the code: the machine, the versions, the commit."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from benchmarks.place import ROOT
 
 
 def of_this_run(folder: Path) -> dict[str, str]:
-    """Names nothing that identifies the machine."""
+    """The facts of this run, none of which identifies the machine."""
     return {
         "commit": _commit(),
         "cores": str(psutil.cpu_count()),
@@ -35,7 +35,7 @@ def _commit() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """Where state and broker lie: on a file system in memory, syncing costs nothing."""
+    """The file system of state and broker: in memory, syncing costs nothing."""
     path = folder.resolve()
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     return next((mounts[one] for one in (path, *path.parents) if one in mounts), "unknown")

@@ -1,4 +1,4 @@
-"""fedmq at a workload: one aggregator, every worker a process, a broker, all as a user would start them."""
+"""fedmq under a workload: one aggregator, a process for each worker, a broker, all as a user would start them."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ COMPILED = f"{FEDMQ} --compiled-fold"
 
 
 def measure(workload: Workload, place: Place, *, is_compiled: bool = False) -> Row:
-    """Seconds from one round to the next, as the ledger tells them, and what all processes used meanwhile."""
+    """Seconds from one round to the next, from the ledger, and what all processes used meanwhile."""
     with place.room("fedmq") as room, room.broker() as broker, room.commands() as commands:
         settings = {"FEDMQ_BROKER": broker.url, "MODEL_BYTES": str(workload.num_bytes)}
         common = ("--queue", QUEUE, "--task", TASK)
@@ -51,12 +51,12 @@ def measure(workload: Workload, place: Place, *, is_compiled: bool = False) -> R
 
 
 def idle_mb(place: Place) -> Mapping[str, float]:
-    """What a process of each role holds without a model worth the name: the most of it in rounds of 40 KB."""
+    """The memory that a process of each role needs with almost no model: its peak in rounds of 40 KB."""
     return measure(Workload("idle", IDLE_BYTES, num_rounds=1, num_workers=1), place).usage.peak_mb
 
 
 def with_multiples(row: Row, workload: Workload, idle: Mapping[str, float]) -> Row:
-    """The row with a note of how many times the model each role held, over what it holds without."""
+    """The row with a note: each role's memory above idle, in multiples of the model."""
     multiples = [
         f"{role} {(row.usage.peak_mb[role] - idle[role]) * MB / workload.num_bytes:.2f} ×"
         for role in ("aggregator", "worker")

@@ -1,4 +1,4 @@
-"""What a measurement gives: figures with their spread, and one row of the table for each system measured."""
+"""The result of a measurement: figures with their spread, and one table row for each system measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,18 +31,18 @@ class Usage:
     peak_mb: Mapping[str, float] = field(default_factory=dict)
     """The most memory that the largest process of this role held."""
     tree_mb: Mapping[str, float] = field(default_factory=dict)
-    """The most that all processes of this role held at a time."""
+    """The most memory that all processes of this role held at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One system at one workload."""
+    """One system under one workload."""
 
     workload: str
     system: str
     unit: str = "s"
     value: Spread | None = None
-    """None where it could not be measured; the note says why."""
+    """None if it could not be measured; the note says why."""
     mb_per_s: float | None = None
     """Effective: the bytes of all models and updates of a round over its seconds."""
     usage: Usage = Usage()
@@ -50,7 +50,7 @@ class Row:
     is_more_better: bool = False
 
     def ratio(self, ours: "Row | None") -> float | None:
-        """How many times as well fedmq does: above 1, fedmq is ahead."""
+        """How many times better fedmq does: above 1, fedmq is ahead."""
         if self.value is None or ours is None or ours.value is None or ours.unit != self.unit:
             return None
         theirs, own = self.value.median, ours.value.median
@@ -64,5 +64,5 @@ FEDMQ = "fedmq"
 
 
 def ours_among(rows: Sequence[Row], workload: str) -> Row | None:
-    """The row of fedmq at this workload, which the others are compared with."""
+    """fedmq's row for this workload, which the others are compared with."""
     return next((row for row in rows if row.workload == workload and row.system == FEDMQ), None)

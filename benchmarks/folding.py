@@ -1,4 +1,4 @@
-"""The exact sum beside plain additions: GB/s of update bytes on one core, 16 updates of 100 MB."""
+"""The exact sum compared with plain additions: GB/s of update bytes on one core, 16 updates of 100 MB."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 
 def rows() -> list[Row]:
-    """One thread; they take turns, so that all meet the same neighbours on the machine."""
+    """The rows, measured in one thread; the systems take turns, so that all have the same neighbours on the machine."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     update = np.random.default_rng(0).standard_normal(_NUM_BYTES // 4, dtype=np.float32) * np.float32(1e-3)

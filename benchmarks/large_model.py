@@ -1,10 +1,10 @@
 """A task that is nothing but size: MODEL_MB megabytes (300) in 20 tensors, and a training that adds a constant.
 
-The model is random, and the constant another one for each training: no two tensors are the same bytes. A system that
-knows equal bytes again would otherwise be spared most of the work that it is measured at.
+The model is random, and each training adds a different constant, so no two tensors have the same bytes. Otherwise, a
+system that recognises equal bytes would be spared most of the work that is measured.
 
-MODEL_BYTES, where it is set, says the same in bytes. The aggregator's peak memory with two workers, over a RabbitMQ
-whose URL is in FEDMQ_BROKER:
+MODEL_BYTES, if set, gives the size in bytes instead. To measure the aggregator's peak memory with two workers, over a
+RabbitMQ whose URL is in FEDMQ_BROKER:
 
 /usr/bin/time -v fl-aggregator --task benchmarks/large_model.py:task --rounds 2 --quorum 2 --state /tmp/large &
 fl-worker --task benchmarks/large_model.py:task --name a &

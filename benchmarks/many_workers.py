@@ -2,12 +2,12 @@
 
 PYTHONPATH=tests:. python -m benchmarks.many_workers --plot many.svg
 
-``embedded``  one ``fl-simulate``, for each number of workers
+``embedded``  one ``fl-simulate`` for each number of workers
 ``RabbitMQ``  a private node, one ``fl-aggregator``, and the product's workers, each with its own two connections. They
-              live in a few processes, since one with torch takes 200 MB, and those of a process train in turns.
+              share a few processes, since one with torch takes 200 MB; the workers of a process train in turns.
 
-A round's time is from its model's broadcast to its end; that of the first round has the start of everything in it,
-and is left out of the median. Memory is the peak of the largest process of a role.
+A round's time runs from its model's broadcast to its end; the first round includes the start of everything and is left
+out of the median. Memory is the peak of the largest process of a role.
 """
 
 import argparse
@@ -52,7 +52,7 @@ _SAMPLE_EVERY_S = 0.1
 
 
 class Failed(RuntimeError):
-    """A process that ended otherwise than well; the message ends with what it said last."""
+    """A process failed; the message ends with its last output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Row:
     rounds_s: tuple[float, ...]
     """Of all rounds, the first included."""
     peak_mb: float
-    """Of the process that aggregates; embedded and with one job, that is the one that trains, too."""
+    """Of the process that aggregates; embedded and with one job, that process also trains."""
     workers_mb: float | None = None
     broker_mb: float | None = None
     model_sha256: str = ""
@@ -78,7 +78,7 @@ class Row:
 def rows(
     *, embedded: Sequence[int] = _EMBEDDED, connected: Sequence[int] = _CONNECTED, num_rounds: int = 5, jobs: int = 1
 ) -> Iterator[Row]:
-    """One row after the other, as they are measured."""
+    """The rows as they are measured."""
     for num_workers in embedded:
         yield _embedded(num_workers, num_rounds, jobs)
     for num_workers in connected:
@@ -144,7 +144,7 @@ def _result(state: Path) -> dict[str, Any]:
     summary = json.loads((state / "summary.json").read_text(encoding="utf-8"))
     closed = {(row["closed_by"], row["folded"]) for row in summary["rounds"]}
     if len(closed) != 1 or next(iter(closed))[0] != "quorum":
-        raise Failed(f"rounds ended otherwise than with all workers: {closed}")
+        raise Failed(f"not all rounds ended with all workers: {closed}")
     return {
         "rounds_s": tuple(row["seconds"] for row in summary["rounds"]),
         "model_sha256": summary["final"]["model_sha256"],
@@ -175,7 +175,7 @@ def _peak_of(pid: int) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def _workers(url: str, num_workers: int) -> Iterator[Callable[[], float]]:
-    """Workers in a few processes; the value waits until they leave, and is the memory of the largest in MB."""
+    """Workers in a few processes; the yielded function waits until they leave, and gives the largest's memory in MB."""
     context = multiprocessing.get_context("spawn")
     num_processes = min(_NUM_PROCESSES, num_workers)
     processes, ends = [], []
@@ -220,7 +220,7 @@ def _work(told: Connection, url: str, indices: Sequence[int], num_workers: int) 
     told.send_bytes(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}".encode())
 
 
-# -- telling -------------------------------------------------------------------------------------------------
+# -- reporting -----------------------------------------------------------------------------------------------
 
 
 def table_of(measured: Sequence[Row]) -> Table:

@@ -1,7 +1,7 @@
-"""The aggregator's memory beside the number of workers, and beside updates that wait for it.
+"""The aggregator's memory against the number of workers, and with updates waiting for it.
 
 One process plays all workers: it reads the model once, and publishes an update in the name of each, through fedmq's own
-transport and codec, as workers would. What the aggregator holds does not depend on how many processes wrote them.
+transport and codec, as workers would. The aggregator's memory does not depend on how many processes wrote the updates.
 """
 
 import secrets
@@ -37,9 +37,9 @@ _FREE_DISK_MB = 4_000
 
 
 def rows(place: Place, *, num_bytes: int, counts: Sequence[int], num_waiting: int, idle_mb: float) -> Iterator[Row]:
-    """One row for each number of workers, one for updates that were all there before the aggregator read any.
+    """One row for each number of workers, one with all updates there before the aggregator reads any.
 
-    At last, how far the numbers of workers are apart. Values are over ``idle_mb``.
+    The last row compares the numbers of workers. Values are above ``idle_mb``.
     """
     measured = []
     for num_workers in counts:
@@ -73,7 +73,7 @@ def _check_disk(folder: Path, num_bytes: int) -> None:
 
 
 def _round_by_round(place: Place, num_bytes: int, num_workers: int) -> tuple[list[float], float]:
-    """(the aggregator's peak in each round in MB, median of the seconds a round takes); all in one run."""
+    """(the aggregator's peak in each round in MB, the median seconds a round takes), all in one run."""
     with (
         _waiting_aggregator(place, num_bytes, num_workers) as (broker, _, aggregator, _),
         closing(_transport(broker)) as transport,
@@ -94,7 +94,7 @@ def _round_by_round(place: Place, num_bytes: int, num_workers: int) -> tuple[lis
 
 
 def _with_all_waiting(place: Place, num_bytes: int, num_workers: int) -> tuple[list[float], float]:
-    """The same of one round, whose updates are all on the broker when an aggregator starts."""
+    """The same for one round whose updates are all on the broker when an aggregator starts."""
     with (
         _waiting_aggregator(place, num_bytes, num_workers) as (broker, commands, aggregator, state),
         closing(_transport(broker)) as transport,
@@ -158,7 +158,7 @@ def _transport(broker: Broker) -> Transport:
 
 
 def _next_head(transport: Transport, number: int, aggregator: Command, num_workers: int) -> ModelHead:
-    """The head of the model for this round, when it is on the stream."""
+    """The head of the model for this round, once it is on the stream."""
     found: list[ModelHead] = []
 
     def is_there() -> bool:

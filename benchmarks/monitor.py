@@ -1,4 +1,4 @@
-"""CPU seconds and memory of running processes by role, sampled in a thread of its own.
+"""CPU seconds and memory of running processes by role, sampled in a separate thread.
 
 with Monitor({"aggregator": [pid], "worker": [pid, pid]}) as monitor:
     ...
@@ -20,12 +20,12 @@ import psutil
 from benchmarks.figures import MB, Usage
 
 LEAST_FREE_BYTES = 2_000 * MB
-"""A run that leaves the machine less is ended before the kernel picks a victim of its own."""
+"""A run that leaves the machine less is ended before the kernel kills a process of its choice."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """One process, as of the last look at it; it may be gone."""
+    """One process as last sampled; it may be gone."""
 
     role: str
     cpu_s: float = 0.0
@@ -35,8 +35,8 @@ class _Seen:
 class Monitor:
     """Watches the processes with these pids.
 
-    With ``follows_children`` also all that they start, and kills what is left of it in the end; ``moves`` then names
-    roles by a word of the command line, for children that are not of their parent's role.
+    With ``follows_children``, it also watches everything that they start, and kills what is left of that at the end;
+    ``moves`` then maps a word of the command line to a role, for children whose role is not their parent's.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Monitor:
     # -- what was seen --------------------------------------------------------------------------------------
 
     def usage(self, since: float, until: float, *, num_rounds: int, num_processes: Mapping[str, int]) -> Usage:
-        """What was used between two Unix times, in which there were so many rounds; memory is of the whole run."""
+        """What was used between two Unix times, which span ``num_rounds`` rounds; memory is of the whole run."""
         before, after = self._cpu_at(since), self._cpu_at(until)
         return Usage(
             cpu_s={
@@ -93,7 +93,7 @@ class Monitor:
         return dict(peaks)
 
     def _cpu_at(self, at: float) -> dict[str, float]:
-        """CPU seconds by role up to a time, between two looks in proportion."""
+        """CPU seconds by role up to a time, interpolated between two samples."""
         index = bisect_right(self._times, at)
         if index == 0:
             return self._cpu_s[0] if self._cpu_s else {}
@@ -105,14 +105,14 @@ class Monitor:
         return {role: before.get(role, 0.0) + share * (after[role] - before.get(role, 0.0)) for role in after}
 
     def kill_all(self) -> None:
-        """Kills what is left of the processes seen; a process of a reused pid is another one."""
+        """Kills what is left of the processes seen, but no new process with a reused pid."""
         left = [process for process in self._seen if process.is_running()]
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
 
-    # -- looking --------------------------------------------------------------------------------------------
+    # -- sampling -------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         while not self._stop.is_set():
@@ -173,5 +173,5 @@ def peak_bytes(pid: int) -> int:
 
 
 def forget_peak(pid: int) -> None:
-    """The peak of a process of ours begins anew, with what it holds now."""
+    """Resets the peak of one of our processes to what it holds now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")

@@ -1,8 +1,8 @@
-"""When partial aggregators pay: one root beside a root with some partials, over RabbitMQ, each a process.
+"""When partial aggregators pay off: a root alone against a root with partials, over RabbitMQ, each in its own process.
 
-In each round all updates are on the broker before an aggregator takes the first one (they are held with SIGSTOP while
-they are published), so that no worker is waited for. The round's seconds are from then to the next model's head. The
-CPU seconds of the root are what bounds it where there are cores enough; where there are not, all share what there is.
+In each round, all updates are on the broker before an aggregator takes the first one (SIGSTOP holds the aggregators
+meanwhile), so that nobody waits for a worker. The round's seconds run from then to the next model's head. With enough
+cores, the CPU seconds of the root are the limit; otherwise, all processes share the cores there are.
 
 PYTHONPATH=.:tests python -m benchmarks.partials --workers 32 --update-mb 10 --partials 0,1,2
 """
@@ -43,7 +43,7 @@ _SOON_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A root with so many partials (0: alone). Seconds a round: median, lowest, highest."""
+    """A root with a number of partials (0: alone). Seconds a round: median, lowest, highest."""
 
     num_partials: int
     num_workers: int
@@ -52,7 +52,7 @@ class Row:
     root_cpu_s: float
     """User and system CPU seconds of the root in one round."""
     partial_cpu_s: float
-    """The same of the busiest partial."""
+    """The same for the busiest partial."""
 
     @property
     def update_mb_per_s(self) -> float:
@@ -102,7 +102,7 @@ def _measured(url: str, folder: Path, number: int, num_workers: int, *, update_m
             stack.enter_context(_started(["--role", "partial", "--shard", f"{shard}/{number}"], folder, env))
             for shard in range(number)
         ]
-        for shard in range(number):  # each is to see the first round open
+        for shard in range(number):  # each must see the first round open
             _wait_for(folder / f"log-{shard}", "partial aggregator of shard")
         flags = ["--task", _TASK, "--rounds", str(_NUM_WARM_UP + num_rounds), "--quorum", str(num_workers)]
         root_flags = [*flags, "--shards", str(number), "--state", str(folder / "state")]
@@ -141,7 +141,7 @@ def _measured(url: str, folder: Path, number: int, num_workers: int, *, update_m
 
 
 def _names(num_workers: int, num_shards: int) -> list[str]:
-    """As many workers of each shard."""
+    """Names of workers, the same number for each shard."""
     if not num_shards:
         return [f"worker-{number}" for number in range(num_workers)]
     found: dict[int, list[str]] = {shard: [] for shard in range(num_shards)}

@@ -19,7 +19,7 @@ _LOOKS_EVERY_S = 0.05
 
 
 class Failed(Exception):
-    """A measurement that came to nothing; the message says why, and becomes the note of its row."""
+    """A measurement failed; the message says why, and becomes the note of its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Broker:
 
 
 class Command:
-    """A running command of ours; what it says goes to a file."""
+    """A running command of ours; its output goes to a file."""
 
     def __init__(self, args: Sequence[str | Path], *, log: Path, env: dict[str, str]) -> None:
         self._log = log
@@ -55,7 +55,7 @@ class Command:
         return "\n".join(self.said.splitlines()[-_TAIL_LINES:])
 
     def end(self) -> None:
-        """SIGTERM to it, then SIGKILL to it and all that it started; returns when they are gone."""
+        """Sends SIGTERM to it, then SIGKILL to it and all that it started; returns once they are gone."""
         if not self._has_ended:
             self._has_ended = True
             self._process.terminate(timeout_s=_LEAVES_S)
@@ -69,7 +69,7 @@ class Place:
 
     @contextmanager
     def room(self, name: str) -> Iterator["Place"]:
-        """A folder below this one, which is gone afterwards."""
+        """A folder below this one, which is deleted afterwards."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         try:
             yield Place(folder)
@@ -78,7 +78,7 @@ class Place:
 
     @contextmanager
     def broker(self) -> Iterator[Broker]:
-        """A private node, whose memory begins anew."""
+        """A private node, freshly started."""
         with RabbitNode(self.folder / "node") as node:
             yield Broker(node.url, node.pid)
 
@@ -104,7 +104,7 @@ class Commands:
         return command
 
     def product(self, module: str, *flags: str, name: str, **settings: str) -> Command:
-        """One of fedmq's own commands, of these sources, with these environment variables."""
+        """Starts one of fedmq's own commands from these sources, with these environment variables."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("FEDMQ_")}
         env = inherited | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | settings
         return self.start([sys.executable, "-m", module, *flags], name=name, env=env)
@@ -115,7 +115,7 @@ class Commands:
 
 
 def wait_for(claim: Callable[[], bool], *, while_running: Sequence[Command], timeout_s: float) -> None:
-    """Returns when ``claim()`` holds; Failed when it does not in time, or one of the commands has ended without."""
+    """Returns once ``claim()`` holds; Failed if it does not in time, or if one of the commands ends before."""
     deadline = time.monotonic() + timeout_s
     while not claim():
         ended = next((command for command in while_running if not command.is_running), None)

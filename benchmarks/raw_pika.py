@@ -1,8 +1,8 @@
 """pika alone, moving the same bytes in the same parts: what a pipeline on it can reach.
 
-The limits are one publisher, and after it one consumer. The yardstick has the processes of a federation at once: one
-that publishes the model and reads all updates, and the workers; raw_process.py says what each does. Beside a small
-model, where nothing but waiting counts, durable_round.py is the yardstick.
+The limits are those of one publisher, then of one consumer. The yardstick runs the processes of a federation at once:
+one that publishes the model and reads all updates, and the workers; raw_process.py says what each does. For a small
+model, where only waiting counts, durable_round.py is the yardstick.
 """
 
 import time
@@ -48,7 +48,7 @@ def limit_rows(place: Place) -> list[Row]:
 
 
 def measure(workload: Workload, place: Place, *, receive_bytes: int) -> Row:
-    """Seconds a round of the same bytes with the same processes at once, and what they used."""
+    """Seconds a round for the same bytes with the same processes at once, and what they used."""
     streams = (MODELS, *(updates_of(index) for index in range(workload.num_workers)))
     with place.room("raw") as room, room.broker() as broker, room.commands() as commands:
         _declare(broker, {name: stream_arguments(workload.num_bytes) for name in streams})
@@ -59,7 +59,7 @@ def measure(workload: Workload, place: Place, *, receive_bytes: int) -> Row:
 
 
 def measure_durable_round(workload: Workload, place: Place) -> Row:
-    """The same of a bare round whose every step is on the disk."""
+    """The same for a bare round in which every step is durable."""
     with place.room("bare") as room, room.broker() as broker, room.commands() as commands:
         _declare(broker, durable_round.QUEUES)
         time.sleep(_QUORUM_QUEUE_SETTLES_S)
@@ -114,7 +114,7 @@ def _start(
 
 
 def _numbers(command: Command, *, num: int, timeout_s: float) -> list[float]:
-    """What it printed, when it has ended."""
+    """The numbers it printed, once it has ended."""
     wait_for(lambda: not command.is_running, while_running=[], timeout_s=timeout_s)
     try:
         numbers = [float(line) for line in command.said.splitlines()]

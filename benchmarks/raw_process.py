@@ -1,11 +1,11 @@
-"""One process that moves bytes with pika and nothing else; what raw_pika.py starts.
+"""One process that moves bytes with pika and does nothing else; raw_pika.py starts it.
 
-There is no training, no check, no sum, no file; a message says nothing but its bytes. Prints one number a line:
+There is no training, no check, no sum, no file; a message is nothing but its bytes. Prints one number a line:
 
 publish     seconds of each publishing of all bytes onto a new stream
 consume     seconds of each reading of all bytes from these streams
 aggregator  the Unix time at which each round begins: it publishes the model, then reads all that the workers write
-worker      nothing; it reads the model, then writes as many bytes onto the stream of its own, round for round
+worker      nothing; each round, it reads the model, then writes as many bytes onto its own stream
 """
 
 import argparse
@@ -29,7 +29,7 @@ def updates_of(index: int) -> str:
 
 
 def stream_arguments(num_bytes: int) -> dict[str, Any]:
-    """Of a stream that always holds the newest two bodies of this size, and not many more."""
+    """The arguments of a stream that always holds the newest two bodies of this size, and not many more."""
     return {
         "x-queue-type": "stream",
         "x-stream-max-segment-size-bytes": 4 * PART_BYTES,
@@ -38,12 +38,12 @@ def stream_arguments(num_bytes: int) -> dict[str, Any]:
 
 
 def set_receive_size(num_bytes: int) -> None:
-    """How much pika asks of its socket at a time; as released, 4 KiB."""
+    """Sets how much pika reads from its socket at a time; as released, 4 KiB."""
     io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = num_bytes
 
 
 class Writer:
-    """Publishes bodies in parts of 8 MiB and waits for the broker's word on each part."""
+    """Publishes bodies in parts of 8 MiB, and waits for the broker to confirm each part."""
 
     def __init__(self, connection: pika.BlockingConnection, num_bytes: int) -> None:
         self._channel = connection.channel()
@@ -77,7 +77,7 @@ class Reader:
         self._num_bytes += len(body)
 
     def wait_for(self, num_bytes: int) -> None:
-        """Returns when so many more have come since it last did."""
+        """Returns once ``num_bytes`` more bytes have arrived since it last returned."""
         while self._num_bytes < num_bytes:
             self._connection.process_data_events(None)
         self._num_bytes -= num_bytes

@@ -13,11 +13,11 @@ from benchmarks.figures import FEDMQ, Row, Spread, ours_among
 _SHORT_S = 0.1
 _ROLES = ("aggregator", "worker", "broker")
 _MEANING = """\
-Values are medians, with the lowest and highest of n in brackets. × fedmq: how many times as well fedmq does beside this
+Values are medians, with the lowest and highest of n in brackets. × fedmq: how many times better fedmq does than this
 row (seconds: theirs over ours; GB/s: ours over theirs). MB/s: the bytes of all models and updates of a round over its
-seconds. CPU s and peak MB: of one aggregator / one worker / the broker: user and system seconds a round; the most that
-the largest process of the role held, and in brackets all of the role at a time, where that is more. Over idle: beside
-what a process of that role holds in rounds of a 40 KB model."""
+seconds. CPU s and peak MB, for one aggregator / one worker / the broker: user and system seconds a round; the most that
+the largest process of the role held, and in brackets the whole role at once, where that is more. Over idle: above what
+a process of that role holds in rounds of a 40 KB model."""
 
 
 def show(rows: Sequence[Row], *, command: str, facts: Mapping[str, Any], console: Console) -> None:
@@ -72,7 +72,7 @@ def _by_role(values: Mapping[str, float], trees: Mapping[str, float] | None = No
 
 
 def number(value: float) -> str:
-    """Three digits that count, and no exponent."""
+    """Three significant digits, no exponent."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3 if abs(value) >= 0.1 else 4

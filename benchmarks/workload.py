@@ -1,4 +1,4 @@
-"""What every system is given to do, and what came of one run of it."""
+"""What every system is given to do, and the result of one run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Workload:
     name: str
     num_bytes: int
     num_rounds: int
-    """Rounds that count; before them goes one that does not, and after them one that ends the last."""
+    """Rounds that count; one before them does not, and one after them ends the last."""
     num_workers: int = 4
     timeout_s: float = 300.0
 

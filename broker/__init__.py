@@ -1,6 +1,6 @@
-"""The way between processes: the Transport, its settings, and ``connect``. Only in here are pika and msgpack known.
+"""How processes reach each other: the Transport, its settings, and ``connect``. Only here are pika and msgpack used.
 
-Below: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (pika).
+Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (pika).
 """
 
 from broker.connecting import connect

@@ -1,4 +1,4 @@
-"""The one place where settings become a Transport: who uses a broker does not know what is behind it."""
+"""The one place where settings become a Transport: its users do not know which broker is behind it."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,10 @@ def connect(
     topology: Topology | None = None,
     on_link: Callable[[LinkChanged], None] = lambda change: None,
 ) -> Transport:
-    """One process's way to the broker that the settings name; ``role`` is what operators see of it there.
+    """One process's connection to the broker in ``settings``; ``role`` names it there, for operators.
 
-    Returns at once: the first method that needs the broker waits for the connection, or raises why there is none.
-    ``topology`` has the names it uses and declares, by default those of ``settings.queue`` without shards.
-    ``on_link`` hears when a connection is lost or mended, from a thread of the transport's own.
+    Returns at once. The first method that needs the broker waits for the connection, or raises why there is none.
+    ``topology`` has the names to use and declare, by default those of ``settings.queue`` without shards.
+    ``on_link`` is called when a connection is lost or restored, from one of the transport's own threads.
     """
     return RabbitMQ(settings, role=role, topology=topology, on_link=on_link)

@@ -1,6 +1,6 @@
-"""The embedded broker: the same contract as RabbitMQ's, in one process, nothing durable.
+"""The embedded broker: the same contract as RabbitMQ's, within one process; nothing is durable.
 
-It is what ``fl-simulate`` and the unit tests use. Every participant has its own MemoryTransport on one MemoryBroker.
+``fl-simulate`` and the unit tests use it. Every participant has its own MemoryTransport on one MemoryBroker.
 """
 
 import itertools
@@ -20,7 +20,7 @@ class MemoryBroker:
         self.changed = threading.Condition()
         self.is_declared = False
         self.leaders: dict[int | None, object] = {}
-        """Who leads each shard; None: the root."""
+        """Shard, or None for the root -> the transport that leads it."""
         self.heads: deque[bytes] = deque(maxlen=1)
         self.num_heads = 0
         self.queues: dict[Source, deque[tuple[str, bytes]]] = {
@@ -32,10 +32,10 @@ class MemoryBroker:
         self.dead: list[DeadLetter] = []
         self.status: bytes | None = None
         self.readers: dict[object, int | None] = {}
-        """Whose updates everybody who takes some takes: a shard's, or None, the root's."""
+        """Transport that receives updates -> the shard they are for, or None for the root."""
 
     def remove(self) -> None:
-        """Forgets the queues and what is on them. Heads are counted on: who has seen three waits for the fourth."""
+        """Forgets the queues and their messages. Heads stay counted: a reader that saw three waits for the fourth."""
         self.is_declared = False
         self.status = None
         self.heads.clear()
@@ -87,7 +87,7 @@ class MemoryTransport(Transport):
 
     def receive(self, timeout_s: float | None = None) -> Delivery | None:
         with self._changed:
-            if timeout_s != 0:  # to look only is what thousands of simulated workers do all the time
+            if timeout_s != 0:  # thousands of simulated workers poll with 0 all the time
                 self._changed.wait_for(lambda: self._is_woken or self._has_next(), timeout_s)
             self._is_woken = False
             return self._next()
@@ -98,7 +98,7 @@ class MemoryTransport(Transport):
             self._changed.notify_all()
 
     def give_up_waiting(self) -> None:
-        """Nothing here waits for a broker."""
+        """Does nothing: no method here waits for a broker."""
 
     def _has_next(self) -> bool:
         return any(self._is_ready(source) for source in self._sources)
@@ -203,7 +203,7 @@ class MemoryTransport(Transport):
         with self._changed:
             stored = self._broker.blobs.get(name)
         if stored is None or len(stored) < num_parts:
-            raise BlobLost(f"blob {name} is gone or has not all of its {num_parts} parts")
+            raise BlobLost(f"blob {name} is gone or lacks some of its {num_parts} parts")
         yield from stored[:num_parts]
 
     def delete_blobs(self, names: Sequence[str]) -> None:
@@ -219,7 +219,7 @@ class MemoryTransport(Transport):
 
 
 class _BlobUpload:
-    """A blob that is written; it is there when all of it is."""
+    """A blob being written; readers find it once it is complete."""
 
     def __init__(self, broker: MemoryBroker, name: str) -> None:
         self._broker, self._name = broker, name

@@ -23,20 +23,20 @@ class WireSettings(CommandSettings):
 
     tls_ca: FilePath | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
     tls_cert: FilePath | None = Field(None, description="PEM file of our own certificate, for brokers that ask for one")
-    tls_key: FilePath | None = Field(None, description="PEM file of its key")
+    tls_key: FilePath | None = Field(None, description="PEM file of that certificate's key")
     connect_timeout_s: float = Field(
-        15.0, ge=0, description="seconds to try for the first connection; a lost one is tried for ever"
+        15.0, ge=0, description="seconds to try to connect for the first time; a lost connection is retried without end"
     )
     heartbeat_s: int = Field(60, ge=2, le=3600, description="seconds between AMQP heartbeats")
     blocked_timeout_s: float = Field(
-        300.0, gt=0, description="seconds to wait for a broker short of memory or disk before connecting anew"
+        300.0, gt=0, description="seconds to wait for a broker short of memory or disk before reconnecting"
     )
     inline_cap: int = Field(
         MAX_PART_BYTES,
         ge=0,
         le=MAX_PART_BYTES,
-        description="bytes up to which a model or update travels in one message, and not as a blob; a run goes by its"
-        " aggregator's, which its models tell to all others",
+        description="bytes up to which a model or update travels in one message, and not as a blob; the whole run goes"
+        " by its aggregator's value, which each model carries",
     )
 
 

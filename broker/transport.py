@@ -1,12 +1,13 @@
-"""What workers and aggregators ask of a broker. ``rabbitmq`` and ``memory.py`` both do it.
+"""What workers and aggregators need from a broker; ``rabbitmq`` and ``memory.py`` both provide it.
 
-A transport is of one federation, or of one shard of it (``Topology.shard``): then updates and the lead are the shard's.
+A transport belongs to one federation, or to one shard of it (``Topology.shard``): then updates and the lead are those
+of the shard.
 
-All methods may be called from one thread of the process, the one that runs its service; ``announce`` and
-``send_status`` from any.
-Publishing returns when the broker has the message for good. A broken connection is mended inside: a method
-waits for it, and raises BrokerRefused only when waiting cannot help. A worker waits for a missing queue, too; to
-the aggregator, which made it, that is a QueueMissing.
+Methods are to be called from one thread, the one that runs the process's service; ``announce`` and ``send_status``
+from any thread.
+Publishing returns once the message is durable at the broker. A lost connection is restored inside: a method waits
+for it, and raises BrokerRefused only when waiting cannot help. A worker also waits for a missing queue; the
+aggregator, which made the queue, gets a QueueMissing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,17 +28,17 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it came in."""
+    """One received message."""
 
     source: Source
     body: Buffer
     sender: str = ""
-    """The worker that the broker says it is from (from the routing key); ``partial.<shard>`` of a partial sum."""
+    """The worker it is from, according to the broker (by routing key); ``partial.<shard>`` for a partial sum."""
     tag: int = 0
-    """Ackable within its ``session``; both are the transport's own."""
+    """For the ack, valid within its ``session``; only the transport uses them."""
     session: int = 0
     num_returns: int = 0
-    """How often it was delivered before and came back."""
+    """How often it was delivered before and returned to the queue."""
 
     @property
     def shard(self) -> int | None:
@@ -56,65 +57,65 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """What a queue says of itself."""
+    """What the broker counts for one queue."""
 
     num_waiting: int
-    """Messages that nobody has taken yet."""
+    """Messages that nobody has received yet."""
     num_readers: int
-    """Who takes them; of the results queue, the aggregator that leads, and nobody if none does."""
+    """Consumers; the results queue has the aggregator that leads, or none."""
 
 
 class BlobUpload(Protocol):
     """A body on its way to the broker, part by part. Nobody reads it before a message names it."""
 
     def write(self, part: bytes) -> None:
-        """Takes the next part, and waits only while several are on their way. BlobLost if somebody deletes the blob."""
+        """Sends the next part; waits only while several are on their way. BlobLost if somebody deleted the blob."""
 
     def finish(self) -> str:
-        """Returns when the broker has all parts: under which name it has them, see ``open_blob``."""
+        """Waits until the broker has all parts; returns the name under which it has them, see ``open_blob``."""
 
 
 class Transport(Protocol):
     """The broker, as seen by one process."""
 
     def declare(self) -> None:
-        """Makes every queue and stream that is not there. For the aggregator."""
+        """Makes every queue and stream that is missing. For the aggregator."""
 
     def remove(self) -> None:
-        """Deletes what ``declare`` made, with all that is in it, and stops receiving. For the last who is on the queue.
+        """Deletes what ``declare`` made, with all messages, and stops receiving. For the last process on the queue.
 
-        Blobs stay; an update that was received and not acked is gone, too.
+        Blobs stay; updates received and not acked are gone, too.
         """
 
     def check(self) -> None:
         """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the results queue is there."""
 
     def lead(self) -> bool:
-        """Becomes the one aggregator of this queue; False while another one is.
+        """Becomes the one aggregator of this queue; False while another one leads.
 
-        Leadership ends with the connection: from then on everything raises LeadershipLost.
+        Leadership ends with the connection: from then on every method raises LeadershipLost.
         """
 
     def listen(self, *sources: Source, prefetch: int = 16) -> None:
-        """Starts receiving from these; ``prefetch`` bounds the updates that are received and not yet acked.
+        """Starts receiving from these sources; ``prefetch`` bounds the updates received and not yet acked.
 
-        MODELS begins at the newest head and goes on with those to come.
+        MODELS begins with the newest head and goes on with later ones.
         """
 
     def receive(self, timeout_s: float | None = None) -> Delivery | None:
-        """The next delivery, or None after ``timeout_s`` (None: waits for ever; 0: only looks)."""
+        """The next delivery, or None after ``timeout_s`` (None: waits forever; 0: does not wait)."""
 
     def wake(self) -> None:
-        """Makes a ``receive`` that waits return None. May be called from any thread, and from a signal handler."""
+        """Makes a waiting ``receive`` return None. May be called from any thread, and from a signal handler."""
 
     def give_up_waiting(self) -> None:
-        """Makes methods that wait for a broker that is away raise BrokerUnreachable. Safe in a signal handler."""
+        """Makes methods that wait for an absent broker raise BrokerUnreachable. Safe in a signal handler."""
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
-        """Lets the broker forget these updates. One that was delivered before a reconnect comes again instead."""
+        """Lets the broker forget these updates. Those delivered before a reconnect are delivered again instead."""
 
     def give_back(self) -> None:
-        """Puts all updates that were received and not acked back onto the queue; they are delivered again."""
+        """Puts all updates received and not acked back onto the queue; they are delivered again."""
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
         """Moves an update to the dead letters, with its reason, and acks it."""
@@ -135,28 +136,28 @@ class Transport(Protocol):
         """Sends a sign of life if that is possible right now; never waits, never fails."""
 
     def send_status(self, body: bytes) -> None:
-        """Puts what the aggregator says of itself in place of what it said before; never waits, never fails.
+        """Replaces the aggregator's status; never waits, never fails.
 
-        May be called from any thread, as ``announce``.
+        May be called from any thread, like ``announce``.
         """
 
     def read_status(self) -> Buffer | None:
-        """What the aggregator last said of itself, which stays there for others.
+        """The aggregator's last status, which stays there for others.
 
-        None if it never did, or if others who look had it for all of a second. QueueMissing without its queue.
+        None if there is none yet, or if other readers held it for a whole second. QueueMissing without its queue.
         """
 
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
-        """How many messages wait in these queues; one that is not there, or tells us nothing, is left out."""
+        """The counts of these queues, by name; a queue that is missing, refused to us or failing is left out."""
 
     def open_blob(self, name: str) -> BlobUpload:
-        """Begins to store parts under a name, in place of what was there.
+        """Begins to store parts under ``name``, replacing what was there.
 
-        The name becomes that with ``.1``, ``.2``, … after it where the broker cannot use it any more.
+        Where the broker can no longer use that name, ``.1``, ``.2``, … is appended to it.
         """
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> str:
-        """Stores all parts under a name, or the one that ``open_blob`` found instead, which is returned."""
+        """Stores all parts; returns the name under which they are, see ``open_blob``."""
         upload = self.open_blob(name)
         for part in parts:
             upload.write(part)
@@ -166,7 +167,7 @@ class Transport(Protocol):
         """The parts of a blob in order, each once. BlobLost if it is not there or ends early."""
 
     def delete_blobs(self, names: Sequence[str]) -> None:
-        """Frees these; one that does not exist is fine."""
+        """Deletes these blobs, as far as they exist."""
 
     def close(self) -> None:
-        """Leaves; what was received and not acked goes back onto the queue."""
+        """Disconnects; updates received and not acked go back onto the queue."""

@@ -1,4 +1,4 @@
-"""The ground floor: how a command meets its person. Settings, log lines, terminal, exit codes; no federation."""
+"""The ground floor: how a command meets its user. Settings, log lines, terminal, exit codes; nothing federated."""
 
 from console import errors, malloc
 from console.command import configure_logging, exit_code_of

@@ -1,19 +1,19 @@
-"""Everything that goes wrong on purpose, and the exit code a command leaves with.
+"""The errors that are expected, and the exit code with which each ends a command.
 
 FedmqError                     1  FAILED
 ├── SettingsError              2  USAGE        flags, environment or file make no sense
 ├── TaskError                  3  TASK         the task cannot be loaded or does not fit
 ├── BrokerError
-│   ├── BrokerUnreachable      4  UNREACHABLE  passing: nobody answers, a connection broke
+│   ├── BrokerUnreachable      4  UNREACHABLE  temporary: nobody answers, a connection broke
 │   ├── BrokerRefused          5  REFUSED      final: credentials, permission, certificate, arguments
-│   ├── QueueMissing           4  UNREACHABLE  passing: the queue or stream is not there (yet)
-│   ├── QueueFull              4  UNREACHABLE  passing: the queue takes no more for now
+│   ├── QueueMissing           4  UNREACHABLE  temporary: the queue or stream is not there (yet)
+│   ├── QueueFull              4  UNREACHABLE  temporary: the queue accepts no more for now
 │   ├── BrokerFault            1  FAILED       the broker itself failed at an operation
-│   ├── BlobLost               1  FAILED       a blob is gone, or has not all its parts
+│   ├── BlobLost               1  FAILED       a blob is gone, or lacks some of its parts
 │   └── LeadershipLost         1  FAILED       another aggregator may lead now; this one stands by
-├── StateError                 6  STATE        the state directory is another run's, full or of no use
+├── StateError                 6  STATE        the state directory is another run's, full or unusable
 │   └── DamagedFile            6  STATE        a file in it is not what was written; an earlier one may do
-└── MessageError                               one message is no good; it is set aside, nobody stops
+└── MessageError                               one message is unusable; it is set aside, nobody stops
     ├── MalformedMessage                       it does not decode
     └── UnfitMessage                           it decodes, but does not fit this run
 """
@@ -54,7 +54,7 @@ class TaskError(FedmqError):
 
 
 class BrokerError(FedmqError):
-    """Something about the broker."""
+    """Something is wrong with the broker, or with what is on it."""
 
 
 class BrokerUnreachable(BrokerError):
@@ -64,7 +64,7 @@ class BrokerUnreachable(BrokerError):
 
 
 class BrokerRefused(BrokerError):
-    """The broker said no for good: trying again will not help."""
+    """The broker refused, and trying again will not help."""
 
     exit_code = ExitCode.REFUSED
 
@@ -76,7 +76,7 @@ class QueueMissing(BrokerError):
 
 
 class QueueFull(BrokerError):
-    """The results queue holds all that it may; it takes messages again when the aggregator has caught up."""
+    """The results queue is full; it accepts messages again when the aggregator has caught up."""
 
     exit_code = ExitCode.UNREACHABLE
 
@@ -86,7 +86,7 @@ class BrokerFault(BrokerError):
 
 
 class BlobLost(BrokerError):
-    """A blob is gone, or holds other parts than were promised."""
+    """A blob is gone, or its parts are not those that were announced."""
 
 
 class LeadershipLost(BrokerError):
@@ -94,7 +94,7 @@ class LeadershipLost(BrokerError):
 
 
 class StateError(FedmqError):
-    """A state directory that belongs to another run, cannot be written, or is of no use."""
+    """A state directory that belongs to another run, cannot be written, or is unusable."""
 
     exit_code = ExitCode.STATE
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 _SHORTEST_S = 1.0
-"""Rounds may last milliseconds; a sign of life for each step of each would cost more than the rounds."""
+"""Rounds may last milliseconds; a sign of life for every change of state would cost more than the rounds."""
 
 
 class Heartbeat:
@@ -26,7 +26,7 @@ class Heartbeat:
         self._thread.join()
 
     def soon(self) -> None:
-        """Has it beat at once, or a second after the last time: many changes make one sign of life."""
+        """Makes it beat at once, or a second after the last beat: many changes make one sign of life."""
         self._is_due.set()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""What live views are made of: rows of a label and what belongs to it, cut to the width that there is."""
+"""What live views are made of: rows of a label and its content, cut to the available width."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Rows:
         self._rows: list[_Bar | _Words | _Note | _Items] = []
 
     def bar(self, label: str, done: float, total: float, words: str | Text, *, style: str = "cyan") -> None:
-        """A bar, and words behind it."""
+        """A bar, followed by words."""
         self._rows.append(_Bar(label, done, total, _text(words), style))
 
     def words(self, label: str, words: str | Text) -> None:
@@ -48,7 +48,7 @@ class Rows:
             self.remark("", Text("Ctrl-C finishes cleanly, twice stops at once", style="dim"))
 
     def items(self, label: str, items: Iterable[Text], *, num_more: int = 0, max_lines: int = 3) -> None:
-        """Side by side, on as many lines as it takes; at the end of the last line, how many there are beyond."""
+        """Items side by side, on up to ``max_lines`` lines; the last line ends with the number of those left out."""
         self._rows.append(_Items(label, list(items), num_more, max_lines))
 
     def trends(self, trends: Sequence[Trend]) -> None:
@@ -133,7 +133,7 @@ class _Items:
 
 
 def _packed(items: Sequence[Text], width: int, max_lines: int) -> tuple[list[Text], int]:
-    """The items on lines of that width, and how many of them there was room for."""
+    """The items on lines of that width, and how many of them fitted."""
     lines: list[Text] = []
     for number, item in enumerate(items):
         if lines and lines[-1].cell_len + 2 + item.cell_len <= width:
@@ -171,7 +171,7 @@ def _text(words: str | Text) -> Text:
 
 
 def name_of(name: str) -> str:
-    """A worker's name, as far as a view has room for it."""
+    """A worker's name, cut to what a view has room for."""
     return printable(name, at_most=_MAX_NAME)
 
 
@@ -183,7 +183,7 @@ def duration(seconds: float) -> str:
 
 
 class Flow:
-    """The newest transfer in one direction; it stays, with its time, until there is another one."""
+    """The newest transfer in one direction; it stays in view, with its speed, until the next one."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -197,7 +197,7 @@ class Flow:
         self._newest, self._moved_at = event, now
 
     def over(self) -> None:
-        """Nothing is on its way any more; what was not there by then, never came."""
+        """No transfer is under way any more; if the newest is incomplete, it broke off."""
         self._is_broken = self._newest is not None and self._newest.num_bytes < self._newest.total_bytes
 
     def show(self, rows: Rows) -> None:

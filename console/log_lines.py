@@ -11,7 +11,7 @@ from console.printable import printable
 LogFormat = Literal["text", "json"]
 
 IS_SHOWN = "is_shown"
-"""In the ``extra`` of a log call: a live view shows what the line says, and has no need of it."""
+"""In the ``extra`` of a log call: a live view already shows what the line says, and leaves the line out."""
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 TEXT_INDENT = 17

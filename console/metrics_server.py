@@ -1,4 +1,4 @@
-"""The address at which Prometheus asks a command for its metrics."""
+"""The address at which Prometheus reads a command's metrics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from console.settings import MetricsSettings
 
 
 def new_registry() -> CollectorRegistry:
-    """One with what is known of this process: memory, CPU seconds, open files."""
+    """A registry with the metrics of this process: memory, CPU seconds, open files."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -21,9 +21,9 @@ def new_registry() -> CollectorRegistry:
 
 @contextmanager
 def served(registry: CollectorRegistry, settings: MetricsSettings) -> Iterator[None]:
-    """Serves at ``--metrics-port`` meanwhile, from a thread of its own; without one, does nothing.
+    """Serves at ``--metrics-port`` inside the ``with``, from a thread of its own; without a port, does nothing.
 
-    A SettingsError where that port cannot be had.
+    SettingsError if the port is not available.
     """
     if settings.metrics_port is None:
         yield

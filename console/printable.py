@@ -1,10 +1,10 @@
-"""Text off the wire, or out of a task, as a person may see it: on one line, and with no orders to the terminal."""
+"""Text from the wire or from a task, made safe to show: on one line, and with no control codes for the terminal."""
 
 
 def printable(text: str, *, at_most: int | None = None) -> str:
     """The text with what cannot be printed (control characters, changes of direction) as ``\\x1b`` and the like.
 
-    One that is longer than ``at_most`` characters ends with an ellipsis.
+    Text longer than ``at_most`` characters is cut, and ends with an ellipsis.
     """
     if at_most is not None and len(text) > at_most:
         text = text[: at_most - 1] + "…"

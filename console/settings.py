@@ -54,18 +54,22 @@ class CommandSettings(BaseSettings):
         env_parse_none_str=_NONE,
     )
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: LogFormat = Field("text", description="log lines for people, or one JSON object a line")
-    live: bool = Field(True, description="show progress live where standard error is a terminal, and not as log lines")
+    live: bool = Field(
+        True, description="show progress live, instead of as log lines, where standard error is a terminal"
+    )
 
 
 class MetricsSettings(CommandSettings):
     """A command that runs for days, and is watched."""
 
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        None, description="port at which Prometheus is told metrics, under /metrics; none: it is not"
+        None, description="port that serves metrics to Prometheus, under /metrics; none: no metrics"
     )
-    metrics_host: str = Field("127.0.0.1", description="address of that port; 0.0.0.0: whoever reaches this machine")
+    metrics_host: str = Field(
+        "127.0.0.1", description="address of that port; 0.0.0.0: open to whoever reaches this machine"
+    )
 
 
 if TYPE_CHECKING:

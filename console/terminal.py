@@ -1,7 +1,7 @@
 """The terminal that a command runs in: its log lines, a live view below them, and what Ctrl-C does.
 
 In a terminal the lines go through the thread that draws the view, so that neither tears the other, and a terminal that
-is stopped (Ctrl-S) stops nobody else. Elsewhere there is no view, and lines go to standard error as they come.
+is stopped (Ctrl-S) stops nothing else. Elsewhere there is no view, and lines go to standard error as they come.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25
 _MAX_LINES = 1000
-"""Lines that wait for the terminal; more than that in a quarter of a second nobody reads."""
+"""Lines that wait for the terminal; nobody reads more than that in a quarter of a second."""
 _STUCK_S = 2.0
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -122,7 +122,7 @@ class Terminal:
         return f"{' '.join(filter(None, (what, self._view.place())))}; to go on: {self._go_on}"
 
     def _print(self, words: str, **fields: object) -> None:
-        """Whatever the log level, and in a signal handler too, which may have interrupted a line of the log."""
+        """Prints at any log level, and in a signal handler too, which may have interrupted a log line."""
         record = logging.LogRecord(__name__, logging.INFO, __file__, 0, words, None, None)
         record.__dict__.update(fields)
         _write(f"{self._formatter.format(record)}\n" if self._screen is None else f"{words}\n")
@@ -152,7 +152,7 @@ class _Screen:
         self._thread.start()
 
     def stop(self) -> None:
-        """Draws the last of it, and gives the terminal back."""
+        """Draws the view a last time, and gives the terminal back."""
         self._stopping.set()
         self._thread.join(_STUCK_S)
 
@@ -192,7 +192,7 @@ class _Screen:
             self._live.refresh()
 
     def _fitting(self, line: Text, is_log: bool) -> Text:
-        """A log line that is too long goes on below its message, and not below its time."""
+        """A log line that is too long continues below its message, and not below its time."""
         if not is_log or line.cell_len <= self._console.width or "\n" in line.plain:
             return line
         head, message = line.divide([TEXT_INDENT])
@@ -203,7 +203,7 @@ class _Screen:
 
 
 class _Frame:
-    """The view as it was drawn last: what is needed to find where it begins after a resize."""
+    """The view as last drawn, with what is needed to find where it begins after a resize."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -223,7 +223,7 @@ class _Frame:
     def mind_resize(self, console: Console) -> None:
         """Removes a frame whose lines the terminal broke when it became narrower.
 
-        Rich goes up by as many lines as it has drawn; so it is left that many below the place where it is to begin.
+        Rich goes up by as many lines as it has drawn; so the cursor is left that many lines below the new beginning.
         """
         width = console.width
         if not self._widths or width == self._console_width:
@@ -254,7 +254,7 @@ class _Lines(logging.Handler):
 
 
 def is_foreground_terminal() -> bool:
-    """Whether standard error is a terminal that can be drawn on, and ours alone: not one that runs us beside others."""
+    """Whether standard error is a terminal that can be drawn on, and in which this process is in the foreground."""
     try:
         number = sys.stderr.fileno()
         if not os.isatty(number) or os.environ.get("TERM") in (None, "", "dumb", "unknown"):
@@ -263,7 +263,7 @@ def is_foreground_terminal() -> bool:
         return False
     try:
         return os.tcgetpgrp(number) == os.getpgrp()
-    except OSError:  # it is not the one that controls us, so nobody else is on it
+    except OSError:  # it is not our controlling terminal, so nobody else is on it
         return True
 
 
@@ -288,5 +288,5 @@ def _write(text: str) -> None:
     """To standard error, past all buffers."""
     try:
         os.write(sys.stderr.fileno(), text.encode())
-    except (OSError, ValueError):  # a test's
+    except (OSError, ValueError):  # standard error of a test
         print(text, end="", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A metric over the rounds of a run: its last values as a sparkline, where it goes, and the best so far."""
+"""A metric over the rounds of a run: its last values as a sparkline, its direction, and the best so far."""
 
 from collections import deque
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 _BARS = "▁▂▃▄▅▆▇█"
 _NUM_KEPT = 64
 _SAME = 1e-4
-"""Changes below this share of the value are none."""
+"""Changes below this share of the value do not count."""
 
 
 class Direction(Protocol):
@@ -23,7 +23,7 @@ class Trend:
         self._direction = direction
         self._values: deque[float] = deque(maxlen=_NUM_KEPT)
         self.best: tuple[int, float] | None = None
-        """(round, value) of the first that was as good."""
+        """(round, value) of the best so far, the first of equal ones."""
 
     def add(self, round_number: int, value: float) -> None:
         self._values.append(value)
@@ -36,7 +36,7 @@ class Trend:
 
     @property
     def change(self) -> float:
-        """From the value before to the last; 0 if it is hardly any."""
+        """The last value minus the one before; 0 if they hardly differ."""
         if len(self._values) < 2:
             return 0.0
         before, last = self._values[-2], self._values[-1]

@@ -1,4 +1,4 @@
-"""Looking on without being in the way: several watchers of one service, none of which can end it."""
+"""Watching without being in the way: several watchers of one service, none of which can end it."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,12 @@ P = TypeVar("P")
 log = logging.getLogger(__name__)
 
 _STEP_BYTES = 2**20
-"""Told of at most so often: a part may come in many small pieces."""
+"""Bytes between two events of a transfer, at least: a part may come in many small pieces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transferring:
-    """A body above the inline cap is on its way, so much of it is there. One that breaks off is told no more of."""
+    """A body above the inline cap is on its way; ``num_bytes`` have arrived. If it breaks off, no more events come."""
 
     what: str
     """Such as ``model of round 7``; names in it come off the wire."""
@@ -28,7 +28,7 @@ class Transferring:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkChanged:
-    """What is wrong with a connection to the broker, in words; None: nothing any more. Told from its own thread."""
+    """What is wrong with a connection to the broker, in words; None: nothing any more. Emitted from its own thread."""
 
     name: str
     problem: str | None
@@ -45,7 +45,7 @@ class Progress:
         self._emit()
 
     def add(self, num_bytes: int) -> None:
-        """So many more are there."""
+        """``num_bytes`` more have arrived."""
         self._num_bytes += num_bytes
         if self._num_bytes - self._num_emitted >= _STEP_BYTES or self._num_bytes == self._total_bytes:
             self._emit()
@@ -68,7 +68,7 @@ def with_progress(
     total_bytes: int,
     size_of: Callable[[P], int],
 ) -> Iterator[P]:
-    """The same parts; what has been taken of them is told of."""
+    """The same parts; emits events about those that the caller has finished with."""
     progress = Progress(on_event, what=what, is_upload=is_upload, total_bytes=total_bytes)
     for part in parts:
         size = size_of(part)
@@ -78,7 +78,7 @@ def with_progress(
 
 
 def fan_out(*watchers: Callable[[E], None]) -> Callable[[E], None]:
-    """Tells each watcher of every event. One that fails is told nothing more; the service does not notice."""
+    """Passes every event to each watcher. One that fails gets no more events; the service does not notice."""
     watching = list(watchers)
 
     def emit(event: E) -> None:
@@ -87,6 +87,6 @@ def fan_out(*watchers: Callable[[E], None]) -> Callable[[E], None]:
                 watcher(event)
             except Exception:
                 watching.remove(watcher)
-                log.exception("%s failed and is told nothing more; the run goes on", watcher)
+                log.exception("%s failed and gets no more events; the run goes on", watcher)
 
     return emit

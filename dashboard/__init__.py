@@ -1,4 +1,4 @@
-"""The page on which a run is looked at. It reads state directories, and writes nothing. `fl-dashboard` is in cli.py."""
+"""The page that shows a run. It reads state directories and writes nothing. `fl-dashboard` is in cli.py."""
 
 from dashboard.settings import DashboardSettings
 

@@ -17,8 +17,8 @@ _EXAMPLES = """\
   fl-dashboard --state state                          then open http://localhost:8080
   fl-dashboard --state runs                           all simulations; the newest first
   fl-dashboard --state /var/lib/fedmq/run-7 --broker amqp://user:secret@broker:5672/ --queue updates
-  fl-dashboard --host 0.0.0.0 --port 80               for others, too: whoever reaches the port sees the run
-it only reads: start, stop and kill it as you like."""
+  fl-dashboard --host 0.0.0.0 --port 80               open to others: whoever reaches the port sees the run
+It only reads: start, stop and kill it as you like."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         port = listening.getsockname()[1]
         host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else settings.host
         print(f"http://{host}:{port}/ shows {settings.state}; Ctrl-C ends it", flush=True)
-        signal.signal(signal.SIGTERM, lambda *_: None)  # the server ends well by itself, and then raises it once more
+        signal.signal(signal.SIGTERM, lambda *_: None)  # the server shuts down cleanly by itself, then raises it again
         with contextlib.suppress(KeyboardInterrupt):
             live = LiveStatus(settings) if settings.broker else None
             PageServer(Dashboard(settings.state, live=live), host=settings.host).run(sockets=[listening])

@@ -13,7 +13,7 @@ _AT_A_TIME = 500
 
 
 def rounds_csv(history: History) -> Iterator[str]:
-    """One line a closed round; metrics in columns of their own."""
+    """One line a closed round; each metric has its own column."""
     rows = history.rounds()
     names = list(dict.fromkeys(name for row in rows for name in row))
     return _lines(names, iter(rows))
@@ -47,7 +47,7 @@ def _lines(names: list[str], rows: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 
 def _cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula gets an apostrophe: workers choose their names."""
+    """Text that a spreadsheet would take for a formula gets an apostrophe, since workers choose their own names."""
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

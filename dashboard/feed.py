@@ -1,7 +1,7 @@
-"""What the page of one run shows, told to all who ask, each time it changes.
+"""What the page of one run shows, sent to all its viewers whenever it changes.
 
-One reader a run, however many ask, and none when nobody does. It asks the ledger's version, which costs next to
-nothing, and reads only when that is another one.
+There is one reader a run, however many viewers it has, and none without viewers. It polls the ledger's version, which
+costs next to nothing, and reads the ledger only when the version has changed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ Live = Callable[[], dict[str, Any] | None]
 
 
 class Feed:
-    """One run's. ``live`` says what the broker has to say at the moment; it is asked every two seconds."""
+    """The feed of one run. ``live`` returns the run's current status from the broker; called every two seconds."""
 
     def __init__(self, state: Path, *, live: Live | None = None) -> None:
         self._state = state
@@ -32,7 +32,7 @@ class Feed:
         self._reader: asyncio.Task[None] | None = None
 
     async def messages(self) -> AsyncIterator[str]:
-        """The page's data as JSON: at once, and whenever it changes. What somebody is too slow for is left out."""
+        """The page's data as JSON: at once, and whenever it changes. A slow viewer skips versions."""
         self._num_looking += 1
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
@@ -52,7 +52,7 @@ class Feed:
                 self._stop_reading()
 
     async def end(self) -> None:
-        """Lets go of all who ask: the server is about to end."""
+        """Ends all ``messages``: the server is about to end."""
         async with self._changed:
             self._is_over = True
             self._changed.notify_all()
@@ -67,7 +67,7 @@ class Feed:
             try:
                 with History(self._state) as history:
                     await self._follow(history)
-            except (StateError, sqlite3.Error, OSError) as error:  # not begun yet, replaced, or of no use
+            except (StateError, sqlite3.Error, OSError) as error:  # not begun yet, replaced, or unreadable
                 await self._send({"waiting_for": str(error)})
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -87,7 +87,7 @@ class Feed:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _ask_broker(self, history: History) -> dict[str, Any] | None:
-        """What is said of this run; another one may be on the queue by now."""
+        """The broker's status of this run; None if another run is on the queue by now."""
         assert self._live is not None
         live = await asyncio.to_thread(self._live)
         return live if live is not None and live["run_id"] == history.facts["run_id"] else None

@@ -1,4 +1,4 @@
-"""What the broker has to say of the run at the moment, for the page; nothing, while it is away."""
+"""The run's current status from the broker, for the page; none while the broker is away."""
 
 import contextlib
 from typing import Any
@@ -13,7 +13,7 @@ _PATIENCE_S = 2.0
 
 
 class LiveStatus:
-    """Looks when called, over one connection that is made again if it was lost."""
+    """Reads the status when called, over one connection, which is made again if it was lost."""
 
     def __init__(self, settings: DashboardSettings) -> None:
         fields = {name: getattr(settings, name) for name in BrokerSettings.model_fields}
@@ -22,7 +22,7 @@ class LiveStatus:
         self._transport: Transport | None = None
 
     def __call__(self) -> dict[str, Any] | None:
-        """As the page takes it; None if there is nothing to say."""
+        """The status as the page takes it; None if there is none."""
         try:
             self._transport = self._transport or connect(self._settings, role="dashboard")
             snapshot = take_snapshot(self._transport, self._topology)

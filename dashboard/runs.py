@@ -1,4 +1,4 @@
-"""Which runs there are to be seen: a state directory, or a folder that holds some."""
+"""Which runs can be shown: a state directory, or those in a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ _LEDGER = "ledger.sqlite"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A state directory under its name, and when its ledger last changed (Unix time)."""
+    """A state directory with its name, and when its ledger last changed (Unix time)."""
 
     name: str
     state: Path
@@ -16,7 +16,7 @@ class Run:
 
 
 def runs_in(folder: Path) -> dict[str, Run]:
-    """Those in ``folder`` by name, the newest first; also one whose first round has not begun."""
+    """The runs in ``folder`` by name, the newest first, including any whose first round has not begun."""
     found = [_run(path) for path in (folder, *_folders_in(folder)) if (path / _LEDGER).is_file()]
     return {run.name: run for run in sorted(found, key=lambda run: -run.changed_at)}
 

@@ -1,4 +1,4 @@
-"""The page's addresses. All are GET, each reads, and a name in an address is looked up and never joined to a path."""
+"""The page's addresses. All are GET and only read; a name in an address is looked up, never joined to a path."""
 
 import asyncio
 import socket
@@ -46,7 +46,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Dashboard:
-    """The runs in ``folder``, and who looks at them."""
+    """The runs in ``folder`` and their viewers."""
 
     def __init__(self, folder: Path, *, live: Live | None = None) -> None:
         self._folder = folder
@@ -55,7 +55,7 @@ class Dashboard:
         self._pages = Environment(loader=PackageLoader("dashboard", "page"), autoescape=True, undefined=StrictUndefined)
 
     def app(self, *, host: str = "127.0.0.1") -> Starlette:
-        """To be served at ``host``. At a loopback address no other name is answered, whatever a page elsewhere says."""
+        """The app to serve at ``host``. At a loopback address it answers to no other name, whatever other pages ask."""
         allowed = [*_LOOPBACK, "[::1]"] if host in _LOOPBACK else ["*"]
         return Starlette(
             routes=[
@@ -78,14 +78,14 @@ class Dashboard:
         )
 
     async def end(self) -> None:
-        """Lets go of all who look; they would hold the server for ever."""
+        """Releases all viewers, which would otherwise keep the server open for ever."""
         for feed in self._feeds.values():
             await feed.end()
 
     # -- pages ----------------------------------------------------------------------------------------------
 
     async def _index(self, request: Request) -> Response:
-        """The one run there is; or all, to choose from."""
+        """The page of the only run, or a list of all runs to choose from."""
         runs = runs_in(self._folder)
         if len(runs) == 1:
             return RedirectResponse(f"run/{next(iter(runs))}/")
@@ -119,7 +119,7 @@ class Dashboard:
         return _csv(self._run(request), "updates", updates_csv)
 
     async def _report(self, request: Request) -> Response:
-        """Its scripts are in it, so it gets rules of its own: they may run, and reach nothing."""
+        """The report contains its scripts, so it gets its own rules: they may run, but reach nothing."""
         response = await self._file("report.html", "text/html")(request)
         response.headers["Content-Security-Policy"] = "sandbox allow-scripts allow-downloads"
         return response
@@ -185,7 +185,7 @@ async def _static(request: Request) -> Response:
 
 
 class _WithHeaders:
-    """Adds the headers of ``_HEADERS`` to every answer that does not say otherwise."""
+    """Adds the headers of ``_HEADERS`` to every answer that does not set them itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -206,7 +206,7 @@ async def _unreadable(request: Request, error: Exception) -> Response:
 
 
 class PageServer(uvicorn.Server):
-    """Serves a dashboard until Ctrl-C, SIGTERM or ``stop``, and does not wait for pages that are open."""
+    """Serves a dashboard until Ctrl-C, SIGTERM or ``stop``, without waiting for open pages."""
 
     def __init__(self, dashboard: Dashboard, *, host: str = "127.0.0.1") -> None:
         super().__init__(uvicorn.Config(dashboard.app(host=host), log_config=None, access_log=False, lifespan="off"))

@@ -16,8 +16,8 @@ class DashboardSettings(WireSettings):
         Path("state"),
         description="state directory of a run, or a folder with several of them; the newest is shown first",
     )
-    host: str = Field("127.0.0.1", description="address to serve at; 0.0.0.0: all, for whoever reaches this machine")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="port to serve at; 0: any that is free")
+    host: str = Field("127.0.0.1", description="address to serve at; 0.0.0.0: open to whoever reaches this machine")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="port to serve at; 0: any free port")
     broker: BrokerUrl | None = Field(
         None, description="URL of the run's RabbitMQ, to show who is present and what waits; by default only the ledger"
     )

@@ -1,4 +1,4 @@
-"""What is said of metrics: which way is better, which ones people look for first, and how many samples they are of."""
+"""About metrics: which way is better, which ones people look for first, and how many samples they are means over."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ _NUM_SAMPLES = "num_samples"
 _FALLING = ("loss", "error", "perplexity", "mae", "mse")
 
 AT_SITES = "eval."
-"""Before the name of what workers measured of a received model."""
+"""Prefix of the metrics that workers measured of a received model."""
 IN_TRAINING = "train."
-"""Before the name of what workers measured while they trained."""
+"""Prefix of the metrics that workers measured while they trained."""
 USUAL_METRICS = tuple(f"{place}{name}" for place in ("", AT_SITES, IN_TRAINING) for name in ("accuracy", "loss"))
 """The metrics that people look for, in the order in which they are shown: of central test data, then the workers'."""
 
@@ -23,7 +23,7 @@ class Direction(StrEnum):
 
     @classmethod
     def of(cls, metric: str) -> "Direction":
-        """As its name tells: losses and errors fall, everything else rises."""
+        """By its name: losses and errors fall, everything else rises."""
         return cls.MIN if any(word in metric for word in _FALLING) else cls.MAX
 
     def is_better(self, value: float, than: float) -> bool:
@@ -31,7 +31,7 @@ class Direction(StrEnum):
 
 
 def rank(metric: str) -> int:
-    """Where a metric stands when they are shown in a row: usual ones first, in their order, and others after them."""
+    """A metric's place when several are shown in a row: the usual ones first, in their order, then all others."""
     return USUAL_METRICS.index(metric) if metric in USUAL_METRICS else len(USUAL_METRICS)
 
 
@@ -42,7 +42,7 @@ def bare(metric: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The metrics that a task gave of one model, apart from the number of samples that they are means over."""
+    """The metrics that a task gave for one model, and separately the number of samples that they are means over."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     num_samples: float | None = None

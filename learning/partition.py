@@ -96,7 +96,7 @@ def split(labels: ArrayLike, partition: Partition, num_sites: int, *, seed: int)
 def draw(labels: ArrayLike, partition: Partition, name: str, *, seed: int) -> Indices:
     """The sorted indices of about an eighth of the pool, for a site of which only the name is known.
 
-    Label proportions follow the same law as in `split`. Of the site, the draw depends on the name alone, so
+    Label proportions follow the same law as in `split`. Nothing about the site but its name enters the draw, so
     any number of sites may come and nobody counts them; the price is that two sites' parts may overlap.
     """
     classes = _classes(labels)
@@ -141,9 +141,9 @@ def _split_once(pool: bytes, partition: Partition, num_sites: int, *, seed: int)
 
 
 def hold_out(labels: ArrayLike, *, one_in: int, seed: int) -> tuple[Indices, Indices]:
-    """Disjoint, sorted indices (kept, held out) that cover the pool; out goes one in `one_in`, by label.
+    """Disjoint, sorted indices (kept, held out) that cover the pool; one in `one_in` is held out, by label.
 
-    Fewer than `one_in` samples hold out none.
+    Of fewer than `one_in` samples, none is held out.
     """
     order = _sorted_by_class(_classes(labels), _generator("hold out", seed))
     is_held_out = np.arange(len(order)) % one_in == one_in - 1

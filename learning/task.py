@@ -16,7 +16,7 @@ def never() -> bool:
 
 
 def ignore(fraction: float) -> None:
-    """Progress is told to nobody."""
+    """Progress is reported to nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Plan:
     cancelled: Callable[[], bool] = never
     """Asked before every batch; once true, the training returns at once and its result is thrown away."""
     progress: Callable[[float], None] = ignore
-    """Told the finished fraction, 0 to 1."""
+    """Called with the finished fraction, 0 to 1."""
 
 
 class Task(Protocol):

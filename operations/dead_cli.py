@@ -108,13 +108,13 @@ def _replay(settings: DeadSettings) -> None:
     found = _read(settings)
     stuck = [letter.id for letter in found.letters if not letter.can_be_replayed]
     if stuck:
-        raise UnfitMessage(f"nothing tells which worker sent {', '.join(stuck)}; only `drop` is left for it")
+        raise UnfitMessage(f"cannot replay {', '.join(stuck)}: no worker is known as the sender; use `drop`")
     _on_each(settings, found, DeadLetters.replay, "replayed")
 
 
 def _drop(settings: DeadSettings) -> None:
     if not settings.yes and not sys.stdin.isatty():
-        raise SettingsError("drop needs --yes where nobody can be asked")
+        raise SettingsError("drop needs --yes when standard input is not a terminal, as nobody can be asked")
     found = _read(settings)
     if found.letters and not settings.yes and not _agrees(found.letters):
         print("dropped nothing")
@@ -136,12 +136,12 @@ def _agrees(letters: Sequence[Letter]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Letters:
-    """What one look at the queue found."""
+    """What was found when the queue was read."""
 
     num_read: int
     num_left: int
     letters: list[Letter]
-    """Those that are meant."""
+    """Those that the command is about."""
 
 
 def _read(settings: DeadSettings) -> _Letters:
@@ -160,7 +160,7 @@ def _read(settings: DeadSettings) -> _Letters:
 
 
 def _on_each(settings: DeadSettings, found: _Letters, act: Callable[[DeadLetters, Opened], None], done: str) -> None:
-    """Acts on what the look has found, as often as it was found: what is set aside again meanwhile stays."""
+    """Acts on each letter found before, as often as it was found: one set aside again meanwhile stays."""
     if not found.letters:
         print(_nothing(settings))
         return
@@ -229,7 +229,7 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def _facts(opened: Opened, *, has_blob: bool) -> Iterator[tuple[str, str]]:
-    """(name, value) of all that is known of one."""
+    """(name, value) of everything that is known about one letter."""
     letter, head = opened.letter, opened.head
     yield "id", letter.id
     yield "sender", _shown(letter.sender)

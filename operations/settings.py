@@ -14,7 +14,7 @@ class StatusSettings(BrokerSettings):
     """One call of the command."""
 
     is_json: bool = Field(False, alias="json", description="print one JSON object")
-    watch: bool = Field(False, description="print it anew each second, until the run is over")
+    watch: bool = Field(False, description="print it again each second, until the run is over")
 
 
 class DeadSettings(BrokerSettings):
@@ -26,7 +26,7 @@ class DeadSettings(BrokerSettings):
     ids: CliPositionalArg[list[Annotated[str, StringConstraints(to_lower=True)]]] = Field(
         default=[], description="IDs as `list` prints them; show takes one, replay and drop any number"
     )
-    all: bool = Field(False, description="replay or drop all that were looked at")
+    all: bool = Field(False, description="replay or drop all dead letters that were looked at")
     worker: str | None = Field(None, description="with list or --all: only those from this worker")
     limit: int = Field(1000, ge=1, le=MAX_LIMIT, description="how many dead letters to look at, oldest first")
     yes: bool = Field(False, description="drop without asking")

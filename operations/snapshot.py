@@ -1,4 +1,4 @@
-"""What an onlooker finds on the broker at a moment: the aggregator's last word, and what waits on the queues."""
+"""What is on the broker at one moment: the aggregator's last status, and what waits on the queues."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,37 +9,38 @@ from broker.wire import Status, Topology, decode
 from console import BrokerError, MalformedMessage, QueueMissing
 
 _SAYS_EVERY_S = 10.0
-"""A running aggregator says something at least so often."""
+"""A running aggregator sends its status at least this often."""
 _QUIET_S = 3 * _SAYS_EVERY_S
 
 
 class Condition(StrEnum):
-    """How it is with the run."""
+    """The condition of the run."""
 
     UNHEARD = "unheard"
-    """Nobody leads, and nobody said anything."""
+    """No aggregator leads, and there is no status."""
     STARTING = "starting"
-    """Somebody leads, and has said nothing yet."""
+    """An aggregator leads, and has sent no status yet."""
     RUNNING = "running"
     GONE = "gone"
-    """The aggregator said that it runs, and leads no more."""
+    """The last status says running, but its aggregator no longer leads."""
     STOPPED = "stopped"
-    """It was told to stop; its command goes on from there."""
+    """It was asked to stop; its command goes on from there."""
     FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was found at a moment (Unix time)."""
+    """What was on the broker at one moment."""
 
     at: float
+    """The moment, in Unix time."""
     topology: Topology
-    """As far as it is known: its shards are those that the aggregator told."""
+    """With the shards that the aggregator's status names."""
     status: Status | None = None
     queued: dict[str, Queued] = field(default_factory=dict)
     """By queue: results, those of shards, dead letters."""
     problem: str | None = None
-    """Why there is no newer one."""
+    """Why there is no newer snapshot."""
 
     @property
     def condition(self) -> Condition:
@@ -52,13 +53,13 @@ class Snapshot:
 
     @property
     def is_led(self) -> bool:
-        """Whether an aggregator reads the results queue; if that tells us nothing, whether its last word is new."""
+        """Whether an aggregator reads the results queue; if that is unknown, whether its last status is recent."""
         results = self.queued.get(self.topology.updates)
         return results.num_readers > 0 if results is not None else self.status is not None and not self._is_old
 
     @property
     def is_quiet(self) -> bool:
-        """Whether an aggregator that should be running says nothing any more, be it there or not."""
+        """Whether an aggregator that should be running sends no status any more, be it there or not."""
         return self.status is not None and self.status.state == "running" and (not self.is_led or self._is_old)
 
     @property
@@ -67,12 +68,12 @@ class Snapshot:
 
     @property
     def age_s(self) -> float | None:
-        """How old the aggregator's last word is, in seconds, if its clock and ours are the same."""
+        """How old the aggregator's last status is, in seconds, if its clock and ours agree."""
         return None if self.status is None else max(0.0, self.at - self.status.sent_at)
 
     @property
     def at_there(self) -> float:
-        """The moment by the aggregator's clock: where that is not ours, wrong by ten seconds at most while it runs."""
+        """The moment by the aggregator's clock; if the clocks differ, off by ten seconds at most while it runs."""
         if self.status is None:
             return self.at
         sent_at = self.status.sent_at
@@ -102,7 +103,7 @@ class Snapshot:
 
 
 def take_snapshot(transport: Transport, topology: Topology) -> Snapshot:
-    """What the broker has now. QueueMissing if no aggregator made the queues, or one that says nothing of itself."""
+    """What the broker has now. QueueMissing if no aggregator made the queues, or one too old to send a status."""
     status = _status(transport, topology)
     known = Topology(topology.queue, num_shards=status.num_shards if status else 0)
     return Snapshot(time.time(), known, status, transport.queued([*known.update_queues, known.dead]))
@@ -118,13 +119,13 @@ def _status(transport: Transport, topology: Topology) -> Status | None:
     try:
         return decode(body, Status)[0]
     except MalformedMessage as error:
-        raise BrokerError(f"what lies in {topology.status} is not an aggregator's: {error}") from error
+        raise BrokerError(f"the message in {topology.status} is not an aggregator's: {error}") from error
 
 
 def _missing(transport: Transport, topology: Topology) -> QueueMissing:
     if topology.updates in transport.queued([topology.updates]):
         return QueueMissing(
-            f"queue '{topology.updates}' is that of an older aggregator, which says nothing of itself;"
+            f"queue '{topology.updates}' belongs to an older aggregator, which sends no status;"
             " start it again with this version of fedmq"
         )
     return QueueMissing(f"there is no queue '{topology.updates}': no aggregator was ever started for it there")

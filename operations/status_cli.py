@@ -29,13 +29,13 @@ from operations.snapshot import Condition, Snapshot, take_snapshot
 from operations.status_view import plain, shown
 
 _PROG = "fl-status"
-_DESCRIPTION = "Says what is there now: run, round, workers, what waits on the queues. It changes nothing."
+_DESCRIPTION = "Shows a snapshot of run, round, workers and what waits on the queues. It changes nothing."
 _EXAMPLES = """\
   fl-status --queue updates --broker amqp://user:secret@broker:5672/
-  fl-status --watch                       the same, again each second, until the run is over
+  fl-status --watch                       the same again each second, until the run is over
   fl-status --json                        one JSON object, for scripts; with --watch, one a line
-what is said of the run is from its aggregator, at most some seconds old while it runs.
-exit code 4: no broker, no queue, or no aggregator (gone, or never there)"""
+What it shows of the run comes from its aggregator, and is at most a few seconds old while that runs.
+Exit code 4: no broker, no queue, or no aggregator (gone, or never there)"""
 
 _EVERY_S = 1.0
 
@@ -63,7 +63,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
 
 
 class _LinkState:
-    """Whether the connection is lost: what is asked of it then waits until it is there again."""
+    """Whether the connection is lost: calls then wait until it is restored."""
 
     problem: str | None = None
 
@@ -72,7 +72,7 @@ class _LinkState:
 
 
 def _snapshots(transport: Transport, topology: Topology, link: _LinkState, *, watch: bool) -> Iterator[Snapshot]:
-    """One, or one each second until the run is over; what was seen last, while the broker is away."""
+    """One snapshot, or one each second until the run is over; while the broker is away, the last one again."""
     snapshot = take_snapshot(transport, topology)
     yield snapshot
     while watch and not snapshot.is_over:
@@ -85,7 +85,7 @@ def _snapshots(transport: Transport, topology: Topology, link: _LinkState, *, wa
 
 
 def _print_all(snapshots: Iterator[Snapshot], text_of: Callable[[Snapshot], str], *, between: str = "") -> Snapshot:
-    """Prints one after the other, as long as somebody reads it; returns the last."""
+    """Prints one after the other, as long as somebody reads them; returns the last."""
     snapshot = next(snapshots)
     try:
         print(text_of(snapshot), flush=True)

@@ -1,6 +1,6 @@
-"""A look at a federation as a person reads it: in colours and as wide as the terminal is, or as plain lines.
+"""A snapshot as a person reads it: in colours and as wide as the terminal is, or as plain lines.
 
-What comes off the wire is shown as text, and is no markup.
+What comes off the wire is shown as text, never taken for markup.
 """
 
 from collections.abc import Iterator
@@ -73,15 +73,15 @@ def _state(snapshot: Snapshot) -> str:
     said = "" if snapshot.age_s is None else _ago(snapshot.age_s)
     match snapshot.condition:
         case Condition.UNHEARD:
-            return "no aggregator leads here, and none said anything since the broker started"
+            return "no aggregator leads here, and none has reported since the broker started"
         case Condition.STARTING:
-            return "an aggregator leads; it has said nothing yet"
+            return "an aggregator leads; it has not reported yet"
         case Condition.RUNNING if snapshot.is_quiet:
-            return f"running, but its aggregator last spoke {said}: the broker takes nothing, or the clocks differ"
+            return f"running, but its aggregator last reported {said}: the broker accepts nothing, or the clocks differ"
         case Condition.RUNNING:
             return "running"
         case Condition.GONE:
-            return f"no aggregator leads: the last one is gone, it spoke {said}; its command goes on from there"
+            return f"no aggregator leads: the last one is gone, it reported {said}; its command goes on from there"
         case Condition.STOPPED if snapshot.is_led:
             return f"stopped {said}; an aggregator leads again"
         case Condition.STOPPED:

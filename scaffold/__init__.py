@@ -1,1 +1,1 @@
-"""A project to begin with, and the settings of all commands as text. `fl-init` is in cli.py."""
+"""A project to start from, and the settings of all commands as text. `fl-init` is in cli.py."""

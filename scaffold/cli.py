@@ -1,4 +1,4 @@
-"""``fl-init``: writes a project of one's own that runs as it is."""
+"""``fl-init``: writes a new project that runs as it is."""
 
 import argparse
 import re
@@ -24,11 +24,11 @@ examples:
 
 FILES = ("task.py", "run.yaml", "worker.yaml", "docker-compose.yml", ".env", ".env.example", "README.md", ".gitignore")
 _TEMPLATES = {".env": "env.example.j2"}
-"""Whose name is not that of the file."""
+"""File -> template, where the names differ."""
 _SOURCE_ELSEWHERE = "../fedmq"
 _TASK = "task.py:task"
 _GIVEN = {"task": _TASK, "rounds": "10"}
-"""What the files set; everything else is there as a comment, with its default."""
+"""The settings that the files set; all others are in them as comments, with their defaults."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,32 +39,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     parser = argparse.ArgumentParser(
         prog=_PROG,
-        description="Writes a task, settings with every one explained, a compose file and a README, to begin with.",
+        description="Writes a task, settings (each one explained), a compose file and a README to start from.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, help="to be made; its name is that of the run")
+    parser.add_argument("folder", type=Path, help="folder to make; its name becomes that of the run")
     folder: Path = parser.parse_args(argv).folder
     for path in write_project(folder):
         print(path)
     if _source() is None:
-        print("for docker compose: write the folder with fedmq's sources into .env, as FEDMQ_SOURCE", file=sys.stderr)
+        print("for docker compose: set FEDMQ_SOURCE in .env to the folder with fedmq's sources", file=sys.stderr)
     print(f"next: cd {folder} && fl-simulate --config run.yaml", file=sys.stderr)
     return ExitCode.OK
 
 
 def write_project(folder: Path) -> list[Path]:
-    """Writes all files; a SettingsError if the folder holds something, or its name cannot name a run."""
+    """Writes all files; a SettingsError if the folder is not empty, or its name cannot name a run."""
     name = folder.resolve().name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):  # as of a run, and of a project of docker compose
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):  # fit for a run and for a docker compose project
         raise SettingsError(
             f"a project cannot be named {name!r}: letters, digits, - and _, at most 64, the first a letter or digit"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise SettingsError(f"{folder} is there and not empty; name a new one")
+            raise SettingsError(f"{folder} exists and is not empty; name a new folder")
         written = []
         for file in FILES:
             written.append(folder / file)
@@ -89,13 +89,13 @@ def _rendered(file: str, name: str) -> str:
 
 
 def _source() -> Path | None:
-    """Where fedmq's own sources lie, from which compose builds the image; None where it is installed without them."""
+    """The folder of fedmq's sources, from which compose builds the image; None if it was installed without them."""
     folder = Path(__file__).parents[1]
     return folder if (folder / "Dockerfile").is_file() else None
 
 
 def _run_yaml(name: str) -> str:
-    """What aggregator and simulation share, then a section for each with what only one of the two has."""
+    """The settings that aggregator and simulation share, then a section for each with its own."""
     both = [set(described(settings)) for settings in (AggregatorSettings, SimulationSettings)]
     shared = {setting.name for setting in both[0] & both[1]} & RunSettings.model_fields.keys()
     parts = [_commented([setting for setting in described(AggregatorSettings) if setting.name in shared], _GIVEN)]
@@ -124,7 +124,7 @@ def _commented(settings: Sequence[Setting], given: dict[str, str], *, indent: st
 
 
 def _yaml(value: str) -> str:
-    """Quoted where YAML would take it for something else."""
+    """The value, quoted where YAML would take it for something else."""
     return f'"{value}"' if re.search(r"[*!%:#]|^$", value) else value
 
 

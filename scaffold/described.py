@@ -1,4 +1,4 @@
-"""The settings of a command as a person reads them, out of the model that checks them."""
+"""The settings of a command in readable form, from the model that checks them."""
 
 import types
 from collections.abc import Iterator, Mapping
@@ -56,17 +56,17 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Log and metrics": ("log_level", "log_format", "live", "metrics_port", "metrics_host"),
 }
-"""As a person looks for them. What is in none comes first, as what the command is about, in the model's order."""
+"""Groups as readers look for them. Settings in no group come first, as the command's own, in the model's order."""
 GROUP_OF: Mapping[str, str] = {name: group for group, names in _GROUPS.items() for name in names}
 _FIRST = ("task", "run", "rounds", "name", "workers", "state")
-"""What one sets before all else, where a command has it."""
+"""The settings that users set before all others, where a command has them."""
 
 _NAMES = {int: "number", float: "number", str: "text", bool: "yes or no", Path: "path", SecretStr: "URL"}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. ``default`` is as one writes it in YAML."""
+    """One setting. ``default`` is written as in YAML."""
 
     name: str
     group: str
@@ -84,12 +84,12 @@ class Setting:
 
 
 def described(settings: type[BaseSettings]) -> list[Setting]:
-    """All settings of a command but those that are words on its command line, group by group."""
+    """All settings of a command, group by group, except positional arguments of its command line."""
     return sorted(_settings(settings), key=_place)
 
 
 def _place(setting: Setting) -> tuple[int, int]:
-    """Where it stands, up to those that keep the order of the model."""
+    """The sort key of a setting; settings with the same key keep the model's order."""
     if setting.group == OWN:
         return 0, _FIRST.index(setting.name) if setting.name in _FIRST else len(_FIRST)
     names = _GROUPS[setting.group]

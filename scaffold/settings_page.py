@@ -19,7 +19,7 @@ settings (`make settings-page`).
 
 
 def page() -> str:
-    """The page, as it should be."""
+    """The page as it should be."""
     return "\n".join([_HEAD, *(_section(command) for command in COMMANDS)])
 
 

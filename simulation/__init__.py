@@ -1,4 +1,4 @@
-"""A whole federation on one machine. `fl-simulate` is in cli.py; only this package knows workers and aggregator.
+"""A whole federation on one machine. `fl-simulate` is in cli.py; only this package knows both workers and aggregator.
 
 From Python: ``from simulation import simulate``.
 """

@@ -1,4 +1,4 @@
-"""What federation is compared with: a site that trains alone, and all data in one place."""
+"""What federation is compared with: sites that train alone, and all data in one place."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from simulation.sites import simulated_site
 from worker import Trainer, derived_seed
 
 _SAME_DATA = 0.05
-"""Held-out parts are rounded site by site, so the sizes of sites and of all data differ a little."""
+"""Held-out parts are rounded site by site, so the sites' sizes together differ a little from that of all data."""
 _MAX_SINGLE_SITES = 10
-"""Their mean is told; a thousand of them would take as long as the run itself."""
+"""Their mean is reported; training a thousand sites would take as long as the run itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """A model trained without federation, on the central test data."""
+    """A model trained without federation, evaluated on the central test data."""
 
     num_samples: int
-    """That it was trained on."""
+    """The number of samples that it was trained on."""
     measured: Measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """How to train without federation: as long, as often and with the same settings as a site in the run."""
+    """How to train without federation: as long as a site in the run, as often, and with the same settings."""
 
     task: str
     partition: str
@@ -41,12 +41,12 @@ class Baseline:
     initial: State
 
     def single_sites(self, judge: Task) -> Iterator[Alone]:
-        """Sites alone, on ``judge``'s test data: each, or a sample of many."""
+        """Sites trained alone, evaluated on ``judge``'s test data: every site, or a sample if there are many."""
         for index in sampled_sites(self.num_sites):
             yield self._train(simulated_site(index, self.num_sites, self.partition), judge)
 
     def pooled(self, judge: Task) -> Alone:
-        """All data in one place."""
+        """A model trained on all data in one place."""
         return self._train(Site(name="pooled", index=0, num_sites=1), judge)
 
     def _train(self, site: Site, judge: Task) -> Alone:
@@ -64,13 +64,13 @@ class Baseline:
 
 
 def sampled_sites(num_sites: int) -> list[int]:
-    """The sites that are trained alone: all of a few, or ten of many, evenly spread over them."""
+    """The sites that are trained alone: all if there are few, else ten, evenly spread."""
     number = min(num_sites, _MAX_SINGLE_SITES)
     return [place * num_sites // number for place in range(number)]
 
 
 def compare(baseline: Baseline, judge: Task, *, on_step: Callable[[str], None]) -> dict[str, Any]:
-    """Both baselines, as they stand in ``summary.json``; ``pooled`` only if a single place can hold the same data."""
+    """Both baselines, as ``summary.json`` has them; ``pooled`` only if a single place can hold the same data."""
     sites: list[Alone] = []
     for alone in baseline.single_sites(judge):
         sites.append(alone)

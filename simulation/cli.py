@@ -1,4 +1,4 @@
-"""``fl-simulate``: a whole federation on one machine, and beside it what single sites and pooled data reach."""
+"""``fl-simulate``: a whole federation on one machine, compared with what single sites and pooled data reach."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ _PROG = "fl-simulate"
 _DESCRIPTION = "Runs a whole federation on this machine: over the embedded broker, or over a RabbitMQ."
 _EXAMPLES = """\
   fl-simulate --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
-  fl-simulate --task my_task.py:task --workers 4 --state runs/mine      (run again: goes on)
+  fl-simulate --task my_task.py:task --workers 4 --state runs/mine      (run it again, and it goes on)
   fl-simulate --task digits --workers 1000 --rounds 5 --jobs 2
   fl-simulate --task digits --workers 4 --broker amqp://guest:guest@localhost:5672/"""
 
@@ -70,7 +70,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
 
 
 def _level(settings: SimulationSettings) -> str:
-    """Of the aggregator and the workers, each of which has a line an update; the rounds are told by ``log``."""
+    """The log level of aggregator and workers: each logs a line an update, while ``_log_round`` logs the rounds."""
     return "WARNING" if settings.log_level == "INFO" else settings.log_level
 
 
@@ -112,13 +112,13 @@ class Simulation:
         return self._run_settings.state
 
     def run(self) -> dict[str, Any] | None:
-        """Runs to the end; returns the summary, or None if it was stopped before."""
+        """Runs to the end; returns the summary, or None if it was stopped first."""
         is_finished = self._embedded() if self._settings.broker is None else self._over_rabbitmq()
         return self._summary() if is_finished else None
 
     def _embedded(self) -> bool:
         broker = MemoryBroker()
-        # as a count: here all workers are always present, however long one of them trains
+        # as a count: all workers are always present here, however long one of them trains
         quorum = self._run_settings.quorum.counted(self._settings.workers)
         settings = self._run_settings.model_copy(update={"quorum": quorum})
         with contextlib.ExitStack() as stack:
@@ -138,7 +138,7 @@ class Simulation:
         return aggregator.is_finished
 
     def _slots(self, stack: contextlib.ExitStack) -> list[Slot]:
-        """One slot here, or as many processes as jobs."""
+        """One slot in this process, or one process for each job."""
         settings = self._settings
         jobs = min(settings.jobs or _num_cores(), settings.workers)
         plans = [
@@ -189,7 +189,7 @@ class Simulation:
         return loaded
 
     def add_baselines(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """The summary with both baselines, written back; as it is if the task has no central test data."""
+        """The summary with both baselines, written back; unchanged if the task has no central test data."""
         if not summary["final"].get("metrics"):
             return summary
         settings = self._settings
@@ -218,17 +218,17 @@ class Simulation:
 
 
 def _interrupt() -> None:
-    """Ends the comparison: nothing of it is kept."""
+    """Ends the comparison; none of it is kept."""
     raise KeyboardInterrupt
 
 
 def _num_cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _remove_queues(transport: Transport) -> None:
-    """Of a simulation that had a queue of its own; nobody else is on it. The final model's blob was left for others."""
+    """Removes the queues of a simulation that had its own, and the final model's blob: nobody else uses them."""
     body = transport.newest_head()
     blob = decode(body, ModelHead)[0].blob if body is not None else None
     transport.delete_blobs([blob.name] if blob else [])
@@ -245,7 +245,7 @@ def _shown(metrics: Mapping[str, float]) -> str:
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
-    """The federated result, and beside it what each alternative reaches."""
+    """The federated result beside what each alternative reaches."""
     final = summary["final"]
     federated = Measured.of(final.get("metrics") or final.get("worker_metrics") or {}).metrics
     names = list(federated)

@@ -1,7 +1,7 @@
 """A simulation over the embedded broker: the same aggregator and worker code, in turns that do not depend on time.
 
-A model goes to all workers, and each answers in turn; so a result is the same with any number of slots. The
-aggregator takes each answer before the next: what waits for it is one update, however many workers there are.
+A model goes to all workers, and they answer in turn, so the result is the same with any number of slots. The
+aggregator takes each answer before the next: only one update waits for it, however many workers there are.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,10 @@ def run_embedded(
     *,
     on_answer: Callable[[int], None] = lambda num_answered: None,
 ) -> None:
-    """Runs until the run is finished or the aggregator, which is on ``broker``, was stopped. Who made it closes it.
+    """Runs until the run is finished or the aggregator, which is on ``broker``, is stopped. The caller closes it.
 
-    Worker i has its turn in slot i modulo their number. ``on_answer`` is told how many answered a model so far.
+    Worker i has its turn in slot i modulo the number of slots. ``on_answer`` receives the number of workers that have
+    answered a model so far.
     """
     post = MemoryTransport(broker)
     post.listen(Source.MODELS)
@@ -41,7 +42,7 @@ def _answer(
     slots: Sequence[Slot],
     on_answer: Callable[[int], None],
 ) -> None:
-    """All workers answer a model, as long as the run goes on. A newer one they get afterwards."""
+    """Has all workers answer a model, as long as the run goes on. They receive a newer model only afterwards."""
     for slot in slots:
         slot.offer(model)
     for index in range(sum(slot.num_workers for slot in slots)):

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them. Nobody is told of its kill -9; but a pipe that it held closes."""
+"""Processes that end with the one that started them. A kill -9 is not announced, but a pipe that it held closes."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ _LEAVE_S = 3.0
 
 
 def end_with(is_gone: Callable[[], object]) -> None:
-    """Has this process end soon after ``is_gone``, which is called in a thread of its own, returns.
+    """Ends this process soon after ``is_gone``, which is called in a separate thread, returns.
 
-    It gets a SIGTERM, as from a person. A clean stop that takes more than three seconds is cut short: there is nobody
-    left who could use what it is at.
+    The process gets a SIGTERM, as from a user. A clean stop that takes more than three seconds is cut short: nobody is
+    left who could use its work.
     """
 
     def watch() -> None:

@@ -24,19 +24,19 @@ _OF_THE_COMMAND = ("broker", "jobs", "baselines")
 
 
 def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = unwatched, **settings: Any) -> History:
-    """Runs a federation in this process, over the embedded broker, and returns what came of it.
+    """Runs a federation in this process, over the embedded broker, and returns its history.
 
     ``task`` is what ``--task`` names, or the object itself: a Task, or a class or function that takes the Site.
-    ``settings`` are those of ``fl-simulate`` with underscores (``workers=8, partition="dirichlet:0.5"``); with the
-    same ones the bits are the same. ``state`` names the directory, and a run that is in it goes on. ``on_event`` hears
-    of each event of the aggregator. Raises a SettingsError or a TaskError that says what is wrong.
+    ``settings`` are those of ``fl-simulate`` with underscores (``workers=8, partition="dirichlet:0.5"``); the same
+    settings give the same bits. ``state`` names the directory; a run already in it is resumed. ``on_event`` receives
+    each event of the aggregator. Raises a SettingsError or a TaskError that says what is wrong.
     """
     given = _settings(settings | {"task": task if isinstance(task, str) else _name_of(task)})
     own = given.of_aggregator()
     own = own.model_copy(update={"quorum": own.quorum.counted(given.workers)})
     task_at = partial(load_task, task) if isinstance(task, str) else partial(at_site, task, reference=given.task)
     num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # their number changes the last bits
+    torch.set_num_threads(1)  # the number of threads changes the last bits
     try:
         broker = MemoryBroker()
         judge = task_at(site=Site(partition=given.partition))

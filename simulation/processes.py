@@ -1,4 +1,4 @@
-"""A simulation over RabbitMQ: the aggregator here, every worker a process of its own, as it would be at a site."""
+"""A simulation over RabbitMQ: the aggregator in this process, every worker in its own, as it would be at a site."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ _LEAVE_S = 20.0
 
 
 class WorkerProcesses:
-    """The workers' processes, inside a ``with``. One that fails is reported at once, and by ``check``."""
+    """The workers' processes, inside a ``with``. A failure is reported at once, and by ``check``."""
 
     def __init__(self, settings: SimulationSettings, *, queue: str, logs: Path, on_failure: Callable[[], None]) -> None:
         self._settings, self._queue, self._logs, self._on_failure = settings, queue, logs, on_failure
@@ -38,7 +38,7 @@ class WorkerProcesses:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Those that saw the end of the run leave by themselves; the others are told to."""
+        """Workers that saw the end of the run leave by themselves; the others are terminated."""
         self._leave(at_once=error[0] is not None or bool(self._failures))
 
     def terminate(self) -> None:
@@ -48,7 +48,7 @@ class WorkerProcesses:
             process.terminate()
 
     def check(self) -> None:
-        """A FedmqError if a worker failed, with what it said last."""
+        """Raises a FedmqError if a worker failed, with its last log line."""
         if self._failures:
             raise FedmqError("; ".join(self._failures))
 
@@ -82,7 +82,7 @@ class WorkerProcesses:
         with (self._logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "simulation.tied_worker", *flags],
-                stdin=subprocess.PIPE,  # what the worker is tied to: nobody writes to it, and it closes when we end
+                stdin=subprocess.PIPE,  # ties the worker to us: nobody writes to it, and it closes when we end
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(settings),
@@ -96,21 +96,21 @@ class WorkerProcesses:
         code = process.wait()
         if code != 0 and not self._is_leaving:
             said = _last_word((self._logs / f"{name}.log").read_text(errors="replace"))
-            self._failures.append(f"{name} left with exit code {code}: {said}")
+            self._failures.append(f"{name} exited with code {code}: {said}")
             self._on_failure()
 
 
 def _environment(settings: SimulationSettings) -> dict[str, str]:
-    """Ours, with the simulation's broker and all that is set of the wire; command lines are for all to read."""
+    """Our environment plus the simulation's broker and wire settings, since anybody can read command lines."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
     return inherited | environment_of(settings, ("broker", *WireSettings.model_fields))
 
 
 def _last_word(log: str) -> str:
-    """What the last line of a log says, in either format."""
+    """The message in the last line of a log, in either format."""
     lines = log.splitlines()
     if not lines:
-        return "it said nothing"
+        return "it logged nothing"
     with contextlib.suppress(ValueError, TypeError, KeyError):
         return str(json.loads(lines[-1])["message"])
     return lines[-1]

@@ -21,21 +21,21 @@ class SimulationSettings(RunSettings):
         description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker",
     )
     queue: QueueName | None = Field(None, description="name of the results queue; by default one of its own")
-    quorum: QuorumAsText | None = Field(None, description="updates that close a round; by default those of all workers")
+    quorum: QuorumAsText | None = Field(None, description="updates that close a round; by default one from each worker")
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="seconds after which a round closes without its quorum; by default never: time decides nothing",
+        description="seconds after which a round closes without its quorum; by default never, so time decides nothing",
     )
     workers: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="number of workers")
     jobs: Annotated[int, Field(ge=0, le=1024)] = Field(
         1,
-        description="processes that train at once, over the embedded broker; 0: one a core. The result is the same",
+        description="processes that train at once, over the embedded broker; 0: one per core; the result is the same",
     )
     partition: str = Field("iid", description="how data are spread over sites: iid, dirichlet:0.5 or shards:2")
     state: Path | None = Field(
-        None, description="directory of the run, to go on with it; by default a new one in runs/"
+        None, description="directory of the run, from which it goes on; by default a new one in runs/"
     )
-    baselines: bool = Field(True, description="train single sites and all data in one place too, for comparison")
+    baselines: bool = Field(True, description="also train at single sites and on all data in one place, for comparison")
 
     def of_aggregator(self) -> AggregatorSettings:
         """The same run, as an aggregator's settings."""

@@ -1,4 +1,4 @@
-"""The sites of a simulation: worker-0 to worker-N, each with its part of the data."""
+"""The sites of a simulation: worker-0, worker-1 and so on, each with its part of the data."""
 
 from learning import Site
 
@@ -8,5 +8,5 @@ def site_name(index: int) -> str:
 
 
 def simulated_site(index: int, num_sites: int, partition: str) -> Site:
-    """The site of one simulated worker; the parts are disjoint and the same in every process."""
+    """The site of one simulated worker; the sites' parts are disjoint, and the same in every process."""
     return Site(name=site_name(index), partition=partition, index=index, num_sites=num_sites)

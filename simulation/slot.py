@@ -1,7 +1,7 @@
-"""A slot: workers of a simulation that take turns on one model. As many train at once as there are slots.
+"""A slot: workers of a simulation that take turns on one model. As many workers train at once as there are slots.
 
-A slot has an embedded broker of its own, so that its workers are the product's and know nothing of it; what they
-send is handed on, in their order, by ``answer``.
+Each slot has its own embedded broker, so its workers run the product's code and know nothing of the slot; ``answer``
+hands on what they send, in order.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ class Parcel:
     parts: tuple[bytes, ...] = ()
 
     def deliver(self, transport: Transport) -> None:
-        """Puts both onto the other broker."""
+        """Sends both to the other broker."""
         if self.blob:
             transport.write_blob(self.blob, self.parts)
         match self.source:
@@ -39,7 +39,7 @@ class Parcel:
 
 
 def parcels(transport: Transport) -> Iterator[Parcel]:
-    """All that lies at a broker for this participant; afterwards nothing of it is there."""
+    """Takes everything that a broker holds for this participant, as parcels."""
     while (delivery := transport.receive(0)) is not None:
         body = bytes(delivery.body)
         blob, num_parts = _blob(delivery.source, body)
@@ -58,28 +58,28 @@ def _blob(source: Source, body: Buffer) -> tuple[BlobRef | None, int]:
 
 
 class Slot(Protocol):
-    """Some of a simulation's workers: here, or in a process of their own."""
+    """Some of a simulation's workers, in this process or a separate one."""
 
     @property
     def num_workers(self) -> int: ...
 
     def offer(self, model: Parcel) -> None:
-        """Gives all workers this model. What they had to say to the one before was taken."""
+        """Gives all workers this model. Their answers to the one before have been taken."""
         ...
 
     def answer(self) -> list[Parcel]:
-        """What the next worker in turn has to say to the model."""
+        """The answer of the next worker in turn to the model."""
         ...
 
     def stop(self) -> None:
-        """Makes ``answer`` return soon; the slot is of no use afterwards. Safe in a signal handler."""
+        """Makes ``answer`` return soon; the slot cannot be used afterwards. Safe in a signal handler."""
         ...
 
 
 class LocalSlot:
-    """A slot in this process. ``sites`` are names of workers with their tasks, in the order of their turns.
+    """A slot in this process. ``sites`` are the workers' names with their tasks, in the order of their turns.
 
-    What a worker carries from round to round is kept below ``state``, if that is given.
+    What a worker carries from round to round is stored below ``state``, if given.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class LocalSlot:
 
     @property
     def presence(self) -> Presence:
-        """What the worker does whose turn it is, or was last. Any thread may ask."""
+        """What the worker whose turn it is, or was last, is doing. Any thread may ask."""
         return self._workers[min(self._turn, len(self._workers) - 1)].presence
 
     def offer(self, model: Parcel) -> None:

@@ -1,10 +1,10 @@
-"""A slot in a process of its own: torch's random state is global, so what trains at once must be apart.
+"""A slot in a separate process: torch's random state is global, so workers that train at once need one process each.
 
-Both ends talk over a pipe, in messages of bytes as the embedded broker has them. A parcel is a line of text (source,
+The two ends talk over a pipe, in messages of bytes as the embedded broker has them. A parcel is a line of text (source,
 sender, name of the blob, number of its parts; tab-separated), then the body, then each part. An empty line ends an
-answer; one that begins with ``error`` is followed by the error's text, and ends it all. One that begins with ``log``
-(level, logger) is followed by what was logged, one that begins with ``said`` by what was printed; both belong between
-the lines of the process at the other end.
+answer; a line that begins with ``error`` is followed by the error's text and ends the conversation. A line that begins
+with ``log`` (level, logger) is followed by what was logged, one that begins with ``said`` by what was printed; both go
+among the output lines of the process at the other end.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _LOG, _PRINTED = "log", "said"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlan:
-    """Which workers of a simulation one slot has, and how it makes them."""
+    """Which workers of a simulation a slot has, and how to make them."""
 
     task: str
     partition: str
@@ -47,10 +47,10 @@ class SlotPlan:
     indices: Sequence[int]
     state: Path | None = None
     is_live: bool = False
-    """Somebody else draws on the terminal: what is printed here goes there by the pipe."""
+    """The other end draws on the terminal, so what is printed here goes there through the pipe."""
 
     def open(self) -> LocalSlot:
-        """The slot, in the process that calls."""
+        """The slot, in the calling process."""
         sites = {
             site_name(index): load_task(self.task, simulated_site(index, self.num_sites, self.partition))
             for index in self.indices
@@ -59,7 +59,7 @@ class SlotPlan:
 
 
 class SlotProcess:
-    """A slot that trains in a process of its own, inside a ``with``; it ends with this one, however this one ends."""
+    """A slot that trains in a separate process, inside a ``with``; it ends with this process, however that ends."""
 
     def __init__(self, plan: SlotPlan) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks, not its threads
@@ -104,7 +104,7 @@ class SlotProcess:
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
-        """A process that is gone is a FedmqError, unless it was told to go."""
+        """Turns the loss of the process into a FedmqError, unless it was told to stop."""
         try:
             yield
         except (EOFError, OSError) as error:
@@ -119,7 +119,7 @@ class SlotProcess:
             ) from error
 
     def _raise_its_error(self) -> None:
-        """Its own error, if it sent one before it went."""
+        """Raises the process's own error, if it sent one before it ended."""
         with contextlib.suppress(EOFError, OSError):
             while self._pipe.poll():
                 list(_received(self._pipe))
@@ -127,7 +127,7 @@ class SlotProcess:
 
 @contextlib.contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started within never gets a Ctrl-C of the terminal; it is told to leave by us."""
+    """Processes started within ignore the terminal's Ctrl-C; we end them ourselves."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -136,9 +136,9 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, plan: SlotPlan) -> None:
-    """The process: takes models and answers them until the other end is closed.
+    """The process: takes models and answers them until the other end of the pipe is closed.
 
-    That is seen between trainings; the end of the other process is seen at once.
+    It notices a closed pipe only between trainings, but the end of the other process at once.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -167,7 +167,7 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
 
 
 class _Output:
-    """What was logged and printed here since it was sent last."""
+    """What was logged and printed here since the last send."""
 
     def __init__(self) -> None:
         self._texts: list[tuple[str, str]] = []
@@ -187,7 +187,7 @@ class _LogHandler(logging.Handler):
 
     def __init__(self, output: _Output) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(message)s"))  # the rest of the line is added at the other end
+        self.setFormatter(logging.Formatter("%(message)s"))  # the other end adds the rest of the line
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -215,7 +215,7 @@ def _send(pipe: Connection, parcel: Parcel) -> None:
 
 
 def _received(pipe: Connection, *, at_most: int | None = None) -> Iterator[Parcel]:
-    """The parcels up to the end of an answer, or the first so many."""
+    """The parcels up to the end of an answer, or the first ``at_most``."""
     num_received = 0
     while num_received != at_most and (line := pipe.recv_bytes().decode()):
         kind, *rest = line.split("\t")

@@ -1,4 +1,4 @@
-"""What is seen of a simulation: its aggregator with the workers, who trains right now, and then the comparison."""
+"""The live view of a simulation: its aggregator with the workers, who is training now, and then the comparison."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,26 +11,26 @@ from console import Rows, duration, name_of
 
 
 class SimulationView(AggregatorView):
-    """Watches one simulation. ``training`` says what the workers in this process are at."""
+    """Watches one simulation. ``training`` gives what the workers in this process are doing."""
 
     def __init__(self, title: str = "") -> None:
         super().__init__(
             title=title, forgets_silent=False
-        )  # a worker in this process says something when it is its turn
+        )  # a worker in this process sends signs of life only in its turn
         self._is_done = False
         self.training: Callable[[], Sequence[Presence]] = tuple
         self._compared: tuple[int, int, str] | None = None
         self._compared_since = 0.0
 
     def compared(self, num_done: int, total: int, what: str) -> None:
-        """So many of the trainings without federation are done."""
+        """Records that ``num_done`` of the trainings without federation are done."""
         with self._lock:
             if self._compared is None:
                 self._compared_since = self._clock()
             self._compared = (num_done, total, what)
 
     def done(self) -> None:
-        """All that the command was started for is there."""
+        """Records that everything the command was started for is done."""
         self._is_done = True
 
     @property

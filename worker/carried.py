@@ -1,8 +1,8 @@
-"""What a worker carries from round to round of a run, kept in memory or, with ``--state``, on the disk.
+"""What a worker carries from round to round of a run, kept in memory or, with ``--state``, on disk.
 
-A training for round r begins from what was carried out of the last round before r that an update was sent for; so one
-that is done again (after a kill, or for an aggregator that was killed) begins where it did before, and gives the same
-bits. What the worker began with counts as carried out of round 0.
+Training for round r begins from what was carried out of the last round before r for which an update was sent. So
+training that is repeated (because the worker or the aggregator was killed) begins where it did before, and gives the
+same bits. What the worker began with counts as carried out of round 0.
 
 DIR/<worker>/run-<run id>/round-00012.safetensors    <set>.<tensor>, after the update of round 12
 """
@@ -41,20 +41,20 @@ class Carried:
 
 
 class Store(Protocol):
-    """Where it is kept."""
+    """Where what is carried is kept."""
 
     @property
     def is_lasting(self) -> bool:
-        """Whether it is still there after a restart."""
+        """Whether it survives a restart."""
 
     def before(self, run_id: str, round_number: int) -> Carried | None:
-        """What a training for this round begins from; None if nothing is known of the run."""
+        """What training for this round begins from; None if nothing is kept for the run."""
 
     def keep(self, run_id: str, round_number: int, *, before: Carried, after: Carried) -> None:
-        """Remembers what is carried out of a round, and forgets later rounds and those long past."""
+        """Keeps what is carried out of a round, and forgets later rounds and those long past."""
 
     def forget(self, run_id: str, round_number: int) -> None:
-        """As if no update had been made for this round."""
+        """Forgets this round, as if no update had been made for it."""
 
 
 class InMemory:
@@ -87,7 +87,7 @@ class InMemory:
 
 
 class OnDisk:
-    """For good: the last three rounds of each run. A file is written aside, synced, then renamed."""
+    """Durable: the last three rounds of each run. A file is written under another name, synced, then renamed."""
 
     is_lasting = True
 
@@ -95,7 +95,7 @@ class OnDisk:
         self._folder = folder / worker
 
     def check(self) -> None:
-        """A StateError if nothing can be kept there."""
+        """Raises StateError if nothing can be kept there."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -127,7 +127,7 @@ class OnDisk:
 
 
 def _base(rounds: Collection[int], round_number: int) -> int | None:
-    """The last before; where an aggregator went back further than is kept, the earliest there is."""
+    """The last round before; where an aggregator went back further than is kept, the earliest one kept."""
     return max((number for number in rounds if number < round_number), default=min(rounds, default=None))
 
 
@@ -138,7 +138,7 @@ def _outdated(rounds: Collection[int], round_number: int, *, num_kept: int) -> l
 
 def _write(path: Path, carried: Carried) -> None:
     state = {f"{of_set}.{name}": tensor for of_set, tensors in carried.sets.items() for name, tensor in tensors.items()}
-    temporary = path.with_suffix(".tmp")  # what a kill leaves of it is written over when the round is done again
+    temporary = path.with_suffix(".tmp")  # what a kill leaves behind is overwritten when the round is done again
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(

@@ -29,7 +29,7 @@ from worker.settings import WorkerSettings
 from worker.view import WorkerView
 
 _PROG = "fl-worker"
-_DESCRIPTION = "Takes the newest model off the broker, trains it on this site's data, and publishes the update."
+_DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."
 _EXAMPLES = """\
   fl-worker --queue updates --broker amqp://user:secret@broker:5672/ --task digits
   fl-worker --task my_task.py:task --name hospital-a --device auto --state /var/lib/fedmq

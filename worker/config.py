@@ -1,4 +1,4 @@
-"""What a worker is told before it starts."""
+"""What a worker is given when it starts."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ class WorkerConfig:
     name: str
     topology: Topology
     inline_cap: int
-    """Bytes up to which an update travels in its message, and not as a blob, in runs that say nothing of it."""
+    """Bytes up to which an update travels in its message, and not as a blob, in runs that do not set this."""
     run: str | None = None
-    """The run that it takes part in; None: any."""
+    """The run to take part in; None: any."""
     device: str = "cpu"
     presence_every_s: float = PRESENCE_EVERY_S
-    """Whoever has the worker ``announce`` does so this often at least."""
+    """Most seconds between two calls of ``announce``, which the caller sees to."""

@@ -6,7 +6,7 @@ from console import TaskError
 
 
 def pick_device(wanted: str) -> str:
-    """The device that ``--device`` means here. One that is not there is a TaskError."""
+    """The device that ``--device`` means here. TaskError if there is no such device."""
     if wanted == "auto":
         if torch.cuda.is_available():
             return "cuda"

@@ -3,7 +3,7 @@
     total    = delta + residual
     residual = total - what the aggregator decodes
 
-So the sum of all decoded updates and the residual is the sum of all deltas, and nothing is lost for good.
+So all decoded updates and the residual add up to the sum of all deltas, and nothing is lost for good.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Compressed:
 
     encoded: State
     residual: State
-    """What is left for the next round, of each lossy tensor: float64 for a float64 delta, otherwise float32."""
+    """What is left of each lossy tensor for the next round: float64 for a float64 delta, otherwise float32."""
 
 
 def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) -> Compressed:
@@ -30,13 +30,13 @@ def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) ->
     encoded: State = {}
     left: State = {}
     lossy = set(encoding.lossy)
-    for spec in encoding.specs:  # tensor by tensor, so that no further whole delta lies in memory
+    for spec in encoding.specs:  # tensor by tensor, so that memory holds no second whole delta
         if spec not in lossy:
             encoded |= encoding.encode_tensor(spec, delta[spec.name], seed=seed)
             continue
         total = _total(delta[spec.name], residual.get(spec.name))
         if not bool(torch.isfinite(total).all()):
-            raise Diverged(f"the delta and what was left of the last one leave the range of '{spec.name}'")
+            raise Diverged(f"the delta plus the residual of the last one leaves the range of '{spec.name}'")
         encoded |= (sent := encoding.encode_tensor(spec, total, seed=seed))
         left[spec.name] = total - encoding.decoded(sent, spec)
     return Compressed(encoded, left)

@@ -1,6 +1,6 @@
-"""What a worker tells those who look on: terminal, metrics. They learn of it, and decide nothing.
+"""The events that a worker emits to its watchers: terminal and metrics. Watchers decide nothing.
 
-Told from the service's thread, in order. How far training is, is in ``Worker.presence``, which any thread may read.
+Emitted from the service's thread, in order. Training progress is in ``Worker.presence``, which any thread may read.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReceived:
-    """A model to train from, of ``num_bytes``. It took ``seconds`` to read it: its blob, if it is in one."""
+    """A model to train from, of ``num_bytes``. Reading it, with its blob if it has one, took ``seconds``."""
 
     head: ModelHead
     num_bytes: int
@@ -39,7 +39,7 @@ class RoundTrained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateSent:
-    """The broker has the update, of ``num_bytes`` before zstd if it is in a blob. Sending took ``seconds``."""
+    """The broker has the update, of ``num_bytes`` (before zstd if in a blob). Sending took ``seconds``."""
 
     round: int
     num_bytes: int
@@ -67,4 +67,4 @@ Watcher = Callable[[Event], None]
 
 
 def unwatched(event: Event) -> None:
-    """The watcher of a worker that nobody looks at."""
+    """The watcher of a worker that nobody watches."""

@@ -12,26 +12,31 @@ _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300, 1800, 7200)
 
 
 class WorkerMetrics:
-    """Takes events; ``registry`` has what came of them. ``presence`` says how far training is."""
+    """Counts events into ``registry``. ``presence`` has the training progress."""
 
     def __init__(self, presence: Callable[[], Presence]) -> None:
         self.registry = new_registry()
         registry = self.registry
         self._trained = Counter(
-            "fedmq_worker_rounds_trained", "rounds this worker trained for to the end", registry=registry
+            "fedmq_worker_rounds_trained", "rounds for which this worker finished training", registry=registry
         )
         self._left = Counter(
             "fedmq_worker_rounds_left", "rounds that were over before, or where training failed", registry=registry
         )
         self._sent = Counter("fedmq_worker_updates_sent", "updates that the broker has", registry=registry)
         self._sent_bytes = Counter(
-            "fedmq_worker_sent_bytes", "bytes of these updates, before zstd if in blobs", registry=registry
+            "fedmq_worker_sent_bytes",
+            "bytes of the updates that the broker has, before zstd if in blobs",
+            registry=registry,
         )
         self._received_bytes = Counter("fedmq_worker_received_bytes", "bytes of the models received", registry=registry)
         self._round = Gauge("fedmq_worker_round", "round of the newest model received", registry=registry)
         self._samples = Gauge("fedmq_worker_samples", "samples that the last update was trained on", registry=registry)
         self._state = Enum(
-            "fedmq_worker_state", "what it does", states=["idle", "training", "sending", "leaving"], registry=registry
+            "fedmq_worker_state",
+            "what the worker does",
+            states=["idle", "training", "sending", "leaving"],
+            registry=registry,
         )
         progress = Gauge("fedmq_worker_progress", "share of the local training that is done", registry=registry)
         progress.set_function(lambda: presence().progress)
@@ -46,7 +51,7 @@ class WorkerMetrics:
         )
 
     def on_event(self, event: Event) -> None:
-        """Takes what happened."""
+        """Counts one event."""
         match event:
             case StateChanged():
                 self._state.state(event.presence.state)

@@ -1,4 +1,4 @@
-"""A name for a worker that was given none: the machine's, and a number if another worker there has it."""
+"""A name for a worker that was given none: the machine's, with a number if another worker there has that name."""
 
 import fcntl
 import re

@@ -1,4 +1,4 @@
-"""The worker: takes the newest model, trains it on its own data, publishes the update, and again.
+"""The worker: takes the newest model, trains it on its own data, publishes the update, and so on.
 
 Nobody registers it and nobody waits for it. ``step()`` handles one event; ``run()`` goes on until the run is finished.
 """
@@ -51,13 +51,13 @@ from worker.trainer import Diverged, Trained, Trainer, derived_seed
 log = logging.getLogger(__name__)
 
 _MAX_UPLOADS = 5
-"""Of one update, whose blob is lost on the way each time."""
+"""Uploads of one update, if its blob is lost on the way each time."""
 
 
 class Worker:
     """One worker, from its start until the run it takes part in is finished.
 
-    ``model`` is to train on, by default one of its own; workers that take turns may share one.
+    ``model`` is the module to train, by default one of its own; workers that take turns may share one.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Worker:
         is_usual = config.presence_every_s == PRESENCE_EVERY_S
         every_s = None if is_usual else config.presence_every_s  # None is what 0.1.0 understands
         self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
-        """What the worker is doing; announced when it changes, and by a heartbeat."""
+        """What the worker is doing; announced when it changes, and at intervals."""
         self._name, self._run = config.name, config.run
         self._transport = transport
         self._topology, self._inline_cap = config.topology, config.inline_cap
@@ -87,7 +87,7 @@ class Worker:
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
         self._last_blob = ("", "")
-        """Run and name of the blob that was written last."""
+        """(run id, name) of the last blob written."""
         self._is_stopping = False
         self._was_told_of_conflict = False
         self._skipped_run_id: str | None = None
@@ -132,7 +132,7 @@ class Worker:
         return True
 
     def _see_model(self, delivery: Delivery) -> None:
-        """Remembers a model if it is newer than all before."""
+        """Remembers a model if it is newer than all before it."""
         try:
             head, payload = decode(delivery.body, ModelHead)
         except MessageError as error:
@@ -195,10 +195,10 @@ class Worker:
         self._train_and_send(head, state)
 
     def _delete_last_blob(self, head: ModelHead) -> None:
-        """Of an update that came after the run's end, and that no aggregator will ever read.
+        """Deletes the blob of an update that came after the run's end, which no aggregator will ever read.
 
-        One that was killed after sending knows no name any more; it was for the last round, or is long deleted.
-        Where late updates are folded, it stays: the same run may go on with more rounds, and count it.
+        A worker killed after sending no longer knows the name; the blob was for the last round, or is long deleted.
+        Where late updates are folded, the blob stays: the same run may go on with more rounds, and fold its update.
         """
         if head.max_staleness == 0 and num_bytes_of(self._encoding_for(head).encoded) > head.cap(self._inline_cap):
             run_id, name = self._last_blob
@@ -278,10 +278,10 @@ class Worker:
     def _send(self, head: ModelHead, trained: Trained, measured: Measured, carried: Carried) -> None:
         encoding = self._encoding_for(head)
         is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
-        self._set_state("sending", head.round, at_once=not is_inline)  # who dies half way leaves a blob
+        self._set_state("sending", head.round, at_once=not is_inline)  # a worker that dies half way leaves a blob
         seed = derived_seed(head.seed, head.round, self._name)
         compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
-        if compressed.residual or trained.home:  # before it is sent: killed in between, the round is done again
+        if compressed.residual or trained.home:  # before sending: after a kill in between, the round is done again
             after = Carried({RESIDUAL: compressed.residual, HOME: trained.home})
             self._carried.keep(head.run_id, head.round, before=carried, after=after)
         self._on_event(
@@ -332,10 +332,10 @@ class Worker:
         )
 
     def _body(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
-        """What ``_payload`` gives, also if the blob is lost on the way while the round goes on.
+        """What ``_payload`` gives; sends again if the blob is lost on the way while the round is open.
 
-        A broker that is killed may forget a stream that it has just made. The aggregator deletes one only of a round
-        that is over.
+        A broker that is killed may forget a stream that it has just made. The aggregator deletes only blobs of rounds
+        that are over.
         """
         for _ in range(_MAX_UPLOADS - 1):
             try:
@@ -347,9 +347,9 @@ class Worker:
         return self._payload(head, encoding, encoded)
 
     def _payload(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
-        """(payload, blob, digest) of an update's message; a large payload is in its blob by then."""
+        """(payload, blob, digest) of an update's message; a large payload is in its blob already, and empty here."""
         digest, level = Digest(encoding.encoded), head.compression.zstd
-        pieces = digest.of(chunks(encoded, encoding.encoded))  # taken while the part before is on its way
+        pieces = digest.of(chunks(encoded, encoding.encoded))  # hashed while the part before is on its way
         if num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap):
             return zstd.compressed(b"".join(pieces), level), None, digest.hex()
         part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
@@ -367,7 +367,7 @@ class Worker:
         return b"", BlobRef(name=name, part_bytes=part_bytes), digest.hex()
 
     def _encoding_for(self, head: ModelHead) -> Encoding:
-        """The last one, as long as models and compression stay the same."""
+        """The last encoding, as long as the model's specs and the compression stay the same."""
         specs = delta_specs(head.tensors)
         if self._encoding is None or (self._encoding.specs, self._encoding.compression) != (specs, head.compression):
             self._encoding = Encoding(specs, head.compression)
@@ -401,7 +401,7 @@ class Worker:
 
 
 class _Cancel:
-    """A question that remembers whether it was ever answered with yes; what is trained is then of no use."""
+    """Asks whether the round is over, and remembers a yes: what is trained is then of no use."""
 
     def __init__(self, is_over: Callable[[], bool]) -> None:
         self.was_seen = False

@@ -37,34 +37,36 @@ class WorkerSettings(ServiceSettings):
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
     name: WorkerName | None = Field(
         None,
-        description="name of this worker: letters, digits, - and _; by default the machine's, which must be its own",
+        description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique",
     )
-    run: RunName | None = Field(None, description="take part in this run only, and wait for it; by default in any")
+    run: RunName | None = Field(None, description="take part in this run only, and wait for it; by default in any run")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         "auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps"
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         1, description="CPU threads to train with; 1 gives the same bits on any machine, 0 takes all cores"
     )
-    partition: str = Field("iid", description="which part of a shared data set is here: iid, dirichlet:0.5 or shards:2")
+    partition: str = Field(
+        "iid", description="how a shared data set is spread over sites: iid, dirichlet:0.5 or shards:2"
+    )
     site: AsText[Part] | None = Field(
         None,
-        description="I/N: the I-th of N disjoint parts, from 0; by default the part follows from the name alone",
+        description="I/N: part I, counted from 0, of N disjoint parts; by default the part follows from the name alone",
     )
     partition_seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        0, description="seed of the partition; all sites must have the same"
+        0, description="seed of the partition; must be the same at all sites"
     )
     state: Path | None = Field(
         None,
-        description="directory for what is carried from round to round where a run compresses updates or does not"
-        " share all tensors; without one, a restart loses that",
+        description="directory for what is carried from round to round when a run compresses updates or does not"
+        " share all tensors; without one, a restart loses it",
     )
     presence_every_s: float = Field(
         PRESENCE_EVERY_S,
         description=f"seconds between signs of life, {MIN_PRESENCE_EVERY_S:g} to {MAX_PRESENCE_EVERY_S:g};"
-        " a worker that is silent for 3.5 times as long counts as gone",
+        " a worker that is silent for 3.5 times as long, and for 35 s, counts as gone",
     )
-    check: bool = Field(False, description="only see whether the broker and the queue are there; exits 0 if they are")
+    check: bool = Field(False, description="only check whether the broker and the queue are there; exit code 0 if so")
 
     @field_validator("presence_every_s")
     @classmethod

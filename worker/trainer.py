@@ -21,12 +21,12 @@ from learning import Measured, Plan, Task
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a local training gave."""
+    """The result of one local training."""
 
     delta: State
     """Trained minus received, of the shared tensors: floating-point ones in their dtype, integer ones as int64."""
     home: State
-    """The others, as they are now."""
+    """The tensors that are not shared, after training."""
     num_samples: int
     train_s: float
     metrics: dict[str, float]
@@ -54,7 +54,7 @@ class Trainer:
         self._model: nn.Module = (task.model() if model is None else model).to(device)
         self.specs: Specs = specs_of(self._model.state_dict())
         self._fitting: tuple[Specs, Sequence[str]] | None = None
-        """What was found to fit last: it stays the same for a whole run."""
+        """What fitted last: it stays the same for a whole run."""
 
     def misfit(self, specs: Specs, shared: Sequence[str] = ALL) -> str | None:
         """Why these specs are not those of the shared tensors of this task's model; None if they are."""
@@ -68,7 +68,7 @@ class Trainer:
         return misfit
 
     def home(self, shared: Specs, *, seed: int) -> State:
-        """The tensors that are not shared as a run begins with them: the same at every site, by its seed."""
+        """The tensors that are not shared, as a run begins with them: the same at every site, as ``seed`` is."""
         if len(shared) == len(self.specs):
             return {}
         _seed_everything(seed)
@@ -82,12 +82,12 @@ class Trainer:
     def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
         """Trains from ``state``, of which ``shared`` (None: all) are to travel.
 
-        The same state, plan and data give the same bits, with as many threads.
-        A task that gives no usable num_samples is a TaskError; training into NaN is Diverged.
+        The same state, plan and data give the same bits with the same number of threads.
+        TaskError if the task gives no usable num_samples; Diverged if training ends in NaN or infinity.
         """
         _seed_everything(plan.seed)
         self._model.load_state_dict(state)
-        self._model.zero_grad()  # a task that never does would add to the gradients of another training
+        self._model.zero_grad()  # a task that never does this would add to the gradients of another training
         begun_at = time.perf_counter()
         measured = Measured.of(self._task.train(self._model, plan))
         train_s = time.perf_counter() - begun_at
@@ -105,7 +105,7 @@ def _seed_everything(seed: int) -> None:
     if _has_accelerator():
         torch.manual_seed(seed)
     else:
-        torch.default_generator.manual_seed(seed)  # the same, without the stack traces noted for absent devices
+        torch.default_generator.manual_seed(seed)  # the same, without recording a stack trace for each absent device
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
@@ -135,7 +135,7 @@ def _rest(state: Mapping[str, torch.Tensor], shared: Specs) -> State:
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What can travel: numbers, and no NaN. A name that cannot travel is a TaskError."""
+    """The metrics that are finite numbers. TaskError if there are too many, or a name cannot travel."""
     if len(metrics) > MAX_METRICS:
         raise TaskError(f"the task gave {len(metrics)} metrics; at most {MAX_METRICS} can travel")
     for name in metrics:

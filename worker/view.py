@@ -1,4 +1,4 @@
-"""What a worker's person sees while it takes part: events in, rows of a live view out."""
+"""What a worker's operator sees while it takes part: events in, rows of a live view out."""
 
 import math
 import threading
@@ -15,9 +15,9 @@ from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFini
 
 
 class WorkerView:
-    """Watches one worker. Any thread may tell it of events, and ask for what is to be seen.
+    """Watches one worker. Any thread may pass it events, and ask for its rows.
 
-    ``presence`` says what the worker does now, with how far training is.
+    ``presence`` says what the worker does now, with its training progress.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class WorkerView:
         yield self.rows()
 
     def rows(self) -> Rows:
-        """What is to be seen now."""
+        """The view as it is now."""
         rows = Rows()
         with self._lock:
             self._show(rows, self._clock())

@@ -1,4 +1,4 @@
-"""A state directory, read: its figures, and the report made of them."""
+"""Reading a state directory: its run, figures, and the report made from them."""
 
 from aggregator.history import report
 from aggregator.history.history import History

@@ -1,8 +1,8 @@
 """The figures of a run, as plotly takes them: ``{"data": […], "layout": {…}}``. Plain values in, plain values out.
 
-Page, report and notebook show the same. Colours are told apart by most people, on light and on dark ground. What a
-worker calls itself is text: plotly reads a little HTML in its labels, so names are escaped. A figure has a bounded
-number of points, however long a run was.
+Page, report and notebook show the same figures. Most people can tell the colours apart, on light and on dark ground.
+Workers' names are escaped, since plotly renders some HTML in labels. A figure has a bounded number of points, however
+long a run was.
 """
 
 import html
@@ -36,13 +36,13 @@ _VERDICT_COLOURS = {
 
 
 def learning_curves(rounds: Rows) -> dict[str, Figure]:
-    """One figure a metric, over the rounds: centrally, at the sites, in training. ``rounds`` are flat rows."""
+    """One figure a metric, over the rounds: central, at the sites, in training. ``rounds`` are flat rows."""
     shown = _thinned(rounds)
     return {name: _curve(shown, name) for name in metric_names(rounds)}
 
 
 def metric_names(rounds: Rows) -> list[str]:
-    """The metrics that these flat rows have, without ``eval.`` and ``train.``; accuracy before loss before others."""
+    """The metrics in these flat rows, without ``eval.`` and ``train.``; accuracy before loss before others."""
     found: dict[str, None] = {}
     for prefix, *_ in _CURVES:
         for row in (*rounds[:1], *rounds[-1:]):
@@ -97,7 +97,7 @@ def _curve(rounds: Rows, name: str) -> Figure:
 def timeline(rounds: Rows, updates: Iterable[Mapping[str, Any]]) -> Figure:
     """Who trained when, who waited, what closed each round. ``updates`` are those decided in these rounds.
 
-    A bar for training, a pale one for the way and the wait until the aggregator took it. By the workers' clocks.
+    A bar shows training, a pale one transfer and waiting until the aggregator took the update, by the workers' clocks.
     """
     bars = [update for update in updates if update.get("train_s") is not None][-_MOST_TIMELINE_UPDATES:]
     traces: list[dict[str, Any]] = []
@@ -161,7 +161,7 @@ def _end_label(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def contributions(workers: Rows) -> Figure:
-    """Samples each worker has contributed, over all rounds; the most first. The smallest are one bar of their own."""
+    """Samples that each worker contributed over all rounds, the most first. The smallest share one bar."""
     most = sorted(workers, key=lambda row: (-row["num_samples"], str(row["worker"])))
     shown, rest = most[:_MOST_BARS], most[_MOST_BARS:]
     names = [_name(row["worker"]) for row in shown]
@@ -204,7 +204,7 @@ def _layout(*, height: int) -> dict[str, Any]:
 
 
 def _thinned(rounds: Rows) -> Rows:
-    """Evenly fewer of them, the last one kept."""
+    """Evenly thinned rounds; the last one is kept."""
     step = -(-len(rounds) // _MOST_POINTS) or 1
     return rounds if step == 1 else [*rounds[:-1:step], rounds[-1]]
 
@@ -214,5 +214,5 @@ def _name(worker: str | None) -> str:
 
 
 def _moment(unix_s: float) -> str:
-    """As plotly reads a date, in UTC."""
+    """A date in UTC, as plotly reads it."""
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

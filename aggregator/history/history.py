@@ -1,6 +1,6 @@
-"""What a state directory tells of its run, while it goes on or afterwards. Only read: nothing can come to harm.
+"""What a state directory records of its run, during the run or afterwards. Read only: nothing can come to harm.
 
-The tables are those of ``aggregator/state/ledger.py``; ``summary.json`` is there once the run is over.
+The tables are those of ``aggregator/state/ledger.py``; ``summary.json`` exists once the run is over.
 """
 
 import json
@@ -34,9 +34,9 @@ FROM updates GROUP BY worker ORDER BY worker
 
 
 class History:
-    """One run, as ``state`` has it. Every question is asked of the disk, so answers follow a run that goes on.
+    """The run in ``state``. Every query reads the disk, so answers follow a run that is going on.
 
-    A StateError where there is no run, or one that a newer fedmq wrote. ``with`` closes it.
+    A StateError if there is no run, or a newer fedmq wrote it. ``with`` closes it.
     """
 
     def __init__(self, state: Path | str) -> None:
@@ -63,7 +63,7 @@ class History:
         except sqlite3.OperationalError:
             if Path(f"{self._path}-wal").exists():
                 raise
-            return _connected(f"{uri}?immutable=1")  # on a read-only file system, where no lock can be shared
+            return _connected(f"{uri}?immutable=1")  # for a read-only file system, where no lock can be shared
 
     def close(self) -> None:
         self._db.close()
@@ -83,7 +83,7 @@ class History:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Of the run: ``run``, ``run_id``, ``queue``, ``task``, ``settings``…; empty before its first round."""
+        """Facts of the run: ``run``, ``run_id``, ``queue``, ``task``, ``settings``…; empty before its first round."""
         return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
 
     @property
@@ -103,7 +103,7 @@ class History:
         return self.summary is not None
 
     def version(self) -> tuple[int, int]:
-        """Another one whenever something has changed; cheap to ask for."""
+        """A value that differs whenever something has changed; cheap to get."""
         (changes,) = self._db.execute("PRAGMA data_version").fetchone()
         try:
             summary = (self.state / _SUMMARY).stat().st_mtime_ns
@@ -117,17 +117,17 @@ class History:
         """The closed rounds, one flat row each, as ``pandas.DataFrame`` takes them.
 
         ``round``, ``opened_at`` and ``closed_at`` (Unix time), ``seconds``, ``closed_by``, the numbers of updates by
-        verdict, ``num_samples``, ``model_sha256``; the central metrics by their names (``accuracy``), and the workers'
-        as ``eval.accuracy``, of the received model, and ``train.loss``.
+        verdict, ``num_samples``, ``model_sha256``; the central metrics by name (``accuracy``), and the workers' as
+        ``eval.accuracy`` (of the received model) and ``train.loss``.
         """
         return [_flat(row) for row in self.closed_rounds()]
 
     def closed_rounds(self) -> list[dict[str, Any]]:
-        """The same with ``metrics`` and ``worker_metrics`` as mappings of their own."""
+        """The same, with ``metrics`` and ``worker_metrics`` as separate mappings."""
         return list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
 
     def open_round(self) -> dict[str, Any] | None:
-        """The round that updates are taken for: ``round``, ``opened_at``, and the updates committed so far."""
+        """The open round: ``round``, ``opened_at``, and how many updates are committed so far; None if none is open."""
         row = next(self._rows("SELECT round, opened_at FROM rounds WHERE closed_by IS NULL ORDER BY round"), None)
         if row is None or self.is_finished:
             return None
@@ -139,7 +139,7 @@ class History:
     # -- updates --------------------------------------------------------------------------------------------
 
     def updates(self, *, since_round: int = 0) -> Iterator[dict[str, Any]]:
-        """The updates that were decided in round ``since_round`` or later, in the order in which they were."""
+        """The updates decided in round ``since_round`` or later, in the order of the decisions."""
         return self._rows("SELECT * FROM updates WHERE round >= ? ORDER BY id", since_round)
 
     def refused(self, *, most: int = 100) -> list[dict[str, Any]]:
@@ -165,12 +165,12 @@ class History:
         }
 
     def contributions(self) -> list[dict[str, Any]]:
-        """One row a worker: updates by verdict, samples and bytes, mean staleness, mean seconds, when last seen."""
+        """One row a worker: updates by verdict, samples, bytes, mean staleness, mean seconds, when last seen."""
         return list(self._rows(_CONTRIBUTIONS))
 
     def plot(self) -> Any:
         """The learning curves as one ``plotly.graph_objects.Figure``, which a notebook shows by itself."""
-        from plotly.subplots import make_subplots  # half a second and 50 MB, for who plots
+        from plotly.subplots import make_subplots  # costs half a second and 50 MB, only for those who plot
 
         curves = charts.learning_curves(self.rounds())
         figure = make_subplots(rows=1, cols=max(1, len(curves)), subplot_titles=list(curves))
@@ -183,20 +183,20 @@ class History:
     # -- models ---------------------------------------------------------------------------------------------
 
     def models(self) -> dict[str, Path]:
-        """The models that are kept, by name: ``last``, ``best``, and ``round-00012`` of the one after round 12."""
+        """The models that are kept, by name: ``last``, ``best``, and ``round-00012`` for the one after round 12."""
         return {path.stem: path for path in sorted((self.state / _MODELS).glob("[!.]*.safetensors"))}
 
     def model_path(self, which: int | str = "last") -> Path:
-        """Of the model after a round, ``last`` or ``best``. A StateError names those that there are."""
+        """The path of the model after a round, ``last`` or ``best``; else a StateError that names those kept."""
         name = f"round-{which:05d}" if isinstance(which, int) else which
         found = self.models()
         if name not in found:
             there = ", ".join(found) or "none yet"
-            raise StateError(f"{self.state} keeps no model '{name}'; there are {there} (--keep-every keeps more)")
+            raise StateError(f"{self.state} keeps no model '{name}'; it has {there} (--keep-every keeps more)")
         return found[name]
 
     def load_model(self, module: nn.Module, which: int | str = "last") -> nn.Module:
-        """Puts the model after a round, ``last`` or ``best`` into ``module``, which is returned.
+        """Loads the model after a round, ``last`` or ``best``, into ``module``, and returns the module.
 
         Tensors that did not travel (``--shared``) stay as they are. A StateError if the two do not fit.
         """

@@ -1,4 +1,4 @@
-"""All that page and report show of a run, as plain values of bounded size, however long it was."""
+"""Everything that page and report show of a run, as plain values of bounded size, however long the run was."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _MOST_WORKERS = 200
 
 
 def overview(history: History) -> dict[str, Any]:
-    """The run as it is now. Its figures go by ``curve <metric>``, ``timeline`` and ``contributions``."""
+    """The run as it is now. Its figures are named ``curve <metric>``, ``timeline`` and ``contributions``."""
     rounds, workers, summary = history.rounds(), history.contributions(), history.summary
     recent = rounds[-_TIMELINE_ROUNDS:]
     curves = charts.learning_curves(rounds)
@@ -46,13 +46,13 @@ def overview(history: History) -> dict[str, Any]:
 
 
 def _title(history: History, facts: Mapping[str, Any]) -> str:
-    """The run's name; all simulations have the same one, and go by their folder's."""
+    """The run's name; or the folder's for a simulation, since all simulations have the same name."""
     name = str(facts.get("run"))
     return history.state.resolve().name if name == "simulation" else name
 
 
 def _tiles(rounds: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(value, label): what one looks at first."""
+    """(value, label) of what readers look at first."""
     seconds = sum(row["seconds"] for row in rounds)
     return [
         *_newest_metrics(rounds)[:4],
@@ -65,7 +65,7 @@ def _tiles(rounds: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, A
 
 
 def _newest_metrics(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Of the central evaluation; without one, of the workers' own."""
+    """(value, label) of the last round's metrics: central ones, or else the workers'."""
     if not rounds:
         return []
     names = charts.metric_names(rounds[-1:])
@@ -75,7 +75,7 @@ def _newest_metrics(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]
 
 
 def _comparison(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What single sites and all data in one place reach, where a simulation found out."""
+    """What single sites and all data in one place reach, if a simulation measured it."""
     baselines = summary.get("baselines")
     federated = summary.get("final", {}).get("metrics")
     if not baselines or not federated:

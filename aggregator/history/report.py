@@ -1,4 +1,4 @@
-"""``report.html``: a run that is over, in one file that opens from the disk, without a network."""
+"""``report.html``: a finished run in one file that opens from the disk, without a network."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _PIECE = 2**16
 
 
 def plotly_js() -> str:
-    """The source of plotly's library for pages, as its package has it."""
+    """The source of plotly's JavaScript library, as in its package."""
     return _plotly_file().read_text(encoding="utf-8")
 
 
@@ -28,14 +28,14 @@ def _plotly_file() -> Traversable:
 
 
 def own_source(name: str) -> str:
-    """One of the files that page and report share: ``page.css``, ``draw.js``."""
+    """The text of a file that page and report share: ``page.css``, ``draw.js``."""
     return (files("aggregator.history") / "page" / name).read_text(encoding="utf-8")
 
 
 def write_report(state: Path) -> Path:
-    """Writes the report of the run in ``state`` beside its summary, in place of an earlier one; returns its path.
+    """Writes the report of the run in ``state`` beside its summary, replacing an earlier one; returns its path.
 
-    An OSError where it cannot be written, a StateError where there is no run.
+    An OSError if it cannot be written, a StateError if there is no run.
     """
     path = state / NAME
     temporary = path.with_name(f".{NAME}.tmp")
@@ -49,9 +49,9 @@ def write_report(state: Path) -> Path:
 
 
 def report(history: History) -> Iterator[str]:
-    """The page, piece by piece: plotly alone is megabytes, and an aggregator's memory is to stay as it was.
+    """The page, piece by piece: plotly alone is megabytes, and an aggregator's memory should not grow.
 
-    Its size does not grow without bound with rounds, workers or refused updates.
+    Its size is bounded, whatever the number of rounds, workers or refused updates.
     """
     shown = overview(history)
     rounds = shown["rounds"]

@@ -1,4 +1,4 @@
-"""A round: when it ends, what counts in it, what its updates are added to, and the next model out of that."""
+"""A round: when it ends, what counts in it, what its updates are added to, and the next model made from that."""
 
 from aggregator.rounds.accumulator import NewAccumulator
 from aggregator.rounds.attendance import Attendance, PartialUploads, Uploads

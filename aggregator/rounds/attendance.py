@@ -1,4 +1,4 @@
-"""How many workers are there, by their signs of life. It decides shares, warnings and tidying, never correctness."""
+"""How many workers are present, by their signs of life. It decides shares, warnings and cleanup, never correctness."""
 
 import math
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ class _Seen:
 
 
 class Attendance:
-    """The workers that were heard of lately; each says how often it will speak, and so when it is gone."""
+    """The workers heard from recently. Each says how often it sends signs of life, and so when it counts as gone."""
 
     def __init__(self) -> None:
         self._seen: Present[_Seen] = Present()
         self._num_expected, self._expected_until = 0, 0.0
         self.patience_s = _STEP_S
-        """No worker heard of so far may be silent for longer; in steps, since each is written down."""
+        """The longest that any worker so far may be silent, in seconds; it grows in steps, as each one is recorded."""
 
     def heard(self, presence: Presence, *, now: float) -> bool:
-        """Takes a sign of life; True if it shows that two workers go by this name.
+        """Takes a sign of life; True if it shows that two workers use this name.
 
-        A restarted worker has a new instance and the old one stays silent; two at a time speak in turn.
+        A restarted worker has a new instance, and the old one stays silent; two at the same time alternate.
         """
         worker, instance = presence.worker, presence.instance
         last = self._seen.get(worker)
@@ -43,22 +43,22 @@ class Attendance:
         return last is not None and last.instance != instance and last.earlier_instance == instance
 
     def expect(self, number: int, *, now: float, patience_s: float = 0.0) -> None:
-        """Takes so many workers for present until they had time to say so, after a restart.
+        """After a restart, counts ``number`` workers as present until they have had time to send a sign of life.
 
-        ``patience_s`` is what it was before; 0: not known.
+        ``patience_s`` is its value before the restart; 0: not known.
         """
         self.patience_s = max(self.patience_s, patience_s)
         self._num_expected, self._expected_until = number, now + self.patience_s
 
     def num_present(self, *, now: float) -> int:
-        """How many workers are there; the others are forgotten."""
+        """How many workers are present; the others are forgotten."""
         self._seen.forget_silent(now=now)
         if now >= self._expected_until:
             self._num_expected = 0
         return max(len(self._seen), self._num_expected)
 
     def next_change(self) -> float | None:
-        """When the number falls next if everybody stays silent."""
+        """When the number next falls if every worker stays silent."""
         times = [self._seen.next_at(), self._expected_until if self._num_expected else None]
         return min((at for at in times if at is not None), default=None)
 
@@ -67,7 +67,7 @@ class Attendance:
 
 
 class Uploads:
-    """Updates that workers said they were sending. Who dies half way leaves a blob behind that no message names."""
+    """Updates that workers said they were sending. A worker that dies half way leaves a blob that no message names."""
 
     def __init__(self) -> None:
         self._rounds: dict[str, int] = {}
@@ -80,7 +80,7 @@ class Uploads:
         self._rounds.pop(worker, None)
 
     def abandoned(self, *, before: int) -> list[tuple[str, int]]:
-        """(worker, round) of those for rounds before ``before``; they are told once."""
+        """(worker, round) of those for rounds before ``before``; each is returned only once."""
         found = [(worker, number) for worker, number in self._rounds.items() if number < before]
         for worker, _ in found:
             del self._rounds[worker]
@@ -88,13 +88,13 @@ class Uploads:
 
 
 _GAP = 64
-"""Partial sums of one shard that may be missing in between; a number far above the last is no partial's."""
+"""How many partial sums of one shard may be missing in between; no partial sends a number far above the last one."""
 
 
 class PartialUploads:
-    """The partial sums of a round. A partial that dies while it sends one leaves a blob that no message names.
+    """The partial sums of a round. A partial that dies while sending one leaves a blob that no message names.
 
-    ``num_before`` are the updates that were in before a restart; so many partial sums may have been in, too.
+    ``num_before`` updates were folded before a restart; up to as many partial sums may have arrived.
     """
 
     def __init__(self, round_number: int, *, num_shards: int, num_before: int) -> None:
@@ -109,11 +109,11 @@ class PartialUploads:
 
     @property
     def are_few(self) -> bool:
-        """Whether one of each shard is unknown, and not, after a restart, as many as there may have been."""
+        """Whether just one sum a shard is unknown, not, as after a restart, every one that there may have been."""
         return self._num_before == 0
 
     def unknown(self) -> list[tuple[int, int]]:
-        """(shard, sequence) of those that may have been begun and did not arrive."""
+        """(shard, sequence) of the sums that may have been begun but did not arrive."""
         return [
             (shard, sequence)
             for shard, following in self._next.items()

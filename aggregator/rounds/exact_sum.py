@@ -5,17 +5,17 @@ is rounded once onto a fixed grid of 2**-58 and held as two integers:
 
     value = high * 2**-32 + low * 2**-58        high: int64, low: int32, |low| <= 2**25 after a carry (wire/limbs.py)
 
-So a parameter takes 12 bytes. What is lost is at most 2**-59 (2e-18) an update, far below the rounding of the
-float32 result for any delta a training step makes; the sum of |weight * delta| may reach 2**30 (1e9). Two int64
-limbs would give a range no model needs, for a third more memory; one limb cannot hold both ends of this one.
+So a parameter takes 12 bytes. The loss is at most 2**-59 (2e-18) an update, far below the rounding of the float32
+result for any delta a training step makes; the sum of |weight * delta| may reach 2**30 (1e9). Two int64 limbs would
+give a range that no model needs, for a third more memory; a single limb cannot hold both ends of this range.
 
 Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its unit in the last place is the grid
-step; the low bits of the sum are then the integer. That is one vector addition where rint and a cast are slow.
+step; the low bits of the sum are then the integer. That is one vector addition, where rint and a cast are slow.
 
-In numpy, all is done block by block in memory that the sum owns: the passes over a block find it in the cache, and
-adding a float32 update allocates nothing. Small tensors that follow each other share a block, since a call takes as
-long as a thousand elements. On request, float32 is added by a compiled loop (`fold_kernel.py`), to the
-same bits; what is left to wait for is the memory of the limbs, 24 bytes a parameter.
+In numpy, everything is done block by block in memory that the sum owns: the passes over a block find it in the cache,
+and adding a float32 update allocates nothing. Small tensors that follow each other share a block, since a call costs as
+much as a thousand elements. On request, float32 is added by a compiled loop (`fold_kernel.py`), to the same bits; the
+bottleneck is then the memory traffic of the limbs, 24 bytes a parameter.
 """
 
 import math
@@ -57,15 +57,15 @@ _SMALL = 2.0**18
 """Products below it can be rounded by addition; larger ones are rounded and cast, with the same result."""
 
 _BLOCK = 2**15
-"""Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half of
-it costs more in calls, twice of it falls out of the cache."""
+"""Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half as many
+cost more in calls, twice as many fall out of the cache."""
 _OWN_MEMORY_BYTES = 2**20
 _EXACT_UNCARRIED = 2.0**20
-"""Below it a quotient does not depend on what was carried; from here on only equal limbs give equal quotients."""
+"""Below it, a quotient does not depend on what was carried; above, only equal limbs give equal quotients."""
 
 
 class Scratch:
-    """Two blocks of float64 to work in, so that nothing is allocated for a block."""
+    """Two float64 blocks to work in, so that working on a block allocates nothing."""
 
     def __init__(self, num_elements: int = _BLOCK) -> None:
         self.scaled, self.rest = np.empty(num_elements), np.empty(num_elements)
@@ -74,7 +74,7 @@ class Scratch:
 class ExactSum:
     """The running sum of ``weight * delta`` over updates, tensor by tensor.
 
-    ``specs`` are those of the updates, in canonical order. Takes 12 bytes a parameter, whatever is added.
+    ``specs`` are those of the updates, in canonical order. It takes 12 bytes a parameter, whatever is added.
     With a ``kernel``, float32 is added by compiled code, to the same bits.
     """
 
@@ -93,7 +93,7 @@ class ExactSum:
 
     @cached_property
     def limb_specs(self) -> Specs:
-        """Those of the limbs, as they travel in a partial sum."""
+        """The specs of the limbs, as they travel in a partial sum."""
         return limb_specs(self.specs)
 
     @cached_property
@@ -105,13 +105,13 @@ class ExactSum:
         return True
 
     def begin_update(self, key: Key) -> None:
-        """The sum is the same, whoever's update it is."""
+        """Does nothing: the sum does not depend on whose update it is."""
 
     def add(self, offset: int, piece: Buffer, weight: float) -> None:
         """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
 
-        A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. One that holds NaN or
-        infinity, or leaves the range, is an UnfitMessage; then nothing of this piece was added.
+        A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. An UnfitMessage if it
+        holds NaN or infinity, or leaves the range; then nothing of this piece was added.
         """
         slices = list(self._groups.layout.slices(offset, piece))
         bound = abs(weight) * max((self._largest_finite(*each) for each in slices), default=0.0)
@@ -130,9 +130,8 @@ class ExactSum:
     def add_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
         """Adds a piece of the payload of another sum's limbs, as ``limb_specs`` has them and ``limbs`` gives them.
 
-        ``bound`` is the other sum's. Pieces are cut as those of updates, and ``end_update`` ends them too. Limbs
-        that are not carried, or larger than ``bound`` allows, are an UnfitMessage; then nothing of this piece was
-        added.
+        ``bound`` is the other sum's. Pieces are cut like those of updates, and ``end_update`` ends them, too. An
+        UnfitMessage if limbs are not carried, or larger than ``bound`` allows; then nothing of this piece was added.
         """
         slices = list(self._limb_layout.slices(offset, piece))
         if not bound >= 0:
@@ -150,7 +149,7 @@ class ExactSum:
             sums[start : start + len(values)] += values
 
     def end_update(self) -> None:
-        """Says that all pieces of one update, or of one partial sum, were added."""
+        """Announces that all pieces of one update, or of one partial sum, have been added."""
         self._bound += self._bound_of_update
         self._bound_of_update = 0.0
         self._num_uncarried += 1
@@ -158,7 +157,7 @@ class ExactSum:
             self.carry()
 
     def _admit(self, bound: float) -> None:
-        """An UnfitMessage if what is added, at most ``bound`` in magnitude, could leave the range."""
+        """Raises an UnfitMessage if adding values of at most ``bound`` in magnitude could leave the range."""
         if not self._bound + bound < MAX_SUM:
             raise UnfitMessage(
                 f"num_samples times delta reaches {bound:.3g}; the sum over a round must stay below {MAX_SUM:.3g}"
@@ -179,7 +178,7 @@ class ExactSum:
         return name in self._groups.places
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
-        """The tensors that can be taken at once: those that follow each other in the model and in the sum."""
+        """Groups tensors that can be taken at once: those that follow each other both in the model and in the sum."""
         span: list[TensorSpec] = []
         for spec in specs:
             if span and (spec.dtype != span[0].dtype or not self._follows(span[-1].name, spec.name)):
@@ -190,7 +189,7 @@ class ExactSum:
             yield tuple(span)
 
     def _follows(self, before: str, name: str) -> bool:
-        """Whether a tensor's sum lies right behind another's."""
+        """Whether a tensor's sum lies directly after another's."""
         if before not in self or name not in self:
             return False
         (one, place), (other, next_place) = self._groups.places[before], self._groups.places[name]
@@ -199,10 +198,10 @@ class ExactSum:
     def means(
         self, span: Specs, total: int, *, start: int = 0, num: int | None = None
     ) -> Iterator[tuple[slice, Floats]]:
-        """The sum over ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
+        """The sum divided by ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
 
-        Of one tensor, or of those that follow each other; of ``num`` elements (None: all) from ``start`` on, which is
-        where the slices count from. A block lies in the sum's own memory: it may be changed, and is gone with the next.
+        Covers one tensor, or several that follow each other: ``num`` elements (None: all) from ``start`` on, where the
+        slices count from. A block lies in the sum's own memory: it may be changed, and is valid until the next one.
         """
         if self._bound >= _EXACT_UNCARRIED:
             self.carry()
@@ -218,7 +217,7 @@ class ExactSum:
             yield block, mean
 
     def forget(self, span: Specs) -> None:
-        """Their sums are no longer needed: frees the memory of each group that is forgotten to its last tensor."""
+        """Their sums are no longer needed: frees the memory of each group once its last tensor is forgotten."""
         for spec in span:
             name, _ = self._groups.places[spec.name]
             self._num_kept[name] -= 1
@@ -226,7 +225,7 @@ class ExactSum:
                 del self._high[name], self._low[name]
 
     def limbs(self) -> dict[str, NDArray[Any]]:
-        """All that the sum is, carried, as named flat arrays; they are the sum's own memory."""
+        """The whole sum, carried, as named flat arrays; they are the sum's own memory."""
         self.carry()
         arrays: dict[str, NDArray[Any]] = {}
         for spec in self.specs:
@@ -244,7 +243,7 @@ class ExactSum:
         return frozenset()
 
     def limb_pieces(self) -> Iterator[memoryview]:
-        """The payload of the limbs, as ``limb_specs`` has them, a tensor at a time; nothing is copied."""
+        """The payload of the limbs, in the order of ``limb_specs``, one tensor at a time; nothing is copied."""
         limbs = self.limbs()
         for spec in self.limb_specs:
             if spec.num_elements:  # an empty view cannot be cast
@@ -260,13 +259,13 @@ class ExactSum:
         self._bound = bound
 
     def _limbs_of(self, name: str, last: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Those of one tensor, or of all up to the last one that follows it."""
+        """The limbs of one tensor, or of the tensors from it up to ``last``."""
         group, place = self._groups.places[name]
         place = slice(place.start, self._groups.places[last or name][1].stop)
         return self._high[group][place], self._low[group][place]
 
     def _largest_finite(self, spec: TensorSpec, start: int, values: NDArray[Any]) -> float:
-        """The largest magnitude in a piece of a group; not finite values are an UnfitMessage."""
+        """The largest magnitude in a piece of a group; an UnfitMessage if a value is not finite."""
         largest = self._largest(values, spec)
         if not math.isfinite(largest):
             bad = self._groups.name_at(spec.name, start + self._first_not_finite(values, spec))
@@ -304,7 +303,7 @@ class ExactSum:
 
     def _numbers(self, values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
         """A block as numbers. A bfloat16, which numpy does not know, is the upper half of a float32."""
-        if spec.dtype == "float16":  # slow to compare as it is
+        if spec.dtype == "float16":  # slow to compare directly
             wide = self._scratch.rest.view(np.float32)[: len(values)]
             np.copyto(wide, values)
             return wide
@@ -316,13 +315,13 @@ class ExactSum:
 
 
 class _Groups:
-    """Tensors of one dtype that follow each other, as one: a large one alone, or small ones that fit into a block."""
+    """Adjacent tensors of one dtype, treated as one: a large one alone, or small ones that fit into a block."""
 
     def __init__(self, specs: Specs) -> None:
         self.specs: list[TensorSpec] = []
-        """A group as one tensor, with the name of its first."""
+        """Each group as one tensor, named after its first."""
         self.places: dict[str, tuple[str, slice]] = {}
-        """Tensor -> its group, and where in it."""
+        """Tensor -> its group, and its place in the group."""
         self.sizes: dict[str, int] = {}
         """Group -> how many tensors are in it."""
         for spec in specs:
@@ -337,7 +336,7 @@ class _Groups:
         self.layout = _Layout(self.specs)
 
     def name_at(self, group: str, index: int) -> str:
-        """The tensor that has an element of a group."""
+        """The tensor that an element of a group belongs to."""
         places = self.places.items()
         return next(name for name, (of, place) in places if of == group and place.start <= index < place.stop)
 
@@ -369,21 +368,21 @@ class _Layout:
 
 
 def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
-    """Zeros in memory of their own, which goes back to the system at once when it is let go."""
+    """Zeros in memory of their own, which goes back to the system as soon as it is released."""
     num_bytes = num * np.dtype(dtype).itemsize
     if num_bytes < _OWN_MEMORY_BYTES:
         return np.zeros(num, dtype)
-    # private: what may be shared with other processes, as by default, takes twice as long to get and to give back
+    # private: shareable memory, the default, takes twice as long to obtain and to give back
     return np.frombuffer(mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype)
 
 
 def _add_small(
     high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float, scratch: Scratch
 ) -> None:
-    """Adds a block of which no product reaches ``_SMALL``."""
+    """Adds a block in which no product reaches ``_SMALL``."""
     num = len(values)
     x, r = scratch.scaled[:num], scratch.rest[:num]
-    np.copyto(x, values)  # apart from the multiplication, which would cast through a buffer of its own
+    np.copyto(x, values)  # separate from the multiplication, which would cast through a buffer of its own
     np.multiply(x, weight / HIGH_STEP, out=x)
     np.add(x, _TO_HIGH, out=r)
     np.add(high, r.view(np.int64), out=high)
@@ -396,7 +395,7 @@ def _add_small(
 def _add_any(
     high: NDArray[np.int64], low: NDArray[np.int32], values: NDArray[Any], weight: float, scratch: Scratch
 ) -> None:
-    """Adds a block, whatever is in it; slower, and allocates."""
+    """Adds any block; slower, and allocates."""
     num = len(values)
     x, r = scratch.scaled[:num], scratch.rest[:num]
     np.copyto(x, values)
@@ -408,7 +407,7 @@ def _add_any(
 
 
 def _add_low(low: NDArray[np.int32], x: Floats, free: Floats) -> None:
-    """``x`` is what is left below ``high``, in its steps: at most one half."""
+    """Adds ``x``, the remainder below ``high``, in steps of ``high``: at most one half."""
     integers = free.view(np.int32)[: len(x)]
     np.add(x, _TO_LOW, out=x)
     np.copyto(integers, x.view(np.int64), casting="unsafe")  # the low 32 bits of _TO_LOW are zero

@@ -1,8 +1,8 @@
-"""The inner loop of the exact fold, compiled. It does what `aggregator/rounds/exact_sum.py` does in numpy, to the bit.
+"""The inner loop of the exact fold, compiled: bit for bit what `aggregator/rounds/exact_sum.py` does in numpy.
 
-numpy goes over a block ten times, each time with one operation; compiled, a parameter is read, split and added in one
-go, and memory is what is waited for. That takes numba, which is large, on the disk and in memory (120 MB): it is an
-extra, `pip install 'fedmq[fast]'`, and used with `--compiled-fold`.
+numpy passes over a block ten times, with one operation each; compiled, a parameter is read, split and added in one
+pass, and memory is the bottleneck. This needs numba, which is large on disk and in memory (120 MB); so it is an extra,
+`pip install 'fedmq[fast]'`, used with `--compiled-fold`.
 """
 
 import functools
@@ -21,9 +21,9 @@ class Kernel:
     """Both loops over an update, for float32."""
 
     add: Callable[[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], float, float, float], None]
-    """Adds ``values`` times a scale to (high, low): the scale, what rounds to ``high``, steps of ``low`` in one."""
+    """Adds ``values`` times a scale to (high, low). Floats: scale, rounding constant, steps of low in one of high."""
     largest_bits: Callable[[NDArray[np.uint32]], int]
-    """The bits of the largest magnitude; those of infinity and NaN are larger than any number's."""
+    """The bits of the largest magnitude; those of infinity and NaN compare larger than any number's."""
 
     def largest(self, values: NDArray[np.float32]) -> float:
         """The largest magnitude; infinity or NaN if there is one."""
@@ -32,16 +32,16 @@ class Kernel:
 
 @functools.cache
 def kernel() -> Kernel:
-    """Compiled at its first use, in a second or less; a SettingsError where numba is not installed."""
+    """The compiled kernel; its first use takes up to a second. A SettingsError if numba is not installed."""
     try:
         import numba
     except ImportError as error:
         raise SettingsError("--compiled-fold needs numba: pip install 'fedmq[fast]'") from error
-    # without fastmath: no operation may be left out or joined
+    # without fastmath: no operation may be left out or fused
     try:
         compiled = numba.njit(nogil=True, cache=True)
         return Kernel(add=compiled(_add), largest_bits=compiled(_largest_bits))
-    except RuntimeError:  # there is no folder that it could keep the code in
+    except RuntimeError:  # there is no folder to cache the code in
         compiled = numba.njit(nogil=True)
         return Kernel(add=compiled(_add), largest_bits=compiled(_largest_bits))
 

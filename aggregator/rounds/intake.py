@@ -1,4 +1,4 @@
-"""Is this update one of ours, and does it fit? Nothing here is believed that the message says of itself."""
+"""Is this update one of ours, and does it fit? Nothing that a message says about itself is taken on trust."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,24 +31,24 @@ _MIN_PREFETCH = 4
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an update of this run looks like."""
+    """What an update of this run must look like."""
 
     run_id: str
     encoding: Encoding
-    """How it travels, and what is folded of it."""
+    """How it travels, and what is folded from it."""
     topology: Topology
 
 
 @dataclass(slots=True)
 class Update:
-    """An update that is what it should be, as far as its header tells."""
+    """An update that is valid as far as its header shows."""
 
     head: UpdateHead
     payload: memoryview
     """Empty when the body is in a blob."""
     encoding: Encoding
     num_wire_bytes: int
-    """What came of it so far: the message, and the parts of its blob that were read."""
+    """The bytes received so far: the message, and the parts of its blob that were read."""
 
     shard: ClassVar[None] = None
 
@@ -66,21 +66,21 @@ class Update:
 
     @property
     def folded_bytes(self) -> int:
-        """The size of what is folded of it."""
+        """The size of what is folded from it."""
         return num_bytes_of(self.encoding.folded)
 
     def __str__(self) -> str:
         return f"update of {self.head.worker}"
 
     def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
-        """The ledger's row of this update, in the round that is open; reason and weight are to be added."""
+        """The ledger row of this update in the open round, still without reason and weight."""
         row = row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
         return replace(row, num_bytes=self.num_wire_bytes)
 
     def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
         """(offset, bytes) of the delta to fold, in the specs of ``encoding.folded``, piece by piece.
 
-        Raises what ``pieces_of`` raises, and UnfitMessage at numbers that no encoder writes.
+        Raises what ``pieces_of`` raises, and UnfitMessage on values that no encoder writes.
         """
         encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0)
         if self.encoding.is_direct:
@@ -102,7 +102,7 @@ class Update:
 def row_of(
     claim: UpdateHead | Folded, verdict: Verdict, *, base_round: int, received_at: float, round_number: int
 ) -> UpdateRow:
-    """The ledger's row of an update that was trained from the model of ``base_round``."""
+    """The ledger row of an update that was trained from the model of ``base_round``."""
     return UpdateRow(
         received_at=received_at,
         round=round_number,
@@ -121,17 +121,17 @@ def row_of(
 
 
 def parts_of(head: Tensors, payload: Buffer, transport: Transport) -> Iterator[Buffer]:
-    """The body that a head is of, as it came: from its own message, or from its blob."""
+    """The body that belongs to a head, as it was sent: from its own message, or from its blob."""
     if head.blob is None:
         return iter([payload])
     return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))
 
 
 def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False) -> Iterator[tuple[int, Buffer]]:
-    """(offset, bytes) of the body that these parts are, each a zstd frame or not, piece by piece.
+    """(offset, bytes) of the body in these parts, piece by piece; ``are_zstd``: each part is a zstd frame.
 
-    Raises UnfitMessage instead of giving the last piece if the digest is not the announced one, or a part
-    has not the announced size; BlobLost if the blob cannot be read to its end.
+    Raises UnfitMessage before the last piece if the digest is not the announced one, and at any part that does not
+    have the announced size; BlobLost if the blob cannot be read to its end.
     """
     digest = Digest(head.tensors)
     part_bytes = head.blob.part_bytes if head.blob else head.num_bytes
@@ -143,16 +143,16 @@ def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False)
             raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
         digest.add(piece)
         if offset + size == head.num_bytes and digest.hex() != head.sha256:
-            raise UnfitMessage("its body is not the one that its digest is of")
+            raise UnfitMessage("its body does not match its digest")
         yield offset, piece
         offset += size
 
 
 def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
-    """The update in a delivery. Whatever is wrong with it is a MessageError that says what."""
+    """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
     head, payload = decode(delivery.body, UpdateHead)
     if head.worker != delivery.sender:
-        raise UnfitMessage(f"says that it is from {head.worker}, but came with the key of '{delivery.sender}'")
+        raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
     if head.run_id != expected.run_id:
         raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
@@ -170,30 +170,28 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
 
 
 def foreign_sets(head: Tensors) -> str | None:
-    """Which sets of tensors a message has that this run has not, in words; None if there are none."""
-    return (
-        f"has the sets of tensors {', '.join(head.sets)}, and this run has none but the model's" if head.sets else None
-    )
+    """The tensor sets that a message has and this run does not, in words; None if there are none."""
+    return f"has the tensor sets {', '.join(head.sets)}, but this run has only the model's" if head.sets else None
 
 
 def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
-    """An UnfitMessage unless the body is in the message, of the right size, or in the sender's own blob."""
+    """An UnfitMessage unless the body is in the message and of the right size, or in the sender's own blob."""
     if head.blob is None:
         if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
-                raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; such a one must be in parts")
+                raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; it must be sent in parts")
         elif len(payload) != head.num_bytes:
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
-        raise UnfitMessage("it has a body of its own and names a blob too")
+        raise UnfitMessage("it has a body of its own and also names a blob")
     elif not is_name_of(head.blob.name, own_blob):
         raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
 
 
 def affordable_prefetch(body_bytes: Iterable[int], inline_cap: int) -> int:
-    """How many messages may be held and not acked, with bodies of these sizes: what bounds memory, however many wait.
+    """How many messages with bodies of these sizes may be held unacked, which bounds memory however many wait.
 
-    At most 64 MiB of them, or four; those above ``inline_cap`` are only descriptors.
+    At most 64 MiB of them, or four; bodies above ``inline_cap`` are in blobs, and their messages are small.
     """
     largest = max((size for size in body_bytes if size <= inline_cap), default=0)
     if largest == 0:

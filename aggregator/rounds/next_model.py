@@ -1,4 +1,4 @@
-"""The next global model out of the updates of a round, piece by piece: neither model lies in memory whole.
+"""The next global model from the updates of a round, piece by piece: neither model is ever in memory as a whole.
 
     mean  = sum_k(weight_k * delta_k) / sum_k(base_weight_k)
     model <- model + step(mean)
@@ -23,14 +23,14 @@ from broker.wire import Specs, TensorSpec, num_elements_of
 
 @dataclass(frozen=True, slots=True)
 class NextPiece:
-    """Some of the next model: of one tensor, or some small ones whole."""
+    """A piece of the next model: part of one tensor, or several whole small ones."""
 
     span: Specs
-    """The tensors that it is of; all have one dtype."""
+    """The tensors that it belongs to; all have one dtype."""
     values: torch.Tensor
     """Flat."""
     state: Mapping[str, Block]
-    """The step's state of the same elements, by name."""
+    """The step's state for the same elements, by name."""
 
 
 def next_model(
@@ -42,10 +42,10 @@ def next_model(
     total: int,
     state: Mapping[str, ModelFile] | None = None,
 ) -> Iterator[NextPiece]:
-    """The next global model in the order of ``specs``. Takes the accumulator apart on the way.
+    """The next global model, in the order of ``specs``. Uses up the accumulator.
 
-    ``total`` is what the mean is over; 0 leaves model and state as they are. ``state`` has the files of the step's
-    state; without one, the step begins.
+    ``total`` is the divisor of the mean; 0 leaves model and state as they are. ``state`` has the files of the step's
+    state; if it is empty, the step begins.
     """
     with ExitStack() as stack:
         remembered = {name: stack.enter_context(file.floats(specs)) for name, file in (state or {}).items()}

@@ -1,9 +1,9 @@
-"""What the open round holds: the updates that count, and what was decided since the last commit.
+"""The open round: the updates that count in it, and what was decided since the last commit.
 
-The commit rule, the only one that neither loses nor doubles:
+The commit rule, the only one that neither loses nor double-counts an update:
 1. an update is folded only if its key is neither committed nor pending;
-2. a commit saves the accumulator under a new name, then, in one transaction, names that and the updates in it;
-3. only then are their blobs deleted and the updates acked; one that comes again is known by its key.
+2. a commit saves the accumulator under a new name, then, in one transaction, records that name and the updates in it;
+3. only then are their blobs deleted and the updates acked; an update delivered again is recognised by its key.
 """
 
 import time
@@ -24,7 +24,7 @@ Piece = tuple[int, Buffer]
 
 
 class Contribution(Protocol):
-    """One message with one update or several, as ``Update`` and ``PartialSum`` are."""
+    """One message with one or several updates: an ``Update`` or a ``PartialSum``."""
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -32,25 +32,25 @@ class Contribution(Protocol):
 
     @property
     def base_round(self) -> int:
-        """The round whose model they were trained from."""
+        """The round from whose model they were trained."""
 
     @property
     def shard(self) -> int | None:
-        """Of a partial sum."""
+        """The shard of a partial sum; None for a single update."""
 
     @property
     def blob_name(self) -> str | None:
-        """Where its body is, if not in the message."""
+        """The blob that holds its body; None if the body is in the message."""
 
     @property
     def folded_bytes(self) -> int:
-        """The size of what is added of it."""
+        """The size of what is added from it."""
 
     def row(self, claim: Claim, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
-        """The ledger's row of one of its updates, in the round that is open; reason and weight are to be added."""
+        """The ledger row of one of its updates in the open round, still without reason and weight."""
 
     def pieces(self, transport: Transport) -> Iterator[Piece]:
-        """What is added of it; an UnfitMessage or BlobLost where it is not what was announced."""
+        """What is added from it; an UnfitMessage or BlobLost if it is not what was announced."""
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
         """Adds one of these pieces."""
@@ -58,28 +58,28 @@ class Contribution(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
-    """Where a round is kept, and whence its messages come."""
+    """Where a round is stored, and where its messages come from."""
 
     epoch: int
     directory: StateDirectory
     ledger: Ledger
     transport: Transport
     specs: Specs
-    """What is folded of an update."""
+    """The tensors folded from an update."""
     new_accumulator: NewAccumulator
     clock: Callable[[], float]
     on_event: Watcher
 
 
 class OpenRound:
-    """The round that updates are folded into. Made anew for each round, and from the last commit on a start."""
+    """The round that updates are folded into. There is a new one for each round; a start loads the last commit."""
 
     def __init__(self, number: int, stores: Stores) -> None:
         self.number = number
         self._stores = stores
         self._rows: list[UpdateRow] = []
         self._instances: dict[tuple[int, str], str] = {}
-        """(base round, worker) -> instance, of updates that were folded since the last commit."""
+        """(base round, worker) -> instance, of updates folded since the last commit."""
         self._deliveries: list[Delivery] = []
         self._blobs: list[str] = []
         self._oldest_at: float | None = None
@@ -98,7 +98,7 @@ class OpenRound:
     # -- deciding -------------------------------------------------------------------------------------------
 
     def known(self, contribution: Contribution) -> dict[str, str]:
-        """worker -> instance, of those of its updates that are in already, committed or not."""
+        """Worker -> instance, for those of its updates that are in already, committed or not."""
         base_round = contribution.base_round
         found = {claim.worker: self._instance_of(base_round, claim.worker) for claim in contribution.claims}
         return {worker: instance for worker, instance in found.items() if instance is not None}
@@ -107,9 +107,9 @@ class OpenRound:
         return self._instances.get((base_round, worker)) or self._stores.ledger.is_folded(base_round, worker)
 
     def take(self, contribution: Contribution, decision: Decision, delivery: Delivery) -> None:
-        """Does what was decided, and remembers it until the commit. What is refused is an UnfitMessage.
+        """Carries the decision out and remembers it until the commit. A refusal is an UnfitMessage.
 
-        After that or a BlobLost, half an update may be in: then ``mend`` it.
+        After an UnfitMessage or a BlobLost, half an update may be in: call ``mend``.
         """
         received_at = time.time()
         match decision:
@@ -181,7 +181,7 @@ class OpenRound:
     def _remember(
         self, contribution: Contribution, rows: Sequence[UpdateRow], delivery: Delivery, *, fold_s: float | None = None
     ) -> None:
-        """Until the commit: ledger rows, a delivery to ack, a blob to delete."""
+        """Remembers until the commit: ledger rows, a delivery to ack, a blob to delete."""
         for row in rows:
             self._add_row(row, fold_s=fold_s, shard=contribution.shard)
         if rows and contribution.shard is not None:
@@ -218,7 +218,7 @@ class OpenRound:
             self._oldest_at = self._stores.clock()
 
     def mend(self) -> None:
-        """Goes back to the last commit if half an update is in; what came after it is delivered again.
+        """Goes back to the last commit if half an update is in; whatever arrived after it is delivered again.
 
         The broken update itself must be off the queue by then.
         """
@@ -236,16 +236,16 @@ class OpenRound:
 
     @property
     def num_pending(self) -> int:
-        """Deliveries that wait for a commit to be acked."""
+        """The number of deliveries that wait for a commit before they are acked."""
         return len(self._deliveries)
 
     @property
     def oldest_at(self) -> float | None:
-        """Since when something waits for a commit."""
+        """Since when anything has waited for a commit; None if nothing does."""
         return self._oldest_at
 
     def commit(self, *, num_present: int = 0) -> None:
-        """Makes durable what was decided, and how many workers are there; then acks it."""
+        """Makes durable what was decided and how many workers are present; then acks the deliveries."""
         if self._oldest_at is None:
             return
         begun_at = time.perf_counter()
@@ -272,7 +272,7 @@ class OpenRound:
     def close(
         self, result: RoundResult, *, next_round: int | None, install: Callable[[], None], num_present: int = 0
     ) -> None:
-        """Commits the end of the round; ``install`` puts its model, which is on the disk already, in its place."""
+        """Commits the end of the round; ``install`` puts its model, already on the disk, in its place."""
         begun_at = time.perf_counter()
         self._stores.ledger.close_round(
             self.number, self._rows, result, next_round=next_round, install=install, num_present=num_present
@@ -283,13 +283,13 @@ class OpenRound:
         self._stores.on_event(Committed(rows=tuple(self._rows), seconds=time.perf_counter() - begun_at))
 
     def settle(self) -> None:
-        """After the end of the round is committed and told: acks, and frees what it needed."""
+        """Acks, and frees what the round needed, once its end is committed and its events are out."""
         self._settle()
         self._stores.directory.remove_sums(self._stores.epoch)
 
     def _settle(self) -> None:
         transport = self._stores.transport
-        transport.delete_blobs(self._blobs)  # before the acks: nothing would tell of them after a kill in between
+        transport.delete_blobs(self._blobs)  # before the acks: after a kill in between, nothing would name them
         if self._deliveries:
             transport.ack(self._deliveries)
         self._rows, self._deliveries, self._blobs = [], [], []

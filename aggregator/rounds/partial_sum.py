@@ -28,7 +28,7 @@ from console import UnfitMessage
 
 
 def folded_of(update: Update) -> Folded:
-    """What a partial sum says of an update in it."""
+    """What a partial sum says about an update in it."""
     head = update.head
     return Folded(
         worker=head.worker,
@@ -45,7 +45,7 @@ def folded_of(update: Update) -> Folded:
 def partial_head(
     model: ModelHead, exact_sum: ExactSum, updates: Sequence[Folded], *, shard: int, sequence: int
 ) -> PartialHead:
-    """The head of the sum of these updates, which were trained from ``model``; its blob is still to be named."""
+    """The head of the sum of these updates, which were trained from ``model``; it does not name its blob yet."""
     digest = Digest(exact_sum.specs)
     for piece in exact_sum.limb_pieces():
         digest.add(piece)
@@ -71,7 +71,7 @@ def send_partial(
     inline_cap: int,
     part_bytes: int,
 ) -> None:
-    """Returns when the root's queue has it for good. BlobLost if somebody deletes its blob meanwhile."""
+    """Returns once the root's queue holds the sum durably. BlobLost if its blob is deleted meanwhile."""
     if head.num_bytes <= inline_cap:
         body = encode(head, b"".join(exact_sum.limb_pieces()))
     else:
@@ -83,7 +83,7 @@ def send_partial(
 
 @dataclass(frozen=True, slots=True)
 class PartialSum:
-    """A partial sum that is what it should be, as far as its header tells."""
+    """A partial sum that is valid as far as its header shows."""
 
     head: PartialHead
     payload: memoryview
@@ -113,7 +113,7 @@ class PartialSum:
         return f"sum of shard {self.head.shard}"
 
     def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
-        """The ledger's row of one update in it, in the round that is open; reason and weight are to be added."""
+        """The ledger row of one update in it, in the open round, still without reason and weight."""
         return row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
 
     def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
@@ -125,10 +125,10 @@ class PartialSum:
 
 
 def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:
-    """The partial sum in a delivery. Whatever is wrong with it is a MessageError that says what."""
+    """The partial sum in a delivery; a MessageError that says what is wrong with it, if anything is."""
     head, payload = decode(delivery.body, PartialHead)
     if partial_key(head.shard) != delivery.sender:
-        raise UnfitMessage(f"says that it is of shard {head.shard}, but came with the key '{delivery.sender}'")
+        raise UnfitMessage(f"claims to be of shard {head.shard}, but came with the key '{delivery.sender}'")
     if head.run_id != expected.run_id:
         raise UnfitMessage(f"partial sum of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:

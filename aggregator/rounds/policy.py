@@ -1,4 +1,4 @@
-"""When a round ends: a pure state machine. The clock is passed in; nothing here waits or counts by itself."""
+"""When a round ends: a pure state machine. The clock is passed in; nothing here waits or counts on its own."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ class Quorum:
     count: int | None = None
     share: float | None = None
     text: str = field(default="", compare=False, repr=False)
-    """As it was given, if it was."""
+    """As the user wrote it; empty if it was not parsed."""
 
     @classmethod
     def parse(cls, text: str) -> "Quorum":
@@ -45,13 +45,13 @@ class Quorum:
         return cls(share=share, text=text)
 
     def target(self, num_present: int) -> int:
-        """The number of updates wanted while so many workers are present; at least 1."""
+        """The number of updates wanted while ``num_present`` workers are present; at least 1."""
         if self.share is None:
             return self.count or 1
         return max(1, math.ceil(round(self.share * num_present, 9)))
 
     def counted(self, num_present: int) -> "Quorum":
-        """The same where the number of workers present is known and stays: a count."""
+        """The same as a count, for a number of workers that is known and stays the same."""
         return Quorum(count=self.target(num_present))
 
     @property
@@ -79,7 +79,7 @@ class RoundPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The open round. Times are of one clock that only goes forward."""
+    """The open round. All times are of one monotonic clock."""
 
     number: int
     opened_at: float
@@ -96,7 +96,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before ``until`` (None: before something happens)."""
+    """Nothing to do before ``until`` (None: until something happens)."""
 
     until: float | None
 
@@ -110,7 +110,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """The deadline passed with too few updates; the round goes on until the floor is reached."""
+    """The deadline passed with too few updates; the round goes on until it has ``min_updates``."""
 
     until: float
 
@@ -129,7 +129,7 @@ def decide(
             return state, Close(ClosedBy.QUORUM)
         state = replace(state, quorum_at=now if state.quorum_at is None else state.quorum_at)
     elif state.quorum_at is not None:
-        state = replace(state, quorum_at=None)  # a share of more workers than before
+        state = replace(state, quorum_at=None)  # the quorum is a share, and more workers are present than before
     if state.quorum_at is not None and now >= state.quorum_at + policy.grace_s:
         return state, Close(ClosedBy.QUORUM)
     if state.deadline_at is not None and now >= state.deadline_at:

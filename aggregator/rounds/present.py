@@ -1,4 +1,4 @@
-"""Who is there: what each worker said last, until it has been silent for too long."""
+"""Who is present: what was last heard from each worker, until it has been silent for too long."""
 
 import heapq
 import math
@@ -9,15 +9,15 @@ T = TypeVar("T")
 
 
 class Present(Mapping[str, T]):
-    """What was heard last of each worker that is there, the longest silent one first.
+    """Worker -> what was last heard from it, for each worker present; the longest silent comes first.
 
-    How long a worker may be silent is its own affair, so the next to be gone need not be the first. A heap knows who
-    it is. A worker that speaks again leaves its entry there as it is: only when the entry comes up is it put off.
+    Each worker sets how long it may be silent, so the first is not necessarily the next to be gone; a heap tells which
+    one is. When a worker is heard again, its heap entry stays as it is, and is postponed only when it comes up.
     """
 
     def __init__(self) -> None:
         self._heard: dict[str, tuple[float, T]] = {}
-        """Worker -> until when it counts as there, and what was heard."""
+        """Worker -> until when it counts as present, and what was heard."""
         self._entries: list[tuple[float, str]] = []
         self._entry_at: dict[str, float] = {}
         """Worker -> its earliest entry in the heap."""
@@ -35,7 +35,7 @@ class Present(Mapping[str, T]):
         return {worker: what for worker, (_, what) in self._heard.items()}
 
     def heard(self, worker: str, what: T, *, until: float) -> None:
-        """It was heard of now; it is gone after ``until`` (infinity: never) if it is not heard of again."""
+        """Records what was heard from it now; it is gone after ``until`` (infinity: never) unless heard again."""
         self._heard.pop(worker, None)
         self._heard[worker] = (until, what)
         self._enter(worker, until)
@@ -44,7 +44,7 @@ class Present(Mapping[str, T]):
         self._heard.pop(worker, None)
 
     def forget_silent(self, *, now: float) -> None:
-        """Leaves out those that are gone by now."""
+        """Drops the workers that are gone by now."""
         while (at := self.next_at()) is not None and at < now:
             del self._heard[self._drop_entry()]
 

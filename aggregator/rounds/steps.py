@@ -1,8 +1,8 @@
 """The server's step: what the mean of a round's updates does to the global model (Reddi et al. 2021, algorithm 2).
 
-A step is a pure pair: ``init`` gives the state it begins with, ``apply`` takes a mean and a state and gives what is
-added to the model and the next state. Both work on blocks of elements, and know neither where in the model a block
-lies nor how many there are. State is saved with the model that it belongs to, in the same commit.
+A step is a pure pair: ``init`` gives its first state; ``apply`` takes a mean and a state, and gives the change to the
+model and the next state. Both work on blocks of elements, and know neither where in the model a block lies nor how
+many blocks there are. State is saved in the same commit as the model that it belongs to.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Step(Protocol):
     """One server optimizer, with its numbers."""
 
     def init(self, num_elements: int) -> StepState:
-        """The state of so many elements before the first round; its names are always the same."""
+        """The state of ``num_elements`` elements before the first round; its names are always the same."""
 
     def apply(self, mean: Block, state: StepState) -> tuple[Block, StepState]:
         """(what is added to the model, next state). The mean may be changed in place; the state may not.

@@ -1,10 +1,10 @@
-"""What becomes of a message on the results queue: fold, late, duplicate, or refuse. Pure; nothing here is done yet.
+"""What becomes of a message on the results queue: fold, late, duplicate, or refuse. Pure: it only decides.
 
 One message brings one update, or, as a partial sum, the sum of several that were trained from the same model. It
 counts as a whole or not at all:
 
     all of its updates are in already       Duplicate   the broker may deliver twice, a restarted worker repeats itself
-    its round is closed for too long        Late        of those that are not in
+    its round has been closed for too long  Late        for those that are not in
     some of its updates are in already      Refuse      a sum cannot be taken apart
     otherwise                               Fold        each with its weight
 """
@@ -18,12 +18,12 @@ from broker.wire import Folded, UpdateHead
 
 Weighting = Literal["samples", "uniform"]
 Claim = UpdateHead | Folded
-"""What a message says of one update: its worker, that worker's instance, its number of samples."""
+"""What a message says about one update: its worker, the worker's instance, the number of samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """It counts: ``weights`` has a weight for each update; the mean is over the sum of the ``base_weights``."""
+    """It counts: ``weights`` has a weight for each update; the mean is divided by the sum of the ``base_weights``."""
 
     weights: tuple[float, ...]
     base_weights: tuple[int, ...]
@@ -32,7 +32,7 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """It comes too late to count; ``claims`` are those of its updates that are not in."""
+    """It arrived too late to count; ``claims`` are those of its updates that are not in."""
 
     claims: tuple[Claim, ...]
     reason: str
@@ -40,7 +40,7 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """It is in already. ``claims`` are those that another process of the same name repeated."""
+    """It is in already. ``claims`` are those repeated by another process of the same name."""
 
     claims: tuple[Claim, ...]
     reason: str
@@ -48,7 +48,7 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """It cannot count, and is set aside."""
+    """It cannot count and is set aside."""
 
     reason: str
 
@@ -83,17 +83,17 @@ def decide_on(
 
 
 def base_weight_of(claim: Claim, weighting: Weighting) -> int:
-    """What an update counts with, before a discount for staleness; the mean is over the sum of these."""
+    """An update's weight before the discount for staleness; the mean is divided by the sum of these."""
     return claim.num_samples if weighting == "samples" else 1
 
 
 def discount(staleness: int) -> float:
-    """The factor on the weight of an update that is so many rounds behind (FedBuff, section 5)."""
+    """The factor on the weight of an update with this staleness (FedBuff, section 5)."""
     return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
 
 
 def _duplicate(claims: Sequence[Claim], base_round: int, known: Mapping[str, str]) -> Duplicate:
-    """A message that the broker delivers twice leaves no trace; nor does a sum, whose updates have their rows."""
+    """No rows for a message that the broker delivers twice, nor for a sum, whose updates have rows already."""
     is_repeated = len(claims) == 1 and claims[0].instance != known[claims[0].worker]
     reason = f"an update of {claims[0].worker} for round {base_round} is in already"
     return Duplicate(tuple(claims) if is_repeated else (), reason)

@@ -1,4 +1,4 @@
-"""What is true of a run after a kill: ledger, model files, and what follows from them alone."""
+"""What survives a kill of the run's aggregator: ledger, model files, and what follows from them alone."""
 
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
 from aggregator.state.early_stop import Aim, Ending

@@ -1,11 +1,11 @@
-"""The files of a state directory. A file is written aside, synced, renamed, and only then named by the ledger.
+"""The files of a state directory. A file is written under a temporary name, synced, renamed, and only then recorded.
 
 ledger.sqlite                     the truth; see ledger.py
 models/round-00012.safetensors    the model after round 12; round-00000 is the initial one
-models/round-00012.NAME.safetensors   what the server's step remembers after round 12, if it remembers something: its
-                                  companion, one flat float64 tensor NAME, in the order of the model's elements
+models/round-00012.NAME.safetensors   the server step's state after round 12, if it has any: the model's companion,
+                                  one flat float64 tensor NAME, in the order of the model's elements
 models/last.safetensors, best.safetensors   hard links to two of them, for people
-sum-2-00013-4.safetensors         what was folded into the open round as of a commit: epoch, round, updates in it
+sum-2-00013-4.safetensors         the open round's sum as of a commit; the numbers: epoch, round, updates folded
 summary.json                      for people and scripts; written at the end
 """
 
@@ -38,7 +38,7 @@ class StateDirectory:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._rounds: set[int] | None = None
-        """The rounds whose models may be there; None before anybody looked."""
+        """The rounds whose models may be there; None before the first look."""
         try:
             self._models.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -57,17 +57,17 @@ class StateDirectory:
         return self.folder / "models"
 
     def model_path(self, round_number: int) -> Path:
-        """Where the model after this round is."""
+        """The path of the model after this round."""
         return self._models / f"round-{round_number:05d}.safetensors"
 
     def companion_path(self, round_number: int, name: str) -> Path:
-        """Where what the server's step remembers by this name after this round is."""
+        """The path of the server step's state of this name after this round."""
         return self._models / f"round-{round_number:05d}.{name}.safetensors"
 
     # -- models ---------------------------------------------------------------------------------------------
 
     def new_model(self, round_number: int, specs: Specs, *, companions: Sequence[str] = ()) -> "NewModel":
-        """The model after a round and its companions, to be written piece by piece."""
+        """The model after a round with its companions, to be written piece by piece."""
         return NewModel(
             _NewFile(self.model_path(round_number), specs, round_number=round_number),
             {
@@ -79,7 +79,7 @@ class StateDirectory:
         )
 
     def write_model(self, round_number: int, state: State) -> "WrittenModel":
-        """Writes the model after a round durably, but not yet in its place."""
+        """Writes the model after a round durably, but not yet in place."""
         specs = specs_of(state)
         new = self.new_model(round_number, specs)
         for piece in chunks(state, specs):
@@ -87,20 +87,20 @@ class StateDirectory:
         return new.finish()
 
     def model(self, round_number: int) -> "ModelFile":
-        """The model after a round, as it lies in its file."""
+        """The file of the model after a round."""
         return ModelFile(self.model_path(round_number))
 
     def companion(self, round_number: int, name: str) -> "ModelFile":
-        """A companion of that model, as it lies in its file."""
+        """The file of one of that model's companions."""
         return ModelFile(self.companion_path(round_number, name))
 
     def link(self, name: str, round_number: int) -> None:
-        """Makes ``models/<name>.safetensors`` the model after a round."""
+        """Links ``models/<name>.safetensors`` to the model after a round."""
         path, temporary = self._models / f"{name}.safetensors", self._models / f".{name}.tmp"
         temporary.unlink(missing_ok=True)
         os.link(self.model_path(round_number), temporary)
         temporary.replace(path)
-        temporary.unlink(missing_ok=True)  # a link to the same file as before is not renamed, and stays
+        temporary.unlink(missing_ok=True)  # renaming onto a link to the same file does nothing
 
     def keep_only(self, rounds: set[int]) -> None:
         """Removes the models of other rounds, and their companions."""
@@ -112,7 +112,7 @@ class StateDirectory:
         self._rounds = set(rounds)
 
     def remove_unfinished(self) -> None:
-        """Removes what a killed aggregator had not put in its place."""
+        """Removes files that a killed aggregator had not put in place."""
         for path in self._models.glob("*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -136,7 +136,7 @@ class StateDirectory:
             raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
 
     def remove_sums(self, epoch: int, *, but: Collection[str] = ()) -> None:
-        """Removes what no commit needs of what was folded; what is of a later epoch is another aggregator's."""
+        """Removes the sums that no commit needs, except those of a later epoch: they are another aggregator's."""
         for path in self.folder.glob("sum-*"):
             if path.name not in but and int(path.name.split("-")[1]) <= epoch:
                 path.unlink(missing_ok=True)
@@ -170,7 +170,7 @@ class _NewFile:
             self._written.write(piece)
 
     def finish(self) -> str:
-        """Has it on the disk when this returns, but not yet in its place; returns its digest."""
+        """Makes it durable, but not yet in place; returns its digest."""
         with self._in_writing(), self._written.file as file:
             sha256 = self._written.finish()
             _sync(file)
@@ -190,78 +190,78 @@ class _NewFile:
 
 
 class NewModel:
-    """A model with its companions on its way to the disk; a StateError if there is no room for it."""
+    """A model with its companions on the way to the disk; a StateError if there is no room for them."""
 
     def __init__(self, model: _NewFile, companions: Mapping[str, _NewFile]) -> None:
         self._model, self._companions = model, companions
 
     def write(self, piece: Buffer, state: Mapping[str, NDArray[np.float64]] = MappingProxyType({})) -> None:
-        """Takes the next piece of the payload, and of each companion the same elements."""
+        """Takes the next piece of the payload, and the same elements of each companion."""
         self._model.write(piece)
         for name, file in self._companions.items():
             file.write(memoryview(np.ascontiguousarray(state[name])).cast("B"))  # type: ignore[arg-type]
 
     def finish(self) -> "WrittenModel":
-        """Has all on the disk when this returns, but not yet in its place."""
+        """Makes all files durable, but not yet in place."""
         companions = {name: file.finish() for name, file in self._companions.items()}
         sha256 = self._model.finish()
         files = [self._model, *self._companions.values()]
         return WrittenModel(sha256, companions, tuple((file.temporary, file.path) for file in files))
 
     def discard(self) -> None:
-        """Takes away what was written: it is not going to be a model."""
+        """Deletes what was written: it will not become a model."""
         for file in (self._model, *self._companions.values()):
             file.discard()
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenModel:
-    """A model on the disk, with its companions, that is not in its place yet."""
+    """A model on the disk with its companions, not yet in place."""
 
     sha256: str
     companions: Mapping[str, str]
     """Name -> digest."""
     files: tuple[tuple[Path, Path], ...]
-    """(where it lies, where it belongs), the model first."""
+    """(temporary path, final path), the model first."""
 
     @property
     def model(self) -> "ModelFile":
-        """As it lies there."""
+        """The model's file under its temporary name."""
         return ModelFile(self.files[0][0])
 
     def install(self) -> None:
-        """Puts all in their place, durably; the model last, since who finds one looks for its companions."""
+        """Puts all files in place durably; the model last, since whoever finds it looks for its companions."""
         for temporary, path in reversed(self.files):
             _put_in_place(temporary, path)
 
 
 class Floats:
-    """The values of a companion, from the first to the last, as they are asked for."""
+    """The values of a companion, in order, read on request."""
 
     def __init__(self, data: SafetensorsData) -> None:
         self._data = data
 
     def take(self, num: int) -> NDArray[np.float64]:
-        """The next so many."""
+        """The next ``num`` values."""
         pieces = self._data.pieces(8 * num) if num else iter(())
         return np.frombuffer(b"".join(pieces), np.float64)
 
 
 def companion_specs(name: str, specs: Specs) -> Specs:
-    """Those of a companion of a model with these specs."""
+    """The specs of a companion of a model with these specs."""
     return (TensorSpec(name, "float64", (num_elements_of(specs),)),)
 
 
 class ModelFile:
-    """A model on disk, read piece by piece; nothing of it stays in memory. What cannot be read is a DamagedFile."""
+    """A model on disk, read piece by piece; nothing stays in memory. A DamagedFile if it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def values(self, specs: Specs, spans: Iterable[Specs]) -> Iterator[tuple[Specs, int, torch.Tensor]]:
-        """Of each span, piece by piece: (span, first element, flat values); ``specs`` are those of the model.
+        """Each span, piece by piece: (span, first element, flat values); ``specs`` are those of the model.
 
-        The spans are of one dtype each, and are all of ``specs``, in their order.
+        Each span has one dtype; together they are all of ``specs``, in order.
         """
         with self._data(specs) as data:
             for span in spans:
@@ -278,7 +278,7 @@ class ModelFile:
 
     @contextmanager
     def floats(self, specs: Specs) -> Iterator[Floats]:
-        """The values of a companion of a model with these specs, to be taken one after the other."""
+        """The values of a companion of a model with these specs, to be read in order."""
         name = self.path.suffixes[-2].removeprefix(".")
         with self._data(companion_specs(name, specs)) as data:
             yield Floats(data)
@@ -300,7 +300,7 @@ class ModelFile:
         return specs_of(self.state())
 
     def check(self, specs: Specs, sha256: str) -> None:
-        """A DamagedFile unless it holds just what was written; a StateError if that is another task's model."""
+        """A DamagedFile unless it holds exactly what was written; a StateError if it is another task's model."""
         problem = difference(specs, self.specs())
         if problem:
             raise StateError(f"the model in {self.path} {problem}; is this the task that the run began with?")
@@ -339,7 +339,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _not_written(path: Path, error: Exception) -> StateError:
-    return StateError(f"cannot write {path}: {error}; make room, and the same command goes on from the last commit")
+    return StateError(f"cannot write {path}: {error}; make room, and the same command resumes from the last commit")
 
 
 def _sum_digest(limbs: Mapping[str, NDArray[Any]]) -> str:

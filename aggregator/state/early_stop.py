@@ -1,4 +1,4 @@
-"""When a run ends: after its last round, or before on a metric. Pure over the rounds so far, so a restart agrees."""
+"""When a run ends: after its last round, or earlier on a metric. A pure function of the rounds, so a restart agrees."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from learning import Direction, bare
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a run is to become good at: a metric, and which way is better. Without one, whatever is usual."""
+    """What a run should become good at: a metric, and which direction is better. Without a metric, the usual ones."""
 
     metric: str | None = None
     direction: Direction | None = None
-    """None: as the metric's name tells."""
+    """None: derived from the metric's name."""
 
     def direction_of(self, metric: str) -> Direction:
-        """That of the run's metric holds wherever it is measured; others go by their names."""
+        """The run's direction for its own metric, wherever it is measured; other metrics go by their names."""
         is_ours = self.metric is not None and bare(metric) == bare(self.metric)
         return self.direction if is_ours and self.direction is not None else Direction.of(metric)
 
@@ -27,11 +27,11 @@ class Ending:
 
     rounds: int
     aim: Aim = Aim()
-    """Stop early on its metric, of the central evaluation or ``eval.NAME`` of the workers' own; without one, never."""
+    """Stop early on its metric, from the central evaluation or, as ``eval.NAME``, the workers'; without one, never."""
     stop_at: float | None = None
-    """Stop when the metric is as good as this."""
+    """Stop when the metric is at least as good as this."""
     patience: int = 0
-    """Stop when the metric was not better for so many rounds; 0: never."""
+    """Stop when the metric has not improved for this number of rounds; 0: never."""
 
     def reason_after(self, last_round: int, rounds: Iterable[Mapping[str, Any]]) -> str | None:
         """Why the run is to end after ``last_round``, in words; None to go on. ``rounds`` are the closed ones."""
@@ -42,18 +42,18 @@ class Ending:
         return reason_to_stop(rounds, self.aim, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
 
     def goes_on_after(self, round_number: int) -> bool:
-        """Whether another round follows for sure, whatever is measured."""
+        """Whether another round is certain to follow, whatever is measured."""
         return round_number < self.rounds and self.aim.metric is None
 
 
 def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
-    """The value of a metric in a ledger's round: of the central evaluation, or else what workers measured."""
+    """The value of a metric in a ledger row of a round: from the central evaluation, or else from the workers."""
     value = row["metrics"].get(metric, row["worker_metrics"].get(metric))
     return None if value is None else float(value)
 
 
 def best_round(rounds: Iterable[Mapping[str, Any]], metric: str, direction: Direction) -> tuple[int, float] | None:
-    """The first round with the best value, and the value; None if no round has the metric."""
+    """The first round with the best value, and that value; None if no round has the metric."""
     best: tuple[int, float] | None = None
     for row in rounds:
         value = metric_of(row, metric)

@@ -1,13 +1,13 @@
-"""The ledger: one SQLite file that is the truth about a run. What it says, has happened; what it does not, has not.
+"""The ledger: one SQLite file that is the truth about a run. What it records has happened; what it does not has not.
 
 ``run``      what the run is (name, id, seed, task, ...), its epoch, and the accumulator file that counts
 ``rounds``   one row a round; the open one has no ``closed_by``
-``updates``  one row an update, with its verdict; an update folded twice is against a unique index
-``attempts`` messages that came back again and again, while they are being taken
-``companions`` digests of what a round's model has beside it; there only for runs whose server step remembers something,
-             and such a ledger has format 2, so that a fedmq that would leave it out does not go on with the run
+``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice
+``attempts`` messages that came back again and again, while they are being handled
+``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
+             has format 2, so that a fedmq that would ignore the table does not go on with the run
 
-An aggregator claims the ledger with a new epoch. From then on, every transaction of an earlier one fails.
+An aggregator claims the ledger with a new epoch. From then on, every transaction of an earlier aggregator fails.
 """
 
 import json
@@ -55,9 +55,9 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
     REFUSED = "refused"
     ABANDONED = "abandoned"
-    """It was folded into a round that was then given up."""
+    """It was folded into a round that was then abandoned."""
     UNDONE = "undone"
-    """It was folded into a round that had to be done again, since a file of it was damaged."""
+    """It was folded into a round that had to be done again because one of its files was damaged."""
 
 
 class ClosedBy(StrEnum):
@@ -73,10 +73,10 @@ class ClosedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRow:
-    """One update as the ledger tells it. Times in seconds; ``received_at`` is Unix time.
+    """One update as the ledger records it. Times in seconds; ``received_at`` is Unix time.
 
-    ``num_bytes`` is what came over the wire: the message with its header, and the parts of its blob that were read
-    (none, if the update is late or a duplicate), as they were compressed.
+    ``num_bytes`` is what came over the wire, compressed: the message with its header, and the parts of its blob that
+    were read (none if the update is late or a duplicate).
     """
 
     received_at: float
@@ -116,14 +116,14 @@ class RoundResult:
     seconds: float
     num_samples: int
     measured: Measured
-    """Of the new model, on central test data."""
+    """The new model's metrics on central test data."""
     model_sha256: str
     companions: Mapping[str, str] = field(default_factory=dict)
-    """Digests of what the model has beside it, by name."""
+    """Digests of the model's companions, by name."""
 
 
 class Ledger:
-    """An open ledger. Every write is one transaction that is on the disk when the call returns."""
+    """An open ledger. Every write is one transaction, which is on the disk when the call returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -160,11 +160,11 @@ class Ledger:
     # -- the run --------------------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:
-        """What was recorded of the run; empty before the first round."""
+        """What was recorded about the run; empty before the first round."""
         return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
 
     def _fact(self, key: str) -> Any:
-        """One of them, which is asked for all the time; None if it is not there."""
+        """A single fact, for frequent look-ups; None if it was not recorded."""
         found = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
         return None if found is None else json.loads(found[0])
 
@@ -179,7 +179,7 @@ class Ledger:
         )
 
     def claim(self) -> int:
-        """Fences earlier aggregators off; returns the epoch of this one."""
+        """Fences off earlier aggregators; returns the epoch of this one."""
         with self.transaction():
             epoch = int(self._fact("epoch") or 0) + 1
             self._set({"epoch": epoch})
@@ -200,7 +200,7 @@ class Ledger:
         self._db.execute("INSERT OR IGNORE INTO rounds (round, opened_at) VALUES (?, ?)", (number, now))
 
     def commit(self, rows: Iterable[UpdateRow], accumulated: Accumulated | None, *, num_present: int = 0) -> None:
-        """These updates are decided, and this accumulator file holds what was folded in the open round."""
+        """Records that these updates are decided, and that this accumulator file holds the open round's sum."""
         with self.transaction():
             self._insert(rows)
             self._set({"num_present": num_present})
@@ -217,7 +217,7 @@ class Ledger:
         install: Callable[[], None],
         num_present: int = 0,
     ) -> None:
-        """The round is over, ``install`` puts its model in place, and the next one is open with nothing folded."""
+        """Ends the round, has ``install`` put its model in place, and opens the next round with nothing folded."""
         with self.transaction():
             install()
             self._insert(rows)
@@ -262,7 +262,7 @@ class Ledger:
         self._db.executemany("INSERT OR REPLACE INTO companions VALUES (?, ?, ?)", rows)
 
     def undo_from(self, number: int) -> None:
-        """Round ``number`` is open again, with nothing folded, and later ones were never opened."""
+        """Opens round ``number`` again, with nothing folded, as if no later round had been opened."""
         with self.transaction():
             self._db.execute(
                 "UPDATE updates SET verdict = 'undone' WHERE round >= ? AND verdict IN ('folded', 'abandoned')",
@@ -273,15 +273,15 @@ class Ledger:
             self._set({"accumulated": None, "min_epoch": self._epoch or 0})
 
     def ask_again(self) -> None:
-        """All workers are to send their updates for the open round once more, in this epoch."""
+        """Records that all workers are to send their updates for the open round once more, in this epoch."""
         self.record({"min_epoch": self._epoch or 0})
 
     def min_epoch(self) -> int:
-        """A head of an earlier epoch does not ask for what the open round needs."""
+        """The least epoch of a head that asks for the updates the open round needs."""
         return int(self._fact("min_epoch") or 0)
 
     def attempt(self, message: str) -> int:
-        """Counts that this message is about to be taken; returns the count, this time included."""
+        """Counts an attempt to handle this message; returns the count, including this attempt."""
         with self.transaction():
             self._db.execute(
                 "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (message) DO UPDATE SET number = number + 1", (message,)
@@ -290,7 +290,7 @@ class Ledger:
         return int(number)
 
     def survived(self, message: str) -> None:
-        """The message was taken without harm."""
+        """Forgets the attempts: the message was handled without harm."""
         with self.transaction():
             self._db.execute("DELETE FROM attempts WHERE message = ?", (message,))
 
@@ -302,7 +302,7 @@ class Ledger:
         )
 
     def _worker_metrics(self, number: int) -> dict[str, float]:
-        """What workers measured: means weighted by samples, under ``train.`` and ``eval.``, in a fixed order."""
+        """What the workers measured: means weighted by samples, under ``train.`` and ``eval.``, in a fixed order."""
         sums: dict[str, float] = {}
         weights: dict[str, float] = {}
         rows = self._db.execute(
@@ -326,7 +326,7 @@ class Ledger:
     # -- asking ---------------------------------------------------------------------------------------------
 
     def is_folded(self, base_round: int, worker: str) -> str | None:
-        """The instance whose update with this key is committed, if there is one."""
+        """The instance whose update with this key is committed; None if there is none."""
         row = self._db.execute(
             "SELECT instance FROM updates WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
             (base_round, worker),
@@ -343,11 +343,11 @@ class Ledger:
         return None if fields is None else Accumulated(**fields)
 
     def num_present(self) -> int:
-        """How many workers were there at the last commit."""
+        """How many workers were present at the last commit."""
         return int(self._fact("num_present") or 0)
 
     def patience_s(self) -> float:
-        """For how long workers may be silent and still be there, as far as it was recorded; 0: it was not."""
+        """How long workers may be silent and still count as present; 0 if it was not recorded."""
         return float(self._fact("patience_s") or 0.0)
 
     def base_round(self) -> int:
@@ -355,7 +355,7 @@ class Ledger:
         return int(self._fact("base_round"))
 
     def last_closed_round(self) -> int:
-        """The base round if none was closed."""
+        """The last closed round; the base round if none was closed."""
         row = self._db.execute("SELECT max(round) FROM rounds WHERE closed_by IS NOT NULL").fetchone()
         return self.base_round() if row[0] is None else int(row[0])
 
@@ -366,7 +366,7 @@ class Ledger:
         return str(self.round(round_number)["model_sha256"])
 
     def companions(self, round_number: int) -> dict[str, str]:
-        """Name -> digest of what the model after a closed round has beside it."""
+        """Name -> digest of the companions of the model after a closed round."""
         (format_,) = self._db.execute("PRAGMA user_version").fetchone()
         if format_ < FORMAT:
             return {}
@@ -398,7 +398,7 @@ class Ledger:
 
 
 def recorded_metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    """The central metrics of a row that ``Ledger.round`` gave, with ``num_samples`` among them, for what is kept."""
+    """The central metrics in a row from ``Ledger.round``, including ``num_samples``, as they are recorded elsewhere."""
     return Measured(row["metrics"], row.get("num_test_samples")).recorded()
 
 

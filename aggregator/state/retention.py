@@ -12,7 +12,7 @@ _OF_MODELS = tuple(name for name in USUAL_METRICS if not name.startswith(IN_TRAI
 
 
 def best_of(rounds: Iterable[Mapping[str, Any]], aim: Aim) -> tuple[str, int, float] | None:
-    """(metric, round, value) of the best round: by the run's metric, or else by the first usual one that there is."""
+    """(metric, round, value) of the best round: by the run's metric, or else by the first usual metric present."""
     rows = list(rounds)
     for name in (aim.metric,) if aim.metric else _OF_MODELS:
         best = best_round(rows, name, aim.direction_of(name))
@@ -22,13 +22,13 @@ def best_of(rounds: Iterable[Mapping[str, Any]], aim: Aim) -> tuple[str, int, fl
 
 
 def rounds_to_keep(last: int, best: int | None, *, keep_every: int) -> set[int]:
-    """The last model and the one before it, the best one, and each ``keep_every``-th."""
+    """The last model and the one before it, the best one, and every ``keep_every``-th."""
     keep = {last, last - 1} | ({best} if best is not None else set())
     return keep | (set(range(0, last + 1, keep_every)) if keep_every else set())
 
 
 class Retention:
-    """Keeps what is to be kept of a run's models, and the links to the last and the best. It knows the best so far."""
+    """Keeps the models of a run that should stay, and the links to the last and the best. Knows the best so far."""
 
     def __init__(self, directory: StateDirectory, ledger: Ledger, *, aim: Aim, keep_every: int) -> None:
         self._directory, self._ledger, self._aim, self._keep_every = directory, ledger, aim, keep_every
@@ -36,7 +36,7 @@ class Retention:
         self._best_row = None if best is None else ledger.round(best[1])
 
     def keep(self, last: int) -> None:
-        """Round ``last`` is closed: removes the models that need not stay."""
+        """Removes the models that need not stay now that round ``last`` is closed."""
         rows = [self._ledger.round(last)] if self._best_row is None else [self._best_row, self._ledger.round(last)]
         best = best_of(rows, self._aim)
         self._best_row = None if best is None else self._ledger.round(best[1])
@@ -44,5 +44,5 @@ class Retention:
         with self._ledger.transaction():  # only while no other aggregator has taken over
             self._directory.link("last", last)
             if best is not None and self._directory.model_path(best[1]).exists():
-                self._directory.link("best", best[1])  # by another --stop-metric it may be one that was not kept
+                self._directory.link("best", best[1])  # with another --stop-metric, it may be one that was not kept
             self._directory.keep_only(kept)

@@ -1,13 +1,13 @@
-"""Writing a model as a safetensors file while it is made, piece by piece, and reading it back in this way.
+"""Writing a model as a safetensors file while it is made, piece by piece, and reading it back the same way.
 
     offset  size  what
     0       8     length h of the header, unsigned, little-endian
     8       h     JSON: name -> dtype, shape, [begin, end) in the data; and __metadata__; spaces up to a multiple of 8
     8+h     n     the data: the payload of the state as it travels (see broker/wire/specs.py)
 
-The safetensors library reads these files, too. Its own ``save_file`` wants the model whole and copies it once more;
-here a tensor is enough. What it reads, it maps, and so the whole file counts as memory; and it gives one tensor at a
-time, where small ones are better taken together.
+The safetensors library reads these files, too. Its own ``save_file`` needs the whole model and copies it once more;
+here a tensor is enough. The library maps what it reads, so the whole file counts as memory; and it gives one tensor at
+a time, where small ones are better read together.
 """
 
 import json
@@ -36,7 +36,7 @@ _PIECE_BYTES = 2**20
 
 
 class SafetensorsFile:
-    """A file that takes a payload from its first to its last byte; OSError if the disk does not."""
+    """A file that takes a payload from its first to its last byte; an OSError if it cannot be written."""
 
     def __init__(self, path: Path, specs: Specs, *, round_number: int) -> None:
         header = _header(specs, {"model_sha256": _UNKNOWN_SHA256, "round": str(round_number)})
@@ -58,9 +58,9 @@ class SafetensorsFile:
 
 
 class SafetensorsData:
-    """The data of a file that ``SafetensorsFile`` wrote for the same specs, from its first to its last byte.
+    """The data of a file that ``SafetensorsFile`` wrote for the same specs, read from its first to its last byte.
 
-    ValueError if it is not such a file, or ends early; OSError if it cannot be read.
+    A ValueError if it is not such a file or ends early; an OSError if it cannot be read.
     """
 
     def __init__(self, path: Path, specs: Specs) -> None:
@@ -69,10 +69,10 @@ class SafetensorsData:
         num_bytes = path.stat().st_size - 8 - length
         if num_bytes != num_bytes_of(specs) or not self.file.read(length).rstrip(b" ").endswith(_tensors(specs)):
             self.file.close()
-            raise ValueError("it does not hold these tensors, or not all of them")
+            raise ValueError("it does not hold these tensors, or not all of their data")
 
     def pieces(self, num_bytes: int) -> Iterator[bytearray]:
-        """The next so many bytes, in pieces that stay in the cache for what is done with each; at least one piece."""
+        """The next ``num_bytes`` bytes, in pieces that stay in the cache while in use; at least one piece."""
         for start in range(0, max(1, num_bytes), _PIECE_BYTES):
             yield self._read(min(_PIECE_BYTES, num_bytes - start))
 
@@ -94,7 +94,7 @@ def _header(specs: Specs, metadata: dict[str, str]) -> bytes:
 
 @lru_cache(maxsize=2)
 def _tensors(specs: Specs) -> bytes:
-    """What of the header tells of the tensors, from the comma before them to its end."""
+    """The part of the header that describes the tensors, from the comma before them to its end."""
     ends = accumulate(spec.num_bytes for spec in specs)
     fields = {
         spec.name: {

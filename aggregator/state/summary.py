@@ -1,4 +1,4 @@
-"""``summary.json``: what a run was and what came of it, out of the ledger."""
+"""``summary.json``: what a run was and what came of it, from the ledger."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped:
 
 
 def _round(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One round; the metrics of the central evaluation also stand at its top level, as ``loss``, ``accuracy``…"""
+    """One round; the central metrics also appear at its top level, as ``loss``, ``accuracy``…"""
     metrics: dict[str, Any] = recorded_metrics(row)
     return metrics | {
         "round": row["round"],

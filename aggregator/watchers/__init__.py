@@ -1,4 +1,4 @@
-"""Those who look on: terminal, status, metrics, logs of experiments. They learn of events, and decide nothing."""
+"""Watchers: terminal, status, metrics, experiment logs. They receive events and decide nothing."""
 
 from aggregator.watchers.experiment_logs import experiment_logs
 from aggregator.watchers.log import log_event

@@ -1,4 +1,4 @@
-"""The logs of experiments that a run was asked to write, beside its own ledger."""
+"""The experiment logs that a run writes on request, beside its own ledger."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +11,7 @@ from aggregator.watchers.tensorboard_log import TensorBoardLog
 
 @contextmanager
 def experiment_logs(settings: RunSettings) -> Iterator[list[Watcher]]:
-    """Watchers for ``--tensorboard`` and ``--mlflow``, closed at the end; a SettingsError if one is not installed."""
+    """Watchers for ``--tensorboard`` and ``--mlflow``, closed on exit; a SettingsError if one is not installed."""
     with ExitStack() as stack:
         logs: list[TensorBoardLog | MLflowLog] = []
         if settings.tensorboard is not None:

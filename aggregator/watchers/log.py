@@ -1,4 +1,4 @@
-"""The aggregator's log: a line an update, a partial sum, a round."""
+"""The aggregator's log: one line for each update, partial sum and round."""
 
 import logging
 
@@ -21,11 +21,11 @@ _ROUND_FIELDS = (
     "worker_metrics",
     "model_sha256",
 )
-"""Of the ledger's row: the fields of a round's line."""
+"""The fields of the ledger row that a round's log line has."""
 
 
 def log_event(event: Event) -> None:
-    """Logs what happened, where it is worth a line."""
+    """Logs the event, if it is worth a line."""
     match event:
         case UpdateDecided(row=row, shard=None) if row.verdict is not Verdict.REFUSED:
             _log_update(row)
@@ -43,7 +43,7 @@ def _log_update(row: UpdateRow) -> None:
         row.worker,
         row.num_samples,
         row.train_s,
-        f"folded, {row.staleness} late" if is_stale else row.verdict,
+        f"folded, staleness {row.staleness}" if is_stale else row.verdict,
         extra={
             "round": row.base_round,
             "worker": row.worker,

@@ -1,4 +1,4 @@
-"""The aggregator's metrics for Prometheus. Rounds, updates and bytes are the numbers of the ledger itself."""
+"""The aggregator's metrics for Prometheus. Rounds, updates and bytes are counted from the ledger itself."""
 
 import threading
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _MOST_METRICS = 64
 
 
 class AggregatorMetrics:
-    """Takes events; ``registry`` has what came of them. Names and meanings are in each metric's own help."""
+    """Takes events; ``registry`` has the resulting metrics. Each metric's help explains it."""
 
     def __init__(self, state: Path) -> None:
         self.registry = new_registry()
@@ -42,24 +42,24 @@ class AggregatorMetrics:
         self._folded = Gauge("fedmq_round_folded_updates", "updates folded in the open round", registry=registry)
         self._present = Gauge(
             "fedmq_workers_present",
-            "workers that are there: heard of within 3.5 times the interval of their signs of life (35 s by default)",
+            "workers present: heard from within 3.5 times the interval of their signs of life (35 s by default)",
             registry=registry,
         )
         self._metric = Gauge(
             "fedmq_metric",
-            "metrics of the last round: central ones, and eval.* and train.* of workers",
+            "metrics of the last round: the central ones, and the workers' as eval.* and train.*",
             ["name"],
             registry=registry,
         )
-        self._round_s = _seconds("fedmq_round_seconds", "from a round's model to its end", self.registry)
-        self._train_s = _seconds("fedmq_train_seconds", "training of one update, as its worker says", self.registry)
+        self._round_s = _seconds("fedmq_round_seconds", "from a round's model to the round's end", self.registry)
+        self._train_s = _seconds("fedmq_train_seconds", "training of one update, as its worker reports", self.registry)
         self._queue_s = _seconds(
-            "fedmq_queue_seconds", "from an update's sending to its folding, by two clocks", self.registry
+            "fedmq_queue_seconds", "from sending an update to folding it, by two machines' clocks", self.registry
         )
         self._fold_s = _seconds("fedmq_fold_seconds", "reading an update's body and adding it up", self.registry)
-        self._commit_s = _seconds("fedmq_commit_seconds", "writing the sum, and the ledger to the disk", self.registry)
+        self._commit_s = _seconds("fedmq_commit_seconds", "writing the sum and the ledger to the disk", self.registry)
         self._staleness = Histogram(
-            "fedmq_staleness_rounds", "rounds that a committed update was late", buckets=_ROUNDS_LATE, registry=registry
+            "fedmq_staleness_rounds", "staleness of committed updates", buckets=_ROUNDS_LATE, registry=registry
         )
 
     def on_event(self, event: Event) -> None:
@@ -105,10 +105,10 @@ def _seconds(name: str, help: str, registry: CollectorRegistry) -> Histogram:
 
 
 class _OfLedger(Collector):
-    """Counts rounds, updates and bytes in the ledger, when asked and if it has changed since.
+    """Counts rounds, updates and bytes in the ledger: on request, if it has changed since.
 
-    So they equal it also after a kill, and when another aggregator led meanwhile. An update whose verdict becomes
-    another (``abandoned``) is counted anew.
+    So the counts equal the ledger even after a kill, or when another aggregator led meanwhile. An update whose verdict
+    changes (to ``abandoned``) is counted anew.
     """
 
     def __init__(self, state: Path) -> None:

@@ -1,4 +1,4 @@
-"""``--mlflow URI``: a run in MLflow for each of ours, written by a thread of its own: no server holds a round up."""
+"""``--mlflow URI``: an MLflow run for each of ours, written by a separate thread, so that no server delays a round."""
 
 import logging
 import queue
@@ -19,9 +19,9 @@ _LEAVE_S = 10.0
 
 
 class MLflowLog:
-    """Settings as parameters, metrics by round, the model's digest as a tag. A run that goes on is found by its tag.
+    """Settings as parameters, metrics by round, the model's digest as a tag. A resumed run is found by its tag.
 
-    A server that fails is told of once; what it misses is in the ledger.
+    A failing server is reported once and gets nothing more; the ledger has what it misses.
     """
 
     def __init__(self, uri: str, settings: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class MLflowLog:
             self._waiting.put_nowait(event)
 
     def close(self) -> None:
-        """Gives the server ten seconds to take what waits."""
+        """Gives the server ten seconds to take the waiting events."""
         self._waiting.put(None)
         self._thread.join(_LEAVE_S)
 
@@ -58,8 +58,8 @@ class MLflowLog:
                     case RunEnded():
                         client.set_tag(run_id, "stopped", event.reason)
                         client.set_terminated(run_id)
-        except Exception as error:  # whatever a client of a server that is away may raise
-            log.warning("MLflow at %s is told nothing more: %s", self._uri, " ".join(str(error).split())[:300])
+        except Exception as error:  # a client may raise anything when its server is away
+            log.warning("MLflow at %s failed and gets nothing more: %s", self._uri, " ".join(str(error).split())[:300])
 
     def _run(self, client: Any, event: RunOpened) -> str:
         found = client.get_experiment_by_name(_EXPERIMENT)

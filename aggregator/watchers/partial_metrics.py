@@ -1,4 +1,4 @@
-"""A partial aggregator's metrics for Prometheus: of its own shard, counted since it was started."""
+"""A partial aggregator's metrics for Prometheus: for its own shard, counted since its start."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -17,7 +17,7 @@ from console import new_registry
 
 
 class PartialMetrics:
-    """Takes events; ``registry`` has what came of them. Names and meanings are in each metric's own help."""
+    """Takes events; ``registry`` has the resulting metrics. Each metric's help explains it."""
 
     def __init__(self) -> None:
         self.registry = registry = new_registry()
@@ -29,13 +29,13 @@ class PartialMetrics:
             "fedmq_partial_round_updates", "updates for the open round that are in a sum", registry=registry
         )
         self._passed_on = Counter(
-            "fedmq_partial_passed_on", "updates that went to the root as they came", registry=registry
+            "fedmq_partial_passed_on", "updates passed on to the root unchanged", registry=registry
         )
-        self._sums = Counter("fedmq_partial_sums", "sums that the root's queue has", registry=registry)
+        self._sums = Counter("fedmq_partial_sums", "sums sent to the root's queue", registry=registry)
         self._updates = Counter("fedmq_partial_updates", "updates in these sums", registry=registry)
         self._fold_s = Histogram(
             "fedmq_fold_seconds",
-            "seconds of reading an update's body and adding it up",
+            "seconds to read an update's body and add it to the sum",
             buckets=SECONDS,
             registry=registry,
         )

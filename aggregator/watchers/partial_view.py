@@ -1,4 +1,4 @@
-"""What a partial aggregator's person sees while a run goes on."""
+"""The live view of a partial aggregator."""
 
 import threading
 import time
@@ -21,13 +21,13 @@ from console import LinkChanged, Links, Rows, Transferring, duration
 
 
 class PartialView:
-    """Watches one partial aggregator, from its start over times of standing by to its end. Any thread may tell it."""
+    """Watches one partial aggregator from its start to its end, standing by included. Any thread may call it."""
 
     def __init__(self, shard: str, *, queue: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._shard, self._queue = shard, queue
         self._clock = clock
         self._since = clock()
-        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
+        self._lock = threading.RLock()  # a signal handler may interrupt the holder
         self._links = Links()
         self._is_finishing = False
         self._forget_run("connecting")

@@ -1,4 +1,4 @@
-"""What the aggregator says of itself for people elsewhere (``fl-status``): made from its events, sent now and then."""
+"""The aggregator's status for people elsewhere (``fl-status``): made from its events, sent now and then."""
 
 import heapq
 import logging
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 _EVERY_S = 10.0
 _NEVER_S = 1e9
-"""A deadline may be infinite, and a message holds no such number."""
+"""Stands for an infinite deadline, which a message cannot hold."""
 
 
 class StatusBoard:
-    """What is known at the moment: ``on_event`` takes the events, ``status`` may be asked for from another thread.
+    """What is known at the moment: ``on_event`` takes the events; ``status`` may be called from another thread.
 
     It holds the newest sign of life of each worker present, and the names of those that answered in the open round.
     """
@@ -55,7 +55,7 @@ class StatusBoard:
         self._is_finished = self._is_stopped = False
         self._seen: Present[tuple[Presence, float]] = Present()
         self._answered: dict[str, bool] = {}
-        """Worker -> whether its update is committed; if not, it may be undone."""
+        """Worker -> whether its update is committed; otherwise it may still be undone."""
 
     def on_event(self, event: Event) -> None:
         """Takes what happened."""
@@ -83,7 +83,7 @@ class StatusBoard:
                     self._is_stopped = True
 
     def _on_move(self, move: RoundMoved) -> None:
-        if self._move is not None and move.num_folded < self._move.num_folded:  # some were undone, and come again
+        if self._move is not None and move.num_folded < self._move.num_folded:  # some were undone: they come again
             self._answered = {worker: True for worker, is_committed in self._answered.items() if is_committed}
         self._move = move
 
@@ -100,7 +100,7 @@ class StatusBoard:
 
     def status(self) -> Status | None:
         """None before the run is open."""
-        with self._lock:  # for as short as can be: the service waits for it
+        with self._lock:  # as briefly as possible: the service waits for it
             self._seen.forget_silent(now=self._now())
             run, move, number = self._run, self._move, self._round
             is_finished, is_stopped = self._is_finished, self._is_stopped
@@ -140,9 +140,9 @@ def _status_of(presence: Presence, seen_at: float, *, has_answered: bool) -> Wor
 
 
 class StatusSender:
-    """Sends it within a second of every change, and every ten seconds, inside a ``with``; at its end once more.
+    """Inside a ``with``, sends the status within a second of every change, every ten seconds, and at the end.
 
-    If that fails, it says so and sends no more; the run goes on.
+    If sending fails, it logs the error and sends no more; the run goes on.
     """
 
     def __init__(self, transport: Transport, *, num_shards: int = 0) -> None:
@@ -152,7 +152,7 @@ class StatusSender:
         self._has_failed = False
 
     def on_event(self, event: Event) -> None:
-        """Takes what happened, and sends it soon."""
+        """Takes what happened, and sends the status soon."""
         self._board.on_event(event)
         self._heartbeat.soon()
 
@@ -173,4 +173,4 @@ class StatusSender:
                 self._transport.send_status(encode(status))
         except Exception:
             self._has_failed = True
-            log.exception("what fl-status shows could not be said, and is said no more; the run goes on")
+            log.exception("cannot send the snapshot for fl-status; sending no more of them; the run goes on")

@@ -10,7 +10,7 @@ from console import SettingsError
 
 
 class TensorBoardLog:
-    """Writes to a folder of the run's own below ``folder``. A run that goes on goes on there, too."""
+    """Writes to a folder for the run below ``folder``. A resumed run continues in its folder."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -26,7 +26,7 @@ class TensorBoardLog:
         match event:
             case RunOpened():
                 self.close()
-                own = f".{time.time_ns()}"  # its files are named by the second, and would replace each other
+                own = f".{time.time_ns()}"  # files are named by the second, and would replace each other
                 first = event.last_closed_round + 1
                 self._writer = self._make(str(self._folder / event.run_id), purge_step=first, filename_suffix=own)
             case RoundClosed():

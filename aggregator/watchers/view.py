@@ -1,4 +1,4 @@
-"""What an aggregator's person sees while a run goes on: events in, rows of a live view out."""
+"""The live view of an aggregator: events in, rows out."""
 
 import math
 import threading
@@ -31,9 +31,9 @@ from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duratio
 from learning import rank
 
 _MAX_LOOKED_AT = 2000
-"""Of the workers present, for those to be named; a view has room for some tens."""
+"""How many of the workers present are searched for names to show; a view has room for a few dozen."""
 _MAX_ITEMS = 60
-_MARKS = {  # one that is late was for another round
+_MARKS = {  # none for late updates: they were for another round
     Verdict.FOLDED: ("✓", "green"),
     Verdict.REFUSED: ("✗", "red"),
     Verdict.DUPLICATE: ("✓", "green"),
@@ -42,11 +42,11 @@ _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
 
 
 class AggregatorView:
-    """Watches one aggregator, from its start over times of standing by to its end.
+    """Watches one aggregator from its start to its end, standing by included.
 
-    Any thread may tell it of events, and ask for what is to be seen; it holds a few numbers a worker. ``title`` is
-    its first line, by default the run, its queue and its state directory. ``forgets_silent``: a worker is shown as
-    long as it says something now and then; otherwise, until it leaves.
+    Any thread may pass events and render it; it holds a few numbers a worker. ``title`` is the first line, by default
+    the run, its queue and its state directory. With ``forgets_silent``, a worker is shown while it sends signs of life;
+    otherwise, until it leaves.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class AggregatorView:
         self._clock = clock
         self._title = title
         self._forgets_silent = forgets_silent
-        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
+        self._lock = threading.RLock()  # a signal handler may interrupt the holder
         self._is_finishing = False
         self._links = Links()
         self._forget_run("connecting")
 
     def _forget_run(self, state: str) -> None:
-        """Nothing is known of a run; another aggregator may go on with it."""
+        """Forgets everything about a run, which another aggregator may have taken over."""
         self._state = state
         self._round = 0
         self._ended_at: float | None = None
@@ -78,7 +78,7 @@ class AggregatorView:
         self._trends: dict[str, Trend] = {}
         self._upload, self._download = Flow("↑ model"), Flow("↓ update")
 
-    # -- what happens ---------------------------------------------------------------------------------------
+    # -- events in ------------------------------------------------------------------------------------------
 
     def on_event(self, event: Event) -> None:
         with self._lock:
@@ -92,7 +92,7 @@ class AggregatorView:
                 self._on_update(event)
             case RoundMoved():
                 if self._move is not None and event.num_folded < self._move.num_folded:
-                    self._answers.clear()  # half of a broken update was undone: the others come again
+                    self._answers.clear()  # half a broken update was undone: the others are delivered again
                     self._open_counts.clear()
                 self._move = event
             case Transferring():
@@ -144,7 +144,7 @@ class AggregatorView:
         self._open_counts[row.verdict] += 1
         if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
             return
-        if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # the name of a refused one may be anybody's
+        if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # a refused update may bear any name
             self._answers[row.worker] = row.verdict
 
     def _open_run(self, event: RunOpened) -> None:
@@ -176,13 +176,13 @@ class AggregatorView:
             trend = self._trends.setdefault(name, Trend(name, self._aim.direction_of(name)))
             trend.add(self._num_closed, value)
 
-    # -- what is seen ---------------------------------------------------------------------------------------
+    # -- rows out -------------------------------------------------------------------------------------------
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.rows()
 
     def rows(self) -> Rows:
-        """What is to be seen now."""
+        """The rows to show now."""
         rows = Rows()
         with self._lock:
             self.show(rows)
@@ -190,7 +190,7 @@ class AggregatorView:
         return rows
 
     def show(self, rows: Rows) -> None:
-        """The rows of the run. The caller has the lock, or is alone."""
+        """Adds the rows of the run. The caller holds the lock, or is the only thread."""
         now = self._clock()
         if self._title:
             rows.words("run", self._title)
@@ -243,7 +243,7 @@ class AggregatorView:
             words.append(f", {num_answered:,} answered", style="green")
         if not self._seen and not num_answered:
             if not self._forgets_silent:
-                return  # they are there, and have not said so yet
+                return  # they are present, but have not sent a sign of life yet
             words.append("; waiting for some to join", style="dim")
         rows.words("workers", words)
         if len(self._seen.keys() | self._answers.keys()) <= _MAX_ITEMS:
@@ -255,7 +255,7 @@ class AggregatorView:
         rows.items("", [self._item(name) for name in names], num_more=num_more)
 
     def _missing(self) -> Iterator[str]:
-        """Those that are there and have not answered."""
+        """The workers present that have not answered."""
         return (name for name in islice(self._seen, _MAX_LOOKED_AT) if name not in self._answers)
 
     def _item(self, name: str) -> Text:

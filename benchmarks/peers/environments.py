@@ -1,6 +1,6 @@
-"""The peers' own virtual environments: what they need does not fit beside what fedmq needs, nor beside each other.
+"""The peers' own virtual environments: their requirements conflict with those of fedmq and with each other.
 
-``peers`` of pyproject.toml says which versions; what the scripts need beside them has the versions of constraints.txt.
+``peers`` in pyproject.toml gives their versions; what else the scripts need has the versions of constraints.txt.
 """
 
 import re
@@ -18,7 +18,7 @@ _INSTALLS_WITHIN_S = 900.0
 
 
 def environment(name: str, folder: Path) -> Path:
-    """The virtual environment with this peer, made if it is not there; takes minutes the first time."""
+    """The virtual environment with this peer, made if it does not exist; that takes minutes."""
     wanted = requirements(name)
     home = folder.absolute() / name
     stamp = home / ".installed"

@@ -1,6 +1,6 @@
-"""Flower at a workload: its deployment engine, and its deprecated stream, which keeps everything in memory.
+"""Flower under a workload: its deployment engine, and its deprecated stream, which keeps everything in memory.
 
-All is on loopback, without telemetry, without TLS.
+Everything runs on loopback, without telemetry, without TLS.
 """
 
 from pathlib import Path

@@ -36,7 +36,7 @@ def _is_open(port: int) -> bool:
 
 
 def wait_for_rounds(opened: Path, workload: Workload, monitor: Monitor, *, while_running: list[Command]) -> None:
-    """Returns when the last round to run was opened; what the run leaves of memory or time is the caller's."""
+    """Returns once the last round to run is opened; Failed if memory or time runs short, or a command ends early."""
 
     def is_done() -> bool:
         if monitor.is_short_of_memory:

@@ -1,4 +1,4 @@
-"""NVFLARE at a workload: its simulator, with a process for each client, over TCP on loopback."""
+"""NVFLARE under a workload: its simulator, with a process for each client, over TCP on loopback."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from benchmarks.workload import Workload
 
 SIMULATOR = "NVFLARE simulator"
 _CLIENT_MODULE = "simulator_worker"
-"""In the command line of a client's process; the simulator, which is the server, starts them."""
+"""A word in the command line of a client's process; the simulator, which is the server, starts these processes."""
 
 
 def simulator(workload: Workload, place: Place, home: Path) -> Row:

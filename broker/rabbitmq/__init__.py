@@ -1,4 +1,4 @@
-"""RabbitMQ over pika: the Transport, and the dead letters. pika is known here alone."""
+"""RabbitMQ over pika: the Transport, and the dead letters. pika is used only here."""
 
 from broker.rabbitmq.dead_letters import ID_DIGITS, MAX_LIMIT, DeadLetters, Letter, Opened
 from broker.rabbitmq.transport import RabbitMQ

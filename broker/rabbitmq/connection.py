@@ -49,13 +49,13 @@ def connect(settings: BrokerSettings, name: str) -> pika.BlockingConnection:
     try:
         return _receiving_in_large_pieces(pika.BlockingConnection(parameters(settings, name)))
     except (pika_errors.ProbableAuthenticationError, pika_errors.ProbableAccessDeniedError) as error:
-        if not _IS_REFUSAL.search(str(error)):  # pika also takes a connection lost in that moment for one
+        if not _IS_REFUSAL.search(str(error)):  # pika raises the same for a connection lost at that moment
             raise BrokerUnreachable(f"{where} closed the connection during login") from error
         if isinstance(error, pika_errors.ProbableAuthenticationError):
             raise BrokerRefused(f"{where} refuses the user or password; check --broker or FEDMQ_BROKER") from error
-        raise BrokerRefused(f"{where}: the user may not use this virtual host, or there is none") from error
+        raise BrokerRefused(f"{where}: the user may not use this virtual host, or it does not exist") from error
     except pika_errors.AuthenticationError as error:
-        raise BrokerRefused(f"{where} offers no way to log in that we know: {error}") from error
+        raise BrokerRefused(f"{where} offers no login method that we support: {error}") from error
     except pika_errors.ConnectionClosedByBroker as error:
         if error.reply_code in (403, 530):
             raise BrokerRefused(f"{where} refuses the connection: {error.reply_text}") from error
@@ -75,8 +75,8 @@ def connect(settings: BrokerSettings, name: str) -> pika.BlockingConnection:
 def _receiving_in_large_pieces(connection: pika.BlockingConnection) -> pika.BlockingConnection:
     """The same connection, three times as fast with large messages.
 
-    pika 1.4 takes 4 KiB at a time off the socket, and copies what it has of a frame with each of them. How much it
-    takes is an attribute of its own, not of its interface: where that is no number, it stays as it is.
+    pika 1.4 reads 4 KiB at a time from the socket, and each time copies what it already has of the frame. The read
+    size is a private attribute of pika's: if it is not a number, it stays as it is.
     """
     transport = getattr(getattr(connection, "_impl", None), "_transport", None)
     for name, num_bytes in _AT_ONCE_BYTES.items():
@@ -103,14 +103,14 @@ def _root(error: BaseException) -> object:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """pika's exceptions out of operations on an open connection, as ours."""
+    """Turns pika's exceptions from operations on an open connection into ours."""
     try:
         yield
     except pika_errors.ChannelClosedByBroker as error:
         raise _channel_error(error.reply_code, error.reply_text) from error
     except pika_errors.UnroutableError as error:
         raise QueueMissing(
-            "the message reached no queue; the aggregator has not made them, or they were deleted"
+            "the message reached no queue; the aggregator has not made it yet, or it was deleted"
         ) from error
     except pika_errors.NackError as error:
         raise QueueFull("the queue is full and refuses messages for now") from error
@@ -124,11 +124,11 @@ def translated() -> Iterator[None]:
 
 def _channel_error(code: int, text: str) -> BrokerError:
     if "is down or inaccessible" in text:
-        # a queue that is there and is not up: for a moment after a kill, or for good if it was half made
+        # the queue exists but is not up: for a moment after a kill, or forever if it was half made
         return BrokerFault(text)
     if code == _NOT_FOUND:
         return QueueMissing(text)
     if "delivery acknowledgement" in text or "does not have a replica" in text:
-        # the consumer timeout, or a stream that is being made or started just now: a new channel is all it takes
+        # the consumer timeout, or a stream that is just being made or started: a new channel is all it takes
         return BrokerUnreachable(text)
     return BrokerRefused(f"the broker refuses: {text}")

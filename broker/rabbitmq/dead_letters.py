@@ -1,8 +1,8 @@
 """The dead letters of a federation, as people see them: read without loss, then replayed or dropped.
 
-Reading acks nothing: whatever was not replayed or dropped goes back in the order in which it came. RabbitMQ puts it
-before what nobody has read yet, and behind what was read and given back before; so a queue keeps its order as long as
-it is read to its end.
+Reading acks nothing: whatever is not replayed or dropped goes back in the order in which it came. RabbitMQ puts it
+ahead of letters not yet read, and behind those read and given back earlier; so a queue keeps its order as long as it
+is read to its end.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ ID_DIGITS = 12
 _MAX_KEY_BYTES = 255
 
 _HELD_BY_A_CHANNEL = 32
-"""RabbitMQ gives back in order what one channel holds as long as it is not more than this."""
+"""RabbitMQ takes back in order what one channel holds, up to this many messages."""
 
 MAX_LIMIT = 50_000
-"""So many letters fit into the 2047 channels that a connection may have by default."""
+"""This many letters fit into the 2047 channels that a connection may have by default."""
 
 _WHY_BY_BROKER = {
-    "delivery_limit": "delivered too often; perhaps it is what ends the aggregator",
+    "delivery_limit": "delivered too often; perhaps it crashes the aggregator",
     "rejected": "rejected",
     "expired": "expired",
     "maxlen": "the queue was full",
 }
-"""What the broker says in ``x-death`` when it set a message aside by itself."""
+"""Reasons in ``x-death``, for messages that the broker itself set aside -> in our words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +47,28 @@ class Letter:
     """What is known of a dead letter, without its body."""
 
     id: str
-    """The same whenever it is read. Letters with the same sender, reason and body have the same."""
+    """The same whenever it is read. Letters with the same sender, reason and body share it."""
     sender: str | None
-    """The worker that the broker says it is from; None if nothing tells."""
+    """The worker it is from, according to the broker; None if unknown."""
     reason: str
     set_aside_at: datetime | None
     num_bytes: int
-    """Of the message."""
+    """Size of the message."""
     round: int | None
-    """None: its header does not decode."""
+    """None if its header does not decode."""
     blob_bytes: int | None
-    """The announced size of its body, if that is in a blob."""
+    """The announced size of its body, if that is in a blob; otherwise None."""
 
     @property
     def can_be_replayed(self) -> bool:
-        """False if no key leads it to the results queue."""
+        """False if no routing key would lead it to the results queue."""
         sender = self.sender
         return sender is not None and "." not in sender and len(update_key(sender).encode()) <= _MAX_KEY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A dead letter with its body. It is on the queue until it is replayed or dropped."""
+    """A dead letter with its body. It stays on the queue until it is replayed or dropped."""
 
     letter: Letter
     body: bytes
@@ -76,14 +76,13 @@ class Opened:
     tag: int
     head: UpdateHead | None
     problem: str
-    """Why there is no head."""
+    """Why ``head`` is None."""
 
 
 class DeadLetters:
-    """A look at ``<queue>.dead`` over a connection of its own, inside a ``with``.
+    """The letters in ``<queue>.dead``, over a connection of its own, inside a ``with``.
 
-    When the connection is lost, the look is over: the broker has all of it back, and what is asked for raises a
-    BrokerUnreachable.
+    When the connection is lost, all letters are back on the queue, and every method raises BrokerUnreachable.
     """
 
     def __init__(self, settings: BrokerSettings) -> None:
@@ -91,7 +90,7 @@ class DeadLetters:
         self._topology = Topology(settings.queue)
         self._readers: list[BlockingChannel] = []
         self.num_left = 0
-        """How many were behind the last one read."""
+        """How many letters come after the last one read."""
 
     def __enter__(self) -> Self:
         self._link = Link(self._settings, "dead letters", waits_for_queue=False, is_mended=False)
@@ -107,11 +106,11 @@ class DeadLetters:
     ) -> None:
         try:
             self._do(self._give_back)
-        except BrokerError:  # the broker gives back by itself what a lost connection held
+        except BrokerError:  # what a lost connection held is back on the queue anyway
             if error is None:
                 raise
         finally:
-            self._link.close()  # returns when the broker has done all before it
+            self._link.close()  # returns once the broker has done everything before it
 
     def read(self, limit: int) -> Iterator[Opened]:
         """Up to ``limit`` dead letters, oldest first, one in memory at a time. QueueMissing if there is no queue."""
@@ -149,7 +148,7 @@ class DeadLetters:
         self._do(do)
 
     def drop(self, opened: Opened) -> None:
-        """Deletes the blob that is its own, if it has one, and acks it."""
+        """Deletes the letter's own blob, if it has one, and acks the letter."""
         blob = self._own_blob(opened)
 
         def do(link: Link) -> None:
@@ -168,25 +167,25 @@ class DeadLetters:
         return True
 
     def _next(self, index: int) -> tuple[BlockingChannel, Any, Any, bytes]:
-        """(channel, method, properties, body); the method is None if there is no further letter."""
+        """(channel, method, properties, body); the method is None if there are no more letters."""
         if index % _HELD_BY_A_CHANNEL == 0:
             self._readers.append(self._do(partial(Link.channel, role=f"read {index}", confirms=False)))
         channel = self._readers[-1]
         return channel, *self._do(lambda link: channel.basic_get(self._topology.dead))
 
     def _do(self, job: Callable[[Link], T]) -> T:
-        """Once: what was read over a lost connection is not in hand any more."""
+        """Does the job once: letters read over a lost connection are no longer ours to act on."""
         return self._link.call(job, is_retried=False)
 
     def _give_back(self, link: Link) -> None:
-        """One channel after the other, which is what keeps the order."""
+        """One channel after the other, which keeps the order."""
         for channel in self._readers:
             if channel.is_open:
                 channel.basic_nack(0, multiple=True, requeue=True)
                 channel.close()
 
     def _own_blob(self, opened: Opened) -> str | None:
-        """The blob it names; None if the name is that of anything but its own sender's blob."""
+        """The blob it names; None unless that is its own sender's blob."""
         head, sender = opened.head, opened.letter.sender
         if head is None or head.blob is None or sender is None:
             return None
@@ -195,7 +194,7 @@ class DeadLetters:
 
     def _origin(self, method: Any, properties: Any) -> tuple[str | None, str, datetime | None]:
         """(sender, reason, when). What came over the dead-letter exchange still has the headers that its sender
-        wrote, so that only the broker's own words count there."""
+        wrote, so only what the broker wrote counts there."""
         headers: dict[str, Any] = properties.headers or {}
         if SENDER_HEADER in headers and method.exchange != self._topology.dead_letters:
             reason = _text(headers.get(REASON_HEADER)) or "no reason given"
@@ -223,7 +222,7 @@ def _head_of(body: bytes) -> tuple[UpdateHead | None, str]:
 def _id_of(sender: str, reason: str, body: bytes) -> str:
     digest = hashlib.sha256()
     for part in (sender.encode(), reason.encode(), body):
-        digest.update(len(part).to_bytes(8, "little"))  # so that no two letters are the same when joined
+        digest.update(len(part).to_bytes(8, "little"))  # so that no two different letters give the same bytes
         digest.update(part)
     return digest.hexdigest()[:ID_DIGITS]
 
@@ -240,7 +239,7 @@ def _first(value: object) -> object:
 
 
 def _moment(timestamp: int | None) -> datetime | None:
-    """An AMQP timestamp, if it is one; whoever published can write any number there."""
+    """An AMQP timestamp as a moment; None if it cannot be one: publishers can write any number there."""
     if timestamp is None:
         return None
     with contextlib.suppress(OverflowError, ValueError, OSError):

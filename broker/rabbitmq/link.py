@@ -1,7 +1,7 @@
 """One thread that owns one connection: it does the jobs given to it, serves heartbeats, and reconnects.
 
-pika's connections belong to one thread. Whoever wants something of the broker hands the link a job, a function of
-the link, and waits for its result. A job that a lost connection interrupts is done again on the next one.
+A pika connection belongs to one thread. To get something from the broker, other threads hand the link a job, a
+function of the link, and wait for its result. A job that a lost connection interrupts is done again on the next one.
 """
 
 import concurrent.futures
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDLE_S = 5.0
-"""How late it may be seen that the broker closed a channel; a lost connection is seen at once."""
+"""How long a channel closed by the broker may go unnoticed; a lost connection is noticed at once."""
 _PATIENCE_S = 10.0
 _LOOK_UP_S = 1.0
 _FAULT_PAUSE_S = 1.0
@@ -47,10 +47,9 @@ class _Job:
 
 
 class Link:
-    """A connection that stays, as long as anybody answers at the other end.
+    """A connection that is restored whenever it is lost.
 
-    With ``is_mended`` False it is one connection and no more: when that is lost, whatever is asked of the link
-    raises why.
+    With ``is_mended`` False there is only one connection: when that is lost, every call raises why.
     """
 
     def __init__(
@@ -97,43 +96,43 @@ class Link:
     ) -> T:
         """Has the thread do ``job`` and returns its result.
 
-        ``is_retried``: through lost connections. ``waits_for_queue``: through a missing or full queue, too.
-        ``raises_fault``: a BrokerFault is raised, and not tried again.
+        ``is_retried``: again after a lost connection. ``waits_for_queue``: again while the queue is missing or full.
+        ``raises_fault``: a BrokerFault is raised instead of retried.
         """
         return self.result_of(self._add(_Job(job, is_retried, waits_for_queue, raises_fault)))  # type: ignore[no-any-return]
 
     def submit(self, job: Callable[["Link"], T]) -> "Future[T]":
-        """Has the thread do ``job`` after those before it, through lost connections; see ``result_of``."""
+        """Has the thread do ``job`` in its turn, again after a lost connection; see ``result_of``."""
         return self._add(_Job(job, is_retried=True))
 
     def result_of(self, result: "Future[T]") -> T:
-        """Waits for a job, and says so if that takes long."""
+        """Waits for a job's result, and says so if that takes long."""
         waited_s = 0.0
         while not result.done():
-            with contextlib.suppress(concurrent.futures.TimeoutError):  # or the job's own, which is raised below
+            with contextlib.suppress(concurrent.futures.TimeoutError):  # or the job's own error, which is raised below
                 result.exception(_LOOK_UP_S)
                 break
             if not self._thread.is_alive():  # it ended while the job was handed over
                 self._abandon_jobs()
             if self._is_impatient:
-                raise BrokerUnreachable("told to stop while the broker was away or took nothing")
+                raise BrokerUnreachable("asked to stop while the broker was away or accepted nothing")
             waited_s += _LOOK_UP_S
-            if waited_s % _PATIENCE_S == 0:  # pika tells of a blocked connection only after the publish that is blocked
+            if waited_s % _PATIENCE_S == 0:  # pika reports a blocked connection only after the publish that it blocks
                 log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
                 self._set_problem(self._problem or "no answer: broker away, or short of memory or disk")
         return result.result()
 
     def post(self, job: Callable[["Link"], None]) -> None:
-        """Has the thread do ``job`` soon; if there is no connection, or it breaks first, it is forgotten."""
+        """Has the thread do ``job`` soon; drops it if there is no connection, or if that breaks first."""
         if self._connection is not None:
             self._add(_Job(job, is_retried=False))
 
     def give_up_waiting(self) -> None:
-        """Makes a ``call`` that waits raise BrokerUnreachable soon, and later ones too. Safe in a signal handler."""
+        """Makes this and every later waiting ``call`` raise BrokerUnreachable soon. Safe in a signal handler."""
         self._is_impatient = True
 
     def close(self) -> None:
-        """Does what was already asked for if the connection is open, then ends the thread."""
+        """Does the jobs already given if the connection is open, then ends the thread."""
         self._stopping.set()
         self._wake()
         self._thread.join()
@@ -146,7 +145,7 @@ class Link:
         return job.result
 
     def _set_problem(self, problem: str | None) -> None:
-        """Tells those who look on, when it is another problem than before, or none any more."""
+        """Reports the problem if it has changed; None: there is none any more."""
         if problem != self._problem:
             self._problem = problem
             self._on_problem(problem)
@@ -154,13 +153,13 @@ class Link:
     def _wake(self) -> None:
         connection = self._connection
         if connection is not None:
-            with contextlib.suppress(AMQPError):  # just lost: jobs are looked at when it is open again
+            with contextlib.suppress(AMQPError):  # just lost: jobs are done once it is open again
                 connection.add_callback_threadsafe(lambda: None)
 
     # -- for jobs, in the thread ----------------------------------------------------------------------------
 
     def channel(self, role: str, *, confirms: bool = True) -> BlockingChannel:
-        """The channel for one role, opened when first asked for; publishing on it waits for confirms, or does not."""
+        """The channel for one role, opened when first asked for; with ``confirms``, publishing on it waits for them."""
         channel = self._channels.get(role)
         if channel is None or not channel.is_open:
             assert self._connection is not None
@@ -170,14 +169,14 @@ class Link:
         return channel
 
     def subscription(self, role: str) -> BlockingChannel:
-        """The same for a channel that consumes: when it closes, the link connects and subscribes anew."""
+        """The same for a channel that consumes: when it closes, the link reconnects and subscribes again."""
         channel = self.channel(role)
         channel.add_on_cancel_callback(lambda frame: self._lose("the broker ended a subscription"))
         self._subscribed.append(channel)
         return channel
 
     def wait_for_events(self, seconds: float) -> None:
-        """Lets deliveries and heartbeats come in for up to so long."""
+        """Handles deliveries and heartbeats for up to ``seconds``."""
         assert self._connection is not None
         self._connection.process_data_events(time_limit=seconds)
 
@@ -197,8 +196,8 @@ class Link:
                 except self._passing as error:
                     if not self._is_mended:
                         raise
-                    log.warning("%s: %s; connecting anew", self._name, error)
-                    self._set_problem(f"{error}; connecting anew")
+                    log.warning("%s: %s; reconnecting", self._name, error)
+                    self._set_problem(f"{error}; reconnecting")
                     self._drop()
             self._finish()
         except FedmqError as error:
@@ -247,12 +246,12 @@ class Link:
             raise BrokerUnreachable(str(error)) from error
 
     def _blocked(self, reason: str) -> None:
-        log.warning("%s: the broker is short of memory or disk and takes nothing; waiting (%s)", self._name, reason)
-        self._blocked_by = "the broker is short of memory or disk and takes nothing"
+        log.warning("%s: the broker is short of memory or disk and accepts nothing; waiting (%s)", self._name, reason)
+        self._blocked_by = "the broker is short of memory or disk and accepts nothing"
         self._set_problem(self._blocked_by)
 
     def _unblocked(self) -> None:
-        log.info("%s: the broker takes messages again", self._name)
+        log.info("%s: the broker accepts messages again", self._name)
         self._blocked_by = None
         self._set_problem(None)
 
@@ -326,7 +325,7 @@ class Link:
             self.pause(wait_s)
 
     def _finish(self) -> None:
-        """What was posted before the end is still done, such as the last acks."""
+        """Does what was posted before the end, such as the last acks."""
         if self._connection is not None and self._connection.is_open:
             with contextlib.suppress(BrokerUnreachable):
                 self._do_jobs()
@@ -353,14 +352,14 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
 
 
 def _backoff_s(state: tenacity.RetryCallState) -> float:
-    """Exponential with full jitter, so that a fleet does not come back in one moment."""
+    """Exponential with full jitter, so that a fleet does not come back all at once."""
     longest_s = _MAX_WAIT_FOR_QUEUE_S if isinstance(_error_of(state), QueueMissing) else _MAX_BACKOFF_S
     growing_s = min(0.5 * 2 ** min(state.attempt_number - 1, 10), longest_s)
-    return random.SystemRandom().uniform(0.0, growing_s)  # the global one is the task's, and seeded
+    return random.SystemRandom().uniform(0.0, growing_s)  # the global generator is the task's, and seeded
 
 
 class _OutOfPatience(tenacity.stop.stop_base):
-    """Nobody answered for so long. A broker without our queues is waited for: the aggregator makes them."""
+    """Stops when nobody answered for ``patience_s``, but not at missing queues: the aggregator will make them."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s

@@ -1,4 +1,4 @@
-"""What goes with a message beside its body: its headers, what it holds, and whether it outlives the broker."""
+"""What goes with a message's body: headers, content type, and whether the message survives a restart of the broker."""
 
 import time
 from typing import Any
@@ -9,13 +9,13 @@ REASON_HEADER = "reason"
 SENDER_HEADER = "sender"
 PART_HEADER = "part"
 RETURNS_HEADER = "x-delivery-count"
-"""Written by the broker; on a first delivery, what is there is the sender's own word."""
+"""Written by the broker; on a first delivery, whatever is there was written by the sender."""
 
 _CONTENT_TYPE = "application/x-fedmq"
 
 
 def durable(headers: dict[str, Any] | None = None) -> pika.BasicProperties:
-    """Of a message that the broker is to have for good."""
+    """For a message that the broker must keep over a restart."""
     return pika.BasicProperties(
         delivery_mode=pika.DeliveryMode.Persistent,
         content_type=_CONTENT_TYPE,
@@ -25,5 +25,5 @@ def durable(headers: dict[str, Any] | None = None) -> pika.BasicProperties:
 
 
 def fleeting() -> pika.BasicProperties:
-    """Of a message that is of no use after a restart of the broker."""
+    """For a message that is of no use after a restart of the broker."""
     return pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)

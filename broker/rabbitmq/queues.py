@@ -1,4 +1,4 @@
-"""What the names of a ``Topology`` are on RabbitMQ: its queues with all their arguments, its exchanges and bindings."""
+"""A ``Topology`` on RabbitMQ: its queues with all their arguments, its exchanges and bindings."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ UPDATES = {
 }
 DEAD = {
     "x-queue-type": "quorum",
-    "x-delivery-limit": 1_000_000,  # whoever looks gives the messages back, and each return counts
+    "x-delivery-limit": 1_000_000,  # fl-dead gives back what it reads, and each return counts
 }
 PRESENCE = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
 STATUS = {"x-max-length": 1, "x-overflow": "drop-head"}

@@ -33,21 +33,21 @@ _LOCKED = 405
 
 _BLOB_PREFETCH = 2
 _PARTS_ON_THEIR_WAY = 1
-"""Parts that wait for the writer, beside the one that it sends, while the next is made ready."""
+"""Parts that wait for the writer, besides the one it is sending, while the next is prepared."""
 _BLOB_STALL_S = 60.0
 _NEWEST_HEAD_S = 10.0
 _STATUS_PATIENCE_S, _STATUS_PAUSE_S = 1.0, 0.05
 _COUNT_LAGS_S = 1.5
-"""RabbitMQ says of a stream that holds messages for up to a second that it holds none."""
+"""For up to a second, RabbitMQ may report a stream that holds messages as empty."""
 
 _QUORUM_QUEUE_SETTLES_S = 1.0
 """A quorum queue younger than this may not survive a kill -9 of RabbitMQ 3.10."""
 
 
 class RabbitMQ(Transport):
-    """One process's way to RabbitMQ; ``role`` names its connections, for operators.
+    """One process's access to RabbitMQ; ``role`` names its connections, for operators.
 
-    ``topology`` has the names it uses and declares, by default those of ``settings.queue`` without shards.
+    ``topology`` has the names to use and declare, by default those of ``settings.queue`` without shards.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RabbitMQ(Transport):
         self._newest_lock = threading.Lock()
         self._session = 0
         self._unacked: set[int] = set()
-        """Tags of this session's updates; only the reader's thread looks at them."""
+        """Tags of this session's updates; only the reader's thread touches them."""
         self._blob = _BlobConsumer()
         self._leads = False
         self._declares = False
@@ -96,7 +96,7 @@ class RabbitMQ(Transport):
         for exchange, name, key in bindings(self._topology):
             channel.queue_bind(name, exchange, routing_key=key)
         if is_new:
-            log.info("made queue '%s' and what goes with it", self._topology.updates)
+            log.info("made queue '%s' and all that belongs to it", self._topology.updates)
             link.pause(_QUORUM_QUEUE_SETTLES_S)
 
     def remove(self) -> None:
@@ -127,7 +127,7 @@ class RabbitMQ(Transport):
         return True
 
     def _end_leading(self, link: Link) -> None:
-        """Between the lost connection and this one somebody else may have led."""
+        """Raises if this one led: between the lost connection and the new one, another aggregator may have led."""
         if self._leads:
             raise LeadershipLost(f"the connection that led queue '{self._topology.updates}' was lost")
 
@@ -139,7 +139,7 @@ class RabbitMQ(Transport):
         self._reader = Link(
             self._settings,
             f"{self._role} reader",
-            waits_for_queue=not self._declares,  # who made the queue is told when somebody deletes it
+            waits_for_queue=not self._declares,  # the one that made the queue gets an error if it is deleted
             on_open=lambda link: self._subscribe(link, sources, prefetch),
             on_lost=self._blob.interrupt,
             on_failed=self._inbox.put,
@@ -167,7 +167,7 @@ class RabbitMQ(Transport):
         self._unacked.clear()
 
     def _on_head(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        channel.basic_ack(method.delivery_tag)  # of a stream: only says that we can take more
+        channel.basic_ack(method.delivery_tag)  # on a stream, only says that we can take more
         with self._newest_lock:
             is_announced = self._newest is not None
             self._newest = Delivery(Source.MODELS, body)
@@ -177,7 +177,7 @@ class RabbitMQ(Transport):
     def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         sender = sender_of(_text(method.routing_key))
         returns = (properties.headers or {}).get(RETURNS_HEADER)
-        num_returns = returns if isinstance(returns, int) else 0  # on a first delivery it is the sender's own word
+        num_returns = returns if isinstance(returns, int) else 0  # on a first delivery, the sender wrote it
         self._unacked.add(method.delivery_tag)
         self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
 
@@ -201,7 +201,7 @@ class RabbitMQ(Transport):
                     item, self._newest = self._newest, None
                 return item
             if item.source is Source.PRESENCE or item.session == self._session:
-                return item  # an update of an earlier session comes again
+                return item  # and not an update of an earlier session, which is delivered again
 
     def wake(self) -> None:
         self._inbox.put(None)
@@ -287,9 +287,9 @@ class RabbitMQ(Transport):
         return self._writer.call(self._peek_status, is_retried=False)
 
     def _peek_status(self, link: Link) -> bytes | None:
-        """Takes it and gives it back. Another who looks may have it for that moment.
+        """Takes the status and gives it back; retries, as another reader may hold it for that moment.
 
-        What is given back goes before a newer one that came meanwhile, and so is what the queue drops of the two.
+        What is given back goes ahead of a newer status that came meanwhile, so of the two the queue drops the older.
         """
         channel = link.channel("status")
         deadline = time.monotonic() + _STATUS_PATIENCE_S
@@ -300,7 +300,7 @@ class RabbitMQ(Transport):
                 return bytes(body)
             if time.monotonic() >= deadline:
                 return None
-            link.pause(random.SystemRandom().uniform(0, 2 * _STATUS_PAUSE_S))  # or many who look meet again and again
+            link.pause(random.SystemRandom().uniform(0, 2 * _STATUS_PAUSE_S))  # or many readers collide again and again
 
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         found = {}
@@ -332,7 +332,7 @@ class RabbitMQ(Transport):
         return _BlobUpload(self._writer, self._declare_anew(name))
 
     def _declare_anew(self, name: str) -> str:
-        """A new, empty stream of this name; or of the next, if a kill in mid-declare left the broker half of one."""
+        """Makes a new, empty stream of this name, or of the next if a kill in mid-declare left it half made."""
         for candidate in names_of(name):
 
             def declare(link: Link, candidate: str = candidate) -> None:
@@ -345,7 +345,7 @@ class RabbitMQ(Transport):
                 log.warning("stream %s cannot be used any more: %s", candidate, error)
             else:
                 return candidate
-        raise BlobLost(f"the broker can make no stream {name}")
+        raise BlobLost(f"the broker cannot make a stream {name}")
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
         reader = self._reading()
@@ -393,7 +393,7 @@ class RabbitMQ(Transport):
 
 
 class _BlobUpload:
-    """A blob that is written, a part on its way while the next is made ready."""
+    """A blob being written: a part is on its way while the next is prepared."""
 
     def __init__(self, writer: Link, name: str) -> None:
         self._writer, self._name = writer, name
@@ -415,11 +415,11 @@ class _BlobUpload:
             while len(self._on_their_way) > num:
                 self._writer.result_of(self._on_their_way.popleft())
         except QueueMissing as error:
-            raise BlobLost(f"blob {self._name} was deleted while it was written") from error
+            raise BlobLost(f"blob {self._name} was deleted while it was being written") from error
 
 
 class _BlobConsumer:
-    """The parts of one blob at a time, on their way from the reader's thread to whoever asked for them."""
+    """The parts of one blob at a time, on their way from the reader's thread to the caller's."""
 
     def __init__(self) -> None:
         self._arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
@@ -458,7 +458,7 @@ class _BlobConsumer:
 
 
 def _publish_part(link: Link, *, name: str, index: int, part: bytes) -> None:
-    """Returns when the broker has it: a part that a lost connection interrupts is published again, in its turn."""
+    """Returns once the broker has the part; one that a lost connection interrupts is published again, in its turn."""
     link.channel("publish").basic_publish("", name, part, durable({PART_HEADER: index}), mandatory=True)
 
 
@@ -476,7 +476,7 @@ def _ack_of(channel: BlockingChannel, tag: int) -> Callable[[Link], None]:
 
 
 def _declare_passive(link: Link, name: str) -> int:
-    """How many messages are in a queue that is there; a channel error 404 if it is not."""
+    """How many messages are in a queue; a channel error 404 if the queue is missing."""
     return _queued(link, name).num_waiting
 
 

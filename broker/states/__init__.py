@@ -1,4 +1,4 @@
-"""Named tensors on the wire: a state as bytes, compressed, in part, and a model's body. Needs PyTorch."""
+"""Named tensors on the wire: states as bytes, compressed or in part, and a model's body. Needs PyTorch."""
 
 from broker.states.compression import Encoding
 from broker.states.model_body import read_model

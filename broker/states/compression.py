@@ -4,19 +4,19 @@ What travels in place of a delta is again a set of named tensors (see specs.py),
 the delta and the method alone. So its size is known, and checked, before a byte of it is read.
 
     none              the delta
-    float16, bfloat16 each tensor in this dtype, under its own name; out of range is cut to the largest number
-    int8              12.scales float32, one for each block of 256 elements, the last one shorter, and
+    float16, bfloat16 each tensor in this dtype, under its own name; values out of range are clamped to the largest
+    int8              12.scales float32, one for each block of 256 elements (the last block may be shorter), and
                       12.codes  int8, -127 to 127, of the tensor's shape: an element is code * scale
-    topk:SHARE        12.gaps   int32: how far each element that travels is from the one before, from -1 at first,
-                      12.values float32, of these elements, the largest by magnitude; all others are 0
+    topk:SHARE        12.gaps   int32: the distance of each element that travels from the one before (at first -1), and
+                      12.values float32: these elements, the largest by magnitude; all others are 0
 
-12 is the tensor's place in the delta's canonical order, with leading zeros to the digits that the number of tensors
-has. Scales come before all codes, and gaps right before their values: a body is decoded piece by piece as it comes.
-By topk, ceil(SHARE * elements) elements of a tensor travel.
+12 is the tensor's place in the delta's canonical order, padded with zeros to as many digits as the number of tensors
+has. Scales precede all codes, and gaps directly precede their values, so a body is decoded piece by piece as it comes.
+With topk, ceil(SHARE * elements) elements of a tensor travel.
 
-A tensor travels as it is (with int8 and topk as 12.plain) if that is not larger; if it is not of floating point;
-if it has fewer than two dimensions and at most 4,096 elements (biases, norms and running statistics: few bytes, and
-a variance must stay positive); or if it has 2**31 elements or more.
+A tensor travels as it is (with int8 and topk as 12.plain) if that is not larger; if it is not floating-point; if it
+has fewer than two dimensions and at most 4,096 elements (biases, norms and running statistics: few bytes, and a
+variance must stay positive); or if it has 2**31 elements or more.
 
 int8 rounds stochastically, to one of the two nearest codes and on average to the value (QSGD: Alistarh et al. 2017),
 with random numbers from a seed: the same delta and seed give the same bytes.
@@ -43,16 +43,16 @@ class Encoding:
     def __init__(self, specs: Specs, compression: Compression) -> None:
         self.compression = compression
         self.specs = specs
-        """Those of the delta."""
+        """Specs of the delta."""
         self._places = {spec.name: place for place, spec in enumerate(specs)}
         width = len(str(len(specs)))
         self._forms = {spec.name: _form(spec, f"{index:0{width}d}", compression) for index, spec in enumerate(specs)}
         self.encoded = canonical(spec for form in self._forms.values() for spec in form.encoded)
-        """Those of what travels."""
+        """Specs of what travels."""
         self.folded = canonical(form.folded for form in self._forms.values())
-        """Those of what comes out: the delta, in the dtypes of its decoded values."""
+        """Specs of what is decoded: the delta, in the dtypes of its decoded values."""
         self.lossy = tuple(spec for spec in specs if self._forms[spec.name].is_lossy)
-        """Of the delta, those that may come out with other values."""
+        """Specs of the delta's tensors that may be decoded to other values."""
 
     @property
     def is_direct(self) -> bool:
@@ -67,7 +67,7 @@ class Encoding:
         return state
 
     def encode_tensor(self, spec: TensorSpec, tensor: torch.Tensor, *, seed: int) -> State:
-        """What travels in place of one tensor; a lossy one may be float32 or float64, whatever its spec says."""
+        """What travels in place of one tensor; one in ``lossy`` may be float32 or float64, whatever its spec says."""
         random = Random(np.random.SeedSequence([seed, self._places[spec.name]]))
         return self._forms[spec.name].encode(tensor.detach().to("cpu"), random)
 
@@ -83,14 +83,14 @@ class Encoding:
         return torch.from_numpy(raw).view(DTYPES[form.folded.dtype]).reshape(spec.shape)
 
     def decoder(self) -> "Decoder":
-        """For one body."""
+        """A decoder for one body."""
         return Decoder(list(self._forms.values()))
 
 
 class Decoder:
     """Takes an encoded body piece by piece, in order, and gives pieces of the delta to fold.
 
-    It holds the scales of int8, or what travels of one tensor by topk, but never a whole delta.
+    It holds the scales of int8, or what travels of one tensor with topk, but never a whole delta.
     """
 
     def __init__(self, forms: Sequence[Form]) -> None:
@@ -103,9 +103,9 @@ class Decoder:
         self._offsets = list(_starts(self._specs).values())
 
     def pieces(self, offset: int, piece: Buffer) -> Iterator[Piece]:
-        """(offset, bytes) of the delta, of what begins at byte ``offset`` of the body and is cut between elements.
+        """(offset, bytes) of the delta, from a piece that begins at byte ``offset`` of the body.
 
-        Numbers that no encoder writes are an UnfitMessage.
+        ``piece`` must be cut between elements. UnfitMessage for numbers that no encoder writes.
         """
         view = memoryview(piece)
         end = offset + len(view)

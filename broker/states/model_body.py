@@ -1,4 +1,4 @@
-"""The state that a model head is of: from its own message or from its blob, verified."""
+"""The state that a model head describes, verified: from its own message or from its blob."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,7 +17,7 @@ def read_model(
 ) -> State:
     """The model's state. Check the head's specs against your own model first: that bounds what is allocated.
 
-    A body that is not what its head says is an UnfitMessage, a blob that cannot be read a BlobLost.
+    UnfitMessage if the body is not what the head says, BlobLost if its blob cannot be read.
     """
     digest = Digest(head.tensors)
     body = bytearray(head.num_bytes)
@@ -32,7 +32,7 @@ def read_model(
         raise UnfitMessage(f"payload has {size} bytes; its tensors need {len(body)}")
     state = state_from(body, head.tensors)
     if digest.hex() != head.sha256:
-        raise UnfitMessage("its body is not the one that its digest is of")
+        raise UnfitMessage("its body does not match its digest")
     broken = first_not_finite(state)
     if broken:
         raise UnfitMessage(f"it has NaN or infinity in '{broken}'")

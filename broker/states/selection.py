@@ -1,7 +1,7 @@
-"""Which tensors of a model are shared, and so travel; all others stay where they are. Told with each model.
+"""Which tensors of a model are shared, and so travel; all others stay where they are. Each model head has the patterns.
 
-Patterns are those of a shell, over tensor names: ``body.*``, ``*lora*``. A tensor is shared if it matches one of them,
-or there is none but of the next kind, and it matches none that begins with ``!``: ``!head.*`` is all but the head.
+Patterns are shell patterns over tensor names: ``body.*``, ``*lora*``. A tensor is shared if it matches one of them,
+and none that begins with ``!``. With only ``!`` patterns, all others are shared: ``!head.*`` is all but the head.
 ``trainable`` stands for the parameters that are trained (requires_grad), which leaves out all buffers.
 """
 
@@ -18,7 +18,7 @@ _NOT = "!"
 
 
 def shared_state(model: nn.Module, patterns: Sequence[str]) -> State:
-    """The tensors of a model that are shared. A pattern that matches none is a ValueError, and so is none shared."""
+    """The tensors of a model that are shared. ValueError if a pattern matches none, or if none is shared."""
     state: State = dict(model.state_dict())
     trained = {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.requires_grad}
 

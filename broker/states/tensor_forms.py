@@ -1,4 +1,4 @@
-"""The forms in which one tensor of a delta travels, with the way there and back; the format is in compression.py."""
+"""The forms in which one tensor of a delta travels, each with encoder and decoder; the format is in compression.py."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -26,7 +26,10 @@ Random = np.random.PCG64
 Piece = tuple[int, Buffer]
 
 Reader = Callable[[TensorSpec, int, Buffer], Iterator[Piece]]
-"""Takes values of one of a form's encoded tensors, from an element on; gives pieces of the folded tensor, by byte."""
+"""(spec, first, values) -> pieces of the folded tensor, by byte.
+
+``values`` are those of one of the form's encoded tensors, from element ``first`` on.
+"""
 
 
 class Form(Protocol):
@@ -38,17 +41,17 @@ class Form(Protocol):
 
     @property
     def folded(self) -> TensorSpec:
-        """What comes out: the tensor, in the dtype of its decoded values."""
+        """What is decoded: the tensor, in the dtype of its decoded values."""
 
     @property
     def is_lossy(self) -> bool:
-        """Whether other values may come out."""
+        """Whether decoded values may differ."""
 
     def encode(self, tensor: torch.Tensor, random: Random) -> State:
         """The values of ``encoded``; ``tensor`` is finite, on the CPU, and may be of a wider dtype than the delta's."""
 
     def reader(self) -> Reader:
-        """For the values of one body, in the order in which they travel. Those no encoder writes: an UnfitMessage."""
+        """For one body, with values in the order in which they travel. UnfitMessage for any that no encoder writes."""
 
 
 class Cast:
@@ -153,11 +156,11 @@ class TopK:
         return read
 
     def _scattered(self, gaps: NDArray[np.int32], kept: NDArray[np.float32]) -> Iterator[Piece]:
-        """The batches that are not all 0; what is not given adds nothing."""
+        """The batches that are not all 0; those left out add nothing."""
         name, num_elements = self.folded.name, self.folded.num_elements
         _demand(int(gaps.min()) >= 1, f"elements of '{name}' that are not in rising order")
         where = np.cumsum(gaps, dtype=np.int64) - 1
-        _demand(int(where[-1]) < num_elements, f"an element that '{name}' has not")
+        _demand(int(where[-1]) < num_elements, f"an element that '{name}' does not have")
         _demand(bool(np.isfinite(kept).all()), f"NaN or infinity in '{name}'")
         for start, stop in _batches(0, num_elements):
             low, high = np.searchsorted(where, (start, stop))
@@ -181,7 +184,7 @@ def _quantized(values: Floats, random: Random) -> tuple[NDArray[np.float32], NDA
 
 
 def _largest(values: Floats, num: int) -> NDArray[np.int64]:
-    """Where the ``num`` largest magnitudes are, rising; of equal ones the first. The same on every processor."""
+    """The indices of the ``num`` largest magnitudes, rising; the first of equal ones. The same on every processor."""
     magnitudes = np.abs(values)
     threshold = np.partition(magnitudes, len(values) - num)[len(values) - num]
     above = np.flatnonzero(magnitudes > threshold)
@@ -209,7 +212,7 @@ def _batches(start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _flat(tensor: torch.Tensor) -> Floats:
-    """As numpy has it; half precision, which may be bfloat16, as float32."""
+    """The tensor as a flat array; half precision, which may be bfloat16, as float32."""
     wide = tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
     flat: Floats = wide.contiguous().reshape(-1).numpy()
     return flat

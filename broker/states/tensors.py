@@ -1,7 +1,7 @@
 """Named tensors as bytes: the payload of a model or an update.
 
-A state (``dict[str, torch.Tensor]``) is laid out as specs.py says. What travels of an update is the delta as a state,
-or, in a run that compresses, the state that compression.py makes of it.
+A state (``dict[str, torch.Tensor]``) is laid out as specs.py says. An update carries its delta as a state, or, in a
+run that compresses, the state that compression.py makes of the delta.
 """
 
 import math
@@ -34,7 +34,7 @@ def _spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
 
 
 def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryview]:
-    """The payload of a state as views of its tensors' memory, one a tensor, nothing copied that is on the CPU."""
+    """The payload of a state as views of its tensors' memory, one per tensor; contiguous CPU tensors are not copied."""
     for spec in specs:
         dense = state[spec.name].detach().to("cpu").contiguous()
         yield raw(dense.as_strided((dense.numel(),), (1,)))  # one element or none is contiguous with any stride
@@ -46,12 +46,12 @@ def raw(flat: torch.Tensor) -> memoryview:
 
 
 def flat_tensor(data: bytearray | memoryview, dtype: DtypeName) -> torch.Tensor:
-    """The flat tensor of these bytes, which may be changed; nothing is copied."""
+    """A flat tensor over these bytes, which must be writable; nothing is copied."""
     return torch.frombuffer(data, dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:
-    """The SHA-256 over names, dtypes, shapes and bytes, as told on top of this file; 64 hex digits."""
+    """The SHA-256 over names, dtypes, shapes and bytes, as specs.py defines it; 64 hex digits."""
     specs = specs_of(state)
     digest = Digest(specs)
     for _ in digest.of(chunks(state, specs)):
@@ -83,7 +83,7 @@ def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether it holds neither NaN nor infinity. One pass that allocates nothing: both extremes of NaN are NaN."""
+    """Whether it holds neither NaN nor infinity. One pass that allocates nothing: NaN makes both extremes NaN."""
     if not (tensor.is_floating_point() and tensor.numel()):
         return True
     lowest, highest = torch.aminmax(tensor)

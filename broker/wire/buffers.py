@@ -1,4 +1,4 @@
-"""Bytes on their way: what anything that holds bytes is called, and how pieces of them become parts."""
+"""Bytes on their way: the type of whatever holds bytes, and how pieces of any size become parts."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,14 +6,14 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Cutter:
-    """Takes bytes in pieces and gives them in parts of ``part_bytes``, copied once; pieces are held for one part."""
+    """Takes bytes in pieces and gives them in parts of ``part_bytes``, copied once; it holds pieces for one part."""
 
     def __init__(self, part_bytes: int) -> None:
         self._part_bytes = self._room = part_bytes
         self._views: list[memoryview] = []
 
     def add(self, piece: Buffer) -> Iterator[bytes]:
-        """The parts that are full with this piece."""
+        """The parts that this piece completes."""
         view = memoryview(piece)
         while view:
             self._views.append(view[: self._room])

@@ -5,10 +5,10 @@
     4       4     length h of the header, unsigned, little-endian; at most 4 MiB
     8       h     the header: one msgpack map; its keys are the fields in messages.py
     8+h     p     zero bytes up to the next multiple of 64
-    8+h+p   n     the payload: the tensors' bytes as told in specs.py; empty when the header names a blob
+    8+h+p   n     the payload: the tensors' bytes, as specs.py says; empty when the header names a blob
 
-A blob holds the payload alone, cut into parts. With zstd (see zstd.py) the payload, or each part, is one frame, and
-n its size; ``tensors`` and ``sha256`` are of what is in it. There is no pickle, no code and no extension type in it,
+A blob holds the payload alone, cut into parts. With zstd (see zstd.py) the payload, or each part, is one frame, and n
+is its size; ``tensors`` and ``sha256`` describe its content. A message has no pickle, no code and no extension types,
 and decoding trusts nothing: every size is checked against what was announced before anything is allocated for it.
 """
 
@@ -32,7 +32,7 @@ _ALIGNMENT = 64
 
 _SPEC = TypeAdapter(TensorSpec)
 _REMEMBERED_BYTES = 2**16
-"""Specs in so many bytes, those of some thousand tensors, are remembered: a run's messages all have the same."""
+"""Specs up to this size, those of about a thousand tensors, are remembered: all messages of a run have the same."""
 
 H = TypeVar("H", bound=Header)
 
@@ -48,7 +48,7 @@ def encode(header: Header, payload: Buffer = b"") -> bytes:
 
 
 def _packed(header: Header) -> bytes:
-    """Its fields as a map. The specs of tensors, which come first in it, are packed already."""
+    """The header's fields as a map. The specs of tensors, which come first, are packed already."""
     if not isinstance(header, Tensors):
         return msgpack.packb(header.model_dump(mode="python"))  # type: ignore[no-any-return]
     packer = msgpack.Packer()
@@ -58,9 +58,9 @@ def _packed(header: Header) -> bytes:
 
 
 def decode(body: Buffer, kind: type[H]) -> tuple[H, memoryview]:
-    """The header, validated, and the payload as a view of ``body``.
+    """The validated header, and the payload as a view of ``body``.
 
-    Whatever is wrong with it, the error is a MalformedMessage that names it.
+    Whatever is wrong with the message, a MalformedMessage names it.
     """
     view = memoryview(body)
     header_bytes = _header_length(view)
@@ -96,7 +96,7 @@ def _unpacker(packed: Buffer) -> msgpack.Unpacker:
     unpacker = msgpack.Unpacker(
         raw=False,
         strict_map_key=True,
-        read_size=len(packed) or 1,  # what is allocated at first, a megabyte if nobody says so
+        read_size=len(packed) or 1,  # what is allocated at first; by default a megabyte
         max_buffer_size=MAX_HEADER_BYTES,
         max_str_len=4096,
         max_bin_len=0,
@@ -116,7 +116,7 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
         for _ in range(unpacker.read_map_header()):
             name = unpacker.unpack()
             if not isinstance(name, str) or name in fields:
-                raise MalformedMessage("header has a key that is no string, or one twice")
+                raise MalformedMessage("header has a key that is no string, or the same key twice")
             if name == "tensors":
                 begin = unpacker.tell()
                 unpacker.skip()
@@ -135,7 +135,7 @@ def _tensors(packed: memoryview) -> KeptSpecs:
 
 
 def _specs(packed: Buffer) -> KeptSpecs:
-    """The specs; the first wrong one ends it, since 100,000 errors would take more room than the message."""
+    """The specs; stops at the first wrong one, since 100,000 errors would take more room than the message."""
     unpacker = _unpacker(packed)
     number = unpacker.read_array_header()
     if number > MAX_TENSORS:
@@ -160,7 +160,7 @@ def _validated(fields: object, kind: type[H]) -> H:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """In words for a person; what the sender wrote of it, escaped."""
+    """The first problem in words for a person, with what the sender wrote escaped."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]).encode("unicode_escape").decode()
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

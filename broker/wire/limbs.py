@@ -1,9 +1,9 @@
-"""The exact sum of updates as it travels, in two integers (limbs) an element:
+"""The exact sum of updates as it travels, in two integers (limbs) per element:
 
     value = high * 2**-32 + low * 2**-58        high: int64, low: int32, |low| <= 2**25
 
-The payload of a partial sum has of each tensor the high limbs, in the order of the tensors' names, then of each the
-low ones; so it is that of a state with the tensors ``high.<name>`` (int64) and ``low.<name>`` (int32), which are flat.
+The payload of a partial sum has the high limbs of all tensors, in the order of the tensors' names, then the low limbs
+of all; so it is the payload of a state with the flat tensors ``high.<name>`` (int64) and ``low.<name>`` (int32).
 The sum of |weight * delta| stays below 2**30 for each element.
 """
 
@@ -25,7 +25,7 @@ def limb_specs(specs: Specs) -> KeptSpecs:
 
 
 def limb_bytes_of(specs: Specs) -> int:
-    """The size of the limbs, in bytes: an int64 and an int32 an element."""
+    """The size of the limbs, in bytes: an int64 and an int32 per element."""
     return 12 * num_elements_of(specs)
 
 

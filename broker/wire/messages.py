@@ -1,4 +1,4 @@
-"""The headers of all messages: frozen, validated, versioned. What may be in them is said here and nowhere else."""
+"""The headers of all messages: frozen, validated, versioned. What they may contain is defined here and nowhere else."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -31,9 +31,9 @@ MAX_LISTED = 500
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
 PRESENCE_EVERY_S = 10.0
-"""Seconds between signs of life, of a worker that says nothing of it."""
-MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 1.0, 60.0
-"""A sign of life waits on its queue for 60 s: an aggregator that was away finds one of each worker that is there."""
+"""Seconds between the signs of life of a worker that does not say otherwise."""
+MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 0.1, 60.0
+"""A sign of life waits on its queue for 60 s: an aggregator that was away finds one from each worker present."""
 _INTERVALS_TO_BE_GONE = 3.5
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
 
@@ -56,28 +56,32 @@ SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_le
 
 
 class Header(BaseModel):
-    """What every header has: it cannot be changed, has no other keys, and holds no NaN."""
+    """What all headers have in common: they are immutable, refuse unknown keys, and hold no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LocalTraining(Header):
-    """What the aggregator says of training at a site; it goes out with each model."""
+    """How the aggregator wants sites to train; sent with each model."""
 
     epochs: int = Field(2, ge=1, le=100_000, description="local epochs a round")
     batch_size: int = Field(32, ge=0, le=2**31, description="local batch size; 0: all data of the site as one batch")
     lr: float = Field(0.05, gt=0, le=1e6, description="local learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="local momentum")
-    mu: float = Field(0.0, ge=0, le=1e6, description="FedProx's proximal term (Li et al. 2020, eq. 2); 0: none")
-    max_steps: int = Field(0, ge=0, le=2**31, description="most local optimizer steps a round; 0: no limit")
+    mu: float = Field(
+        0.0, ge=0, le=1e6, description="coefficient of FedProx's proximal term (Li et al. 2020, eq. 2); 0: none"
+    )
+    max_steps: int = Field(
+        0, ge=0, le=2**31, description="maximum number of local optimizer steps a round; 0: no limit"
+    )
 
 
 class Compression(Header):
-    """How the updates of a run travel; it goes out with each model. What each method does is in compression.py."""
+    """How the updates of a run travel; sent with each model. What each method does is in compression.py."""
 
     method: Literal["none", "float16", "bfloat16", "int8", "topk"] = "none"
     share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of ``topk``: the share of a tensor's elements that travels."""
+    """For ``topk``: the share of a tensor's elements that travels."""
     zstd: Annotated[StrictInt, Field(ge=0, le=MAX_ZSTD_LEVEL)] = 0
     """Level of the lossless compression of each message body or part; 0: none."""
 
@@ -85,7 +89,7 @@ class Compression(Header):
     def parse(cls, text: str, *, zstd: int = 0) -> Self:
         """From ``none``, ``float16``, ``bfloat16``, ``int8`` or ``topk:SHARE``. Anything else is a ValueError.
 
-        A share has six digits, which ``text`` shows.
+        A share is rounded to the six digits that ``text`` shows.
         """
         method, colon, share = text.partition(":")
         if method not in COMPRESSIONS or (method == "topk") != bool(colon):
@@ -108,19 +112,19 @@ class Compression(Header):
     @model_validator(mode="after")
     def _a_share_belongs_to_topk(self) -> Self:
         if (self.method == "topk") != (self.share is not None):
-            raise ValueError("topk has a share, and no other method has")
+            raise ValueError("topk needs a share, and no other method takes one")
         return self
 
 
 def _shown(share: float) -> float:
-    """As it is when it is read again from the text that shows it."""
+    """The share as it is when read back from its text."""
     return float(f"{share:g}")
 
 
 class BlobRef(Header):
-    """A body that travels apart, in parts of ``part_bytes`` (a multiple of 8), the last one shorter.
+    """A body that travels apart, in parts of ``part_bytes`` (a multiple of 8); the last may be shorter.
 
-    With zstd, each part is compressed on its own; ``part_bytes`` is its size before.
+    With zstd, each part is compressed on its own; ``part_bytes`` is its size before that.
     """
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -160,7 +164,7 @@ class Tensors(Header):
     blob: BlobRef | None = None
     """None: the payload follows the header in the same message."""
     sets: Annotated[tuple[SetName, ...], Field(max_length=16)] = Field(default=(), exclude_if=lambda sets: not sets)
-    """Sets of tensors beside the model's, see tensor_sets.py; left out of the bytes if there are none."""
+    """Sets of tensors besides the model's, see tensor_sets.py; left out of the bytes if there are none."""
 
     @property
     def num_bytes(self) -> int:
@@ -182,22 +186,22 @@ class ModelHead(Tensors):
     max_staleness: RoundNumber = 0
     local: LocalTraining = LocalTraining()
     compression: Compression = Compression()
-    """That of every update of this run."""
+    """How every update of this run travels."""
     shared: SharedPatterns = ("*",)
-    """Which tensors of the model travel; see shared.py. ``tensors`` are these."""
+    """Which tensors of the model travel; see selection.py. ``tensors`` are their specs."""
     num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0
     """Not 0: workers send to the partial aggregator of their shard, see topology.py."""
     weighting: Literal["samples", "uniform"] = "samples"
-    """What an update counts with: its number of samples, or 1. For partial aggregators."""
+    """Whether an update's weight is its number of samples, or 1. For partial aggregators."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
-    """Names that two workers answer to; each of them should say so to its person."""
+    """Names that two workers have; each of the two should warn its operator."""
     inline_cap: Annotated[StrictInt, Field(ge=0, le=MAX_PART_BYTES)] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
-    """Bytes up to which the answer to this model travels in its message, and not as a blob; None: not said."""
+    """Bytes up to which an update from this model travels in its message, and not as a blob; None: not given."""
 
     def cap(self, own: int) -> int:
-        """What ``inline_cap`` says; if it says nothing, as in 0.1.0, one's own setting."""
+        """``inline_cap``; if it is not given, as in 0.1.0, the worker's ``own`` setting."""
         return own if self.inline_cap is None else self.inline_cap
 
     @property
@@ -212,14 +216,14 @@ class ModelHead(Tensors):
 class UpdateHead(Tensors):
     """What a worker learned: the delta (trained minus received) of each tensor that is averaged.
 
-    ``tensors`` and ``sha256`` are those of the delta as it is encoded by the run's compression, before zstd.
+    ``tensors`` and ``sha256`` describe the delta as the run's compression encodes it, before zstd.
     """
 
     kind: Literal["update"] = "update"
     run_id: RunId
     worker: WorkerName
     instance: Instance
-    """Random for each worker process: two instances of one name at a time are two workers."""
+    """Random for each worker process: two instances of one name at the same time are two workers."""
     round: RoundNumber
     """The round whose model it was trained from."""
     compression: Compression = Compression()
@@ -238,7 +242,7 @@ class UpdateHead(Tensors):
 
 
 class Folded(Header):
-    """One update in a partial sum: what the root's ledger says of it. The fields are those of its UpdateHead."""
+    """One update in a partial sum, for the root's ledger. The fields are those of its UpdateHead."""
 
     worker: WorkerName
     instance: Instance
@@ -259,14 +263,14 @@ def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
 class PartialHead(Tensors):
     """The exact sum of updates of one shard for one round. It counts as a whole, or not at all.
 
-    ``tensors`` are those of the updates. The payload is the sum's two limbs, as limbs.py has them. The digest is over
-    ``tensors`` and this payload.
+    ``tensors`` are those of the updates. The payload is the sum's two limbs, as limbs.py lays them out. The digest is
+    over ``tensors`` and this payload.
     """
 
     kind: Literal["partial"] = "partial"
     run_id: RunId
     round: RoundNumber
-    """The round whose model all of them were trained from."""
+    """The round whose model all its updates were trained from."""
     shard: Annotated[StrictInt, Field(ge=0, lt=MAX_SHARDS)]
     num_shards: Annotated[StrictInt, Field(ge=1, le=MAX_SHARDS)]
     sequence: Annotated[StrictInt, Field(ge=0, lt=2**40)]
@@ -285,7 +289,7 @@ class PartialHead(Tensors):
     def _all_are_of_its_shard(self) -> Self:
         for update in self.updates:
             if shard_of(update.worker, self.num_shards) != self.shard:
-                raise ValueError(f"{update.worker} is not of shard {self.shard} of {self.num_shards}")
+                raise ValueError(f"{update.worker} does not belong to shard {self.shard} of {self.num_shards}")
         return self
 
 
@@ -302,22 +306,22 @@ class Presence(Header):
     every_s: Annotated[float, Field(ge=MIN_PRESENCE_EVERY_S, le=MAX_PRESENCE_EVERY_S)] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
-    """The next one comes after so many seconds, or before; None: after PRESENCE_EVERY_S."""
+    """The next one comes within this many seconds; None: within PRESENCE_EVERY_S."""
 
     @property
     def gone_after_s(self) -> float:
-        """Seconds after which this worker is gone if it says nothing more."""
-        return _INTERVALS_TO_BE_GONE * (PRESENCE_EVERY_S if self.every_s is None else self.every_s)
+        """Seconds without another sign of life after which this worker counts as gone: never less than 35."""
+        return _INTERVALS_TO_BE_GONE * max(PRESENCE_EVERY_S, self.every_s or 0.0)
 
     @model_validator(mode="after")
     def _progress_belongs_to_training(self) -> Self:
         if self.progress and self.state != "training":
-            raise ValueError("progress is that of training")
+            raise ValueError("only a worker that is training has progress")
         return self
 
 
 class WorkerStatus(Header):
-    """A worker as the aggregator last heard of it."""
+    """A worker, as of its last sign of life."""
 
     name: WorkerName
     state: Literal["idle", "training", "sending"]
@@ -330,7 +334,7 @@ class WorkerStatus(Header):
 
 
 class Status(Header):
-    """What the aggregator says of its run, about once a second; for people to look at, and nothing depends on it."""
+    """What the aggregator reports of its run, about once a second; for people to read, and nothing depends on it."""
 
     kind: Literal["status"] = "status"
     run: RunName
@@ -338,18 +342,18 @@ class Status(Header):
     state: Literal["running", "finished", "stopped"]
     sent_at: Seconds
     round: RoundNumber
-    """The open one; of a run that is finished, the last."""
+    """The open round; of a finished run, the last one."""
     num_rounds: RoundNumber
     num_folded: RoundNumber
     target: RoundNumber
-    """Updates that close the round, with so many workers present."""
+    """How many updates close the round while ``num_present`` workers are present."""
     num_present: RoundNumber
     deadline_at: Seconds | None = None
     """Unix time at which the round closes without its quorum; None: never."""
     num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0
     workers: Annotated[tuple[WorkerStatus, ...], Field(max_length=MAX_LISTED)] = ()
     num_more_workers: RoundNumber = 0
-    """Of those present, how many are not in ``workers``."""
+    """How many present workers are not in ``workers``."""
 
 
 AnyHeader = ModelHead | UpdateHead | PartialHead | Presence | Status

@@ -7,7 +7,7 @@ without gaps, little-endian, row-major; so each one begins at a multiple of its 
 The digest of a state is the SHA-256 of ``msgpack([[name, dtype, [dim, ...]], ...])`` in that order, followed by
 the payload. It is the ``model_sha256`` of a summary and the ``sha256`` of every message.
 
-Nothing here needs PyTorch, which takes seconds to import: a command that only looks does without.
+Nothing here needs PyTorch, which takes seconds to import: a command that only looks does not load it.
 """
 
 import hashlib
@@ -67,10 +67,10 @@ Specs = tuple[TensorSpec, ...]
 
 
 class KeptSpecs(Specs):
-    """Specs that stay for a whole run: what every message of it asks of them is worked out once."""
+    """Specs kept for a whole run: what every message needs of them is worked out once."""
 
     is_valid = False
-    """Whether they were found to be such as may travel."""
+    """Whether they have been checked, and may travel."""
 
     @cached_property
     def num_bytes(self) -> int:
@@ -82,19 +82,19 @@ class KeptSpecs(Specs):
 
     @cached_property
     def packed(self) -> bytes:
-        """In msgpack, as they travel in a header, and as a digest begins."""
+        """In msgpack, as in a header and at the beginning of a digest."""
         return msgpack.packb([list(spec) for spec in self])  # type: ignore[no-any-return]
 
     @cached_property
     def of_delta(self) -> "KeptSpecs":
-        """As ``delta_specs`` has them."""
+        """What ``delta_specs`` returns."""
         return canonical(
             spec if spec.is_float else spec._replace(dtype="int64") for spec in self if spec.dtype != "bool"
         )
 
 
 def kept(specs: Specs) -> KeptSpecs:
-    """The same specs; those that are kept already stay what they are."""
+    """The same specs as KeptSpecs; the same object if they are that already."""
     return specs if isinstance(specs, KeptSpecs) else KeptSpecs(specs)
 
 
@@ -123,7 +123,7 @@ class Digest:
         self._sha.update(piece)
 
     def of(self, pieces: Iterable[Buffer]) -> Iterator[Buffer]:
-        """The same pieces, each taken into the digest before it is given."""
+        """The same pieces, each added to the digest before it is yielded."""
         for piece in pieces:
             self.add(piece)
             yield piece
@@ -133,7 +133,7 @@ class Digest:
 
 
 def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str | None:
-    """What is wrong with ``given`` beside ``wanted``, in words for a person; None if they are the same."""
+    """How ``given`` differs from ``wanted``, in words for a person; None if they are the same."""
     if given == wanted:
         return None
     theirs = {spec.name: spec for spec in given}
@@ -146,7 +146,7 @@ def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str
         if tuple(other.shape) != tuple(spec.shape):
             return f"has tensor {spec.name!r} of shape {list(other.shape)}, not {list(spec.shape)}"
     for name in theirs:
-        return f"has a tensor {name!r} that the model has not"
+        return f"has a tensor {name!r} that the model does not have"
     return None
 
 
@@ -154,6 +154,6 @@ def delta_specs(specs: Specs) -> KeptSpecs:
     """The specs of an update of a model with these specs.
 
     Floating-point tensors travel in their own dtype, BatchNorm's statistics among them; integer ones as int64,
-    since a difference may leave their range; boolean ones do not travel, the model keeps its own.
+    since a difference may leave their range; boolean ones do not travel: the model keeps its own.
     """
     return kept(specs).of_delta

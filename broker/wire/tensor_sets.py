@@ -1,8 +1,8 @@
 """Several sets of tensors in one payload, told apart by their names.
 
-The tensors of the model have the names that the model gives them. Those of another set, which a head lists in its
-``sets``, have the name of that set and a slash before theirs: ``control/fc.bias`` is the tensor ``fc.bias`` of the
-set ``control``. So a second set needs no second format: specs, order, digest and parts are those of one payload.
+The tensors of the model have the names that the model gives them. Names in another set, which the head lists in its
+``sets``, are prefixed with the name of that set and a slash: ``control/fc.bias`` is the tensor ``fc.bias`` of the set
+``control``. So a second set needs no second format: specs, order, digest and parts are those of one payload.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from typing import TypeVar
 from broker.wire.specs import KeptSpecs, Specs, TensorSpec, canonical
 
 MODEL = "model"
-"""The set that is always there, and whose names have nothing before them."""
+"""The set that is always there, and whose names have no prefix."""
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ def join_specs(sets: Mapping[str, Specs]) -> KeptSpecs:
 
 
 def split_specs(specs: Specs, sets: Collection[str]) -> dict[str, KeptSpecs]:
-    """The specs of each set of a payload, by the set's name; ``sets`` lists those beside the model's."""
+    """The specs of each set of a payload, by the set's name; ``sets`` lists those besides the model's."""
     found: dict[str, list[TensorSpec]] = {name: [] for name in (MODEL, *sets)}
     for spec in specs:
         of_set, name = _place(spec.name, sets)
@@ -31,12 +31,12 @@ def split_specs(specs: Specs, sets: Collection[str]) -> dict[str, KeptSpecs]:
 
 
 def join(sets: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-    """One mapping of tensors by name out of several, such as a state to be sent."""
+    """One mapping of all sets' tensors by their names in the payload, such as a state to be sent."""
     return {name_in(of_set, name): tensor for of_set, tensors in sets.items() for name, tensor in tensors.items()}
 
 
 def split(tensors: Mapping[str, T], sets: Collection[str]) -> dict[str, dict[str, T]]:
-    """What was joined, set by set."""
+    """The inverse of ``join``: the tensors set by set."""
     found: dict[str, dict[str, T]] = {name: {} for name in (MODEL, *sets)}
     for full_name, tensor in tensors.items():
         of_set, name = _place(full_name, sets)

@@ -1,21 +1,21 @@
-"""The names of every stream, queue and exchange, which all derive from ``--queue``; and the keys that lead there.
+"""The names of all streams, queues and exchanges, which derive from ``--queue``, and the routing keys that lead there.
 
 What they are on RabbitMQ, with all arguments, is in ``broker/rabbitmq/queues.py``.
 
 <queue>.models      stream      model heads; written by the aggregator, read by any number of workers
 <queue>             quorum      updates, behind the topic exchange <queue>.in, key update.<worker>
-<queue>.blob.<id>   stream      one large body, in parts; deleted when no one can need it; perhaps with .1 … .9 after it
+<queue>.blob.<id>   stream      one large body, in parts; deleted once no one can need it; may end in .1 … .9
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
-<queue>.status      classic     one message: what the aggregator last said of itself; looked at, not taken
-<queue>.leader      exclusive   empty; whose connection holds it is the one aggregator, the others stand by
+<queue>.status      classic     one message: the aggregator's last status; readers give it back
+<queue>.leader      exclusive   empty; the aggregator whose connection holds it leads, the others stand by
 
-With N shards, a worker's updates take the way of its shard, the first eight bytes (little-endian) of the SHA-256
-of its name modulo N, and the root aggregator gets one partial sum for many of them:
+With N shards, a worker's updates go by way of its shard (the first eight bytes, little-endian, of the SHA-256 of its
+name, modulo N), and the root aggregator gets one partial sum for many of them:
 
 <queue>.shard.<i>         quorum     updates, behind <queue>.in, key update.<i>.<worker>; read by a partial aggregator
 <queue>.shard.<i>.leader  exclusive  as <queue>.leader, of the one partial aggregator of this shard
-<queue>                              also has partial sums, key partial.<i>, and updates that a partial passed on
+<queue>                              also has partial sums, key partial.<i>, and updates that these aggregators pass on
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import re
 from dataclasses import dataclass
 
 MAX_NAMES = 10
-"""Of one blob. Where a kill left the broker with half a stream of one name, the next one is taken."""
+"""Names that a blob may have. Where a kill left the broker half a stream of one name, the next name is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Topology:
 
     @property
     def update_queues(self) -> tuple[str, ...]:
-        """Those that take updates: the results queue and those of the shards; for a partial aggregator, its own."""
+        """The queues of updates: the results queue and those of the shards; for a partial aggregator, its own."""
         shards = range(self.num_shards) if self.shard is None else ()
         return (self.updates, *(self.updates_of(shard) for shard in shards))
 
@@ -83,11 +83,11 @@ class Topology:
         return f"{self.queue}.blob.model.{run_id}.{round_number}"
 
     def update_blob(self, worker: str, run_id: str, round_number: int) -> str:
-        """The blob of a worker's update for a round: the same after a restart, so that it replaces itself."""
+        """The blob of a worker's update for a round: the same after a restart, so the new one replaces the old."""
         return f"{self.queue}.blob.update.{worker}.{run_id}.{round_number}"
 
     def partial_blob(self, shard: int, run_id: str, round_number: int, sequence: int) -> str:
-        """The blob of the partial sum that is the ``sequence``-th, from 0, of a shard for a round."""
+        """The blob of a shard's partial sum for a round; ``sequence`` counts these from 0."""
         return f"{self.queue}.blob.partial.{shard}.{run_id}.{round_number}.{sequence}"
 
 
@@ -97,14 +97,14 @@ def names_of(blob: str) -> tuple[str, ...]:
 
 
 def is_name_of(name: str, blob: str) -> bool:
-    """Whether that is one of the names under which this blob may be stored."""
+    """Whether ``name`` is one of those under which this blob may be stored."""
     return name in names_of(blob)
 
 
 def shard_of(worker: str, num_shards: int) -> int:
-    """The shard that a worker's updates go to: the same for all of them, so that who folds them knows its own.
+    """The shard that all of a worker's updates go to: always the same, so a partial aggregator knows its own workers.
 
-    Not a CRC: its last bits hardly differ between names that count up.
+    Not a CRC: its last bits hardly differ between consecutively numbered names.
     """
     return int.from_bytes(hashlib.sha256(worker.encode()).digest()[:8], "little") % num_shards
 
@@ -120,13 +120,13 @@ def partial_key(shard: int) -> str:
 
 
 def sender_of(key: str) -> str:
-    """The worker whose update has this routing key; of a partial sum, the key itself, which is no worker's name."""
+    """The worker whose update has this routing key; for a partial sum, the key itself, which is no worker's name."""
     kind, _, rest = key.partition(".")
     return re.sub(r"^\d+\.", "", rest) if kind == "update" else key
 
 
 def shard_in(sender: str) -> int | None:
-    """The shard that a partial sum with this sender is of; None if that is a worker."""
+    """The shard whose partial sums have this sender; None if the sender is a worker."""
     found = re.fullmatch(r"partial\.(\d{1,9})", sender)
     return int(found[1]) if found else None
 

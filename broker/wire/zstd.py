@@ -1,6 +1,6 @@
-"""Lossless compression of message bodies: one zstd frame a body or part, so that a blob can still be read in parts.
+"""Lossless compression of message bodies: one zstd frame per body or part, so that a blob can still be read in parts.
 
-A frame must tell its size, and that must be the size that was announced elsewhere: nothing is allocated on its word.
+A frame must state its size, which must be the one announced in the header: nothing is allocated on its word alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,19 +12,19 @@ from console import UnfitMessage
 
 
 def compressed(part: Buffer, level: int) -> bytes:
-    """The part as one frame; as it is at level 0."""
+    """The part as one frame; unchanged at level 0."""
     if level == 0:
         return bytes(part)
     return zstandard.ZstdCompressor(level=level, write_content_size=True).compress(part)
 
 
 def compressed_parts(parts: Iterable[bytes], level: int) -> Iterator[bytes]:
-    """Each part as a frame of its own; as they are at level 0."""
+    """Each part as a frame of its own; unchanged at level 0."""
     return (compressed(part, level) for part in parts) if level else iter(parts)
 
 
 def decompressed(frame: Buffer, num_bytes: int) -> bytes:
-    """What is in a frame. One that is not whole, or not of ``num_bytes``, is an UnfitMessage."""
+    """The content of a frame. UnfitMessage if the frame is incomplete, or its content not of ``num_bytes``."""
     try:
         told = zstandard.get_frame_parameters(frame)
         if told.content_size != num_bytes or told.dict_id:

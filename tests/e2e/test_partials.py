@@ -147,7 +147,7 @@ def test_a_bad_partial_sum_and_one_that_comes_twice_change_nothing(federation: F
     ]
     assert len(reasons) == 2
     assert reasons[0].startswith("not a fedmq message")
-    assert reasons[1] == "its body is not the one that its digest is of"
+    assert reasons[1] == "its body does not match its digest"
     listed = run_command(
         "operations.dead_cli",
         "list",

@@ -142,7 +142,7 @@ def test_updates_of_a_channel_that_the_ack_timeout_closed_come_again(
         aggregator.listen(Source.UPDATES)
         first = aggregator.receive(SOON_S)
         assert first is not None
-        wait_for(lambda: said(caplog, "connecting anew"))
+        wait_for(lambda: said(caplog, "reconnecting"))
     finally:
         node.ctl("eval", setting.format(7_200_000, 60_000))
     again = aggregator.receive(SOON_S)

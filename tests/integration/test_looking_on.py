@@ -77,12 +77,12 @@ def test_queues_that_nobody_leads_and_one_that_leads_and_has_said_nothing_are_to
 ) -> None:
     text, _ = shell(exit_code=ExitCode.UNREACHABLE)
     assert text.splitlines() == [
-        "state  no aggregator leads here, and none said anything since the broker started",
+        "state  no aggregator leads here, and none has reported since the broker started",
         f"queue  {queue}: 0 waiting",
         f"dead   {queue}.dead: 0 set aside",
     ]
     aggregator.listen(Source.UPDATES)
-    leads = "an aggregator leads; it has said nothing yet"
+    leads = "an aggregator leads; it has not reported yet"
     assert wait_until(lambda: take_snapshot(aggregator, Topology(queue)).is_led, timeout_s=SOON_S)
     assert leads in shell()[0]
 
@@ -121,7 +121,7 @@ def test_an_older_aggregators_queues_are_told_from_none(
     aggregator._writer.call(lambda link: link.channel("declare").queue_delete(f"{queue}.status"))
     out, error = shell(exit_code=ExitCode.UNREACHABLE)
     assert (out, len(error.splitlines())) == ("", 1)
-    assert "is that of an older aggregator, which says nothing of itself; start it again" in error
+    assert "belongs to an older aggregator, which sends no status; start it again" in error
 
 
 def test_it_is_watched_until_the_run_is_over(aggregator: Transport, shell: Shell, monkeypatch: Any) -> None:

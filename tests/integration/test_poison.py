@@ -71,7 +71,7 @@ def update_of(leader: Aggregator, worker: str) -> bytes:
     head = UpdateHead(
         tensors=specs,
         sha256=digest_of(delta),
-        run_id=leader._expected.run_id,
+        run_id=leader._run.expected.run_id,
         worker=worker,
         instance="0" * 16,
         round=1,

@@ -33,7 +33,7 @@ class TimedFedAvg(FedAvg):
         pass
 
     def sample_clients(self, *args: Any, **options: Any) -> Any:
-        """The first that is done in a round."""
+        """The first call in a round."""
         with Path(self.opened).open("a", encoding="ascii") as file:
             file.write(f"{time.time()}\n")
         return super().sample_clients(*args, **options)

@@ -209,11 +209,11 @@ BAD: dict[str, tuple[Bad, str]] = {
     ),
     "another digest": (
         lambda run: encoded_update(run, "bad", ENCODED, ENCODING, sha256="0" * 64),
-        "not the one that its digest is of",
+        "does not match its digest",
     ),
     "another digest, in parts": (
         lambda run: encoded_update(run, "bad", ENCODED, ENCODING, part_bytes=64, sha256="0" * 64),
-        "not the one that its digest is of",
+        "does not match its digest",
     ),
 }
 
@@ -243,7 +243,7 @@ def test_one_frame_of_more_than_a_part_is_refused_unread(begin: Begin) -> None:
     run = begin(StateTask(large), zstd=1)
     run.site.send(encoded_update(run, "a", large, encoding), worker="a")
     run.settle()
-    assert run.reasons == [f"its body is one zstd frame of {2**25} bytes; such a one must be in parts"]
+    assert run.reasons == [f"its body is one zstd frame of {2**25} bytes; it must be sent in parts"]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_an_update_with_a_tensor_that_is_not_shared_is_refused(begin: Begin) -> 
     run = begin(NamedTask(INITIAL), shared="!head.*")
     run.fold_all([("a", delta(1))])
     (reason,) = run.reasons
-    assert "has a tensor 'head.w' that the model has not" in reason
+    assert "has a tensor 'head.w' that the model does not have" in reason
 
 
 def test_a_pattern_that_matches_nothing_is_one_clear_line(tmp_path: Path) -> None:

@@ -143,9 +143,9 @@ def test_the_model_after_a_round_is_loaded_into_a_module(begin: Begin) -> None:
         assert history.load_model(Own(2), 1).w.tolist() == [1.0, 1.0]  # type: ignore[union-attr]
         with pytest.raises(StateError, match=r"shape \[2\], not \[3\]"):
             history.load_model(Own(3))
-        with pytest.raises(StateError, match="tensor 'w' that the model has not"):
+        with pytest.raises(StateError, match="tensor 'w' that the model does not have"):
             history.load_model(nn.Linear(1, 1))
-        with pytest.raises(StateError, match="keeps no model 'round-00007'; there are"):
+        with pytest.raises(StateError, match="keeps no model 'round-00007'; it has"):
             history.load_model(Own(2), 7)
 
 

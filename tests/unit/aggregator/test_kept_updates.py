@@ -80,5 +80,5 @@ def test_half_an_update_leaves_no_trace(begin: Begin) -> None:
 
 def test_sums_of_shards_are_refused_at_the_start(tmp_path: Path) -> None:
     run = EmbeddedRun.make(tmp_path, StateTask(INITIAL), shards=2, toys=("spool",))
-    with pytest.raises(SettingsError, match="--shards sums updates up on their way"):
+    with pytest.raises(SettingsError, match="--shards sums updates on their way"):
         run.start()

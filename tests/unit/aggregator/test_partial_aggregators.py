@@ -314,7 +314,7 @@ def test_a_broken_update_costs_those_before_it_nothing(make: Make, digest_withou
         run.pass_time()
     assert digest(run) == digest_without_shards(inline_cap=0)
     assert folded(run) == each_once()
-    assert run.root.reasons == ["its body is not the one that its digest is of"] * ROUNDS
+    assert run.root.reasons == ["its body does not match its digest"] * ROUNDS
 
 
 def test_an_update_with_nan_is_passed_on_and_refused(make: Make) -> None:
@@ -553,8 +553,8 @@ def test_a_bad_partial_sum_is_set_aside_with_its_reason_and_changes_nothing(make
     body = sent_sum(run, A)
     head, _ = decode(body, PartialHead)
     bad = {
-        altered(body, flipped): "its body is not the one that its digest is of",
-        altered(body, sha256="0" * 64): "its body is not the one that its digest is of",
+        altered(body, flipped): "its body does not match its digest",
+        altered(body, sha256="0" * 64): "its body does not match its digest",
         altered(body, cut_off): "its tensors need",
         altered(body, round=2): "partial sum for round 2, which is not open; the open one is 1",
         altered(body, round=0): "partial sum for round 0, which is not open",
@@ -566,21 +566,21 @@ def test_a_bad_partial_sum_is_set_aside_with_its_reason_and_changes_nothing(make
         altered(body, bound=float("nan")): "PartialHead bound",
         altered(body, updates=()): "PartialHead updates",
         altered(body, updates=(*head.updates, head.updates[0])): "a worker is in it twice",
-        altered(body, shard=1): f"{head.updates[0].worker} is not of shard 1 of 2",
-        altered(body, num_shards=1): "says that it is of shard 0",
+        altered(body, shard=1): f"{head.updates[0].worker} does not belong to shard 1 of 2",
+        altered(body, num_shards=1): "claims to be of shard 0",
         altered(
             body, updates=(head.updates[0].model_copy(update={"num_samples": 0}),)
         ): "PartialHead updates.0.num_samples",
         altered(
             body, updates=(head.updates[0].model_copy(update={"num_samples": -5}),)
         ): "PartialHead updates.0.num_samples",
-        altered(body, blob=BlobRef(name="q.blob.x", part_bytes=8)): "it has a body of its own and names a blob too",
+        altered(body, blob=BlobRef(name="q.blob.x", part_bytes=8)): "it has a body of its own and also names a blob",
         encode(head.model_copy(update={"blob": BlobRef(name="q.blob.x", part_bytes=8)})): "a blob that is not its own",
         b"garbage": "not a fedmq message",
         run.root.update(A[0], delta_of(A[0], 1)): "PartialHead",
     }
     for message, reason in bad.items():
-        shard = 1 if "says that it is of shard" in reason else 0
+        shard = 1 if "claims to be of shard" in reason else 0
         run.root.site.send_partial(message, shard=shard)
         run.settle()
         assert reason in run.root.reasons[-1]
@@ -611,7 +611,7 @@ def test_a_sum_that_turns_out_to_be_bad_half_way_costs_those_before_it_nothing(
         run.pass_time()
     assert digest(run) == digest_without_shards(inline_cap=0)
     assert folded(run) == each_once()
-    assert run.root.reasons == ["its body is not the one that its digest is of"] * ROUNDS
+    assert run.root.reasons == ["its body does not match its digest"] * ROUNDS
     assert [name for name in run.root.broker.blobs if ".model." not in name] == []
 
 

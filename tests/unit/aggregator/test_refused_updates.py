@@ -59,12 +59,12 @@ BAD: dict[str, tuple[Bad, str]] = {
     "missing tensor": (lambda run: run.update("bad", {"w": DELTA["w"]}), "has no tensor"),
     "foreign set": (
         lambda run: run.update("bad", DELTA, sets=("control",)),
-        "has the sets of tensors control, and this run has none but the model's",
+        "has the tensor sets control, but this run has only the model's",
     ),
     "extra tensor": (lambda run: run.update("bad", changed(x=NAN)), "has a tensor 'x'"),
     "wrong shape": (lambda run: run.update("bad", changed(w=torch.zeros(2, 3))), "of shape [2, 3], not [6]"),
     "wrong dtype": (lambda run: run.update("bad", changed(w=torch.zeros(6).double())), "of dtype float64"),
-    "wrong digest": (lambda run: run.update("bad", DELTA, sha256="0" * 64), "not the one that its digest is of"),
+    "wrong digest": (lambda run: run.update("bad", DELTA, sha256="0" * 64), "does not match its digest"),
     "nan": (lambda run: run.update("bad", changed(w=NAN)), "'w' holds NaN or infinity"),
     "infinity": (lambda run: run.update("bad", changed(b=torch.tensor(float("inf")))), "'b' holds NaN or infinity"),
     "out of range": (lambda run: run.update("bad", changed(b=torch.tensor(1e30))), "must stay below"),
@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Bad, str]] = {
         "must stay below",
     ),
     "blob gone": (lambda run: with_blob(run, None), "is gone"),
-    "blob too short": (lambda run: with_blob(run, parts_of(DELTA)[:2]), "not all of its 3 parts"),
+    "blob too short": (lambda run: with_blob(run, parts_of(DELTA)[:2]), "lacks some of its 3 parts"),
     "blob's first part cut": (lambda run: with_blob(run, [b"x", *parts_of(DELTA)[1:]]), "a part of 1 bytes where 16"),
     "blob's last part cut": (lambda run: with_blob(run, [*parts_of(DELTA)[:2], b"x"]), "a part of 1 bytes where 4"),
     "blob's digest": (lambda run: with_blob(run, parts_of(changed(w=torch.ones(6)))), "digest"),
@@ -97,7 +97,7 @@ BAD: dict[str, tuple[Bad, str]] = {
         ),
         "names a blob that is not its own",
     ),
-    "body and blob": (lambda run: with_blob(run, None) + payload_of(DELTA), "names a blob too"),
+    "body and blob": (lambda run: with_blob(run, None) + payload_of(DELTA), "also names a blob"),
 }
 
 

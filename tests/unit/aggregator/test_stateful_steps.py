@@ -142,7 +142,7 @@ def test_what_a_step_remembers_is_not_taken_from_the_stream(begin: Begin, tmp_pa
     elsewhere = EmbeddedRun.make(
         tmp_path / "elsewhere", run.task, broker=run.broker, toys=("momentum",), rounds=NUM_ROUNDS, quorum="3"
     )
-    with pytest.raises(StateError, match="what its server step remembers is only in its state directory"):
+    with pytest.raises(StateError, match="the state of its server step is only in its state directory"):
         elsewhere.start()
 
 

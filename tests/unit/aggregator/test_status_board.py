@@ -192,5 +192,5 @@ def test_one_that_cannot_be_sent_is_told_once_and_ends_nothing(begin: Begin, cap
         other.fold_all([("a", ONE)])
     assert other.aggregator.is_finished
     assert [record.message for record in caplog.records] == [
-        "what fl-status shows could not be said, and is said no more; the run goes on"
+        "cannot send the snapshot for fl-status; sending no more of them; the run goes on"
     ]

@@ -140,9 +140,10 @@ def test_a_header_cannot_be_changed() -> None:
         update().round = 2  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("every_s", [0, 0.9, 60.1, 1e9, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("every_s", [0, 0.09, 60.1, 1e9, -1, float("nan"), float("inf")])
 def test_no_sign_of_life_makes_a_worker_present_for_ever(every_s: float) -> None:
     assert Presence(worker="a", instance="00112233", state="idle", every_s=60).gone_after_s == 210
+    assert Presence(worker="a", instance="00112233", state="idle", every_s=0.2).gone_after_s == 35
     with pytest.raises(ValidationError):
         Presence(worker="a", instance="00112233", state="idle", every_s=every_s)
 

@@ -33,7 +33,7 @@ def test_the_difference_says_what_is_wrong() -> None:
     wanted = (TensorSpec("a", "float32", (2, 3)), TensorSpec("b", "int64", ()))
     assert difference(wanted, wanted) is None
     assert difference(wanted, wanted[:1]) == "has no tensor 'b'"
-    assert difference(wanted[:1], wanted) == "has a tensor 'b' that the model has not"
+    assert difference(wanted[:1], wanted) == "has a tensor 'b' that the model does not have"
     assert difference(wanted[:1], (TensorSpec("a", "float64", (2, 3)),)) == (
         "has tensor 'a' of dtype float64, not float32"
     )

@@ -116,10 +116,13 @@ def test_in_a_narrow_terminal_a_long_name_goes_on_below() -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (look(None, ALONE), "no aggregator leads here, and none said anything since the broker started"),
-        (look(None, LED), "an aggregator leads; it has said nothing yet"),
-        (look(status(sent_at=AT - 300), LED), "last spoke 5 min ago: the broker takes nothing, or the clocks differ"),
-        (look(status(sent_at=AT - 40), ALONE), "no aggregator leads: the last one is gone, it spoke 40 s ago"),
+        (look(None, ALONE), "no aggregator leads here, and none has reported since the broker started"),
+        (look(None, LED), "an aggregator leads; it has not reported yet"),
+        (
+            look(status(sent_at=AT - 300), LED),
+            "last reported 5 min ago: the broker accepts nothing, or the clocks differ",
+        ),
+        (look(status(sent_at=AT - 40), ALONE), "no aggregator leads: the last one is gone, it reported 40 s ago"),
         (look(status(state="stopped", sent_at=AT - 7200), ALONE), "stopped 2 h ago; its command goes on from there"),
         (look(status(state="stopped"), LED), "stopped 1 s ago; an aggregator leads again"),
         (look(status(state="finished", sent_at=AT - 60), ALONE), "finished 60 s ago"),
@@ -181,7 +184,7 @@ def test_what_is_not_an_aggregators_is_refused_with_one_line_that_can_be_printed
     transport = MemoryTransport(broker, queue="q")
     transport.declare()
     transport.send_status(body)
-    with pytest.raises(BrokerError, match=r"what lies in q\.status is not an aggregator's: ") as refused:
+    with pytest.raises(BrokerError, match=r"the message in q\.status is not an aggregator's: ") as refused:
         take_snapshot(transport, Topology("q"))
     assert str(refused.value).isprintable()
 
@@ -195,9 +198,9 @@ def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_ask
     link = status_cli._LinkState()
     looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), link, watch=True)
     assert next(looks).problem is None
-    link.note(LinkChanged(name="writer", problem="no broker at …; trying again"))
+    link.on_link(LinkChanged(name="writer", problem="no broker at …; trying again"))
     for _ in range(3):
         seen = next(looks)
         assert (seen.status, seen.problem) == (status(), "no broker at …; trying again")
-    link.note(LinkChanged(name="writer", problem=None))
+    link.on_link(LinkChanged(name="writer", problem=None))
     assert [(seen.condition, seen.problem) for seen in looks] == [(Condition.FINISHED, None)]

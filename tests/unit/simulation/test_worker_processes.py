@@ -127,5 +127,5 @@ def test_a_worker_that_fails_is_named_with_what_it_said_last(tmp_path: Path, log
     own = SimulationSettings(broker="amqp://127.0.0.1:1/", workers=1, connect_timeout_s=0, log_format=log_format)
     with processes(own, tmp_path) as workers:
         workers._watchers[0].join()
-    with pytest.raises(FedmqError, match=r"^worker-0 left with exit code 4: (fl-worker: )?no broker at "):
+    with pytest.raises(FedmqError, match=r"^worker-0 exited with code 4: (fl-worker: )?no broker at "):
         workers.check()

@@ -56,5 +56,5 @@ def test_the_arguments_stay_as_they_are() -> None:
 def test_a_sum_that_is_not_finite_is_diverged() -> None:
     largest = torch.finfo(torch.float32).max
     delta = {"w": torch.full((20, 20), largest)}
-    with pytest.raises(Diverged, match="leave the range of 'w'"):
+    with pytest.raises(Diverged, match="leaves the range of 'w'"):
         compress(delta, delta, encoding_of(delta, "int8"), seed=0)

@@ -522,7 +522,7 @@ class Forgetful(MemoryTransport):
         if self.num_to_lose:
             self.num_to_lose -= 1
             next(iter(parts))
-            raise BlobLost(f"blob {name} was deleted while it was written")
+            raise BlobLost(f"blob {name} was deleted while it was being written")
         return super().write_blob(name, parts)
 
 

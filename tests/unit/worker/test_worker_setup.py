@@ -101,7 +101,7 @@ def test_a_site_is_what_was_set_or_follows_from_the_name() -> None:
         {"device": "cuda:x"},
         {"threads": -1},
         {"presence_every_s": 0},
-        {"presence_every_s": 0.9},
+        {"presence_every_s": 0.09},
         {"presence_every_s": 60.1},
         {"presence_every_s": float("nan")},
         {"run": "a b"},
@@ -114,7 +114,7 @@ def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_an_interval_that_no_queue_keeps_is_refused_with_the_reason() -> None:
-    with pytest.raises(SettingsError, match=r"--presence-every-s: expected 1 to 60 seconds: .* queue for 60 s"):
+    with pytest.raises(SettingsError, match=r"--presence-every-s: expected 0.1 to 60 seconds: .* queue for 60 s"):
         read_settings(WorkerSettings, ["--presence-every-s", "600"], prog="fl-worker", description="", examples="")
 
 

@@ -65,9 +65,9 @@ def test_transfers_and_a_lost_broker_are_seen() -> None:
     worker.view.on_event(
         Transferring(what="update for round 3", is_upload=True, num_bytes=4_000_000, total_bytes=8_000_000)
     )
-    worker.view.on_link(LinkChanged(name="writer", problem="connection lost; connecting anew"))
+    worker.view.on_link(LinkChanged(name="writer", problem="connection lost; reconnecting"))
     assert worker.line("↑ update").endswith("4.0 of 8.0 MB  2.0 MB/s  update for round 3")
-    assert worker.line("broker").endswith("for 0:00: connection lost; connecting anew")
+    assert worker.line("broker").endswith("for 0:00: connection lost; reconnecting")
 
 
 def test_a_round_that_is_left_and_the_end_of_the_run_are_told() -> None:
