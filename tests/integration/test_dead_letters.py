@@ -387,7 +387,7 @@ def test_a_letter_without_a_sender_can_only_be_dropped(wire: Wire) -> None:
     wire.put(b"who am I")
     wire.put(b"neither is this", {"sender": 7, "reason": ["x"], "x-death": "no list"})
     assert [letter["worker"] for letter in wire.listed()] == [None, None]
-    assert "only `drop`" in wire.run("replay", "--all", exit_code=ExitCode.FAILED)
+    assert "use `drop`" in wire.run("replay", "--all", exit_code=ExitCode.FAILED)
     wire.run("drop", "--all", "--yes")
     assert wire.ids() == []
 
