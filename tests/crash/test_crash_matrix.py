@@ -42,7 +42,11 @@ WITH_TOYS = [Cell(SMALL, (point,), toys=toy) for toy, points in TOYS.items() for
 SHARDED = [
     *(Cell(size, (point,), num_shards=1) for point in PARTIAL for size in SIZES if point.applies(size)),
     *(Cell(size, points, num_shards=1) for points in PARTIAL_IN_TURN for size in SIZES),
-    *(Cell(SMALL, (point,), num_shards=1, toys="momentum") for point in MOMENTUM if point.target == CLOSE_ROUND),
+    *(
+        Cell(SMALL, (point,), num_shards=1, toys="momentum")
+        for point in MOMENTUM
+        if point.target == CLOSE_ROUND and "last" not in point.name
+    ),
 ]
 
 Record = Callable[[str, object], None]
