@@ -40,7 +40,7 @@ ATTENTIVE, DEAF = f"{GATED}:Attentive", f"{GATED}:Deaf"
 MAX_SHARDS = 4
 """Of a federation with partial aggregators."""
 
-SOON_S = 90.0
+SOON_S = 240.0
 """Far longer than anything takes, on a busy machine too; what does not happen until then does not happen."""
 
 
