@@ -15,6 +15,7 @@ FedmqError                     1  FAILED
 │   └── DamagedFile            6  STATE        a file in it is not what was written; an earlier one may do
 └── MessageError                               one message is unusable; it is set aside, nobody stops
     ├── MalformedMessage                       it does not decode
+    ├── ForgedMessage                          nobody signed it who may send it
     └── UnfitMessage                           it decodes, but does not fit this run
 """
 
@@ -109,6 +110,10 @@ class MessageError(FedmqError):
 
 class MalformedMessage(MessageError):
     """A message that does not decode, or contradicts itself."""
+
+
+class ForgedMessage(MessageError):
+    """A message whose signature is not that of somebody who may send it, or that has none where one is asked for."""
 
 
 class UnfitMessage(MessageError):
