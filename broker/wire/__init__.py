@@ -2,7 +2,7 @@
 
 from broker.wire import tensor_sets, zstd
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import decode, encode
+from broker.wire.codec import Message, decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
@@ -23,6 +23,7 @@ from broker.wire.messages import (
     ModelHead,
     PartialHead,
     Presence,
+    Protection,
     QueueName,
     RunName,
     SharedPatterns,
@@ -97,9 +98,11 @@ __all__ = [
     "Folded",
     "KeptSpecs",
     "LocalTraining",
+    "Message",
     "ModelHead",
     "PartialHead",
     "Presence",
+    "Protection",
     "QueueName",
     "RunName",
     "SharedPatterns",
@@ -117,6 +120,7 @@ __all__ = [
     "canonical",
     "cut",
     "decode",
+    "decode_from",
     "decompressed",
     "delta_specs",
     "difference",
