@@ -7,7 +7,7 @@ from typing import Any
 
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
 from aggregator.state import Ending
-from broker.wire import Compression, LocalTraining, Specs, Topology
+from broker.wire import Believing, Compression, LocalTraining, Protection, Specs, Topology, Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,10 @@ class AggregatorConfig:
     commit_every_s: float
     inline_cap: int
     part_bytes: int
+    trust: Trust = field(default_factory=Believing)
+    """How it signs what it sends, and whose messages it takes."""
+    protection: tuple[Protection, ...] = ()
+    """What every update has to be."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 
@@ -51,3 +55,5 @@ class PartialConfig:
     new_sum: Callable[[Specs], ExactSum]
     inline_cap: int
     part_bytes: int
+    trust: Trust = field(default_factory=Believing)
+    """How it signs what it sends, and whose messages it takes."""

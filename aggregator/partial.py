@@ -46,6 +46,7 @@ from broker.wire import (
     Specs,
     UpdateHead,
     decode,
+    decode_from,
     delta_specs,
     num_bytes_of,
     shard_of,
@@ -93,7 +94,7 @@ class PartialAggregator:
     def start(self) -> None:
         """Looks up which round is open, and takes updates as soon as there is a model to say what they look like."""
         self._transport.declare()
-        newest = newest_head(self._transport)
+        newest = newest_head(self._transport, self._config.trust)
         if newest is not None:
             self._seen = (newest[0].run_id, newest[0].round)
         self._transport.listen(Source.MODELS)
@@ -150,8 +151,8 @@ class PartialAggregator:
     def _see_model(self, delivery: Delivery) -> None:
         """Switches to a newer model, once the sum for the one before is sent."""
         try:
-            head, _ = decode(delivery.body, ModelHead)
-        except MalformedMessage as error:
+            head = decode_from(delivery.body, ModelHead, trust=self._config.trust).header
+        except MessageError as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
         current = self._round
@@ -190,7 +191,7 @@ class PartialAggregator:
         encoding = Encoding(delta_specs(head.tensors), head.compression)
         self._round = _ShardRound(
             model=head,
-            expected=Expected(head.run_id, encoding, self._config.root),
+            expected=self._expected(head, encoding),
             new_sum=self._config.new_sum,
             are_summed=is_first_time and head.num_shards == self._config.num_shards,
             usual=set() if self._round is None else set(self._round.known),
@@ -203,6 +204,16 @@ class PartialAggregator:
             self._prefetch = prefetch
             self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch)
         self._on_event(ShardRoundOpened(run_id=head.run_id, round=head.round, num_rounds=head.num_rounds))
+
+    def _expected(self, head: ModelHead, encoding: Encoding) -> Expected:
+        return Expected(
+            head.run_id,
+            encoding,
+            self._config.root,
+            model_sha256=lambda number: head.sha256 if number == head.round else None,
+            protection=head.protection,
+            trust=self._config.trust,
+        )
 
     # -- updates --------------------------------------------------------------------------------------------
 
@@ -291,7 +302,7 @@ class PartialAggregator:
         head = partial_head(model, pending.sum, pending.updates, shard=config.shard, sequence=current.num_sums)
         caps = {"inline_cap": model.cap(config.inline_cap), "part_bytes": config.part_bytes}
         try:
-            send_partial(head, pending.sum, self._transport, config.root, **caps)
+            send_partial(head, pending.sum, self._transport, config.root, trust=config.trust, **caps)
         except BlobLost as error:  # the root deleted it when it closed the round
             log.warning("round %3d: the partial sum could not be sent in full: %s", model.round, error)
             self._start_over(current)

@@ -19,13 +19,13 @@ from console import (
     served,
 )
 from learning import load_task
-from worker.carried import OnDisk
 from worker.config import WorkerConfig
 from worker.device import pick_device
 from worker.metrics import WorkerMetrics
 from worker.name import default_name
 from worker.service import Worker
 from worker.settings import WorkerSettings
+from worker.state import OnDisk
 from worker.view import WorkerView
 
 _PROG = "fl-worker"

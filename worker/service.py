@@ -14,6 +14,7 @@ from torch import nn
 from broker import Delivery, Source, Transport
 from broker.states import Encoding, State, chunks, read_model, specs_of
 from broker.wire import (
+    MAX_OBJECTION,
     MAX_PART_BYTES,
     PRESENCE_EVERY_S,
     BlobRef,
@@ -23,7 +24,7 @@ from broker.wire import (
     Presence,
     UpdateHead,
     cut,
-    decode,
+    decode_from,
     delta_specs,
     difference,
     encode,
@@ -33,7 +34,6 @@ from broker.wire import (
 )
 from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, with_progress
 from learning import Measured, Plan, Task
-from worker.carried import HOME, RESIDUAL, Carried, InMemory, Store
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
 from worker.events import (
@@ -46,6 +46,7 @@ from worker.events import (
     Watcher,
     unwatched,
 )
+from worker.state import HOME, RESIDUAL, Carried, InMemory, Positions, Store
 from worker.trainer import Diverged, Trained, Trainer, derived_seed
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Worker:
         transport: Transport,
         *,
         carried: Store | None = None,
+        positions: Positions | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
         announce_soon: Callable[[], None] | None = None,
@@ -77,6 +79,8 @@ class Worker:
         self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
         """What the worker is doing; announced when it changes, and at intervals."""
         self._name, self._run = config.name, config.run
+        self._trust, self._policy = config.trust, config.policy
+        self._positions = positions or Positions()
         self._transport = transport
         self._topology, self._inline_cap = config.topology, config.inline_cap
         self._trainer = Trainer(task, device=config.device, model=model)
@@ -134,17 +138,29 @@ class Worker:
     def _see_model(self, delivery: Delivery) -> None:
         """Remembers a model if it is newer than all before it."""
         try:
-            head, payload = decode(delivery.body, ModelHead)
+            message = decode_from(delivery.body, ModelHead, trust=self._trust)
         except MessageError as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
+        head = message.header
         if self._run is not None and head.run != self._run:
             self._skip_run(head)
+            return
+        if message.signer is not None and not self._is_news(head):
             return
         self._mind_conflict(head)
         known = self._newest[0] if self._newest else self._done
         if known is None or known.run_id != head.run_id or head.position > known.position:
-            self._newest = (head, payload)
+            self._newest = (head, message.payload)
+
+    def _is_news(self, head: ModelHead) -> bool:
+        """Whether a signed head is not from before the newest one accepted, which an attacker could send once more."""
+        replayed = self._positions.replayed(head)
+        if replayed:
+            log.warning("a model is dropped: %s", replayed)
+            return False
+        self._positions.accept(head)
+        return True
 
     def _skip_run(self, head: ModelHead) -> None:
         if self._skipped_run_id != head.run_id:
@@ -175,6 +191,10 @@ class Worker:
                 f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
                 f" {', '.join(head.sets)}; install the version that the aggregator has"
             )
+        objection = self._policy.objection_to(head, trained=self._trainer.trained)
+        if objection:
+            self._object(head, objection)
+            return
         misfit = self._trainer.misfit(head.tensors, head.shared)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
@@ -193,6 +213,13 @@ class Worker:
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
+
+    def _object(self, head: ModelHead, objection: str) -> None:
+        """Leaves a head unanswered, and says why at both ends."""
+        if objection[:MAX_OBJECTION] != self.presence.objection:
+            log.error("run %s is not answered: %s", head.run_id, objection)
+            self._on_event(RoundLeft(round=head.round, reason=objection))
+        self._set_state("idle", head.round, objection=objection)
 
     def _delete_last_blob(self, head: ModelHead) -> None:
         """Deletes the blob of an update that came after the run's end, which no aggregator will ever read.
@@ -304,13 +331,14 @@ class Worker:
             worker=self._name,
             instance=self.presence.instance,
             round=head.round,
+            model_sha256=head.sha256,
             num_samples=trained.num_samples,
             train_s=trained.train_s,
             sent_at=time.time(),
             train_metrics=trained.metrics,
             eval_metrics=measured.recorded(),
         )
-        body = encode(update, payload)
+        body = encode(update, payload, trust=self._trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
         num_bytes = len(body) + (num_bytes_of(encoding.encoded) if blob else 0)
         self._on_event(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
@@ -381,6 +409,7 @@ class Worker:
         round_number: int = 0,
         *,
         at_once: bool = False,
+        objection: str | None = None,
     ) -> None:
         self.presence = Presence(
             worker=self._name,
@@ -388,6 +417,7 @@ class Worker:
             state=state,
             round=round_number,
             every_s=self.presence.every_s,
+            objection=None if objection is None else objection[:MAX_OBJECTION],
         )
         if at_once:
             self.announce()
@@ -397,7 +427,7 @@ class Worker:
 
     def announce(self) -> None:
         """Sends a sign of life. May be called from any thread."""
-        self._transport.announce(encode(self.presence), worker=self._name)
+        self._transport.announce(encode(self.presence, trust=self._trust), worker=self._name)
 
 
 class _Cancel:

@@ -1,7 +1,7 @@
 """Is this update one of ours, and does it fit? Nothing that a message says about itself is taken on trust."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from aggregator.rounds.accumulator import Accumulator
@@ -10,13 +10,17 @@ from broker import Delivery, Transport
 from broker.states import Encoding
 from broker.wire import (
     MAX_PART_BYTES,
+    Believing,
     Buffer,
     Digest,
     Folded,
+    Protection,
+    Signer,
     Tensors,
     Topology,
+    Trust,
     UpdateHead,
-    decode,
+    decode_from,
     decompressed,
     difference,
     is_name_of,
@@ -29,6 +33,10 @@ _MAX_PREFETCH = 64
 _MIN_PREFETCH = 4
 
 
+def _unknown(round_number: int) -> str | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What an update of this run must look like."""
@@ -37,6 +45,12 @@ class Expected:
     encoding: Encoding
     """How it travels, and what is folded from it."""
     topology: Topology
+    model_sha256: Callable[[int], str | None] = _unknown
+    """The digest of the model that a round trains from; None if it is not known here."""
+    protection: tuple[Protection, ...] = ()
+    """What it has to be."""
+    trust: Trust = field(default_factory=Believing)
+    """Whose it may be."""
 
 
 @dataclass(slots=True)
@@ -150,9 +164,11 @@ def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False)
 
 def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    head, payload = decode(delivery.body, UpdateHead)
+    message = decode_from(delivery.body, UpdateHead, trust=expected.trust)
+    head, payload = message.header, message.payload
     if head.worker != delivery.sender:
         raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
+    check_signer(message.signer, head.worker)
     if head.run_id != expected.run_id:
         raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
@@ -164,9 +180,29 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
     problem = foreign_sets(head) or difference(expected.encoding.encoded, head.tensors)
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
+    _check_model(head, expected, is_signed=message.signer is not None)
+    if "sealed" in expected.protection and head.sealed is None:
+        raise UnfitMessage("its body is not sealed, and this run asks for sealed updates")
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
     return Update(head, payload, expected.encoding, len(delivery.body))
+
+
+def check_signer(signer: Signer | None, name: str) -> None:
+    """An UnfitMessage if somebody else than the one it names has signed a message."""
+    if signer is not None and signer.name != name:
+        raise UnfitMessage(f"claims to be from {name}, but is signed by {signer}")
+
+
+def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> None:
+    wanted = expected.model_sha256(head.round)
+    if head.model_sha256 is None:
+        if is_signed:
+            raise UnfitMessage("it does not name the model it was trained from, as a signed update must")
+    elif wanted is not None and head.model_sha256 != wanted:
+        raise UnfitMessage(
+            f"it was trained from model {head.model_sha256[:12]}…; that of round {head.round} is {wanted[:12]}…"
+        )
 
 
 def foreign_sets(head: Tensors) -> str | None:

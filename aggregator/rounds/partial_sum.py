@@ -16,9 +16,10 @@ from broker.wire import (
     ModelHead,
     PartialHead,
     Topology,
+    Trust,
     UpdateHead,
     cut,
-    decode,
+    decode_from,
     difference,
     encode,
     limb_bytes_of,
@@ -68,16 +69,17 @@ def send_partial(
     transport: Transport,
     topology: Topology,
     *,
+    trust: Trust,
     inline_cap: int,
     part_bytes: int,
 ) -> None:
     """Returns once the root's queue holds the sum durably. BlobLost if its blob is deleted meanwhile."""
     if head.num_bytes <= inline_cap:
-        body = encode(head, b"".join(exact_sum.limb_pieces()))
+        body = encode(head, b"".join(exact_sum.limb_pieces()), trust=trust)
     else:
         name = topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)
         name = transport.write_blob(name, cut(exact_sum.limb_pieces(), part_bytes))
-        body = encode(head.model_copy(update={"blob": BlobRef(name=name, part_bytes=part_bytes)}))
+        body = encode(head.model_copy(update={"blob": BlobRef(name=name, part_bytes=part_bytes)}), trust=trust)
     transport.send_partial(body, shard=head.shard)
 
 
@@ -126,7 +128,8 @@ class PartialSum:
 
 def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:
     """The partial sum in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    head, payload = decode(delivery.body, PartialHead)
+    message = decode_from(delivery.body, PartialHead, trust=expected.trust)
+    head, payload = message.header, message.payload
     if partial_key(head.shard) != delivery.sender:
         raise UnfitMessage(f"claims to be of shard {head.shard}, but came with the key '{delivery.sender}'")
     if head.run_id != expected.run_id:

@@ -136,6 +136,7 @@ def _status_of(presence: Presence, seen_at: float, *, has_answered: bool) -> Wor
         progress=presence.progress,
         seen_at=seen_at,
         has_answered=has_answered,
+        objection=presence.objection,
     )
 
 

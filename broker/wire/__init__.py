@@ -2,12 +2,13 @@
 
 from broker.wire import tensor_sets, zstd
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import Message, decode, decode_from, encode
+from broker.wire.codec import decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
     MAX_METRICS,
     MAX_NUM_SAMPLES,
+    MAX_OBJECTION,
     MAX_PART_BYTES,
     MAX_PRESENCE_EVERY_S,
     MAX_SHARDS,
@@ -77,6 +78,7 @@ __all__ = [
     "MAX_LOW",
     "MAX_METRICS",
     "MAX_NUM_SAMPLES",
+    "MAX_OBJECTION",
     "MAX_PART_BYTES",
     "MAX_PRESENCE_EVERY_S",
     "MAX_SHARDS",
@@ -98,7 +100,6 @@ __all__ = [
     "Folded",
     "KeptSpecs",
     "LocalTraining",
-    "Message",
     "ModelHead",
     "PartialHead",
     "Presence",

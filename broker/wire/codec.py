@@ -9,7 +9,7 @@
     12+h+t    p     zero bytes up to the next multiple of 64
     12+h+t+p  n     the payload: the tensors' bytes, as specs.py says; empty when the header names a blob
 
-Version 1, which fedmq 0.1 wrote, has neither the trailer nor its length, and is read like a message without a signature.
+Version 1, which fedmq 0.1 wrote, has neither the trailer nor its length; it is read as a message without a signature.
 
 A signature covers the header, whose ``sha256`` covers the payload. It is verified over the bytes as they came, before
 anything of them is parsed.

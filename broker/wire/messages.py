@@ -30,6 +30,8 @@ MAX_LISTED = 500
 """Workers in one status."""
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
+MAX_OBJECTION = 300
+"""Characters of a worker's objection."""
 PRESENCE_EVERY_S = 10.0
 """Seconds between the signs of life of a worker that does not say otherwise."""
 MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 0.1, 60.0
@@ -47,6 +49,7 @@ Instance = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8,32}$")]
 Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
 RoundNumber = Annotated[StrictInt, Field(ge=0, lt=2**40)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+Objection = Annotated[StrictStr, Field(min_length=1, max_length=MAX_OBJECTION)]
 SealedKey = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{160}$")]
 """A body's key, sealed to whoever may open it: an HPKE encapsulation (32 bytes) and ciphertext (48), in hex."""
 METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
@@ -324,9 +327,7 @@ class Presence(Header):
         default=None, exclude_if=lambda value: value is None
     )
     """The next one comes within this many seconds; None: within PRESENCE_EVERY_S."""
-    objection: Annotated[StrictStr, Field(min_length=1, max_length=300)] | None = Field(
-        default=None, exclude_if=lambda value: value is None
-    )
+    objection: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
     """Why this worker does not answer the newest model, by its own policy; None: it does."""
 
     @property
@@ -352,6 +353,8 @@ class WorkerStatus(Header):
     """Unix time at the aggregator."""
     has_answered: StrictBool
     """Whether its update for the open round is in."""
+    objection: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
+    """As in its sign of life."""
 
 
 class Status(Header):
