@@ -28,9 +28,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.states": _WIRE,
     "broker.rabbitmq": _WIRE,
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
-    "operations": (*_WIRE, "broker.rabbitmq"),
+    "identities": _WIRE,
+    "operations": (*_WIRE, "broker.rabbitmq", "identities"),
     "learning": ("console",),
-    "worker": (*_STATES, "learning"),
+    "worker": (*_STATES, "identities", "learning"),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
@@ -44,22 +45,25 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "aggregator": (
         *_STATES,
+        "identities",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
     "dashboard": (*_WIRE, "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
+        "identities",
         "learning",
         "worker",
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
-    "scaffold": (*_WIRE, "operations", "worker", "aggregator", "simulation", "dashboard"),
+    "scaffold": (*_WIRE, "identities", "operations", "worker", "aggregator", "simulation", "dashboard"),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
 
 ONLY_IN = {
+    "cryptography": "identities",
     "pika": "broker.rabbitmq",
     "msgpack": "broker.wire",
     "zstandard": "broker.wire",
