@@ -13,7 +13,6 @@
 In a file (`NAME.cert`) it is text, in hex.
 """
 
-import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +25,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from broker.wire import KEY_ID_BYTES, SIGNATURE_BYTES, Buffer
 from console import ForgedMessage, IdentityError
 from identities.private_keys import PrivateKeys
-from identities.public_keys import PublicKeys, key_id_of, read_text, validated
+from identities.public_keys import WORKER_NAME, PublicKeys, key_id_of, read_text, validated
 
 _VERSION = 1
 _LABEL = b"fedmq certificate|"
 _KEY_BYTES = 32
 _TIME_BYTES = 8
 _FIXED_BYTES = 1 + KEY_ID_BYTES + _KEY_BYTES + 2 * _TIME_BYTES + 1
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CLOCK_TOLERANCE_S = 300
 """A certificate is valid from this long before it is made: clocks of two machines need not agree better."""
 
@@ -57,7 +55,7 @@ class Certificate:
         if len(data) <= _FIXED_BYTES + SIGNATURE_BYTES or data[0] != _VERSION:
             raise ForgedMessage("the certificate is cut off, or of a version that this fedmq does not read")
         name = data[_FIXED_BYTES:-SIGNATURE_BYTES]
-        if len(name) != data[_FIXED_BYTES - 1] or not _NAME.fullmatch(name.decode("latin-1")):
+        if len(name) != data[_FIXED_BYTES - 1] or not WORKER_NAME.fullmatch(name.decode("latin-1")):
             raise ForgedMessage("the certificate has no valid name of a worker")
         times = 1 + KEY_ID_BYTES + _KEY_BYTES
         return cls(
@@ -125,6 +123,11 @@ class Certificate:
             raise ForgedMessage(f"the certificate of {self.worker} expired {moment(self.valid_until)}")
         if now < self.valid_from:
             raise ForgedMessage(f"the certificate of {self.worker} is valid only from {moment(self.valid_from)}")
+
+    @property
+    def validity(self) -> str:
+        """From when until when, as people read it."""
+        return f"from {moment(self.valid_from)} until {moment(self.valid_until)}"
 
     def save(self, path: Path) -> None:
         head = f"# certificate of worker {self.worker}, valid until {moment(self.valid_until)}\n"

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from console import IdentityError
-from identities.public_keys import OPENING_ROLES, KeyRole, PublicKeys
+from identities.public_keys import OPENING_ROLES, WORKER_NAME, KeyRole, PublicKeys
 
 _KEY_BYTES = 32
 _SIGNING, _OPENING, _PUBLIC = ".key", ".opening.key", ".pub"
@@ -31,7 +31,9 @@ class PrivateKeys:
 
     @classmethod
     def of(cls, role: KeyRole, name: str, signing: Ed25519PrivateKey, opening: X25519PrivateKey | None = None) -> Self:
-        """With the public part that belongs to these keys."""
+        """With the public part that belongs to these keys. An IdentityError if nobody can have this name."""
+        if not WORKER_NAME.fullmatch(name):
+            raise IdentityError(f"{name!r} is no name; expected 1 to 64 letters, digits, '-' and '_'")
         public = PublicKeys(
             role=role,
             name=name,

@@ -16,6 +16,9 @@ KeyRole = Literal["worker", "aggregator", "partial", "keeper", "admin"]
 OPENING_ROLES: tuple[KeyRole, ...] = ("aggregator", "keeper")
 """Roles that others seal something to: they have a second key, which opens it."""
 
+WORKER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What ``WorkerName`` allows, for names that are no part of a model."""
+
 MAX_TEXT_BYTES = 4 * 2**20
 _GROUPS, _GROUP_DIGITS = 8, 4
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{_GROUP_DIGITS}}}(-[0-9a-f]{{{_GROUP_DIGITS}}}){{{_GROUPS - 1}}}")

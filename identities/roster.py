@@ -6,7 +6,7 @@ b"fedmq roster|" and the exact bytes of the body.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +64,8 @@ class Roster(_Entry):
     """Who takes part, by name. Two rosters of one federation differ in their version; the higher one counts."""
 
     federation: RunName
-    version: Annotated[StrictInt, Field(ge=1, lt=2**40)] = 1
+    version: Annotated[StrictInt, Field(ge=0, lt=2**40)] = 0
+    """Goes up with each change; 0: nobody was put onto it yet."""
     admin: SigningKeyText
     """Who signs this roster, and the next."""
     min_sites: Annotated[StrictInt, Field(ge=0, lt=2**20)] = 0
@@ -159,8 +160,13 @@ class Roster(_Entry):
 
     # -- changes, each with the next version --------------------------------------------------------------------
 
-    def with_members(self, new: list[PublicKeys]) -> Self:
-        """With these, too. An IdentityError if somebody of that role and name is there with another key."""
+    def with_members(
+        self, new: Iterable[PublicKeys] = (), *, min_sites: int | None = None, sealed_to: str | None = None
+    ) -> Self:
+        """With these, too, and with what is not None of the rest.
+
+        An IdentityError if somebody of that role and name is there with another key.
+        """
         fields = self.model_dump()
         for member in new:
             if member.role == "admin":
@@ -180,27 +186,29 @@ class Roster(_Entry):
                 )
         if fields["sealed_to"] is None and not self.aggregators:
             fields["sealed_to"] = next(iter(fields["aggregators"]), None)
-        return self._next(fields)
+        given = {"min_sites": min_sites, "sealed_to": sealed_to}
+        return self._next(fields | {name: value for name, value in given.items() if value is not None})
 
-    def without(self, names: list[str], key_ids: list[bytes]) -> Self:
-        """Without those of these names, whose keys and these are revoked from now on."""
-        fields = self.model_dump()
-        revoked = dict.fromkeys((*self.revoked, *(key_id.hex() for key_id in key_ids)))
+    def without(self, names: Iterable[str], key_ids: Iterable[bytes] = ()) -> Self:
+        """Without those of these names or with these keys; their keys and these are revoked from now on.
+
+        An IdentityError if nobody has such a name.
+        """
+        members = list(self.members())
+        revoked = dict.fromkeys(key_ids)
         for name in names:
-            found = [member for member in self.members() if member.name == name]
+            found = [member.key_id for member in members if member.name == name]
             if not found:
                 raise IdentityError(f"nobody named {name} is on the roster")
-            for member in found:
-                del fields[_SECTION_OF[member.role]][name]
-                revoked[member.key_id.hex()] = None
+            revoked |= dict.fromkeys(found)
+        fields = self.model_dump()
+        for member in members:
+            if member.key_id in revoked:
+                del fields[_SECTION_OF[member.role]][member.name]
         if fields["sealed_to"] not in fields["aggregators"]:
             fields["sealed_to"] = next(iter(fields["aggregators"]), None)
-        return self._next(fields | {"revoked": list(revoked)})
-
-    def with_settings(self, *, min_sites: int | None, sealed_to: str | None) -> Self:
-        """With what is not None of these."""
-        given = {"min_sites": min_sites, "sealed_to": sealed_to}
-        return self._next(self.model_dump() | {name: value for name, value in given.items() if value is not None})
+        ids = dict.fromkeys((*self.revoked, *(key_id.hex() for key_id in revoked)))
+        return self._next(fields | {"revoked": list(ids)})
 
     def _next(self, fields: dict[str, object]) -> Self:
         text = yaml.safe_dump(fields | {"version": self.version + 1})
@@ -223,6 +231,16 @@ class Roster(_Entry):
         body = self.text.encode()
         signature = admin.signing.sign(_LABEL + body)
         return body + f"# signed by {admin.public.key_id.hex()} {signature.hex()}\n".encode()
+
+    def save(self, path: Path, admin: PrivateKeys) -> None:
+        """Signed, and in one step: who reads it meanwhile reads the old one. An IdentityError if that cannot be."""
+        content = self.signed(admin)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError as error:
+            raise IdentityError(f"cannot write {path}: {error.strerror}") from error
 
     @classmethod
     def read(cls, path: Path) -> "SignedRoster":
@@ -259,6 +277,17 @@ class SignedRoster:
     def is_signed(self) -> bool:
         return bool(self.signature)
 
+    @property
+    def signer_fingerprint(self) -> str:
+        """Of the admin's key that is named in it: what people compare before they believe it."""
+        return fingerprint_of(self._admin_key)
+
+    @property
+    def _admin_key(self) -> bytes:
+        """Found by text, since the YAML could be anybody's; empty if there is none."""
+        named = re.search(r"""^admin: ['"]?([0-9a-f]{64})['"]?$""", self.body, re.MULTILINE)
+        return bytes.fromhex(named[1]) if named else b""
+
     def unchecked(self) -> Roster:
         """What is written, whoever wrote it: for the admin who is about to sign it."""
         return validated(Roster, self.body, self.where)
@@ -266,16 +295,15 @@ class SignedRoster:
     def checked(self, fingerprint: str) -> Roster:
         """The roster, if the key with this fingerprint signed it. An IdentityError if not.
 
-        The YAML, which could be anybody's, is read only when the signature is right: the key is found in it by text.
+        The YAML is read only when the signature is right.
         """
         if not self.is_signed:
             raise IdentityError(f"{self.where} is not signed; the admin signs it with: fl-keys sign {self.where}")
-        named = re.search(r"""^admin: ['"]?([0-9a-f]{64})['"]?$""", self.body, re.MULTILINE)
-        key = bytes.fromhex(named[1]) if named else b""
-        if fingerprint_of(key) != fingerprint:
+        key = self._admin_key
+        if self.signer_fingerprint != fingerprint:
             raise IdentityError(
-                f"{self.where} is another admin's: its key has the fingerprint {fingerprint_of(key)},"
-                f" and --roster-key says {fingerprint}"
+                f"{self.where} is another admin's: its key has the fingerprint {self.signer_fingerprint},"
+                f" and that of this federation's admin is {fingerprint}"
             )
         try:
             Ed25519PublicKey.from_public_bytes(key).verify(self.signature, _LABEL + self.body.encode())
@@ -285,14 +313,3 @@ class SignedRoster:
         if bytes.fromhex(roster.admin) != key or self.key_id != key_id_of(key):
             raise IdentityError(f"{self.where} names another admin than the one who signed it")
         return roster
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """The file, replaced in one step: who reads it meanwhile reads the old one. An IdentityError if it cannot be."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise IdentityError(f"cannot write {path}: {error.strerror}") from error

@@ -116,13 +116,11 @@ def test_updates_are_sealed_to_the_first_aggregator_unless_said_otherwise() -> N
     standby = PrivateKeys.generate("aggregator", "standby")
     two = roster.with_members([standby.public])
     assert two.sealed_to == "aggregator"
-    assert two.with_settings(min_sites=None, sealed_to="standby").opening_key == bytes.fromhex(
-        standby.public.opening_key or ""
-    )
+    assert two.with_members(sealed_to="standby").opening_key == bytes.fromhex(standby.public.opening_key or "")
     assert two.without(["aggregator"], []).sealed_to == "standby"
     assert roster.without(["aggregator"], []).opening_key is None
     with pytest.raises(IdentityError, match="none of the aggregators"):
-        roster.with_settings(min_sites=None, sealed_to="hospital-a")
+        roster.with_members(sealed_to="hospital-a")
 
 
 def test_each_change_has_the_next_version_and_revoking_remembers_the_key() -> None:
@@ -135,6 +133,7 @@ def test_each_change_has_the_next_version_and_revoking_remembers_the_key() -> No
         less.with_members([FEDERATION.keys["hospital-a"].public])
     again = PrivateKeys.generate("worker", "hospital-a")
     assert less.with_members([again.public]).sites["hospital-a"] == again.public.signing_key
+    assert roster.without([], [key_id]) == less
     with pytest.raises(IdentityError, match="nobody named hospital-c"):
         roster.without(["hospital-c"], [])
 
