@@ -2,6 +2,7 @@
 
 FedmqError                     1  FAILED
 ├── SettingsError              2  USAGE        flags, environment or file make no sense
+│   └── IdentityError          2  USAGE        a key, certificate or roster cannot be used
 ├── TaskError                  3  TASK         the task cannot be loaded or does not fit
 ├── BrokerError
 │   ├── BrokerUnreachable      4  UNREACHABLE  temporary: nobody answers, a connection broke
@@ -46,6 +47,10 @@ class SettingsError(FedmqError):
     """Settings that cannot be used; the message lists every problem."""
 
     exit_code = ExitCode.USAGE
+
+
+class IdentityError(SettingsError):
+    """A key, a certificate or a roster that cannot be used: missing, open to others, not signed, somebody else's."""
 
 
 class TaskError(FedmqError):

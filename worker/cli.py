@@ -21,12 +21,11 @@ from console import (
 from learning import load_task
 from worker.config import WorkerConfig
 from worker.device import pick_device
-from worker.metrics import WorkerMetrics
 from worker.name import default_name
 from worker.service import Worker
 from worker.settings import WorkerSettings
 from worker.state import OnDisk
-from worker.view import WorkerView
+from worker.watchers import WorkerMetrics, WorkerView
 
 _PROG = "fl-worker"
 _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."

@@ -1,5 +1,6 @@
 """What a worker is given when it starts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.wire import PRESENCE_EVERY_S, Believing, Topology, Trust
@@ -21,5 +22,7 @@ class WorkerConfig:
     """Most seconds between two calls of ``announce``, which the caller sees to."""
     trust: Trust = field(default_factory=Believing)
     """How it signs what it sends, and whose models it takes."""
+    opening_key: Callable[[], bytes | None] = lambda: None
+    """The roster's key, to which sealed updates are sealed; None: there is none."""
     policy: WorkerPolicy = field(default_factory=WorkerPolicy)
     """What it asks of a run before it answers."""

@@ -12,27 +12,22 @@ from typing import Literal
 from torch import nn
 
 from broker import Delivery, Source, Transport
-from broker.states import Encoding, State, chunks, read_model, specs_of
+from broker.states import Encoding, State, read_model, specs_of
 from broker.wire import (
     MAX_OBJECTION,
-    MAX_PART_BYTES,
     PRESENCE_EVERY_S,
-    BlobRef,
     Buffer,
-    Digest,
     ModelHead,
     Presence,
     UpdateHead,
-    cut,
     decode_from,
     delta_specs,
     difference,
     encode,
     names_of,
     num_bytes_of,
-    zstd,
 )
-from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, with_progress
+from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc
 from learning import Measured, Plan, Task
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
@@ -48,6 +43,7 @@ from worker.events import (
 )
 from worker.state import HOME, RESIDUAL, Carried, InMemory, Positions, Store
 from worker.trainer import Diverged, Trained, Trainer, derived_seed
+from worker.upload import Body, Uploader
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +83,15 @@ class Worker:
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
         self._on_event = on_event
+        self._uploader = Uploader(
+            name=config.name,
+            instance=self.presence.instance,
+            transport=transport,
+            topology=config.topology,
+            inline_cap=config.inline_cap,
+            opening_key=config.opening_key,
+            on_event=on_event,
+        )
         self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
@@ -321,11 +326,14 @@ class Worker:
             )
         )
         begun_at = time.perf_counter()
-        payload, blob, sha256 = self._body(head, encoding, compressed.encoded)
+        sent = self._body(head, encoding, compressed.encoded)
+        if sent.blob is not None:
+            self._last_blob = (head.run_id, sent.blob.name)
         update = UpdateHead(
             tensors=encoding.encoded,
-            sha256=sha256,
-            blob=blob,
+            sha256=sent.sha256,
+            blob=sent.blob,
+            sealed=sent.sealed,
             compression=head.compression,
             run_id=head.run_id,
             worker=self._name,
@@ -338,9 +346,9 @@ class Worker:
             train_metrics=trained.metrics,
             eval_metrics=measured.recorded(),
         )
-        body = encode(update, payload, trust=self._trust)
+        body = encode(update, sent.payload, trust=self._trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
-        num_bytes = len(body) + (num_bytes_of(encoding.encoded) if blob else 0)
+        num_bytes = len(body) + (num_bytes_of(encoding.encoded) if sent.blob else 0)
         self._on_event(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
@@ -359,40 +367,20 @@ class Worker:
             },
         )
 
-    def _body(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
-        """What ``_payload`` gives; sends again if the blob is lost on the way while the round is open.
+    def _body(self, head: ModelHead, encoding: Encoding, encoded: State) -> Body:
+        """The body of the update; sends it again if its blob is lost on the way while the round is open.
 
         A broker that is killed may forget a stream that it has just made. The aggregator deletes only blobs of rounds
         that are over.
         """
         for _ in range(_MAX_UPLOADS - 1):
             try:
-                return self._payload(head, encoding, encoded)
+                return self._uploader.send(head, encoding, encoded)
             except BlobLost as error:
                 if self._is_over(head):
                     raise
                 log.info("round %3d: %s; sending the update again", head.round, error, extra={"round": head.round})
-        return self._payload(head, encoding, encoded)
-
-    def _payload(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
-        """(payload, blob, digest) of an update's message; a large payload is in its blob already, and empty here."""
-        digest, level = Digest(encoding.encoded), head.compression.zstd
-        pieces = digest.of(chunks(encoded, encoding.encoded))  # hashed while the part before is on its way
-        if num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap):
-            return zstd.compressed(b"".join(pieces), level), None, digest.hex()
-        part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
-        parts = with_progress(
-            cut(pieces, part_bytes),
-            self._on_event,
-            what=f"update for round {head.round}",
-            is_upload=True,
-            total_bytes=num_bytes_of(encoding.encoded),
-            size_of=len,
-        )
-        name = self._topology.update_blob(self._name, head.run_id, head.round)
-        name = self._transport.write_blob(name, zstd.compressed_parts(parts, level))
-        self._last_blob = (head.run_id, name)
-        return b"", BlobRef(name=name, part_bytes=part_bytes), digest.hex()
+        return self._uploader.send(head, encoding, encoded)
 
     def _encoding_for(self, head: ModelHead) -> Encoding:
         """The last encoding, as long as the model's specs and the compression stay the same."""

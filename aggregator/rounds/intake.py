@@ -12,16 +12,16 @@ from broker.wire import (
     MAX_PART_BYTES,
     Believing,
     Buffer,
-    Digest,
     Folded,
+    Incoming,
     Protection,
+    Seal,
     Signer,
     Tensors,
     Topology,
     Trust,
     UpdateHead,
     decode_from,
-    decompressed,
     difference,
     is_name_of,
     num_bytes_of,
@@ -141,25 +141,16 @@ def parts_of(head: Tensors, payload: Buffer, transport: Transport) -> Iterator[B
     return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))
 
 
-def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False) -> Iterator[tuple[int, Buffer]]:
+def pieces_of(
+    head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False, seal: Seal | None = None
+) -> Iterator[tuple[int, Buffer]]:
     """(offset, bytes) of the body in these parts, piece by piece; ``are_zstd``: each part is a zstd frame.
 
     Raises UnfitMessage before the last piece if the digest is not the announced one, and at any part that does not
     have the announced size; BlobLost if the blob cannot be read to its end.
     """
-    digest = Digest(head.tensors)
-    part_bytes = head.blob.part_bytes if head.blob else head.num_bytes
-    offset = 0
-    for part in parts:
-        size = min(part_bytes, head.num_bytes - offset)
-        piece = decompressed(part, size) if are_zstd else part
-        if len(piece) != size:
-            raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
-        digest.add(piece)
-        if offset + size == head.num_bytes and digest.hex() != head.sha256:
-            raise UnfitMessage("its body does not match its digest")
-        yield offset, piece
-        offset += size
+    body = Incoming(head, are_zstd=are_zstd, seal=seal)
+    return (body.take(part) for part in parts)
 
 
 def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:

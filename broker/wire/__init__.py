@@ -1,6 +1,7 @@
 """What two processes must agree on, as bytes: names, headers, codec. No pika, no PyTorch."""
 
-from broker.wire import tensor_sets, zstd
+from broker.wire import tensor_sets
+from broker.wire.bodies import Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
 from broker.wire.codec import decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
@@ -53,6 +54,7 @@ from broker.wire.specs import (
     canonical,
     delta_specs,
     difference,
+    kept,
     num_bytes_of,
     num_elements_of,
 )
@@ -67,7 +69,6 @@ from broker.wire.topology import (
     shard_of,
     update_key,
 )
-from broker.wire.zstd import decompressed
 
 __all__ = [
     "HIGH_STEP",
@@ -98,14 +99,17 @@ __all__ = [
     "Digest",
     "DtypeName",
     "Folded",
+    "Incoming",
     "KeptSpecs",
     "LocalTraining",
     "ModelHead",
+    "Outgoing",
     "PartialHead",
     "Presence",
     "Protection",
     "QueueName",
     "RunName",
+    "Seal",
     "SharedPatterns",
     "Signer",
     "Specs",
@@ -122,11 +126,11 @@ __all__ = [
     "cut",
     "decode",
     "decode_from",
-    "decompressed",
     "delta_specs",
     "difference",
     "encode",
     "is_name_of",
+    "kept",
     "limb_bytes_of",
     "limb_specs",
     "names_of",
@@ -140,5 +144,4 @@ __all__ = [
     "signed_text",
     "tensor_sets",
     "update_key",
-    "zstd",
 ]
