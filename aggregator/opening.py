@@ -129,8 +129,7 @@ def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Le
         encoding,
         config.topology,
         model_sha256=lambda number: ledger.model_sha256(number - 1) if number > ledger.base_round() else None,
-        protection=config.protection,
-        trust=config.trust,
+        membership=config.membership,
     )
 
 

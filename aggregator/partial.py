@@ -29,13 +29,12 @@ from aggregator.events import (
 from aggregator.rounds import (
     ExactSum,
     Expected,
+    PartialSender,
     Update,
     affordable_prefetch,
     base_weight_of,
     folded_of,
-    partial_head,
     read_update,
-    send_partial,
 )
 from aggregator.run import newest_head
 from broker import Delivery, Source, Transport
@@ -77,6 +76,13 @@ class PartialAggregator:
         self._transport = transport
         self._clock = clock
         self._on_event = on_event
+        self._sender = PartialSender(
+            transport=transport,
+            topology=config.root,
+            shard=config.shard,
+            membership=config.membership,
+            part_bytes=config.part_bytes,
+        )
         self._is_stopping = False
         self._prefetch = 0
         """0 before there is a model, when no updates are requested."""
@@ -94,7 +100,7 @@ class PartialAggregator:
     def start(self) -> None:
         """Looks up which round is open, and takes updates as soon as there is a model to say what they look like."""
         self._transport.declare()
-        newest = newest_head(self._transport, self._config.trust)
+        newest = newest_head(self._transport, self._config.membership.trust)
         if newest is not None:
             self._seen = (newest[0].run_id, newest[0].round)
         self._transport.listen(Source.MODELS)
@@ -151,7 +157,7 @@ class PartialAggregator:
     def _see_model(self, delivery: Delivery) -> None:
         """Switches to a newer model, once the sum for the one before is sent."""
         try:
-            head = decode_from(delivery.body, ModelHead, trust=self._config.trust).header
+            head = decode_from(delivery.body, ModelHead, trust=self._config.membership.trust).header
         except MessageError as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
@@ -211,8 +217,7 @@ class PartialAggregator:
             encoding,
             self._config.root,
             model_sha256=lambda number: head.sha256 if number == head.round else None,
-            protection=head.protection,
-            trust=self._config.trust,
+            membership=replace(self._config.membership, protection=head.protection),
         )
 
     # -- updates --------------------------------------------------------------------------------------------
@@ -299,10 +304,14 @@ class PartialAggregator:
         """False if the sum cannot be sent; its updates are delivered again."""
         config, pending, model = self._config, current.pending, current.model
         begun_at = time.perf_counter()
-        head = partial_head(model, pending.sum, pending.updates, shard=config.shard, sequence=current.num_sums)
-        caps = {"inline_cap": model.cap(config.inline_cap), "part_bytes": config.part_bytes}
         try:
-            send_partial(head, pending.sum, self._transport, config.root, trust=config.trust, **caps)
+            self._sender.send(
+                pending.sum,
+                pending.updates,
+                model=model,
+                sequence=current.num_sums,
+                inline_cap=model.cap(config.inline_cap),
+            )
         except BlobLost as error:  # the root deleted it when it closed the round
             log.warning("round %3d: the partial sum could not be sent in full: %s", model.round, error)
             self._start_over(current)

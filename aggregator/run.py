@@ -49,7 +49,7 @@ def open_run(
     belongs to another run, or if the stream is ahead of it.
     """
     specs = specs_of(initial)
-    on_stream = newest_head(transport, config.trust)
+    on_stream = newest_head(transport, config.membership.trust)
     if not ledger.facts():
         ledger.record(_beginning(config, initial, directory, transport, on_stream))
     facts = ledger.facts()

@@ -183,7 +183,7 @@ class Aggregator:
     def _see(self, delivery: Delivery) -> None:
         """Takes a sign of life."""
         try:
-            message = decode_from(delivery.body, Presence, trust=self._config.trust)
+            message = decode_from(delivery.body, Presence, trust=self._config.membership.trust)
         except MessageError as error:
             log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
             return

@@ -1,9 +1,9 @@
 """What a worker is given when it starts."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from broker.wire import PRESENCE_EVERY_S, Believing, Topology, Trust
+from broker.wire import PRESENCE_EVERY_S, Topology
+from identities import Membership
 from worker.policy import WorkerPolicy
 
 
@@ -20,9 +20,7 @@ class WorkerConfig:
     device: str = "cpu"
     presence_every_s: float = PRESENCE_EVERY_S
     """Most seconds between two calls of ``announce``, which the caller sees to."""
-    trust: Trust = field(default_factory=Believing)
-    """How it signs what it sends, and whose models it takes."""
-    opening_key: Callable[[], bytes | None] = lambda: None
-    """The roster's key, to which sealed updates are sealed; None: there is none."""
+    membership: Membership = field(default_factory=Membership)
+    """Who it is to the others, and whose models it takes."""
     policy: WorkerPolicy = field(default_factory=WorkerPolicy)
     """What it asks of a run before it answers."""

@@ -75,7 +75,7 @@ class Worker:
         self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
         """What the worker is doing; announced when it changes, and at intervals."""
         self._name, self._run = config.name, config.run
-        self._trust, self._policy = config.trust, config.policy
+        self._trust, self._policy = config.membership.trust, config.policy
         self._positions = positions or Positions()
         self._transport = transport
         self._topology, self._inline_cap = config.topology, config.inline_cap
@@ -89,7 +89,7 @@ class Worker:
             transport=transport,
             topology=config.topology,
             inline_cap=config.inline_cap,
-            opening_key=config.opening_key,
+            sealing=config.membership.sealing,
             on_event=on_event,
         )
         self._announce_soon = announce_soon or self.announce

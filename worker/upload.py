@@ -1,14 +1,12 @@
 """An update's body on its way out: in its message, or as a blob; compressed and sealed as the head asks."""
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker import Transport
 from broker.states import Encoding, State, chunks
 from broker.wire import MAX_PART_BYTES, BlobRef, ModelHead, Outgoing, Seal, Specs, Topology, cut, kept, num_bytes_of
-from console import TaskError, with_progress
-from identities import Sealer, UpdateContext, seal_key
+from console import with_progress
+from identities import Sealing, UpdateContext
 from worker.events import Watcher
 
 
@@ -32,8 +30,7 @@ class Uploader:
     topology: Topology
     inline_cap: int
     """For runs that do not set it."""
-    opening_key: Callable[[], bytes | None]
-    """What updates are sealed to; None: there is no such key."""
+    sealing: Sealing
     on_event: Watcher
 
     def send(self, head: ModelHead, encoding: Encoding, encoded: State) -> Body:
@@ -62,16 +59,12 @@ class Uploader:
         return Body(b"", BlobRef(name=name, part_bytes=part_bytes), body.sha256, sealed)
 
     def _seal(self, head: ModelHead, specs: Specs) -> tuple[Seal, str]:
-        opening_key = self.opening_key()
-        if opening_key is None:
-            raise TaskError(f"run {head.run_id} asks for sealed updates, but the roster has no key to seal them to")
         context = UpdateContext(
             run_id=head.run_id,
             round=head.round,
             worker=self.name,
             instance=self.instance,
             model_sha256=head.sha256,
-            specs_sha256=hashlib.sha256(kept(specs).packed).hexdigest(),
+            specs_sha256=kept(specs).sha256,
         )
-        key, sealed = seal_key(opening_key, context.info)
-        return Sealer(key, context.info), sealed.hex()
+        return self.sealing.seal(context)

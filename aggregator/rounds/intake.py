@@ -10,23 +10,24 @@ from broker import Delivery, Transport
 from broker.states import Encoding
 from broker.wire import (
     MAX_PART_BYTES,
-    Believing,
+    SEAL_BYTES,
     Buffer,
     Folded,
     Incoming,
-    Protection,
+    PartialHead,
     Seal,
     Signer,
     Tensors,
     Topology,
-    Trust,
     UpdateHead,
     decode_from,
     difference,
     is_name_of,
+    kept,
     num_bytes_of,
 )
 from console import UnfitMessage
+from identities import Membership, UpdateContext
 
 _PREFETCH_BYTES = 64 * 2**20
 _MAX_PREFETCH = 64
@@ -47,10 +48,8 @@ class Expected:
     topology: Topology
     model_sha256: Callable[[int], str | None] = _unknown
     """The digest of the model that a round trains from; None if it is not known here."""
-    protection: tuple[Protection, ...] = ()
-    """What it has to be."""
-    trust: Trust = field(default_factory=Believing)
-    """Whose it may be."""
+    membership: Membership = field(default_factory=Membership)
+    """What it has to be, and whose it may be."""
 
 
 @dataclass(slots=True)
@@ -63,6 +62,8 @@ class Update:
     encoding: Encoding
     num_wire_bytes: int
     """The bytes received so far: the message, and the parts of its blob that were read."""
+    seal: Seal | None = None
+    """What opens its body; None: that is in clear."""
 
     shard: ClassVar[None] = None
 
@@ -96,7 +97,7 @@ class Update:
 
         Raises what ``pieces_of`` raises, and UnfitMessage on values that no encoder writes.
         """
-        encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0)
+        encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0, seal=self.seal)
         if self.encoding.is_direct:
             yield from encoded
             return
@@ -155,7 +156,7 @@ def pieces_of(
 
 def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    message = decode_from(delivery.body, UpdateHead, trust=expected.trust)
+    message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust)
     head, payload = message.header, message.payload
     if head.worker != delivery.sender:
         raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
@@ -172,11 +173,30 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
     _check_model(head, expected, is_signed=message.signer is not None)
-    if "sealed" in expected.protection and head.sealed is None:
-        raise UnfitMessage("its body is not sealed, and this run asks for sealed updates")
+    seal = seal_of(head, _context_of(head), expected.membership)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
-    return Update(head, payload, expected.encoding, len(delivery.body))
+    return Update(head, payload, expected.encoding, len(delivery.body), seal)
+
+
+def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: Membership) -> Seal | None:
+    """What opens its body; None if that is in clear. An UnfitMessage if that may not be, or if no key here opens it."""
+    if head.sealed is not None:
+        return membership.sealing.unseal(context, head.sealed)
+    if "sealed" in membership.protection:
+        raise UnfitMessage("its body is not sealed, and this run asks for sealed updates")
+    return None
+
+
+def _context_of(head: UpdateHead) -> UpdateContext:
+    return UpdateContext(
+        run_id=head.run_id,
+        round=head.round,
+        worker=head.worker,
+        instance=head.instance,
+        model_sha256=head.model_sha256 or "",
+        specs_sha256=kept(head.tensors).sha256,
+    )
 
 
 def check_signer(signer: Signer | None, name: str) -> None:
@@ -201,13 +221,13 @@ def foreign_sets(head: Tensors) -> str | None:
     return f"has the tensor sets {', '.join(head.sets)}, but this run has only the model's" if head.sets else None
 
 
-def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
+def check_body(head: UpdateHead | PartialHead, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
     """An UnfitMessage unless the body is in the message and of the right size, or in the sender's own blob."""
     if head.blob is None:
         if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
                 raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; it must be sent in parts")
-        elif len(payload) != head.num_bytes:
+        elif len(payload) != head.num_bytes + (0 if head.sealed is None else SEAL_BYTES):
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
         raise UnfitMessage("it has a body of its own and also names a blob")

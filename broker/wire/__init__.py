@@ -1,7 +1,7 @@
 """What two processes must agree on, as bytes: names, headers, codec. No pika, no PyTorch."""
 
 from broker.wire import tensor_sets
-from broker.wire.bodies import Incoming, Outgoing, Seal
+from broker.wire.bodies import SEAL_BYTES, Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
 from broker.wire.codec import decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
@@ -40,6 +40,7 @@ from broker.wire.signatures import (
     MAX_TRAILER_BYTES,
     SIGNATURE_BYTES,
     Believing,
+    Role,
     Signer,
     Trailer,
     Trust,
@@ -90,6 +91,7 @@ __all__ = [
     "METRIC_NAME",
     "MIN_PRESENCE_EVERY_S",
     "PRESENCE_EVERY_S",
+    "SEAL_BYTES",
     "SIGNATURE_BYTES",
     "Believing",
     "BlobRef",
@@ -108,6 +110,7 @@ __all__ = [
     "Presence",
     "Protection",
     "QueueName",
+    "Role",
     "RunName",
     "Seal",
     "SharedPatterns",

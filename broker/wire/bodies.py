@@ -14,7 +14,7 @@ from broker.wire.specs import Digest, Specs
 from broker.wire.zstd import compressed, decompressed
 from console import UnfitMessage
 
-_SEAL_BYTES = 16
+SEAL_BYTES = 16
 """By which a sealed part is longer."""
 
 
@@ -84,7 +84,7 @@ class Incoming:
 
     def _content(self, part: Buffer, size: int, *, is_last: bool) -> Buffer:
         if self._seal is not None:
-            self._check_size(len(part), size + _SEAL_BYTES)
+            self._check_size(len(part), size + SEAL_BYTES)
             self._digest.add(part)
             part = self._seal.part(self._num_taken, is_last, part)
         piece = decompressed(part, size) if self._are_zstd else part

@@ -38,9 +38,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
-    "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
-    "aggregator.config": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds"),
-    "aggregator.settings": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds", "aggregator.config"),
+    "aggregator.rounds": (*_STATES, "identities", "aggregator.state", "aggregator.events"),
+    "aggregator.config": (*_WIRE, "identities", "learning", "aggregator.state", "aggregator.rounds"),
+    "aggregator.settings": (
+        *_WIRE,
+        "identities",
+        "learning",
+        *(f"aggregator.{room}" for room in ("state", "rounds", "config")),
+    ),
     "aggregator.watchers": (
         *_WIRE,
         "learning",
