@@ -1,19 +1,23 @@
 """Trust by roster: what this process signs with its key, and who signed what it receives."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker.wire import Buffer, Signer, Trailer, signed_text
 from console import ForgedMessage, IdentityError
+from identities.certificate_file import CertificateFile
 from identities.certificates import Certificate
 from identities.private_keys import PrivateKeys
-from identities.public_keys import KeyRole
+from identities.public_keys import KeyRole, fingerprint_given
 from identities.roster import Holder, Roster
-from identities.roster_file import Rosters
+from identities.roster_file import RosterFile, Rosters
 
 MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
     "model": ("aggregator",),
@@ -27,6 +31,12 @@ MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
 _REMEMBERED = 4096
 
 
+class Certificates(Protocol):
+    """Where the certificate that goes with a message comes from."""
+
+    def current(self) -> Certificate: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Admitted:
     """The key in a certificate, and the site whose signature under it was right."""
@@ -38,7 +48,7 @@ class _Admitted:
 class Verified:
     """A ``Trust`` that believes signatures of those on the roster alone. May be used by several threads.
 
-    ``certificate`` is what admits ``keys`` if they are not on the roster themselves. ``clock`` gives Unix time in
+    ``certificates`` gives what admits ``keys`` if they are not on the roster themselves. ``clock`` gives Unix time in
     seconds. Without ``keys`` it can only check, for those who look on.
     """
 
@@ -46,13 +56,30 @@ class Verified:
         self,
         rosters: Rosters,
         keys: PrivateKeys | None = None,
-        certificate: Certificate | None = None,
+        certificates: Certificates | None = None,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._rosters, self._keys, self._clock = rosters, keys, clock
-        self._certificate = certificate.packed if certificate else b""
+        self._rosters, self._keys, self._certificates, self._clock = rosters, keys, certificates, clock
         self._admitted: OrderedDict[bytes, _Admitted] = OrderedDict()
+
+    @classmethod
+    def from_files(
+        cls, roster: Path, roster_key: str, key: Path | None, *, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """As a process is told: the roster, its admin's fingerprint (or admin.pub), and the file of the own key.
+
+        A certificate, `NAME.cert`, is looked for beside the key. An IdentityError if one of the files cannot be used,
+        or if the others would refuse what this process signs.
+        """
+        rosters = RosterFile(roster, fingerprint_given(roster_key), clock=clock)
+        if key is None:
+            return cls(rosters, clock=clock)
+        keys, path = PrivateKeys.read(key), key.with_suffix(".cert")
+        certificates = CertificateFile(path, keys.public.key_id, clock=clock) if path.exists() else None
+        verified = cls(rosters, keys, certificates, clock=clock)
+        verified.signer()
+        return verified
 
     @property
     def roster(self) -> Roster:
@@ -65,7 +92,7 @@ class Verified:
             raise IdentityError("this process has no key, and can sign nothing")
         public = self._keys.public
         try:
-            return _signer_of(self._holder(public.key_id, self._certificate))
+            return _signer_of(self._holder(public.key_id, self._certificate()))
         except ForgedMessage as error:
             raise IdentityError(
                 f"the key of {public.role} {public.name} ({public.fingerprint}) would be refused: {error}"
@@ -75,8 +102,9 @@ class Verified:
         """The trailer. An IdentityError if there is no key to sign with."""
         if self._keys is None:
             raise IdentityError(f"no key to sign {_a(kind)} with")
-        signature = self._keys.signing.sign(signed_text(kind, header, self._certificate))
-        return Trailer(self._keys.public.key_id, signature, self._certificate).packed
+        certificate = self._certificate()
+        signature = self._keys.signing.sign(signed_text(kind, header, certificate))
+        return Trailer(self._keys.public.key_id, signature, certificate).packed
 
     def signer_of(self, kind: str, header: Buffer, trailer: Buffer) -> Signer:
         """Who signed these very bytes. A ForgedMessage if nobody did who may."""
@@ -92,6 +120,9 @@ class Verified:
                 f" or somebody else sent it in the name of {holder.role} {holder.name}"
             ) from None
         return _signer_of(holder)
+
+    def _certificate(self) -> bytes:
+        return self._certificates.current().packed if self._certificates else b""
 
     def _holder(self, key_id: bytes, certificate: bytes) -> Holder:
         """Whose the key is with which a message says that it is signed."""

@@ -20,7 +20,7 @@ def with_fields(**fields: object) -> Roster:
 
 
 def saved(roster: Roster, path: Path, admin: PrivateKeys = FEDERATION.admin) -> Path:
-    path.write_bytes(roster.signed(admin))
+    roster.save(path, admin)
     return path
 
 
