@@ -7,9 +7,10 @@ from pydantic import Field
 
 from broker import BrokerUrl, WireSettings
 from broker.wire import QueueName
+from identities import RosterSettings
 
 
-class DashboardSettings(WireSettings):
+class DashboardSettings(WireSettings, RosterSettings):
     """One page server."""
 
     state: Path = Field(

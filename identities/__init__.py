@@ -4,18 +4,16 @@ from identities.certificates import Certificate
 from identities.in_memory import InMemory, in_memory
 from identities.membership import Credentials, Membership
 from identities.private_keys import PrivateKeys
-from identities.public_keys import KeyRole, PublicKeys, fingerprint_given
+from identities.public_keys import PublicKeys, fingerprint_given
 from identities.roster import Roster
 from identities.sealing import Sealing, UpdateContext
-from identities.settings import IdentitySettings, RosterSettings, membership
-from identities.trust import Verified
+from identities.settings import IdentitySettings, RosterSettings, membership, trust_of
 
 __all__ = [
     "Certificate",
     "Credentials",
     "IdentitySettings",
     "InMemory",
-    "KeyRole",
     "Membership",
     "PrivateKeys",
     "PublicKeys",
@@ -23,8 +21,8 @@ __all__ = [
     "RosterSettings",
     "Sealing",
     "UpdateContext",
-    "Verified",
     "fingerprint_given",
     "in_memory",
     "membership",
+    "trust_of",
 ]

@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 from broker.wire import KEY_ID_BYTES, SIGNATURE_BYTES, Buffer
 from console import ForgedMessage, IdentityError
+from identities.files import read_text, write_whole
 from identities.private_keys import PrivateKeys
-from identities.public_keys import WORKER_NAME, PublicKeys, key_id_of, read_text, validated
+from identities.public_keys import WORKER_NAME, PublicKeys, key_id_of, validated
 
 _VERSION = 1
 _LABEL = b"fedmq certificate|"
@@ -131,10 +132,7 @@ class Certificate:
 
     def save(self, path: Path) -> None:
         head = f"# certificate of worker {self.worker}, valid until {moment(self.valid_until)}\n"
-        try:
-            path.write_text(f"{head}certificate: '{self.packed.hex()}'\n", encoding="utf-8")
-        except OSError as error:
-            raise IdentityError(f"cannot write {path}: {error.strerror}") from error
+        write_whole(path, f"{head}certificate: '{self.packed.hex()}'\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from broker.wire import Believing, Protection, Role, Signer, Trust
 from console import IdentityError
+from identities.certificate_file import CertificateFile
 from identities.certificates import Certificate, is_of_site
 from identities.private_keys import PrivateKeys, read_opening_key
 from identities.roster import Roster
 from identities.roster_file import RosterFile
 from identities.sealing import Sealing
-from identities.trust import Verified
+from identities.trust import Certificates, Verified
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,10 @@ class Credentials:
     roster: Path
     fingerprint: str
     key: Path | None = None
-    certificate: Path | None = None
+    """A certificate, ``NAME.cert``, is looked for beside it."""
     opening_keys: Sequence[Path] = ()
+    clock: Callable[[], float] = time.time
+    """Unix time in seconds."""
 
     def membership(self, role: Role, name: str | None = None) -> Membership:
         """As a member of this role, which goes by ``name`` (None: by that of its key).
@@ -49,16 +52,16 @@ class Credentials:
         The key of a site admits a worker of the site by any name. An IdentityError if others would refuse what this
         process signs, and for an aggregator also if it could not open what is sealed.
         """
-        rosters = RosterFile(self.roster, self.fingerprint, clock=time.monotonic)
-        keys, certificate = self._keys_as(role, name)
-        trust = Verified(rosters, keys, certificate, clock=time.time)
+        rosters = RosterFile(self.roster, self.fingerprint, clock=self.clock)
+        keys, certificates = self._keys_as(role, name)
+        trust = Verified(rosters, keys, certificates, clock=self.clock)
         _check_signer(trust.signer(), role, name)
         own = [] if keys.opening is None else [keys.opening]
         private = [*own, *map(read_opening_key, self.opening_keys)]
-        if role in ("aggregator", "partial"):
-            _check_opens(rosters.current(), private)
-        log.info("%s signs with key %s", trust.signer(), keys.public.fingerprint)
         roster = rosters.current()
+        if role in ("aggregator", "partial"):
+            _check_opens(roster, private)
+        log.info("%s signs with key %s", trust.signer(), keys.public.fingerprint)
         log.info(
             "roster of %s, version %d, signed by %s: %d sites; updates are signed%s",
             roster.federation,
@@ -71,28 +74,46 @@ class Credentials:
 
     def onlooker(self) -> Membership:
         """As somebody who checks what others sign, and signs nothing."""
-        rosters = RosterFile(self.roster, self.fingerprint, clock=time.monotonic)
-        return Membership(Verified(rosters, clock=time.time), protection=_protection_of(rosters.current()))
+        rosters = RosterFile(self.roster, self.fingerprint, clock=self.clock)
+        return Membership(Verified(rosters, clock=self.clock), protection=_protection_of(rosters.current()))
 
     def name(self) -> str:
         """The name in the certificate, or else that of the key."""
-        if self.certificate is not None:
-            return Certificate.read(self.certificate).worker
-        return self._read_key().public.name
+        certificates = self._certificates(self._read_key())
+        return self._read_key().public.name if certificates is None else certificates.current().worker
 
     def _read_key(self) -> PrivateKeys:
+        return PrivateKeys.read(self._key)
+
+    @property
+    def _key(self) -> Path:
         if self.key is None:
             raise IdentityError("with --roster, this process has to sign: --key names the key that fl-keys new made")
-        return PrivateKeys.read(self.key)
+        return self.key
 
-    def _keys_as(self, role: Role, name: str | None) -> tuple[PrivateKeys, Certificate | None]:
+    def _certificates(self, keys: PrivateKeys) -> CertificateFile | None:
+        path = self._key.with_suffix(".cert")
+        return CertificateFile(path, keys.public.key_id, clock=self.clock) if path.exists() else None
+
+    def _keys_as(self, role: Role, name: str | None) -> tuple[PrivateKeys, Certificates | None]:
         keys = self._read_key()
-        if self.certificate is not None:
-            return keys, Certificate.read(self.certificate)
-        if role != "worker" or name is None or name == keys.public.name or not is_of_site(name, keys.public.name):
-            return keys, None
+        certificates = self._certificates(keys)
+        is_own = name is None or name == keys.public.name or not is_of_site(name, keys.public.name)
+        if certificates is not None or role != "worker" or is_own:
+            return keys, certificates
+        assert name is not None
         own = PrivateKeys.generate("worker", name)
-        return own, Certificate.issue(keys, own.public, now=time.time(), days=_DAYS_IN_MEMORY)
+        return own, _Issued(Certificate.issue(keys, own.public, now=self.clock(), days=_DAYS_IN_MEMORY))
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """A certificate that the process gave itself."""
+
+    certificate: Certificate
+
+    def current(self) -> Certificate:
+        return self.certificate
 
 
 def _protection_of(roster: Roster) -> tuple[Protection, ...]:
@@ -101,7 +122,7 @@ def _protection_of(roster: Roster) -> tuple[Protection, ...]:
 
 def _check_signer(signer: Signer, role: Role, name: str | None) -> None:
     if signer.role != role:
-        raise IdentityError(f"the key is that of {signer}, and this is a {role}; give its own with --key")
+        raise IdentityError(f"the key is that of {signer}, which is no {role}; give its own with --key")
     if name is not None and signer.name != name:
         raise IdentityError(
             f"the key is that of {signer}, and the name is {name}: leave --name out, or get a certificate for"

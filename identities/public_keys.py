@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, Va
 
 from broker.wire import KEY_ID_BYTES, WorkerName
 from console import IdentityError
+from identities.files import read_text
 
 KeyRole = Literal["worker", "aggregator", "partial", "keeper", "admin"]
 OPENING_ROLES: tuple[KeyRole, ...] = ("aggregator", "keeper")
@@ -19,7 +20,6 @@ OPENING_ROLES: tuple[KeyRole, ...] = ("aggregator", "keeper")
 WORKER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What ``WorkerName`` allows, for names that are no part of a model."""
 
-MAX_TEXT_BYTES = 4 * 2**20
 _GROUPS, _GROUP_DIGITS = 8, 4
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{_GROUP_DIGITS}}}(-[0-9a-f]{{{_GROUP_DIGITS}}}){{{_GROUPS - 1}}}")
 
@@ -112,21 +112,6 @@ def fingerprint_given(text: str) -> str:
 
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def read_text(path: Path) -> str:
-    """A file of keys, certificates or a roster. An IdentityError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise IdentityError(f"{path}: {error.strerror}") from error
-    if len(content) > MAX_TEXT_BYTES:
-        raise IdentityError(f"{path} has more than {MAX_TEXT_BYTES} bytes, and is no file of fl-keys")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise IdentityError(f"{path} is no text; expected a file that fl-keys wrote") from error
 
 
 def validated(kind: type[M], text: str, where: str) -> M:

@@ -4,7 +4,6 @@ The body is YAML that a person can read. The last line is ``# signed by KEYID SI
 b"fedmq roster|" and the exact bytes of the body.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from broker.wire import KEY_ID_BYTES, SIGNATURE_BYTES, RunName, WorkerName
 from console import IdentityError
+from identities.files import read_text, write_whole
 from identities.private_keys import PrivateKeys
 from identities.public_keys import (
     KeyIdText,
@@ -28,7 +28,6 @@ from identities.public_keys import (
     SigningKeyText,
     fingerprint_of,
     key_id_of,
-    read_text,
     validated,
 )
 
@@ -221,26 +220,19 @@ class Roster(_Entry):
         """The body, without a signature."""
         return _HEAD + yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
-    def signed(self, admin: PrivateKeys) -> bytes:
+    def signed(self, admin: PrivateKeys) -> str:
         """The file, signed by this key. An IdentityError if it is not the admin's of this roster."""
         if admin.public.signing_key != self.admin:
             raise IdentityError(
                 f"the roster names the admin key {self.admin_fingerprint}, and the given key is"
                 f" {admin.public.fingerprint} of {admin.public.role} {admin.public.name}"
             )
-        body = self.text.encode()
-        signature = admin.signing.sign(_LABEL + body)
-        return body + f"# signed by {admin.public.key_id.hex()} {signature.hex()}\n".encode()
+        signature = admin.signing.sign(_LABEL + self.text.encode())
+        return f"{self.text}# signed by {admin.public.key_id.hex()} {signature.hex()}\n"
 
     def save(self, path: Path, admin: PrivateKeys) -> None:
         """Signed, and in one step: who reads it meanwhile reads the old one. An IdentityError if that cannot be."""
-        content = self.signed(admin)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except OSError as error:
-            raise IdentityError(f"cannot write {path}: {error.strerror}") from error
+        write_whole(path, self.signed(admin))
 
     @classmethod
     def read(cls, path: Path) -> "SignedRoster":

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from console import IdentityError
+from identities.files import FileWatch
 from identities.roster import Roster
 
-_LOOKS_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -37,26 +37,20 @@ class RosterFile:
     """
 
     def __init__(self, path: Path, fingerprint: str, *, clock: Callable[[], float]) -> None:
-        self._path, self._fingerprint, self._clock = path, fingerprint, clock
+        """An IdentityError if there is no usable roster to begin with."""
+        self._path, self._fingerprint = path, fingerprint
         self._lock = threading.Lock()
-        self._looked_at_s = clock()
-        self._seen = self._stamp()
+        self._watch = FileWatch(path, clock=clock)
         self._roster = Roster.read(path).checked(fingerprint)
 
     def current(self) -> Roster:
-        """The newest roster; IdentityError only comes from the first reading, when this object is made."""
+        """The newest roster that could be used."""
         with self._lock:
-            now = self._clock()
-            if not 0 <= now - self._looked_at_s < _LOOKS_EVERY_S:
-                self._looked_at_s = now
-                self._look()
+            if self._watch.has_changed():
+                self._read_again()
             return self._roster
 
-    def _look(self) -> None:
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return
-        self._seen = stamp
+    def _read_again(self) -> None:
         try:
             roster = Roster.read(self._path).checked(self._fingerprint)
             self._check_that_it_follows(roster)
@@ -75,11 +69,3 @@ class RosterFile:
             raise IdentityError(f"{self._path} is version {new.version}, older than the one that counts")
         if new.version == old.version and new != old:
             raise IdentityError(f"{self._path} has other content than before, under the same version {new.version}")
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """What changes with the file; None while it is not there."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, FilePath, model_validator
 
-from broker.wire import Role
+from broker.wire import Believing, Role, Trust
 from console import CommandSettings
 from identities.membership import Credentials, Membership
 from identities.public_keys import fingerprint_given
@@ -46,16 +46,14 @@ class IdentitySettings(RosterSettings):
 
     key: FilePath | None = Field(
         None,
-        description="with --roster, the key to sign with: NAME.key, as fl-keys new makes it, with NAME.pub beside it",
-    )
-    certificate: FilePath | None = Field(
-        None, description="by which a site admits this worker's --key, as fl-keys sign makes it"
+        description="with --roster, the key to sign with: NAME.key, as fl-keys new makes it, with NAME.pub beside it,"
+        " and NAME.cert for a worker that its site has admitted",
     )
 
     @model_validator(mode="after")
     def _keys_belong_to_a_roster(self) -> Self:
-        if self.roster is None and (self.key is not None or self.certificate is not None):
-            raise ValueError("--key and --certificate need --roster, which says whose key it is")
+        if self.roster is None and self.key is not None:
+            raise ValueError("--key needs --roster, which says whose key it is")
         if self.roster is not None and self.key is None:
             raise ValueError("--roster needs --key: what is not signed counts for nothing with those who have a roster")
         return self
@@ -63,7 +61,13 @@ class IdentitySettings(RosterSettings):
     @property
     def credentials(self) -> Credentials | None:
         known = super().credentials
-        return None if known is None else replace(known, key=self.key, certificate=self.certificate)
+        return None if known is None else replace(known, key=self.key)
+
+
+def trust_of(settings: RosterSettings) -> Trust:
+    """Whose word counts for somebody who only looks on."""
+    credentials = settings.credentials
+    return Believing() if credentials is None else credentials.onlooker().trust
 
 
 def membership(settings: IdentitySettings, role: Role, name: str | None = None) -> Membership:

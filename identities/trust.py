@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -27,6 +28,12 @@ MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
 _REMEMBERED = 4096
 
 
+class Certificates(Protocol):
+    """Where the certificate that goes with a message comes from."""
+
+    def current(self) -> Certificate: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Admitted:
     """The key in a certificate, and the site whose signature under it was right."""
@@ -38,7 +45,7 @@ class _Admitted:
 class Verified:
     """A ``Trust`` that believes signatures of those on the roster alone. May be used by several threads.
 
-    ``certificate`` is what admits ``keys`` if they are not on the roster themselves. ``clock`` gives Unix time in
+    ``certificates`` gives what admits ``keys`` if they are not on the roster themselves. ``clock`` gives Unix time in
     seconds. Without ``keys`` it can only check, for those who look on.
     """
 
@@ -46,12 +53,11 @@ class Verified:
         self,
         rosters: Rosters,
         keys: PrivateKeys | None = None,
-        certificate: Certificate | None = None,
+        certificates: Certificates | None = None,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._rosters, self._keys, self._clock = rosters, keys, clock
-        self._certificate = certificate.packed if certificate else b""
+        self._rosters, self._keys, self._certificates, self._clock = rosters, keys, certificates, clock
         self._admitted: OrderedDict[bytes, _Admitted] = OrderedDict()
 
     @property
@@ -65,7 +71,7 @@ class Verified:
             raise IdentityError("this process has no key, and can sign nothing")
         public = self._keys.public
         try:
-            return _signer_of(self._holder(public.key_id, self._certificate))
+            return _signer_of(self._holder(public.key_id, self._certificate()))
         except ForgedMessage as error:
             raise IdentityError(
                 f"the key of {public.role} {public.name} ({public.fingerprint}) would be refused: {error}"
@@ -75,8 +81,9 @@ class Verified:
         """The trailer. An IdentityError if there is no key to sign with."""
         if self._keys is None:
             raise IdentityError(f"no key to sign {_a(kind)} with")
-        signature = self._keys.signing.sign(signed_text(kind, header, self._certificate))
-        return Trailer(self._keys.public.key_id, signature, self._certificate).packed
+        certificate = self._certificate()
+        signature = self._keys.signing.sign(signed_text(kind, header, certificate))
+        return Trailer(self._keys.public.key_id, signature, certificate).packed
 
     def signer_of(self, kind: str, header: Buffer, trailer: Buffer) -> Signer:
         """Who signed these very bytes. A ForgedMessage if nobody did who may."""
@@ -92,6 +99,9 @@ class Verified:
                 f" or somebody else sent it in the name of {holder.role} {holder.name}"
             ) from None
         return _signer_of(holder)
+
+    def _certificate(self) -> bytes:
+        return self._certificates.current().packed if self._certificates else b""
 
     def _holder(self, key_id: bytes, certificate: bytes) -> Holder:
         """Whose the key is with which a message says that it is signed."""

@@ -18,16 +18,18 @@ from console import (
     read_settings,
     served,
 )
+from identities import membership
 from learning import load_task
 from worker.config import WorkerConfig
 from worker.device import pick_device
 from worker.name import default_name
 from worker.service import Worker
 from worker.settings import WorkerSettings
-from worker.state import OnDisk
+from worker.state import OnDisk, Positions
 from worker.watchers import WorkerMetrics, WorkerView
 
 _PROG = "fl-worker"
+_NEWEST_MODEL = "newest-model.json"
 _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."
 _EXAMPLES = """\
   fl-worker --queue updates --broker amqp://user:secret@broker:5672/ --task digits
@@ -58,7 +60,7 @@ def _check(settings: WorkerSettings) -> ExitCode:
 
 def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     with contextlib.ExitStack() as stack:
-        name = settings.name or _lasting_name(stack)
+        name = settings.name or _name_of_key(settings) or _lasting_name(stack)
         view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
         terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
         stack.enter_context(terminal)
@@ -80,12 +82,15 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             run=settings.run,
             device=device,
             presence_every_s=settings.presence_every_s,
+            membership=membership(settings, "worker", name),
+            policy=settings.policy,
         )
         worker = Worker(
             config,
             task,
             transport,
             carried=carried,
+            positions=Positions(settings.state / name / _NEWEST_MODEL if settings.state else None),
             on_event=fan_out(view.on_event, metrics.on_event),
             announce_soon=heartbeat.soon,
         )
@@ -95,6 +100,10 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
         stack.enter_context(heartbeat)
         worker.run()
     return ExitCode.OK
+
+
+def _name_of_key(settings: WorkerSettings) -> str | None:
+    return settings.credentials.name() if settings.credentials else None
 
 
 def _lasting_name(stack: contextlib.ExitStack) -> str:

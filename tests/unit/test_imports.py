@@ -57,7 +57,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
-    "dashboard": (*_WIRE, "operations", "aggregator.history"),
+    "dashboard": (*_WIRE, "identities", "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
         "identities",

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from broker.wire import MAX_TRAILER_BYTES, Signer, Trailer, Trust, signed_text
 from console import ForgedMessage, IdentityError
-from identities import Certificate, PrivateKeys, Roster, RosterFile, Verified, in_memory
-from identities.roster_file import FixedRoster
+from identities import Certificate, Credentials, PrivateKeys, Roster, in_memory
+from identities.roster_file import FixedRoster, RosterFile
+from identities.trust import Verified
 
 NOW = 1_800_000_000.0
 FEDERATION = in_memory(["hospital-a", "hospital-b"], partials=["shard-0"])
@@ -19,6 +20,14 @@ CERTIFICATE = Certificate.issue(SITE, WORKER.public, now=NOW, days=7)
 HEADER = b"\x82\xa4kind\xa6update"
 
 
+class FixedCertificate:
+    def __init__(self, certificate: Certificate) -> None:
+        self._certificate = certificate
+
+    def current(self) -> Certificate:
+        return self._certificate
+
+
 def trust_of(
     keys: PrivateKeys | None = None,
     certificate: Certificate | None = None,
@@ -26,7 +35,8 @@ def trust_of(
     roster: Roster = FEDERATION.roster,
     now: float = NOW,
 ) -> Verified:
-    return Verified(FixedRoster(roster), keys, certificate, clock=lambda: now)
+    certificates = FixedCertificate(certificate) if certificate else None
+    return Verified(FixedRoster(roster), keys, certificates, clock=lambda: now)
 
 
 def refusal(trust: Trust, kind: str, trailer: bytes, header: bytes = HEADER) -> str:
@@ -222,12 +232,73 @@ def test_without_a_key_one_can_look_on_and_sign_nothing() -> None:
 
 def test_who_leaves_the_roster_file_is_refused_from_then_on(tmp_path: Path) -> None:
     path, now = tmp_path / "roster.yaml", [NOW]
-    path.write_bytes(FEDERATION.roster.signed(FEDERATION.admin))
+    FEDERATION.roster.save(path, FEDERATION.admin)
     fingerprint = FEDERATION.roster.admin_fingerprint
     verified = Verified(RosterFile(path, fingerprint, clock=lambda: now[0]), clock=lambda: now[0])
     trailer = FEDERATION.trust("hospital-a").sign("update", HEADER)
     verified.signer_of("update", HEADER, trailer)
-    path.write_bytes(FEDERATION.roster.without(["hospital-a"], []).signed(FEDERATION.admin))
+    FEDERATION.roster.without(["hospital-a"], []).save(path, FEDERATION.admin)
     now[0] += 1
     assert "is revoked" in refusal(verified, "update", trailer)
     assert verified.roster.version == FEDERATION.roster.version + 1
+
+
+# -- as a process is told ---------------------------------------------------------------------------------------
+
+
+class Files:
+    """A roster, and a worker's key and certificate beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now, self.folder = NOW, folder
+        self.roster = folder / "roster.yaml"
+        FEDERATION.roster.save(self.roster, FEDERATION.admin)
+        self.site, self.worker = SITE.save(folder), WORKER.save(folder)
+        self.certificate = folder / "hospital-a-7.cert"
+
+    def trust(self, key: Path | None) -> Verified:
+        fingerprint = FEDERATION.roster.admin_fingerprint
+        known = Credentials(roster=self.roster, fingerprint=fingerprint, key=key, clock=lambda: self.now)
+        membership = known.onlooker() if key is None else known.membership("worker")
+        assert isinstance(membership.trust, Verified)
+        return membership.trust
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_a_process_signs_with_the_key_that_its_file_holds(files: Files) -> None:
+    site, onlooker = files.trust(files.site), files.trust(None)
+    assert onlooker.signer_of("update", HEADER, site.sign("update", HEADER)) == Signer("worker", "hospital-a")
+
+
+def test_a_process_whose_key_would_be_refused_does_not_start(files: Files) -> None:
+    with pytest.raises(IdentityError, match="would be refused: nobody on the roster has key"):
+        files.trust(files.worker)
+
+
+def test_a_certificate_beside_the_key_is_used_and_renewed_without_a_restart(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    CERTIFICATE.save(files.certificate)
+    worker, onlooker = files.trust(files.worker), files.trust(None)
+    assert worker.signer() == Signer("worker", "hospital-a-7")
+    files.now += 8 * 86400
+    assert "expired" in refusal(onlooker, "update", worker.sign("update", HEADER))
+    files.certificate.write_text("nothing", encoding="utf-8")
+    files.now += 1
+    assert "expired" in refusal(onlooker, "update", worker.sign("update", HEADER))
+    Certificate.issue(SITE, WORKER.public, now=files.now, days=7).save(files.certificate)
+    files.now += 1
+    assert onlooker.signer_of("update", HEADER, worker.sign("update", HEADER)) == Signer("worker", "hospital-a-7")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(str(files.certificate))
+
+
+def test_a_certificate_for_another_key_is_refused_at_the_start(files: Files) -> None:
+    other = PrivateKeys.generate("worker", "hospital-a-7")
+    Certificate.issue(SITE, other.public, now=NOW, days=7).save(files.certificate)
+    with pytest.raises(IdentityError, match=f"is for key {other.public.key_id.hex()}"):
+        files.trust(files.worker)
