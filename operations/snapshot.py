@@ -103,7 +103,10 @@ class Snapshot:
 
 
 def take_snapshot(transport: Transport, topology: Topology, trust: Trust) -> Snapshot:
-    """What the broker has now; ``trust`` says whose status counts. QueueMissing if no aggregator made the queues, or one too old to send a status."""
+    """What the broker has now; ``trust`` says whose status counts.
+
+    QueueMissing if no aggregator made the queues, or one too old to send a status.
+    """
     status = _status(transport, topology, trust)
     known = Topology(topology.queue, num_shards=status.num_shards if status else 0)
     return Snapshot(time.time(), known, status, transport.queued([*known.update_queues, known.dead]))

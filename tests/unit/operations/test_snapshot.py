@@ -197,7 +197,7 @@ def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_ask
     asked = [look(status()), look(status(state="finished"))]
     monkeypatch.setattr(status_cli, "take_snapshot", lambda transport, topology, trust: asked.pop(0))
     link = status_cli._LinkState()
-    looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), link, watch=True)
+    looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), Believing(), link, watch=True)
     assert next(looks).problem is None
     link.on_link(LinkChanged(name="writer", problem="no broker at …; trying again"))
     for _ in range(3):
