@@ -63,6 +63,17 @@ class Users:
                 return error.reply_code
         pytest.fail("the broker allows it")
 
+    def allows(self, name: str, action: Callable[[BlockingChannel], object]) -> bool:
+        """Whether the broker lets this user do that."""
+        with self.channel(name) as channel:
+            try:
+                action(channel)
+            except ChannelClosedByBroker as error:
+                if error.reply_code != REFUSED:
+                    raise
+                return False
+        return True
+
     def _add(self, names: Sequence[str]) -> None:
         salt = secrets.token_bytes(4)
         salted = base64.b64encode(salt + hashlib.sha256(salt + self._password.encode()).digest()).decode()
