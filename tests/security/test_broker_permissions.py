@@ -333,6 +333,16 @@ def test_a_part_with_anothers_key_in_a_copy_header_is_no_part(users: Users, aggr
     aggregator.delete_blobs([name])
 
 
+def test_a_blob_that_an_earlier_version_filled_through_amq_default_is_read(users: Users, aggregator: RabbitMQ) -> None:
+    """No site's user may, any more."""
+    with users.channel("aggregator") as channel:
+        channel.queue_declare(OWN, durable=True, arguments=BLOB)
+        publish("", OWN)(channel)
+    aggregator.listen(Source.PRESENCE)
+    assert [bytes(part) for part in aggregator.read_blob(OWN, 1)] == [b"forged"]
+    aggregator.delete_blobs([OWN])
+
+
 def test_a_line_break_behind_ones_own_name_is_another_name(users: Users, aggregator: RabbitMQ) -> None:
     """RabbitMQ's ``$`` also matches before one."""
     with users.channel("hospital-b") as channel:
