@@ -100,16 +100,16 @@ class PartialAggregator:
     def start(self) -> None:
         """Looks up which round is open, and takes updates as soon as there is a model to say what they look like."""
         newest = self._newest_head()
-        self._transport.declare()
         if newest is not None:
             self._seen = (newest.run_id, newest.round)
-        self._transport.listen(Source.MODELS)
         config = self._config
         log.info("partial aggregator of shard %d of %d, queue '%s'", config.shard, config.num_shards, config.root.queue)
         self._on_event(ShardLed(shard=config.shard, num_shards=config.num_shards, queue=config.root.queue))
+        self._transport.declare()
+        self._transport.listen(Source.MODELS)
 
     def _newest_head(self) -> ModelHead | None:
-        """The head of the open round, asked for before waiting for the root: what it opens meanwhile nobody summed."""
+        """The head of the open round, asked for before the wait for the root: what that opens then, nobody summed."""
         try:
             newest = newest_head(self._transport, self._config.membership.trust)
         except QueueMissing:
