@@ -35,9 +35,10 @@ from console import (
     exit_code_of,
     fan_out,
     malloc,
+    private_files,
     read_settings,
-    served,
 )
+from console.serving import served
 from learning import Site, Task, load_task
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings)
-    with Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal:
+    with (
+        Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal,
+        private_files(role.state),
+    ):
         malloc.keep_little()
         torch.set_num_threads(1)  # makes the initial model the same on any machine
         with role.opened(), served(role.registry, settings):

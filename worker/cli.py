@@ -15,9 +15,10 @@ from console import (
     exit_code_of,
     fan_out,
     malloc,
+    private_files,
     read_settings,
-    served,
 )
+from console.serving import served
 from learning import load_task
 from worker.carried import OnDisk
 from worker.config import WorkerConfig
@@ -63,6 +64,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
         view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
         terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
         stack.enter_context(terminal)
+        stack.enter_context(private_files(settings.state))
         carried = OnDisk(settings.state, name) if settings.state else None
         if carried is not None:
             carried.check()

@@ -23,6 +23,7 @@ _WIRE = ("console", "broker.wire", "broker")
 _STATES = (*_WIRE, "broker.states")
 ARROWS: dict[str, tuple[str, ...]] = {
     "console": (),
+    "console.serving": ("console",),
     "broker.wire": ("console",),
     "broker": ("console", "broker.wire"),
     "broker.states": _WIRE,
@@ -30,7 +31,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
     "operations": (*_WIRE, "broker.rabbitmq"),
     "learning": ("console",),
-    "worker": (*_STATES, "learning"),
+    "worker": (*_STATES, "learning", "console.serving"),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
@@ -39,11 +40,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.settings": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds", "aggregator.config"),
     "aggregator.watchers": (
         *_WIRE,
+        "console.serving",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings")),
     ),
     "aggregator": (
         *_STATES,
+        "console.serving",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
