@@ -1,7 +1,10 @@
 """The settings of the wire: how to behave towards a broker, and which one it is."""
 
+import ipaddress
+import re
+import socket
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, Field, FilePath, SecretStr
 
@@ -10,6 +13,14 @@ from console import CommandSettings, MetricsSettings
 
 
 def _checked_url(url: SecretStr) -> SecretStr:
+    login = url.get_secret_value().partition("://")[2].rpartition("@")[0]
+    unwritten = re.search(r"[#/?\[\]]|%(?![0-9A-Fa-f]{2})", login)
+    if unwritten:
+        sign = unwritten[0]
+        raise ValueError(
+            f"not a broker's URL: it has a {sign} before the last @; in a user name or password write {quote(sign, '')}"
+            f" for it (# is %23, / is %2F, ? is %3F, @ is %40, % is %25)"
+        )
     if not _is_broker_url(url.get_secret_value()):
         raise ValueError("not a broker's URL; expected amqp://USER:PASSWORD@HOST:5672/VHOST, or amqps://…")
     return url
@@ -24,6 +35,9 @@ class WireSettings(CommandSettings):
     tls_ca: FilePath | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
     tls_cert: FilePath | None = Field(None, description="PEM file of our own certificate, for brokers that ask for one")
     tls_key: FilePath | None = Field(None, description="PEM file of that certificate's key")
+    trusted_network: bool = Field(
+        False, description="nobody else is on the network to the broker: do not warn that amqp:// is not encrypted"
+    )
     connect_timeout_s: float = Field(
         15.0, ge=0, description="seconds to try to connect for the first time; a lost connection is retried without end"
     )
@@ -60,6 +74,21 @@ def _is_broker_url(url: str) -> bool:
         return parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number; the text would show a part of the password
         return False
+
+
+def is_in_clear(url: SecretStr) -> bool:
+    """Whether passwords and models leave this machine without TLS on their way to the broker."""
+    parts = urlsplit(url.get_secret_value())
+    return parts.scheme == "amqp" and not _is_this_machine(parts.hostname or "")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        own = socket.gethostname().lower()
+        return host == "localhost" or host.endswith(".localhost") or host in (own, own.partition(".")[0])
+    return address.is_loopback or address.is_unspecified
 
 
 def redacted(url: SecretStr | str) -> str:

@@ -165,7 +165,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong without repeating a password that was part of it."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(re.sub(r"//[^/@\s]*:[^@\s]*@", "//…@", message))
+        super().error(without_password(message))
 
 
 def _config_parser() -> argparse.ArgumentParser:

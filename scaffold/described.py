@@ -53,6 +53,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "tls_ca",
         "tls_cert",
         "tls_key",
+        "trusted_network",
     ),
     "Log and metrics": ("log_level", "log_format", "live", "metrics_port", "metrics_host"),
 }

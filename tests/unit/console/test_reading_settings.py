@@ -221,6 +221,24 @@ def test_a_wrong_url_is_told_without_its_password(url: str, tmp_path: Path, monk
         assert SECRET not in text
 
 
+@pytest.mark.parametrize("sign", [*"#/?[]%"])
+@pytest.mark.parametrize("before", ["", "12", "p@"], ids=["first", "after digits", "after an @"])
+def test_a_password_with_a_sign_of_urls_is_told_how_to_write_it(sign: str, before: str) -> None:
+    """``12#…`` would otherwise be a port, and the user's name the host."""
+    text = problem("--broker", f"amqp://user:{before}{sign}{SECRET}@broker.example:5672/")
+    assert f"it has a {sign} before the last @; in a user name or password write {quote(sign, safe='')} for it" in text
+    assert SECRET not in text
+    written = quote(f"{before}{sign}{SECRET}", safe="")
+    assert redacted(read("--broker", f"amqp://user:{written}@h:5672/").broker) == "amqp://user@h:5672/"
+
+
+@pytest.mark.parametrize("password", ["p@ss", "p:ss", "p%40ss", "p&=+!ss", "pä ss"])
+def test_a_password_that_a_url_may_hold_as_it_is_is_taken(password: str) -> None:
+    assert redacted(read("--broker", f"amqp://user:{password}@h:5672/v%2Fhost?heartbeat=5").broker).startswith(
+        "amqp://user@h:5672/"
+    )
+
+
 @pytest.mark.parametrize(
     "line", [f'broker: "amqp://u:{SECRET}@h/', f"broker: amqp://u:{SECRET}@h/: x", f"broker: [{SECRET}"]
 )
