@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import AfterValidator, Field, FilePath, SecretStr
 
 from broker.wire import MAX_PART_BYTES, QueueName
-from console import CommandSettings, MetricsSettings
+from console import MetricsSettings, NetworkSettings
 
 
 def _checked_url(url: SecretStr) -> SecretStr:
@@ -29,15 +29,12 @@ def _checked_url(url: SecretStr) -> SecretStr:
 BrokerUrl = Annotated[SecretStr, AfterValidator(_checked_url)]
 
 
-class WireSettings(CommandSettings):
+class WireSettings(NetworkSettings):
     """How to behave towards a broker, whichever it is."""
 
     tls_ca: FilePath | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
     tls_cert: FilePath | None = Field(None, description="PEM file of our own certificate, for brokers that ask for one")
     tls_key: FilePath | None = Field(None, description="PEM file of that certificate's key")
-    trusted_network: bool = Field(
-        False, description="nobody else is on the network to the broker: do not warn that amqp:// is not encrypted"
-    )
     connect_timeout_s: float = Field(
         15.0, ge=0, description="seconds to try to connect for the first time; a lost connection is retried without end"
     )

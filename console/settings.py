@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVar
 
@@ -61,17 +62,6 @@ class CommandSettings(BaseSettings):
     )
 
 
-class MetricsSettings(CommandSettings):
-    """A command that runs for days, and is watched."""
-
-    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        None, description="port that serves metrics to Prometheus, under /metrics; none: no metrics"
-    )
-    metrics_host: str = Field(
-        "127.0.0.1", description="address of that port; 0.0.0.0: open to whoever reaches this machine"
-    )
-
-
 if TYPE_CHECKING:
     AsText = Annotated[R, ...]
 else:
@@ -91,6 +81,62 @@ def _parser_of(kind: type[Readable]) -> Any:
         return given if isinstance(given, kind) else kind.parse(as_text(given))
 
     return parsed
+
+
+class NetworkSettings(CommandSettings):
+    """A command that speaks over a network."""
+
+    trusted_network: bool = Field(
+        False,
+        description="nobody else is on the network: do not warn that amqp:// is not encrypted, or that a page or"
+        " metrics are open to other machines",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostNames:
+    """Names of machines, in lower case; ``*`` is any name."""
+
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "HostNames":
+        """Names with commas between. Anything else is a ValueError."""
+        names = tuple(name.strip().lower() for name in text.split(",")) if text.strip() else ()
+        wrong = [name for name in names if not re.fullmatch(r"\*|[a-z0-9._-]+", name)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no host's name; expected names with commas between, without ports")
+        return cls(names)
+
+    def __str__(self) -> str:
+        return ",".join(self.names)
+
+
+class ServedSettings(NetworkSettings):
+    """A command that answers over HTTP."""
+
+    token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None,
+        description="password of the page and the metrics: ?token=… once in a browser, elsewhere the header"
+        " Authorization: Bearer …; at least 16 characters; none: whoever reaches the port is answered",
+    )
+    allowed_hosts: AsText[HostNames] = Field(
+        HostNames(),
+        description="further names of this machine by which the page and the metrics may be asked for, separated by"
+        " commas; *: any; localhost, the machine's own name and addresses in numbers always may",
+    )
+
+
+class MetricsSettings(ServedSettings):
+    """A command that runs for days, and is watched."""
+
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="port that serves metrics to Prometheus, under /metrics; none: no metrics"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="address of that port; 0.0.0.0: all of this machine's, so set a --token, too",
+    )
 
 
 def without_password(word: str) -> str:
@@ -201,11 +247,11 @@ def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, o
 
 
 def explained(error: ValidationError, prog: str) -> str:
-    """All that is wrong with the settings of a command, on one line, without the broker's URL."""
+    """All that is wrong with the settings of a command, on one line, without passwords."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        given = "" if name == "broker" or not name else f" (given: {problem['input']!r})"
+        given = "" if name in ("broker", "token") or not name else f" (given: {problem['input']!r})"
         flag = f"--{name.replace('_', '-')}: " if name else ""
         problems.append(f"{flag}{problem['msg'].removeprefix('Value error, ')}{given}")
     return f"{'; '.join(problems)}. See {prog} --help."

@@ -50,7 +50,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
-    "dashboard": (*_WIRE, "operations", "aggregator.history"),
+    "dashboard": (*_WIRE, "console.serving", "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
         "learning",

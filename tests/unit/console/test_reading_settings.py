@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from aggregator.rounds.policy import Quorum
 from aggregator.settings import AggregatorSettings
 from broker.settings import BrokerSettings, redacted
+from console import CommandSettings
 from console.errors import ExitCode, SettingsError
-from console.settings import CommandSettings, environment_of, read_settings
+from console.settings import environment_of, read_settings
 from scaffold.described import COMMANDS, described
 
 SECRET = "Hunter2hunter2"
