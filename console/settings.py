@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from console.command import configure_logging
 from console.errors import SettingsError
 from console.log_lines import LogFormat
+
+log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -140,8 +144,8 @@ class MetricsSettings(ServedSettings):
 
 
 def without_password(word: str) -> str:
-    """An argument of a command as others may see it: a URL in it with PASSWORD in place of the password."""
-    return re.sub(r"(//[^/@\s:]*):\S*@", r"\1:PASSWORD@", word)
+    """An argument of a command as others may see it: PASSWORD in place of one in a URL, and of a token."""
+    return re.sub(r"(//[^/@\s:]*):\S*@", r"\1:PASSWORD@", re.sub(r"^(--token=)\S+", r"\1PASSWORD", word))
 
 
 def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
@@ -190,9 +194,32 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
             return (flags, env_settings, *([from_file] if from_file else []))
 
     try:
-        return Sourced()
+        read = Sourced()
     except ValidationError as error:
         raise SettingsError(explained(error, prog)) from error
+    _warn_of_passwords(read, flags())
+    return read
+
+
+def _warn_of_passwords(read: BaseSettings, flags: Mapping[str, Any]) -> None:
+    """Whoever uses this machine can list the arguments of all its processes."""
+    seen = [
+        name for name, given in flags.items() if isinstance(getattr(read, name, None), SecretStr) and _is_secret(given)
+    ]
+    if seen and isinstance(read, CommandSettings):
+        configure_logging(read.log_level, log_format=read.log_format)  # the command does it anew, with its terminal
+    for name in sorted(seen):
+        log.warning(
+            "--%s holds a password, which every user of this machine can see (`ps`); set %s%s in its place",
+            name.replace("_", "-"),
+            ENV_PREFIX,
+            name.upper(),
+        )
+
+
+def _is_secret(given: str) -> bool:
+    """RabbitMQ's own default password is none, and works on its own machine alone."""
+    return "://" not in given or ("//guest:guest@" not in given and without_password(given) != given)
 
 
 def environment_of(settings: BaseSettings, names: Iterable[str]) -> dict[str, str]:

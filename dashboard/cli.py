@@ -15,7 +15,7 @@ _DESCRIPTION = "Serves a page that follows a run: learning curves, who trained w
 _EXAMPLES = """\
   fl-dashboard --state state                          then open http://localhost:8080
   fl-dashboard --state runs                           all simulations; the newest first
-  fl-dashboard --state /var/lib/fedmq/run-7 --broker amqp://user:secret@broker:5672/ --queue updates
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-dashboard --state /var/lib/fedmq/run-7 --queue updates
   fl-dashboard --host 0.0.0.0 --port 80               open to others; give it a FEDMQ_TOKEN first, which they then need
 It only reads: start, stop and kill it as you like."""
 

@@ -32,7 +32,7 @@ from worker.view import WorkerView
 _PROG = "fl-worker"
 _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."
 _EXAMPLES = """\
-  fl-worker --queue updates --broker amqp://user:secret@broker:5672/ --task digits
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-worker --queue updates --task digits
   fl-worker --task my_task.py:task --name hospital-a --device auto --state /var/lib/fedmq
   fl-worker --task digits --site 0/8 --partition dirichlet:0.5
   fl-worker --check"""

@@ -126,6 +126,33 @@ def test_settings_told_by_the_environment_are_read_back_as_they_were(
     assert read(kind=Various).model_dump() == Various(**given).model_dump()
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--broker", f"amqps://u:{SECRET}@h/", "--token", SECRET * 2), ["--broker", "--token"]),
+        (("--broker", "amqps://h/", "--log-format", "json"), []),
+        (("--broker", "amqp://guest:guest@localhost/"), []),
+        (("--token", "none"), []),
+    ],
+)
+def test_a_password_in_a_flag_is_told_to_be_seen_by_others(
+    flags: tuple[str, ...], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(*flags)
+    told = capsys.readouterr().err.splitlines()
+    assert [re.search(r"--[a-z]+", line)[0] for line in told] == named  # type: ignore[index]
+    assert all("(`ps`); set FEDMQ_" in line for line in told)
+    assert SECRET not in "".join(told)
+
+
+def test_a_password_in_the_environment_or_a_file_is_not_mentioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDMQ_BROKER", f"amqps://u:{SECRET}@h/")
+    read("--config", config(tmp_path, f"token: {SECRET * 2}\n"))
+    assert capsys.readouterr().err == ""
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMQ_ROUNDS", "")
     assert read().rounds == 20
