@@ -24,7 +24,7 @@ from worker.carried import OnDisk
 from worker.config import WorkerConfig
 from worker.device import pick_device
 from worker.metrics import WorkerMetrics
-from worker.name import default_name
+from worker.name import name_of_machine
 from worker.service import Worker
 from worker.settings import WorkerSettings
 from worker.view import WorkerView
@@ -60,7 +60,7 @@ def _check(settings: WorkerSettings) -> ExitCode:
 
 def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     with contextlib.ExitStack() as stack:
-        name = settings.name or _lasting_name(stack)
+        name = settings.own_name or _name_of_machine(settings, stack)
         view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
         terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
         stack.enter_context(terminal)
@@ -100,8 +100,9 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     return ExitCode.OK
 
 
-def _lasting_name(stack: contextlib.ExitStack) -> str:
-    name, lock = default_name()
+def _name_of_machine(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:
+    """A name that no other worker on this machine gets, until the stack is left."""
+    name, lock = name_of_machine(settings.name_prefix)
     stack.enter_context(lock)
     return name
 

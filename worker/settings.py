@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from broker import ServiceSettings
-from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, RunName, WorkerName
+from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, RunName
 from console import AsText
 from learning import Site
 
@@ -31,13 +31,18 @@ class Part:
         return f"{self.index}/{self.num_parts}"
 
 
+NameOrBeginning = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-]{1,64}|[A-Za-z0-9_-]{0,32}\*)$")]
+"""A worker's name, or what it begins with and an asterisk."""
+
+
 class WorkerSettings(ServiceSettings):
     """One worker at one site."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
-    name: WorkerName | None = Field(
+    name: NameOrBeginning | None = Field(
         None,
-        description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique",
+        description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique;"
+        " site-*: site- and the machine's, for several workers that share a user of the broker",
     )
     run: RunName | None = Field(None, description="take part in this run only, and wait for it; by default in any run")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
@@ -77,6 +82,16 @@ class WorkerSettings(ServiceSettings):
                 f" queue for {MAX_PRESENCE_EVERY_S:g} s, and another must be there by then"
             )
         return seconds
+
+    @property
+    def own_name(self) -> str | None:
+        """The name as given; None if some of it, or all, is to be the machine's."""
+        return None if self.name is None or self.name.endswith("*") else self.name
+
+    @property
+    def name_prefix(self) -> str:
+        """What a name made of the machine's begins with."""
+        return (self.name or "").removesuffix("*")
 
     def site_of(self, name: str) -> Site:
         """Where this worker's task runs."""
