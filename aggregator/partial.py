@@ -50,7 +50,7 @@ from broker.wire import (
     num_bytes_of,
     shard_of,
 )
-from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, UnfitMessage
+from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, QueueMissing, UnfitMessage
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +92,22 @@ class PartialAggregator:
 
     def start(self) -> None:
         """Looks up which round is open, and takes updates as soon as there is a model to say what they look like."""
+        newest = self._newest_head()
         self._transport.declare()
-        newest = newest_head(self._transport)
         if newest is not None:
-            self._seen = (newest[0].run_id, newest[0].round)
+            self._seen = (newest.run_id, newest.round)
         self._transport.listen(Source.MODELS)
         config = self._config
         log.info("partial aggregator of shard %d of %d, queue '%s'", config.shard, config.num_shards, config.root.queue)
         self._on_event(ShardLed(shard=config.shard, num_shards=config.num_shards, queue=config.root.queue))
+
+    def _newest_head(self) -> ModelHead | None:
+        """The head of the open round, asked for before waiting for the root: what it opens meanwhile nobody summed."""
+        try:
+            newest = newest_head(self._transport)
+        except QueueMissing:
+            return None
+        return None if newest is None else newest[0]
 
     def run(self) -> None:
         """Steps until the run is finished or ``stop`` is called; updates in no sent sum go back onto the queue."""

@@ -1,5 +1,6 @@
 """All that can be set of the operators' commands."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -7,7 +8,9 @@ from pydantic_settings import CliPositionalArg
 
 from broker import BrokerSettings
 from broker.rabbitmq import ID_DIGITS, MAX_LIMIT
-from broker.wire import Topology
+from broker.wire import RunName, Topology, WorkerName
+from console import CommandSettings
+from identities import KeyRole
 
 
 class StatusSettings(BrokerSettings):
@@ -51,3 +54,47 @@ class DeadSettings(BrokerSettings):
     def dead(self) -> str:
         """The queue's name."""
         return Topology(self.queue).dead
+
+
+class KeysSettings(CommandSettings):
+    """One call of the command."""
+
+    command: CliPositionalArg[Literal["new", "show", "roster", "sign", "revoke"]] = Field(
+        description="new, show, roster, sign or revoke"
+    )
+    names: CliPositionalArg[list[str]] = Field(
+        default=[],
+        description="new: the key's name; show: files to show; roster: files NAME.pub to put onto it; sign: a worker's"
+        " file NAME.pub, or a roster that was changed by hand; revoke: names, key ids or files NAME.pub",
+    )
+    role: KeyRole | None = Field(None, description="new: what the key is for")
+    keys: Path = Field(Path("keys"), description="new: folder that the key's files are written to")
+    key: Path | None = Field(
+        None, description="private key to sign with: the admin's (not given: admin.key in --keys), or a site's"
+    )
+    roster: Path = Field(Path("roster.yaml"), description="file of the roster")
+    roster_key: str | None = Field(
+        None, description="fingerprint of the key that signs the roster, or the file admin.pub"
+    )
+    federation: RunName | None = Field(None, description="roster: the federation's name, when it is begun")
+    min_sites: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="roster: a floor for results of few sites; kept for later, nothing asks for it yet"
+    )
+    sealed_to: WorkerName | None = Field(
+        None, description="roster: the aggregator that updates are sealed to; the first one, unless given"
+    )
+    days: float = Field(7.0, gt=0, le=366, description="sign: days that a worker's certificate is valid")
+
+    @model_validator(mode="after")
+    def _arguments_belong_to_the_command(self) -> Self:
+        if self.command == "new" and (len(self.names) != 1 or self.role is None):
+            raise ValueError("new takes one name and --role, such as: fl-keys new hospital-a --role worker")
+        if self.command in ("show", "sign", "revoke") and not self.names:
+            raise ValueError(f"{self.command} takes at least one argument; see the examples in --help")
+        if self.command == "roster" and not all(name.endswith(".pub") for name in self.names):
+            raise ValueError("roster takes public keys' files, NAME.pub; another roster file is named with --roster")
+        return self
+
+    @property
+    def admin_key(self) -> Path:
+        return self.key or self.keys / "admin.key"

@@ -119,7 +119,7 @@ def _status(transport: Transport, topology: Topology) -> Status | None:
     try:
         return decode(body, Status)[0]
     except MalformedMessage as error:
-        raise BrokerError(f"the message in {topology.status} is not an aggregator's: {error}") from error
+        raise BrokerError(f"the message in {topology.statuses} is not an aggregator's: {error}") from error
 
 
 def _missing(transport: Transport, topology: Topology) -> QueueMissing:

@@ -15,7 +15,7 @@ from aggregator import AggregatorSettings
 from broker.wire import LocalTraining
 from console import ENV_PREFIX
 from dashboard import DashboardSettings
-from operations import DeadSettings, StatusSettings
+from operations import DeadSettings, KeysSettings, StatusSettings
 from simulation import SimulationSettings
 from worker import WorkerSettings
 
@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-dashboard": DashboardSettings,
     "fl-status": StatusSettings,
     "fl-dead": DeadSettings,
+    "fl-keys": KeysSettings,
 }
 
 OWN = "Most of all"

@@ -80,7 +80,7 @@ def test_it_says_who_is_there_which_round_is_open_and_what_waits(federation: Fed
     assert (seen["state"], seen["is_led"], seen["num_waiting"]) == ("gone", False, both)
 
     with federation.channel() as channel:
-        channel.basic_publish("", federation.topology.status, b"forged <script>")
+        channel.basic_publish("", federation.topology.statuses, b"forged <script>")
     done = run_command(
         "operations.status_cli",
         *("--queue", federation.queue),

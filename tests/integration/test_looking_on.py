@@ -1,14 +1,11 @@
 """fl-status on a real RabbitMQ, beside an aggregator's wire alone: it takes nothing away, and says what is missing."""
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from rabbitmq_node import RabbitNode, wait_until
@@ -25,7 +22,6 @@ from operations.snapshot import Snapshot, take_snapshot
 from operations.status_cli import main
 
 SOON_S = 20.0
-MACHINES = Path(__file__).parents[2] / "docs" / "machines.md"
 Shell = Callable[..., tuple[str, str]]
 
 
@@ -118,7 +114,7 @@ def test_dead_letters_are_counted_with_what_to_do(aggregator: Transport, shell: 
 def test_an_older_aggregators_queues_are_told_from_none(
     aggregator: Transport, shell: Shell, broker_url: str, queue: str
 ) -> None:
-    aggregator._writer.call(lambda link: link.channel("declare").queue_delete(f"{queue}.status"))
+    aggregator._writer.call(lambda link: link.channel("declare").queue_delete(f"{queue}.statuses"))
     out, error = shell(exit_code=ExitCode.UNREACHABLE)
     assert (out, len(error.splitlines())) == ("", 1)
     assert "belongs to an older aggregator, which sends no status; start it again" in error
@@ -164,18 +160,14 @@ def test_many_who_look_at_once_all_find_it(aggregator: Transport, broker_url: st
     assert found == [body] * 40
 
 
-def test_the_permissions_that_the_documents_give_an_onlooker_are_enough(
-    aggregator: Transport, shell: Shell, node: RabbitNode, broker_url: str, queue: str
+def test_an_upgraded_broker_loses_the_status_queue_of_earlier_versions(
+    aggregator: Transport, shell: Shell, node: RabbitNode, queue: str
 ) -> None:
-    line = re.search(r"set_permissions onlooker (.*)$", MACHINES.read_text(encoding="utf-8"), re.MULTILINE)
-    assert line is not None
-    allowed = [word.strip("'").replace("updates", queue) for word in line[1].split()]
-    node.ctl("add_user", f"{queue}-onlooker", "secret")
-    node.ctl("set_permissions", f"{queue}-onlooker", *allowed)
-    aggregator.send(b"update", worker="anna")
+    def make(link: Any) -> None:
+        link.channel("declare").queue_declare(f"{queue}.status", durable=True, arguments={"x-max-length": 1})
+
+    aggregator._writer.call(make)
+    aggregator.declare()
     has_said(aggregator, status())
-    where = urlsplit(broker_url)
-    own = f"amqp://{queue}-onlooker:secret@{where.hostname}:{where.port}{where.path}"
-    text, _ = shell(broker=own, exit_code=ExitCode.UNREACHABLE)
-    assert "no aggregator leads: the last one is gone" in text
-    assert f"{queue}: 1 waiting" in text
+    assert "no aggregator leads: the last one is gone" in shell(exit_code=ExitCode.UNREACHABLE)[0]
+    assert f"{queue}.status\n" not in node.ctl("list_queues", "name")

@@ -29,9 +29,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.states": _WIRE,
     "broker.rabbitmq": _WIRE,
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
-    "operations": (*_WIRE, "broker.rabbitmq"),
+    "identities": _WIRE,
+    "operations": (*_WIRE, "broker.rabbitmq", "identities"),
     "learning": ("console",),
-    "worker": (*_STATES, "learning", "console.serving"),
+    "worker": (*_STATES, "console.serving", "identities", "learning"),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
@@ -47,22 +48,25 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator": (
         *_STATES,
         "console.serving",
+        "identities",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
     "dashboard": (*_WIRE, "console.serving", "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
+        "identities",
         "learning",
         "worker",
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
-    "scaffold": (*_WIRE, "operations", "worker", "aggregator", "simulation", "dashboard"),
+    "scaffold": (*_WIRE, "identities", "operations", "worker", "aggregator", "simulation", "dashboard"),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
 
 ONLY_IN = {
+    "cryptography": "identities",
     "pika": "broker.rabbitmq",
     "msgpack": "broker.wire",
     "zstandard": "broker.wire",
@@ -232,7 +236,7 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
     assert function in {node.name for node in tree_of(path).body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("command", ["operations.status_cli", "operations.dead_cli"])
+@pytest.mark.parametrize("command", ["operations.status_cli", "operations.dead_cli", "operations.keys_cli"])
 def test_a_command_that_only_looks_does_not_wait_for_pytorch(command: str) -> None:
     code = f"import sys, {command}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -184,7 +184,7 @@ def test_what_is_not_an_aggregators_is_refused_with_one_line_that_can_be_printed
     transport = MemoryTransport(broker, queue="q")
     transport.declare()
     transport.send_status(body)
-    with pytest.raises(BrokerError, match=r"the message in q\.status is not an aggregator's: ") as refused:
+    with pytest.raises(BrokerError, match=r"the message in q\.statuses is not an aggregator's: ") as refused:
         take_snapshot(transport, Topology("q"))
     assert str(refused.value).isprintable()
 
