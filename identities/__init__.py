@@ -3,7 +3,7 @@
 from identities.certificates import Certificate
 from identities.in_memory import InMemory, in_memory
 from identities.private_keys import PrivateKeys, read_opening_key
-from identities.public_keys import KeyRole, PublicKeys, fingerprint_given
+from identities.public_keys import PublicKeys, fingerprint_given
 from identities.roster import Roster
 from identities.roster_file import RosterFile
 from identities.sealing import SEALED_KEY_BYTES, TAG_BYTES, Opener, Sealer, UpdateContext, open_key, seal_key
@@ -14,7 +14,6 @@ __all__ = [
     "TAG_BYTES",
     "Certificate",
     "InMemory",
-    "KeyRole",
     "Opener",
     "PrivateKeys",
     "PublicKeys",

@@ -1,5 +1,6 @@
-"""``fl-keys``: make keys, put them onto the roster, sign, revoke."""
+"""``fl-keys``: make keys, put them onto the roster, sign, revoke; and say what the broker's users may do."""
 
+import json
 import re
 import sys
 import time
@@ -10,10 +11,14 @@ from broker.wire import KEY_ID_BYTES
 from console import ExitCode, IdentityError, configure_logging, exit_code_of, read_settings
 from identities import Certificate, PrivateKeys, PublicKeys, Roster, fingerprint_given
 from operations.arguments import words_last
+from operations.permissions import definitions, permission_lines
 from operations.settings import KeysSettings
 
 _PROG = "fl-keys"
-_DESCRIPTION = "Makes keys, keeps the roster of who takes part, signs and revokes. It needs no broker."
+_DESCRIPTION = (
+    "Makes keys, keeps the roster of who takes part, signs and revokes; prints permissions for the broker's users."
+    " It connects to nothing."
+)
 _EXAMPLES = """\
   fl-keys new admin --role admin                            once, on a machine that stays offline
   fl-keys new aggregator --role aggregator                  where the aggregator runs
@@ -21,7 +26,8 @@ _EXAMPLES = """\
   fl-keys roster --federation heart aggregator.pub hospital-a.pub hospital-b.pub      the admin's; later without a name
   fl-keys show roster.yaml --roster-key keys/admin.pub      who is on it, and whether it is the admin's
   fl-keys sign hospital-a-7.pub --key keys/hospital-a.key --days 7      the site admits one more worker
-  fl-keys revoke hospital-b                                 the admin's; or a key id, or a file NAME.pub"""
+  fl-keys revoke hospital-b                                 the admin's; or a key id, or a file NAME.pub
+  fl-keys permissions hospital-a --queue updates | sh       where rabbitmqctl runs; --json: for its import"""
 
 Rows = Iterator[tuple[str, str]]
 
@@ -41,6 +47,7 @@ def _command(argv: Sequence[str]) -> ExitCode:
         "roster": _roster,
         "sign": _sign,
         "revoke": _revoke,
+        "permissions": _permissions,
     }
     commands[settings.command](settings)
     return ExitCode.OK
@@ -51,7 +58,7 @@ def _command(argv: Sequence[str]) -> ExitCode:
 
 def _new(settings: KeysSettings) -> None:
     (name,) = settings.names
-    assert settings.role is not None
+    assert settings.role != "onlooker"
     keys = PrivateKeys.generate(settings.role, name)
     path = keys.save(settings.keys)
     print(f"{path} is private, and stays on this machine")
@@ -115,6 +122,15 @@ def _revoke(settings: KeysSettings) -> None:
     _save(settings, new, admin)
     for key_id in new.revoked[len(old.revoked) :]:
         print(f"revoked: key {key_id}, {_owner_in(old, key_id)}")
+
+
+def _permissions(settings: KeysSettings) -> None:
+    assert settings.role != "admin"
+    asked = (settings.names, settings.role, settings.queue, settings.vhost, settings.elastic, settings.shard)
+    if settings.is_json:
+        print(json.dumps(definitions(*asked), indent=2))
+    else:
+        print("\n".join(permission_lines(*asked)))
 
 
 # -- rosters and certificates -------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ from pydantic_settings import CliPositionalArg
 
 from broker import BrokerSettings
 from broker.rabbitmq import ID_DIGITS, MAX_LIMIT
-from broker.wire import RunName, Topology, WorkerName
+from broker.wire import QueueName, RunName, Topology, WorkerName
 from console import CommandSettings
-from identities import KeyRole
 
 
 class StatusSettings(BrokerSettings):
@@ -59,15 +58,18 @@ class DeadSettings(BrokerSettings):
 class KeysSettings(CommandSettings):
     """One call of the command."""
 
-    command: CliPositionalArg[Literal["new", "show", "roster", "sign", "revoke"]] = Field(
-        description="new, show, roster, sign or revoke"
+    command: CliPositionalArg[Literal["new", "show", "roster", "sign", "revoke", "permissions"]] = Field(
+        description="new, show, roster, sign, revoke or permissions"
     )
     names: CliPositionalArg[list[str]] = Field(
         default=[],
         description="new: the key's name; show: files to show; roster: files NAME.pub to put onto it; sign: a worker's"
-        " file NAME.pub, or a roster that was changed by hand; revoke: names, key ids or files NAME.pub",
+        " file NAME.pub, or a roster that was changed by hand; revoke: names, key ids or files NAME.pub;"
+        " permissions: names of the broker's users",
     )
-    role: KeyRole | None = Field(None, description="new: what the key is for")
+    role: Literal["worker", "aggregator", "partial", "keeper", "admin", "onlooker"] = Field(
+        "worker", description="new, permissions: what the key or the broker's user is for"
+    )
     keys: Path = Field(Path("keys"), description="new: folder that the key's files are written to")
     key: Path | None = Field(
         None, description="private key to sign with: the admin's (not given: admin.key in --keys), or a site's"
@@ -85,11 +87,25 @@ class KeysSettings(CommandSettings):
     )
     days: float = Field(7.0, gt=0, le=366, description="sign: days that a worker's certificate is valid")
 
+    queue: QueueName = Field("updates", description="permissions: name of the federation's results queue")
+    vhost: str = Field("/", description="permissions: the broker's virtual host")
+    elastic: bool = Field(
+        False, description="permissions: the user of a site may speak for each of its workers, NAME-…"
+    )
+    shard: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="permissions: the shard of a partial aggregator's user; none: any"
+    )
+    is_json: bool = Field(False, alias="json", description="permissions: as definitions that RabbitMQ imports")
+
     @model_validator(mode="after")
     def _arguments_belong_to_the_command(self) -> Self:
-        if self.command == "new" and (len(self.names) != 1 or self.role is None):
-            raise ValueError("new takes one name and --role, such as: fl-keys new hospital-a --role worker")
-        if self.command in ("show", "sign", "revoke") and not self.names:
+        if self.command == "new" and len(self.names) != 1:
+            raise ValueError("new takes one name, such as: fl-keys new hospital-a --role worker")
+        if self.command == "new" and self.role == "onlooker":
+            raise ValueError("who only looks on signs nothing, and needs no key")
+        if self.command == "permissions" and self.role == "admin":
+            raise ValueError("the admin signs the roster, and is no user of the broker")
+        if self.command in ("show", "sign", "revoke", "permissions") and not self.names:
             raise ValueError(f"{self.command} takes at least one argument; see the examples in --help")
         if self.command == "roster" and not all(name.endswith(".pub") for name in self.names):
             raise ValueError("roster takes public keys' files, NAME.pub; another roster file is named with --roster")

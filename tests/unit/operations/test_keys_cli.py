@@ -1,5 +1,6 @@
 """``fl-keys``: from nothing to a roster, and what goes wrong on the way."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from console import ExitCode
 from identities import Certificate, PrivateKeys, PublicKeys, Roster
 from operations.keys_cli import main
+from operations.permissions import definitions, permission_lines
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +79,12 @@ def test_a_key_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["new", "hospital-a"], "new takes one name and --role"),
-        (["new", "a", "b", "--role", "worker"], "new takes one name and --role"),
+        (["new"], "new takes one name"),
+        (["new", "a", "b"], "new takes one name"),
+        (["new", "a", "--role", "onlooker"], "needs no key"),
+        (["permissions", "a", "--role", "admin"], "no user of the broker"),
+        (["permissions"], "permissions takes at least one argument"),
+        (["permissions", "a", "a-b", "--elastic"], "could speak for 'a-b'"),
         (["new", "../a", "--role", "worker"], "'../a' is no name"),
         (["show"], "show takes at least one argument"),
         (["show", "nothing.pub"], "nothing.pub: No such file"),
@@ -208,6 +214,18 @@ def test_a_name_that_clashes_with_another_site_s_is_refused(capsys: pytest.Captu
     begun()
     done("new", "hospital", "--role", "worker")
     assert "could be of site hospital-a or of site hospital" in problem(capsys, "roster", "keys/hospital.pub")
+
+
+def test_permissions_are_printed_as_commands_and_as_definitions(capsys: pytest.CaptureFixture[str]) -> None:
+    done("permissions", "hospital-a", "hospital-b", "--queue", "trial")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == permission_lines(["hospital-a", "hospital-b"], "worker", "trial")
+    assert len(lines) == 4
+    done("permissions", "hospital-a", "--elastic", "--vhost", "heart", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told == definitions(["hospital-a"], "worker", "updates", "heart", is_elastic=True)
+    done("permissions", "--role", "partial", "shard-0", "--shard", "0")
+    assert capsys.readouterr().out.splitlines() == permission_lines(["shard-0"], "partial", "updates", shard=0)
 
 
 def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
