@@ -278,7 +278,7 @@ def explained(error: ValidationError, prog: str) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        given = "" if name in ("broker", "token") or not name else f" (given: {problem['input']!r})"
+        given = "" if name in ("broker", "token", "password") or not name else f" (given: {problem['input']!r})"
         flag = f"--{name.replace('_', '-')}: " if name else ""
         problems.append(f"{flag}{problem['msg'].removeprefix('Value error, ')}{given}")
     return f"{'; '.join(problems)}. See {prog} --help."
