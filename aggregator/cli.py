@@ -36,9 +36,10 @@ from console import (
     exit_code_of,
     fan_out,
     malloc,
+    private_files,
     read_settings,
-    served,
 )
+from console.serving import served
 from identities import membership
 from learning import Site, Task, load_task
 
@@ -49,12 +50,12 @@ _DESCRIPTION = """\
 Broadcasts the global model, folds the workers' updates into an exact mean, and closes the rounds;
 or, with --role partial, sums up the updates of one shard of the workers for the root aggregator."""
 _EXAMPLES = """\
-  fl-aggregator --queue updates --task digits --rounds 20 --quorum 3 --deadline-s 60
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-aggregator --task digits --rounds 20 --quorum 3 --deadline-s 60
   fl-aggregator --config run.yaml --state /var/lib/fedmq/run-7 --run run-7
   fl-aggregator --task my_task.py:task --quorum 80% --min-updates 5 --on-short extend
   fl-aggregator --task digits --rounds 20 --quorum 8 --shards 2          (beside it, on any machines:)
-  fl-aggregator --role partial --shard 0/2 --broker amqp://user:secret@broker:5672/ --queue updates
-  fl-aggregator --role partial --shard 1/2 --broker amqp://user:secret@broker:5672/ --queue updates
+  fl-aggregator --role partial --shard 0/2 --queue updates
+  fl-aggregator --role partial --shard 1/2 --queue updates
 Killed? The same command goes on from its --state (a partial has none). Started twice? The second stands by."""
 
 _TRY_TO_LEAD_EVERY_S = 1.0
@@ -68,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings)
-    with Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal:
+    with (
+        Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal,
+        private_files(role.state),
+    ):
         malloc.keep_little()
         torch.set_num_threads(1)  # makes the initial model the same on any machine
         with role.opened(), served(role.registry, settings):

@@ -211,7 +211,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             commit_every_s=self.commit_every_s,
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
-            recorded=self.model_dump(mode="json", exclude={"broker"}),
+            recorded=self.model_dump(mode="json", exclude={"broker", "token"}),
         )
 
     @property

@@ -128,7 +128,8 @@ def _permissions(settings: KeysSettings) -> None:
     assert settings.role != "admin"
     asked = (settings.names, settings.role, settings.queue, settings.vhost, settings.elastic, settings.shard)
     if settings.is_json:
-        print(json.dumps(definitions(*asked), indent=2))
+        password = settings.password.get_secret_value() if settings.password else None
+        print(json.dumps(definitions(*asked, password=password), indent=2))
     else:
         print("\n".join(permission_lines(*asked)))
 

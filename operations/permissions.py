@@ -1,7 +1,10 @@
 """The permissions of broker users, as commands for a shell and as definitions that RabbitMQ imports."""
 
+import base64
+import hashlib
 import itertools
 import re
+import secrets
 import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -36,14 +39,24 @@ def permission_lines(
 
 
 def definitions(
-    names: Sequence[str], role: Role, queue: str, vhost: str = "/", is_elastic: bool = False, shard: int | None = None
+    names: Sequence[str],
+    role: Role,
+    queue: str,
+    vhost: str = "/",
+    is_elastic: bool = False,
+    shard: int | None = None,
+    password: str | None = None,
 ) -> dict[str, Any]:
-    """The same as a document for `rabbitmqctl import_definitions`.
+    """The same as a document for `rabbitmqctl import_definitions`, or for a broker to load when it starts.
 
-    It has no users: a user without a password hash would lose the password that it has.
+    With ``password`` it also makes the users, each with that password, and the virtual host. Without one it has no
+    users: a user without a password hash would lose the password that it has.
     """
     found = _permissions_of(names, role, queue, is_elastic=is_elastic, shard=shard)
-    return {
+    made: dict[str, Any] = {}
+    if password is not None:
+        made = {"vhosts": [{"name": vhost}], "users": [_user(name, role, password) for name in names]}
+    return made | {
         "permissions": [
             {"user": name, "vhost": vhost, "configure": own.configure, "write": own.write, "read": own.read}
             for name, own in found
@@ -58,6 +71,17 @@ def definitions(
             }
             for name, own in found
         ],
+    }
+
+
+def _user(name: str, role: Role, password: str) -> dict[str, Any]:
+    """Whoever looks on may also look at RabbitMQ's own page. The hash is one of RabbitMQ's: salt, SHA-256 of both."""
+    salt = secrets.token_bytes(4)
+    return {
+        "name": name,
+        "password_hash": base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode(),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": ["management"] if role == "onlooker" else [],
     }
 
 

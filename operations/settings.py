@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg
 
 from broker import BrokerSettings
@@ -97,6 +97,9 @@ class KeysSettings(CommandSettings):
         None, description="permissions: the shard of a partial aggregator's user; none: any"
     )
     is_json: bool = Field(False, alias="json", description="permissions: as definitions that RabbitMQ imports")
+    password: SecretStr | None = Field(
+        None, description="permissions --json: password of these users, for definitions that make the users as well"
+    )
 
     @model_validator(mode="after")
     def _arguments_belong_to_the_command(self) -> Self:

@@ -32,7 +32,7 @@ from operations.status_view import plain, shown
 _PROG = "fl-status"
 _DESCRIPTION = "Shows a snapshot of run, round, workers and what waits on the queues. It changes nothing."
 _EXAMPLES = """\
-  fl-status --queue updates --broker amqp://user:secret@broker:5672/
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-status --queue updates
   fl-status --watch                       the same again each second, until the run is over
   fl-status --json                        one JSON object, for scripts; with --watch, one a line
 What it shows of the run comes from its aggregator, and is at most a few seconds old while that runs.

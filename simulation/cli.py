@@ -19,7 +19,7 @@ from aggregator.state import StateDirectory
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.wire import Believing, ModelHead, decode
-from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
+from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, private_files, read_settings
 from learning import Measured, Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
@@ -50,7 +50,10 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     run_settings = settings.of_aggregator()
     state = run_settings.state
     view = SimulationView(f"{settings.task}, {settings.workers:,} workers  state {state}")
-    with Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal:
+    with (
+        Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal,
+        private_files(state),
+    ):
         if settings.log_level == "INFO" and not terminal.is_live:
             log.setLevel(logging.INFO)
         torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, field_validator
 
 from broker import ServiceSettings, Shared
-from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName, WorkerName
+from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName
 from console import AsText
 from identities import IdentitySettings
 from learning import Site
@@ -59,13 +59,18 @@ def _none_as_text(value: object) -> object:
     return _NONE if value is None else value
 
 
+NameOrBeginning = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-]{1,64}|[A-Za-z0-9_-]{0,32}\*)$")]
+"""A worker's name, or what it begins with and an asterisk."""
+
+
 class WorkerSettings(ServiceSettings, IdentitySettings):
     """One worker at one site."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
-    name: WorkerName | None = Field(
+    name: NameOrBeginning | None = Field(
         None,
-        description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique",
+        description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique;"
+        " site-*: site- and the machine's, for several workers that share a user of the broker",
     )
     run: RunName | None = Field(None, description="take part in this run only, and wait for it; by default in any run")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
@@ -130,6 +135,18 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
             min_batch=self.min_batch,
             allow_shared=self.allow_shared.patterns,
         )
+
+    @property
+    def own_name(self) -> str | None:
+        """The name as given, or else that of the key; None if some of it, or all, is to be the machine's."""
+        if self.name is None:
+            return self.credentials.name() if self.credentials else None
+        return None if self.name.endswith("*") else self.name
+
+    @property
+    def name_prefix(self) -> str:
+        """What a name made of the machine's begins with."""
+        return (self.name or "").removesuffix("*")
 
     def site_of(self, name: str) -> Site:
         """Where this worker's task runs."""

@@ -461,9 +461,11 @@ def test_a_missing_queue_has_its_own_exit_code(bare: Wire) -> None:
         assert bare.topology.dead in said
 
 
-def test_a_broker_that_is_not_there_is_unreachable(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["list", "--broker", "amqp://guest:secret@127.0.0.1:1/", "--connect-timeout-s", "0"]
-    assert main(argv) == ExitCode.UNREACHABLE
+def test_a_broker_that_is_not_there_is_unreachable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDMQ_BROKER", "amqp://guest:secret@127.0.0.1:1/")
+    assert main(["list", "--connect-timeout-s", "0"]) == ExitCode.UNREACHABLE
     said = capsys.readouterr().err
     assert said.startswith("fl-dead: no broker at amqp://guest@127.0.0.1:1/")
     assert "secret" not in said

@@ -23,6 +23,7 @@ _WIRE = ("console", "broker.wire", "broker")
 _STATES = (*_WIRE, "broker.states")
 ARROWS: dict[str, tuple[str, ...]] = {
     "console": (),
+    "console.serving": ("console",),
     "broker.wire": ("console",),
     "broker": ("console", "broker.wire"),
     "broker.states": _WIRE,
@@ -33,8 +34,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "learning": ("console",),
     "worker.state": _STATES,
     "worker.events": _WIRE,
-    "worker.watchers": (*_WIRE, "learning", "worker.events"),
-    "worker": (*_STATES, "identities", "learning", "worker.state", "worker.events", "worker.watchers"),
+    "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
+    "worker": (
+        *_STATES,
+        "console.serving",
+        "identities",
+        "learning",
+        *(f"worker.{room}" for room in ("state", "events", "watchers")),
+    ),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
@@ -48,16 +55,18 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "aggregator.watchers": (
         *_WIRE,
+        "console.serving",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings")),
     ),
     "aggregator": (
         *_STATES,
+        "console.serving",
         "identities",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
-    "dashboard": (*_WIRE, "identities", "operations", "aggregator.history"),
+    "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
         "identities",

@@ -15,7 +15,7 @@ from broker.settings import ServiceSettings
 from broker.states.tensors import State
 from broker.wire.messages import Presence
 from console.errors import SettingsError
-from console.metrics_server import served
+from console.serving.metrics import served
 from worker.events import RoundLeft, RoundTrained, StateChanged, UpdateSent
 from worker.watchers.metrics import WorkerMetrics
 

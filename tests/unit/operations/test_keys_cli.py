@@ -1,5 +1,7 @@
 """``fl-keys``: from nothing to a roster, and what goes wrong on the way."""
 
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -214,6 +216,24 @@ def test_a_name_that_clashes_with_another_site_s_is_refused(capsys: pytest.Captu
     begun()
     done("new", "hospital", "--role", "worker")
     assert "could be of site hospital-a or of site hospital" in problem(capsys, "roster", "keys/hospital.pub")
+
+
+def test_definitions_with_a_password_make_users_who_log_in_with_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDMQ_PASSWORD", "Hunter2")
+    done("permissions", "site", "--elastic", "--json")
+    said = capsys.readouterr().out
+    assert "Hunter2" not in said
+    made = json.loads(said)
+    assert made["vhosts"] == [{"name": "/"}]
+    (user,) = made["users"]
+    salt, hashed = (part := base64.b64decode(user.pop("password_hash")))[:4], part[4:]
+    assert hashed == hashlib.sha256(salt + b"Hunter2").digest()
+    assert user == {"name": "site", "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": []}
+    assert made["permissions"] == definitions(["site"], "worker", "updates", is_elastic=True)["permissions"]
+    done("permissions", "onlooker", "--role", "onlooker", "--json")
+    assert json.loads(capsys.readouterr().out)["users"][0]["tags"] == ["management"]
 
 
 def test_permissions_are_printed_as_commands_and_as_definitions(capsys: pytest.CaptureFixture[str]) -> None:
