@@ -6,6 +6,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
 from aggregator.rounds import Attendance, Close, Extended, OpenRound, PartialUploads, Round, decide
+from aggregator.senders import Refusals
 from aggregator.state import ClosedBy
 from console import IS_SHOWN
 
@@ -24,6 +25,14 @@ class CurrentRound:
         self.partial_uploads = PartialUploads(
             number, num_shards=config.topology.num_shards, num_before=self.updates.num_folded
         )
+        self.refusals = Refusals(
+            number,
+            opened.stores.transport,
+            dead=config.topology.dead,
+            is_known=attendance.has_folded,
+            on_row=self.updates.refused,
+        )
+        """Of messages that do not count in it."""
         self._config, self._attendance, self._prefetch = config, attendance, opened.prefetch
         self._clock, self._on_event = opened.stores.clock, opened.stores.on_event
         self._answered = opened.stores.ledger.answered

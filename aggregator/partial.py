@@ -33,11 +33,13 @@ from aggregator.rounds import (
     affordable_prefetch,
     base_weight_of,
     folded_of,
+    largest_message,
     partial_head,
     read_update,
     send_partial,
 )
 from aggregator.run import newest_head
+from aggregator.senders import Quota
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -77,7 +79,7 @@ class PartialAggregator:
         self._clock = clock
         self._on_event = on_event
         self._is_stopping = False
-        self._prefetch = 0
+        self._prefetch = self._most_bytes = 0
         """0 before there is a model, when no updates are requested."""
         self._round: _ShardRound | None = None
         """None before there is a model."""
@@ -199,9 +201,10 @@ class PartialAggregator:
             },
         )
         prefetch = affordable_prefetch([num_bytes_of(encoding.encoded)], head.cap(self._config.inline_cap))
-        if prefetch != self._prefetch:
-            self._prefetch = prefetch
-            self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch)
+        most_bytes = largest_message(encoding.encoded, sums=None)
+        if (prefetch, most_bytes) != (self._prefetch, self._most_bytes):
+            self._prefetch, self._most_bytes = prefetch, most_bytes
+            self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         self._on_event(ShardRoundOpened(run_id=head.run_id, round=head.round, num_rounds=head.num_rounds))
 
     # -- updates --------------------------------------------------------------------------------------------
@@ -209,6 +212,9 @@ class PartialAggregator:
     def _take(self, delivery: Delivery) -> None:
         """Folds an update, or passes it on."""
         current = self._round
+        if current is not None and current.quota.is_used_up(delivery.sender):
+            self._drop(current, delivery)
+            return
         if current is None or delivery.num_returns >= _SUSPECT_AFTER:
             if current is not None:
                 current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
@@ -219,8 +225,10 @@ class PartialAggregator:
         except MessageError:
             if current.precedes(_head_of(delivery)):
                 self._early.append((delivery, self._clock() + self._config.flush_s))
-            else:
+            elif current.quota.keep(delivery.sender):
                 self._pass_on(delivery)
+            else:
+                self._drop(current, delivery)
             return
         self._decide_on(current, update, delivery)
         if update.head.round == current.number:
@@ -240,6 +248,18 @@ class PartialAggregator:
             current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be from a lost session
         else:
             self._transport.ack([delivery])
+
+    def _drop(self, current: "_ShardRound", delivery: Delivery) -> None:
+        """Drops a message of which the root has had enough of the kind in this round."""
+        if not current.has_dropped:
+            current.has_dropped = True
+            log.warning(
+                "round %3d: too many messages that are no updates of this run, now from '%s'; dropping further ones",
+                current.number,
+                delivery.sender,
+                extra={"round": current.number, "worker": delivery.sender},
+            )
+        self._transport.ack([delivery])
 
     def _pass_on_early(self, delivery: Delivery) -> None:
         head = _head_of(delivery)
@@ -346,6 +366,9 @@ class _ShardRound:
         self.known = known
         """Worker -> instance, of the updates for this round that were folded or passed on."""
         self.num_sums = 0
+        self.quota = Quota(is_known=usual.__contains__)
+        """Of messages that are no updates of this run, and are passed on all the same for the root to judge."""
+        self.has_dropped = False
         self.pending = _Pending(self._new_sum(expected.encoding.folded))
 
     @property

@@ -9,10 +9,12 @@ from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.states import Encoding
 from broker.wire import (
+    MAX_HEADER_BYTES,
     MAX_PART_BYTES,
     Buffer,
     Digest,
     Folded,
+    Specs,
     Tensors,
     Topology,
     UpdateHead,
@@ -20,10 +22,14 @@ from broker.wire import (
     decompressed,
     difference,
     is_name_of,
+    kept,
+    limb_bytes_of,
     num_bytes_of,
 )
 from console import UnfitMessage
 
+_HEADER_BYTES = 2**16
+"""More than the header of an update takes, without the specs of its tensors: metrics are most of it."""
 _PREFETCH_BYTES = 64 * 2**20
 _MAX_PREFETCH = 64
 _MIN_PREFETCH = 4
@@ -197,3 +203,11 @@ def affordable_prefetch(body_bytes: Iterable[int], inline_cap: int) -> int:
     if largest == 0:
         return _MAX_PREFETCH
     return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // largest))
+
+
+def largest_message(encoded: Specs, *, sums: Specs | None) -> int:
+    """The most bytes of a message with an update of these specs, or, with shards, with a sum over ``sums``."""
+    bodies = [num_bytes_of(encoded)] + ([] if sums is None else [limb_bytes_of(sums)])
+    header = len(kept(encoded).packed) + _HEADER_BYTES if sums is None else MAX_HEADER_BYTES
+    body = max((size for size in bodies if size <= MAX_PART_BYTES), default=0)
+    return header + body + body // 64  # zstd makes what it cannot compress a little longer

@@ -2,7 +2,8 @@
 
 ``run``      what the run is (name, id, seed, task, ...), its epoch, and the accumulator file that counts
 ``rounds``   one row a round; the open one has no ``closed_by``
-``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice
+``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice. Of messages
+             that do not count, only some have a row of their own; a row for ``num_messages`` counts the others
 ``attempts`` messages that came back again and again, while they are being handled
 ``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
              has format 2, so that a fedmq that would ignore the table does not go on with the run
@@ -36,13 +37,17 @@ CREATE TABLE rounds (
 CREATE TABLE updates (
     id INTEGER PRIMARY KEY, received_at REAL NOT NULL, round INTEGER NOT NULL, verdict TEXT NOT NULL, reason TEXT,
     worker TEXT, instance TEXT, base_round INTEGER, staleness INTEGER, num_samples INTEGER, weight REAL,
-    num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT
+    num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT,
+    num_messages INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX updates_by_round ON updates (round, verdict, worker);
 CREATE TABLE attempts (message TEXT PRIMARY KEY, number INTEGER NOT NULL);
 CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 'folded';
 """
 
+
+_ADDED_COLUMNS = (("updates", "num_messages", "INTEGER NOT NULL DEFAULT 1"),)
+"""(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
 _COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
 
@@ -94,6 +99,8 @@ class UpdateRow:
     queue_s: float | None = None
     train_metrics: Mapping[str, float] = field(default_factory=dict)
     eval_metrics: Mapping[str, float] = field(default_factory=dict)
+    num_messages: int = 1
+    """How many messages this row stands for: more than one if they were dropped unread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +149,9 @@ class Ledger:
             raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to go on")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
+        for table, column, kind in _ADDED_COLUMNS:
+            if column not in columns_of(self._db, table):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -227,7 +237,9 @@ class Ledger:
                     (number,),
                 )
             counts = dict(
-                self._db.execute("SELECT verdict, count(*) FROM updates WHERE round = ? GROUP BY verdict", (number,))
+                self._db.execute(
+                    "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
+                )
             )
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
@@ -338,6 +350,14 @@ class Ledger:
         rows = self._db.execute("SELECT DISTINCT worker FROM updates WHERE round = ? AND verdict = 'folded'", (number,))
         return [str(worker) for (worker,) in rows]
 
+    def workers(self) -> dict[str, bool]:
+        """Worker -> whether an update of it has been folded, of all whose updates were fit to be."""
+        rows = self._db.execute(
+            "SELECT worker, max(verdict IN ('folded', 'abandoned', 'undone')) FROM updates"
+            " WHERE verdict != 'refused' AND worker IS NOT NULL GROUP BY worker"
+        )
+        return {str(worker): bool(is_folded) for worker, is_folded in rows}
+
     def accumulated(self) -> Accumulated | None:
         fields = self._fact("accumulated")
         return None if fields is None else Accumulated(**fields)
@@ -400,6 +420,11 @@ class Ledger:
 def recorded_metrics(row: Mapping[str, Any]) -> dict[str, float]:
     """The central metrics in a row from ``Ledger.round``, including ``num_samples``, as they are recorded elsewhere."""
     return Measured(row["metrics"], row.get("num_test_samples")).recorded()
+
+
+def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
+    """The names of a table's columns."""
+    return {str(row[1]) for row in database.execute(f"PRAGMA table_info({table})")}
 
 
 def _fields(value: Accumulated) -> dict[str, Any]:

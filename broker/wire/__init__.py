@@ -2,7 +2,7 @@
 
 from broker.wire import tensor_sets, zstd
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import decode, encode
+from broker.wire.codec import MAX_HEADER_BYTES, decode, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
@@ -41,6 +41,7 @@ from broker.wire.specs import (
     canonical,
     delta_specs,
     difference,
+    kept,
     num_bytes_of,
     num_elements_of,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "HIGH_STEP",
     "LOW_BITS",
     "LOW_STEP",
+    "MAX_HEADER_BYTES",
     "MAX_LISTED",
     "MAX_LOW",
     "MAX_METRICS",
@@ -105,6 +107,7 @@ __all__ = [
     "difference",
     "encode",
     "is_name_of",
+    "kept",
     "limb_bytes_of",
     "limb_specs",
     "names_of",

@@ -34,9 +34,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
+    "aggregator.senders": (*_WIRE, "aggregator.state"),
     "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
-    "aggregator.config": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds"),
-    "aggregator.settings": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds", "aggregator.config"),
+    "aggregator.config": (*_WIRE, "learning", "aggregator.state", "aggregator.senders", "aggregator.rounds"),
+    "aggregator.settings": (
+        *_WIRE,
+        "learning",
+        *(f"aggregator.{room}" for room in ("state", "senders", "rounds", "config")),
+    ),
     "aggregator.watchers": (
         *_WIRE,
         "learning",
@@ -45,7 +50,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator": (
         *_STATES,
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
+        *(
+            f"aggregator.{room}"
+            for room in ("state", "events", "history", "senders", "rounds", "config", "settings", "watchers")
+        ),
     ),
     "dashboard": (*_WIRE, "operations", "aggregator.history"),
     "simulation": (
