@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
+from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
 
@@ -33,6 +34,8 @@ class AggregatorConfig:
     commit_every_s: float
     inline_cap: int
     part_bytes: int
+    admission: Admission = field(default_factory=Everybody)
+    """Whose updates and signs of life count."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 
@@ -51,3 +54,5 @@ class PartialConfig:
     new_sum: Callable[[Specs], ExactSum]
     inline_cap: int
     part_bytes: int
+    admission: Admission = field(default_factory=Everybody)
+    """Whose updates it sums up; it passes on those of others, for the root to refuse."""

@@ -121,6 +121,7 @@ class PartialAggregator:
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
+        self._config.admission.look()
         if delivery is not None and delivery.source is Source.MODELS:
             self._see_model(delivery)
         elif delivery is not None:
@@ -237,7 +238,8 @@ class PartialAggregator:
     def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery) -> None:
         head, known_instance = update.head, current.known.get(update.head.worker)
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
-        if head.round != current.number or not current.are_summed or is_of_other_shard:
+        is_ours = not is_of_other_shard and self._config.admission.admits(head.worker)
+        if head.round != current.number or not current.are_summed or not is_ours:
             self._pass_on(delivery)
         elif known_instance is None:
             self._fold(current, update, delivery)

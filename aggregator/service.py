@@ -183,6 +183,8 @@ class Aggregator:
             self._see(delivery)
         elif delivery is not None:
             self._take(delivery)
+        if self._config.admission.look():
+            self._attendance.keep_only(self._config.admission.admits)
         if self._conflicts.is_due(now=self._clock()):
             self._announce_conflicts()
         by = self._current.do_what_is_due()
@@ -192,7 +194,10 @@ class Aggregator:
 
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
-        return min(self._current.time_left(), self._conflicts.time_left(now=self._clock()))
+        times = [self._current.time_left(), self._conflicts.time_left(now=self._clock())]
+        if self._config.admission.looks_every_s is not None:
+            times.append(self._config.admission.looks_every_s)
+        return min(times)
 
     # -- incoming messages ----------------------------------------------------------------------------------
 
@@ -203,7 +208,7 @@ class Aggregator:
         except MalformedMessage as error:
             log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
             return
-        if presence.worker != delivery.sender:
+        if presence.worker != delivery.sender or not self._config.admission.admits(presence.worker):
             return
         patience_s, was_noted = self._attendance.patience_s, presence.worker in self._attendance
         is_conflict = self._attendance.heard(presence, now=self._clock())
@@ -237,6 +242,7 @@ class Aggregator:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
                 contribution = self._read(delivery)
+                self._check_admitted(contribution)
                 decision = decide_on(
                     contribution.claims,
                     base_round=contribution.base_round,
@@ -271,6 +277,12 @@ class Aggregator:
         for claim in contribution.claims:
             self._uploads.arrived(claim.worker)
         return contribution
+
+    def _check_admitted(self, contribution: Contribution) -> None:
+        """An UnfitMessage if it has the update of a worker that may not count."""
+        for claim in contribution.claims:
+            if not self._config.admission.admits(claim.worker):
+                raise UnfitMessage(f"worker '{claim.worker}' is not among those that may count (--workers-allowed)")
 
     @contextlib.contextmanager
     def _suspected(self, delivery: Delivery) -> Iterator[str | None]:

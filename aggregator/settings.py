@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, kernel
+from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
 from broker import ServiceSettings, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Specs, Topology
@@ -174,6 +175,11 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         Quorum.parse("100%"),
         description="updates that close a round: a count (3), or a share of the workers present (80% or 0.8)",
     )
+    workers_allowed: str | None = Field(
+        None,
+        description="workers that count: names or patterns, separated by commas (hospital-*,lab-3), or a file with one"
+        " a line (a name with a dot or a slash), which is read again when it changes; by default all",
+    )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
     state: Path = Field(
         Path("state"), description="directory of models, ledger and summary, from which the run goes on"
@@ -212,6 +218,7 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             commit_every_s=self.commit_every_s,
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
+            admission=self.admission,
             recorded=self.model_dump(mode="json", exclude={"broker"}),
         )
 
@@ -228,12 +235,18 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             new_sum=self.new_sum,
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
+            admission=self.admission,
         )
 
     @property
     def new_sum(self) -> Callable[[Specs], ExactSum]:
         """Makes an empty sum, which is added to by compiled code if that is asked for."""
         return partial(ExactSum, kernel=kernel() if self.compiled_fold else None)
+
+    @property
+    def admission(self) -> Admission:
+        """Who may count. A SettingsError where the list of workers cannot be read."""
+        return Everybody() if self.workers_allowed is None else Allowed(self.workers_allowed)
 
     @property
     def topology(self) -> Topology:
