@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
+from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting, WeightLimits
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
@@ -24,6 +24,7 @@ class AggregatorConfig:
     policy: RoundPolicy
     ending: Ending
     weighting: Weighting
+    weight_limits: WeightLimits = field(default_factory=WeightLimits)
     local: LocalTraining
     compression: Compression
     shared: tuple[str, ...]

@@ -280,7 +280,7 @@ class PartialAggregator:
         weight = float(base_weight_of(update.head, current.model.weighting))
         try:
             for offset, piece in update.pieces(self._transport):
-                current.pending.sum.add(offset, piece, weight)
+                update.add_piece(current.pending.sum, offset, piece, (weight,))
                 begun = True
         except (UnfitMessage, BlobLost) as error:
             log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)

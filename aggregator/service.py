@@ -250,8 +250,11 @@ class Aggregator:
                     known=self._current.updates.known(contribution),
                     max_staleness=self._config.policy.max_staleness,
                     weighting=self._config.weighting,
+                    most_samples=self._current.most_samples,
                 )
+                bound_before = self._current.updates.accumulator.bound
                 self._current.updates.take(contribution, self._with_rows(decision, delivery), delivery)
+                self._current.note_bound(delivery.sender, self._current.updates.accumulator.bound - bound_before)
                 for claim in contribution.claims:
                     self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
             except (MessageError, BlobLost) as error:
@@ -270,7 +273,7 @@ class Aggregator:
         expected, number = self._run.expected, self._current.number
         contribution: Contribution
         if delivery.shard is None:
-            contribution = read_update(delivery, expected, round_number=number)
+            contribution = read_update(delivery, expected, round_number=number, guard=self._current.guard)
         else:
             contribution = partial = read_partial(delivery, expected, round_number=number)
             self._current.partial_uploads.arrived(partial.shard, partial.base_round, partial.head.sequence)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from aggregator.config import AggregatorConfig, PartialConfig
-from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, kernel
+from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, WeightLimits, kernel
 from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
 from broker import ServiceSettings, WireSettings
@@ -86,6 +86,14 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="fold updates up to this many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
     weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all alike")
+    max_samples: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="samples that count of one update: one with more weighs as if it had this many; none: all"
+    )
+    max_weight: Annotated[float, Field(ge=1)] | None = Field(
+        None,
+        description="how much one update may weigh: at most this many times the median number of samples of the updates"
+        " in the round before; the first round knows only --max-samples; none: no limit",
+    )
     compression: Annotated[AsText[Compression], BeforeValidator(_none_as_text)] = Field(
         Compression(),
         description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, only this share"
@@ -134,9 +142,15 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     def _early_stop_has_a_metric(self) -> Self:
         if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
+        if self.weighting == "uniform" and not (self.max_samples is None and self.max_weight is None):
+            raise ValueError("--max-samples and --max-weight are for --weighting samples; uniform weighs all alike")
         if self.stop_metric is None and self.stop_direction is not None:
             raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
+
+    @property
+    def weight_limits(self) -> WeightLimits:
+        return WeightLimits(max_samples=self.max_samples, max_weight=self.max_weight)
 
     @property
     def aim(self) -> Aim:
@@ -191,6 +205,8 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             raise ValueError("--role partial needs --shard I/N, such as --shard 0/2")
         if self.role == "root" and self.shard is not None:
             raise ValueError("--shard is for --role partial; the root takes --shards N")
+        if self.shards and not (self.max_samples is None and self.max_weight is None):
+            raise ValueError("--max-samples and --max-weight need each update by itself; leave --shards out")
         if self.shards and self.max_staleness:
             raise ValueError(
                 "--shards needs --max-staleness 0: a partial sum that is late cannot be discounted exactly"
@@ -209,6 +225,7 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             policy=self.policy,
             ending=Ending(rounds=self.rounds, aim=self.aim, stop_at=self.stop_at, patience=self.patience),
             weighting=self.weighting,
+            weight_limits=self.weight_limits,
             local=self.local,
             compression=self.update_compression,
             shared=self.shared.patterns,

@@ -11,7 +11,16 @@ from aggregator.rounds.partial_sum import folded_of, partial_head, read_partial,
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
 from aggregator.rounds.present import Present
 from aggregator.rounds.steps import FedAvg, Step, state_names
-from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Weighting, base_weight_of, decide_on
+from aggregator.rounds.verdicts import (
+    Decision,
+    Duplicate,
+    Fold,
+    Late,
+    Weighting,
+    WeightLimits,
+    base_weight_of,
+    decide_on,
+)
 
 __all__ = [
     "Attendance",
@@ -38,6 +47,7 @@ __all__ = [
     "Stores",
     "Update",
     "Uploads",
+    "WeightLimits",
     "Weighting",
     "affordable_prefetch",
     "base_weight_of",

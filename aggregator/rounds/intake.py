@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from aggregator.rounds.accumulator import Accumulator
+from aggregator.senders import Guard
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.states import Encoding
@@ -55,6 +56,8 @@ class Update:
     encoding: Encoding
     num_wire_bytes: int
     """The bytes received so far: the message, and the parts of its blob that were read."""
+    guard: Guard
+    """What it may do to the round."""
 
     shard: ClassVar[None] = None
 
@@ -97,7 +100,8 @@ class Update:
             yield from decoder.pieces(offset, piece)
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
-        accumulator.add(offset, piece, weights[0])
+        self.guard.check(offset, piece)
+        accumulator.add(offset, piece, weights[0], most=self.guard.most)
 
     def _parts(self, transport: Transport) -> Iterator[Buffer]:
         for part in parts_of(self.head, self.payload, transport):
@@ -154,7 +158,7 @@ def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False)
         offset += size
 
 
-def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
+def read_update(delivery: Delivery, expected: Expected, *, round_number: int, guard: Guard | None = None) -> Update:
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
     head, payload = decode(delivery.body, UpdateHead)
     if head.worker != delivery.sender:
@@ -172,7 +176,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
-    return Update(head, payload, expected.encoding, len(delivery.body))
+    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard())
 
 
 def foreign_sets(head: Tensors) -> str | None:

@@ -73,7 +73,8 @@ class ClosedBy(StrEnum):
     SHORT = "short"
     """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
     ABANDONED = "abandoned"
-    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``)."""
+    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``). Or their mean took
+    the model out of the range of its dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,8 @@ class RoundResult:
     closed_at: float
     seconds: float
     num_samples: int
+    reason: str | None = None
+    """Why its updates are dropped, if that is not said by ``closed_by`` alone."""
     measured: Measured
     """The new model's metrics on central test data."""
     model_sha256: str
@@ -233,8 +236,8 @@ class Ledger:
             self._insert(rows)
             if result.closed_by is ClosedBy.ABANDONED:
                 self._db.execute(
-                    "UPDATE updates SET verdict = 'abandoned' WHERE round = ? AND verdict = 'folded'",
-                    (number,),
+                    "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
+                    (result.reason, number),
                 )
             counts = dict(
                 self._db.execute(
@@ -349,6 +352,16 @@ class Ledger:
         """The workers whose updates are committed in this round."""
         rows = self._db.execute("SELECT DISTINCT worker FROM updates WHERE round = ? AND verdict = 'folded'", (number,))
         return [str(worker) for (worker,) in rows]
+
+    def median_samples(self, *, before: int) -> int | None:
+        """The median num_samples, the lower of two, of the updates in the last round before ``before`` that has any."""
+        (last,) = self._db.execute(
+            "SELECT max(round) FROM updates WHERE verdict = 'folded' AND round < ?", (before,)
+        ).fetchone()
+        rows = self._db.execute(
+            "SELECT num_samples FROM updates WHERE verdict = 'folded' AND round = ? ORDER BY num_samples", (last,)
+        ).fetchall()
+        return int(rows[(len(rows) - 1) // 2][0]) if rows else None
 
     def workers(self) -> dict[str, bool]:
         """Worker -> whether an update of it has been folded, of all whose updates were fit to be."""

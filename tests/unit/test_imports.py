@@ -35,7 +35,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
     "aggregator.senders": (*_WIRE, "aggregator.state"),
-    "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
+    "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events", "aggregator.senders"),
     "aggregator.config": (*_WIRE, "learning", "aggregator.state", "aggregator.senders", "aggregator.rounds"),
     "aggregator.settings": (
         *_WIRE,
