@@ -113,7 +113,8 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     )
     stop_metric: str | None = Field(
         None,
-        description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations",
+        description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations,"
+        " of which the median counts, with one vote a worker",
     )
     stop_direction: Literal["min", "max"] | None = Field(
         None,

@@ -19,7 +19,7 @@ from broker.states import specs_of
 from broker.wire import difference
 from console import StateError
 
-_METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
+_METRICS = ("metrics", "worker_metrics", "worker_medians", "train_metrics", "eval_metrics")
 _LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
 
 _CONTRIBUTIONS = """
@@ -126,7 +126,11 @@ class History:
         return [_flat(row) for row in self.closed_rounds()]
 
     def closed_rounds(self) -> list[dict[str, Any]]:
-        """The same, with ``metrics`` and ``worker_metrics`` as separate mappings."""
+        """The same, with ``metrics`` and ``worker_metrics`` as separate mappings.
+
+        ``worker_medians`` has the lower and the upper middle value, with one vote a worker; these decide when a run
+        ends and which model is the best.
+        """
         return list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
 
     def open_round(self) -> dict[str, Any] | None:

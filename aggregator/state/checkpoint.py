@@ -278,7 +278,8 @@ class ModelFile:
 
     def halves(self, specs: Specs) -> dict[str, NDArray[np.float16]]:
         """The float16 tensors of a model with these specs, flat, by name; read from the file as they are looked at."""
-        found, start = {}, 0
+        found: dict[str, NDArray[np.float16]] = {}
+        start = 0
         with self._data(specs) as data:
             first = data.file.tell()
             for spec in specs:

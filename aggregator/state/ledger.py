@@ -32,7 +32,7 @@ CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL, closed_by TEXT, seconds REAL,
     num_folded INTEGER, num_late INTEGER, num_refused INTEGER, num_duplicate INTEGER, num_samples INTEGER,
-    metrics TEXT, worker_metrics TEXT, model_sha256 TEXT
+    metrics TEXT, worker_metrics TEXT, model_sha256 TEXT, worker_medians TEXT
 );
 CREATE TABLE updates (
     id INTEGER PRIMARY KEY, received_at REAL NOT NULL, round INTEGER NOT NULL, verdict TEXT NOT NULL, reason TEXT,
@@ -46,7 +46,10 @@ CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 
 """
 
 
-_ADDED_COLUMNS = (("updates", "num_messages", "INTEGER NOT NULL DEFAULT 1"),)
+_ADDED_COLUMNS = (
+    ("updates", "num_messages", "INTEGER NOT NULL DEFAULT 1"),
+    ("rounds", "worker_medians", "TEXT"),
+)
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
 _COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
@@ -239,6 +242,7 @@ class Ledger:
                     "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
                     (result.reason, number),
                 )
+            means, medians = self._worker_metrics(number), self._worker_medians(number)
             counts = dict(
                 self._db.execute(
                     "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
@@ -247,7 +251,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
                 " num_refused = ?, num_duplicate = ?, num_samples = ?, metrics = ?, worker_metrics = ?,"
-                " model_sha256 = ? WHERE round = ?",
+                " worker_medians = ?, model_sha256 = ? WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -258,7 +262,8 @@ class Ledger:
                     counts.get(Verdict.DUPLICATE, 0),
                     result.num_samples,
                     json.dumps(result.measured.recorded()),
-                    json.dumps(self._worker_metrics(number)),
+                    json.dumps(means),
+                    json.dumps(medians),
                     result.model_sha256,
                     number,
                 ),
@@ -338,6 +343,24 @@ class Ledger:
         means = {key: total / weights[key] for key, total in sums.items()}
         return {key: mean for key, mean in means.items() if math.isfinite(mean)}
 
+    def _worker_medians(self, number: int) -> dict[str, tuple[float, float]]:
+        """What the workers measured, under the same names: the middle value, or both of two, with one vote a worker.
+
+        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'.
+        """
+        values: dict[str, list[float]] = {}
+        rows = self._db.execute(
+            "SELECT worker, max(base_round), train_metrics, eval_metrics FROM updates"
+            " WHERE round = ? AND verdict = 'folded' GROUP BY worker",
+            (number,),
+        )
+        for _, _, trained, evaluated in rows:
+            for prefix, text in (("train", trained), ("eval", evaluated)):
+                for name, value in Measured.of(json.loads(text)).metrics.items():
+                    values.setdefault(f"{prefix}.{name}", []).append(value)
+        ordered = {key: sorted(found) for key, found in values.items()}
+        return {key: (found[(len(found) - 1) // 2], found[len(found) // 2]) for key, found in ordered.items()}
+
     # -- asking ---------------------------------------------------------------------------------------------
 
     def is_folded(self, base_round: int, worker: str) -> str | None:
@@ -406,7 +429,10 @@ class Ledger:
         return dict(self._db.execute("SELECT name, sha256 FROM companions WHERE round = ?", (round_number,)))
 
     def round(self, number: int) -> dict[str, Any]:
-        """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``."""
+        """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``.
+
+        ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper).
+        """
         (row,) = self._closed("AND round = ?", number)
         return row
 
@@ -424,6 +450,7 @@ class Ledger:
                 "metrics": central.metrics,
                 "num_test_samples": central.num_samples,
                 "worker_metrics": json.loads(row["worker_metrics"]),
+                "worker_medians": json.loads(row["worker_medians"] or "{}"),
             }
 
     def close(self) -> None:
