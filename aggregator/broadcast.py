@@ -99,12 +99,16 @@ class Broadcaster:
         if head is None or head.run_id != self._run.run_id:
             self.publish(number, self._stage_file(number), is_finished=is_finished)
             self._delete_earlier_run(head)
-        elif (head.round, head.is_finished) != (number, is_finished) or head.epoch < self._ledger.min_epoch():
+        elif (head.round, head.is_finished) != (number, is_finished) or not self._is_wanted(head.epoch):
             self.publish(number, self._stage_file(number), is_finished=is_finished)
         else:
             self._head = head
             if is_finished and head.blob is not None:  # a killed aggregator may not have got to this
                 self._delete_outdated(number, is_finished=True)
+
+    def _is_wanted(self, epoch: int) -> bool:
+        """Whether a head of this epoch asks for what the open round needs, and is of a start of this directory."""
+        return self._ledger.min_epoch() <= epoch <= self._run.epoch
 
     def upload(self, number: int) -> ModelUpload:
         """Begins to send the body of the model that round ``number`` begins with to where its head will find it.

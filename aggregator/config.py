@@ -37,6 +37,10 @@ class AggregatorConfig:
     part_bytes: int
     admission: Admission = field(default_factory=Everybody)
     """Whose updates and signs of life count."""
+    takes_over: bool = False
+    """Whether, without a state of its own, it goes on from the model on the stream."""
+    trusts_state: bool = False
+    """Whether it goes on from its state directory even if the stream has seen later starts of the run."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 

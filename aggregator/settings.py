@@ -200,6 +200,17 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         Path("state"), description="directory of models, ledger and summary, from which the run goes on"
     )
 
+    take_over: bool = Field(
+        False,
+        description="with an empty --state: go on with the open run of this name from the newest model on the broker,"
+        " whoever put it there",
+    )
+    trust_state: bool = Field(
+        False,
+        description="go on from --state even if the newest model on the broker is of a later start of the run, as after"
+        " a takeover from another directory, or a forged model",
+    )
+
     @model_validator(mode="after")
     def _role_has_what_it_needs(self) -> Self:
         if self.role == "partial" and self.shard is None:
@@ -237,6 +248,8 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
             admission=self.admission,
+            takes_over=self.take_over,
+            trusts_state=self.trust_state,
             recorded=self.model_dump(mode="json", exclude={"broker"}),
         )
 

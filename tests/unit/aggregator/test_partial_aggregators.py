@@ -436,7 +436,7 @@ def test_when_the_workers_are_asked_again_their_updates_are_passed_on_one_by_one
     assert run.root.num_folded == 5
     folder = run.root.folder.with_name("empty")
     run.root.aggregator.close()
-    changes = run.root.settings.model_dump(exclude={"broker", "state"})
+    changes = run.root.settings.model_dump(exclude={"broker", "state"}) | {"take_over": True}
     run.root = EmbeddedRun.make(folder, run.root.task, broker=run.root.broker, clock=run.root.clock, **changes).start()
     run.settle()
     assert (run.root.round, run.root.num_folded) == (2, 5)  # the sums had not been acked
