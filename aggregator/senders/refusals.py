@@ -70,12 +70,15 @@ class Refusals:
             )
             self._drop(delivery)
             return
+        kept = self._kept_of(delivery)
+        if kept.cut_from:
+            reason += f"; of its {kept.cut_from:,} bytes the first {len(kept.body):,} are kept"
         fields = {"round": self._round, "worker": sender, "verdict": Verdict.REFUSED, "reason": reason}
         place = f"set aside in {self._dead}" if self._is_there_room() else "dropped"
         log.warning("update from '%s' %s: %s", sender, place, reason, extra=fields)
         self._on_row(self._row(reason, sender=sender, num_bytes=delivery.num_bytes))
         if self._is_there_room():
-            self._set_aside(delivery, reason)
+            self._transport.set_aside(kept, reason)
         else:
             self._transport.ack([delivery])
 
@@ -97,12 +100,11 @@ class Refusals:
             num_messages=num,
         )
 
-    def _set_aside(self, delivery: Delivery, reason: str) -> None:
+    def _kept_of(self, delivery: Delivery) -> Delivery:
+        """What is to be set aside of a message: all of it, as long as there is room for whole ones in this round."""
         kept = delivery if len(delivery.body) <= self._bytes_left else beginning_of(delivery)
         self._bytes_left = max(0, self._bytes_left - len(kept.body))
-        if kept.cut_from:
-            reason += f"; of its {kept.cut_from:,} bytes the first {len(kept.body):,} are kept"
-        self._transport.set_aside(kept, reason)
+        return kept
 
     def _drop(self, delivery: Delivery) -> None:
         self._quota.drop(delivery.sender, delivery.num_bytes)
