@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aggregator.bodies import BodyLimits
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
@@ -33,6 +34,7 @@ class AggregatorConfig:
     commit_every_s: float
     inline_cap: int
     part_bytes: int
+    body_limits: BodyLimits = field(default_factory=BodyLimits)
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 
@@ -51,3 +53,4 @@ class PartialConfig:
     new_sum: Callable[[Specs], ExactSum]
     inline_cap: int
     part_bytes: int
+    body_limits: BodyLimits = field(default_factory=BodyLimits)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from aggregator.bodies import Arrivals
 from aggregator.broadcast import Broadcaster
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
-from aggregator.rounds import Expected, Stores, affordable_prefetch
+from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch
 from aggregator.run import Run, open_run
 from aggregator.state import Ledger, Retention, StateDirectory
 from broker import Source, Transport
@@ -33,6 +34,8 @@ class OpenedRun:
     """Where rounds are stored."""
     expected: Expected
     """What updates look like."""
+    bodies: Arrivals[Contribution]
+    """The updates and partial sums whose bodies are on their way."""
     prefetch: int
     """The most updates received but not yet acked."""
     broadcaster: Broadcaster
@@ -76,7 +79,8 @@ def opened(
         result = OpenedRun(
             run=run,
             stores=stores,
-            expected=Expected(run.run_id, encoding, config.topology),
+            expected=Expected(run.run_id, encoding, config.topology, run.part_bytes),
+            bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
             broadcaster=Broadcaster(run, config, stores),
             evaluate=CentralEvaluation(task, model),

@@ -1,8 +1,9 @@
 """The aggregator: takes updates as they arrive, closes rounds, and broadcasts the resulting models.
 
-Here the pure parts meet the wire. ``step()`` handles one event: an update, a sign of life or the clock. An update is
-read (``read_update``) and decided on (``decide_on``), and the open round carries the decision out; then ``step()`` does
-whatever is due.
+Here the pure parts meet the wire. ``step()`` handles one event: an update, a part of a body, a sign of life or the
+clock. An update is read (``read_update``) and decided on (``decide_on``), and the open round carries the decision out;
+one that is to be folded but whose body is in a blob waits until all of that is there, and is then decided on again.
+Then ``step()`` does whatever is due.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
+from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
@@ -19,6 +21,7 @@ from aggregator.opening import OpenedRun, opened
 from aggregator.rounds import (
     Attendance,
     Contribution,
+    Fold,
     PartialUploads,
     Uploads,
     decide_on,
@@ -29,7 +32,7 @@ from aggregator.state import ClosedBy, Ledger, UpdateRow, Verdict
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Presence, decode, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, BlobLost, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -153,6 +156,8 @@ class Aggregator:
 
     def close(self) -> None:
         """Leaves the queue and the ledger; uncommitted updates are delivered again."""
+        if self._opened is not None:
+            self._opened.bodies.clear()
         try:
             self._transport.close()
         finally:
@@ -164,16 +169,21 @@ class Aggregator:
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.PRESENCE:
             self._see(delivery)
+        elif delivery is not None and delivery.source is Source.PARTS:
+            self._run.bodies.take(delivery)
         elif delivery is not None:
             self._take(delivery)
-        by = self._current.do_what_is_due()
+        for settled in self._run.bodies.settle():
+            self._take_up(settled)
+        by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
         if by is not None:
             self._close_round(by)
         return delivery is not None
 
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
-        return self._current.time_left()
+        left_s, of_bodies_s = self._current.time_left(), self._run.bodies.time_left()
+        return left_s if of_bodies_s is None else min(left_s, of_bodies_s + 0.001)
 
     # -- incoming messages ----------------------------------------------------------------------------------
 
@@ -199,24 +209,46 @@ class Aggregator:
             )
 
     def _take(self, delivery: Delivery) -> None:
-        """Reads a message from the results queue, decides on it and carries the decision out, or sets it aside."""
+        """Reads a message from the results queue and decides on it, or sets it aside."""
         contribution: Contribution | None = None
         with self._suspected(delivery) as refuse_as:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
                 contribution = self._read(delivery)
-                decision = decide_on(
-                    contribution.claims,
-                    base_round=contribution.base_round,
-                    open_round=self._current.number,
-                    known=self._current.updates.known(contribution),
-                    max_staleness=self._config.policy.max_staleness,
-                    weighting=self._config.weighting,
-                )
-                self._current.updates.take(contribution, decision, delivery)
-            except (MessageError, BlobLost) as error:
+                self._decide_on(contribution, delivery)
+            except MessageError as error:
                 self._refuse(delivery, contribution, str(error))
+
+    def _take_up(self, settled: Settled[Contribution]) -> None:
+        """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
+        contribution, delivery, body = settled.message, settled.delivery, settled.body
+        if body is None:
+            self._refuse(delivery, contribution, settled.reason)
+            return
+        contribution.received(body.num_blob_bytes)
+        with contextlib.closing(body), self._suspected(delivery) as refuse_as:
+            try:
+                if refuse_as is not None:
+                    raise UnfitMessage(refuse_as)
+                self._decide_on(contribution, delivery, body)
+            except MessageError as error:
+                self._refuse(delivery, contribution, str(error))
+
+    def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
+        """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
+        decision = decide_on(
+            contribution.claims,
+            base_round=contribution.base_round,
+            open_round=self._current.number,
+            known=self._current.updates.known(contribution),
+            max_staleness=self._config.policy.max_staleness,
+            weighting=self._config.weighting,
+        )
+        if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
+            self._run.bodies.expect(contribution, delivery)
+        else:
+            self._current.updates.take(contribution, decision, delivery, body or contribution.in_message)
 
     def _read(self, delivery: Delivery) -> Contribution:
         """The update or partial sum in a delivery, judged by its header alone; a MessageError if it is not ours."""
@@ -243,7 +275,10 @@ class Aggregator:
         message = hashlib.sha256(delivery.body).hexdigest()
         has_had_its_chances = self._ledger.attempt(message) > _MAX_ATTEMPTS
         yield f"the aggregator died {_MAX_ATTEMPTS} times while handling this message" if has_had_its_chances else None
-        self._ledger.survived(message)
+        if delivery in self._run.bodies:
+            self._ledger.take_back_attempt(message)
+        else:
+            self._ledger.survived(message)
 
     def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str) -> None:
         number, dead = self._current.number, self._config.topology.dead
@@ -261,7 +296,6 @@ class Aggregator:
             num_bytes=len(delivery.body),
         )
         self._current.updates.refused(row)
-        self._current.updates.mend()
 
     # -- closing --------------------------------------------------------------------------------------------
 

@@ -4,14 +4,14 @@ from aggregator.rounds.accumulator import NewAccumulator
 from aggregator.rounds.attendance import Attendance, PartialUploads, Uploads
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.fold_kernel import kernel
-from aggregator.rounds.intake import Expected, Update, affordable_prefetch, read_update
+from aggregator.rounds.intake import Expected, Update, affordable_prefetch, part_bytes_of, read_update
 from aggregator.rounds.next_model import NextPiece, next_model
-from aggregator.rounds.open_round import Contribution, OpenRound, Stores
+from aggregator.rounds.open_round import Contribution, OpenRound, Stores, add_to
 from aggregator.rounds.partial_sum import folded_of, partial_head, read_partial, send_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
 from aggregator.rounds.present import Present
 from aggregator.rounds.steps import FedAvg, Step, state_names
-from aggregator.rounds.verdicts import Weighting, base_weight_of, decide_on
+from aggregator.rounds.verdicts import Fold, Weighting, base_weight_of, decide_on
 
 __all__ = [
     "Attendance",
@@ -21,6 +21,7 @@ __all__ = [
     "Expected",
     "Extended",
     "FedAvg",
+    "Fold",
     "NewAccumulator",
     "NextPiece",
     "OnShort",
@@ -35,6 +36,7 @@ __all__ = [
     "Update",
     "Uploads",
     "Weighting",
+    "add_to",
     "affordable_prefetch",
     "base_weight_of",
     "decide",
@@ -42,6 +44,7 @@ __all__ = [
     "folded_of",
     "kernel",
     "next_model",
+    "part_bytes_of",
     "partial_head",
     "read_partial",
     "read_update",

@@ -34,8 +34,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
-    "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
-    "aggregator.config": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds"),
+    "aggregator.bodies": _WIRE,
+    "aggregator.rounds": (*_STATES, *(f"aggregator.{room}" for room in ("state", "events", "bodies"))),
+    "aggregator.config": (*_WIRE, "learning", *(f"aggregator.{room}" for room in ("state", "bodies", "rounds"))),
     "aggregator.settings": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds", "aggregator.config"),
     "aggregator.watchers": (
         *_WIRE,
@@ -45,7 +46,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator": (
         *_STATES,
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
+        *(
+            f"aggregator.{room}"
+            for room in ("state", "events", "history", "bodies", "rounds", "config", "settings", "watchers")
+        ),
     ),
     "dashboard": (*_WIRE, "operations", "aggregator.history"),
     "simulation": (
