@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aggregator.bodies import BodyLimits
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting, WeightLimits
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
@@ -44,6 +45,7 @@ class AggregatorConfig:
     """Whether, without a state of its own, it goes on from the model on the stream."""
     trusts_state: bool = False
     """Whether it goes on from its state directory even if the stream has seen later starts of the run."""
+    body_limits: BodyLimits = field(default_factory=BodyLimits)
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 
@@ -66,3 +68,4 @@ class PartialConfig:
     """As the root's."""
     admission: Admission = field(default_factory=Everybody)
     """Whose updates it sums up; it passes on those of others, for the root to refuse."""
+    body_limits: BodyLimits = field(default_factory=BodyLimits)

@@ -85,8 +85,12 @@ class CurrentRound:
         oldest_at = self.updates.oldest_at
         return None if oldest_at is None else oldest_at + self._config.commit_every_s
 
-    def do_what_is_due(self) -> ClosedBy | None:
-        """Commits and reports if it is time to; returns why the round is to be closed, or None if it stays open."""
+    def do_what_is_due(self, *, num_held_up: int = 0) -> ClosedBy | None:
+        """Commits and reports if it is time to; returns why the round is to be closed, or None if it stays open.
+
+        ``num_held_up`` messages wait for bodies that do not come: they may fill the window, and then only a commit lets
+        others in.
+        """
         now = self._clock()
         num_folded, num_present = self.updates.num_folded, self.num_present
         self._round, decision = decide(
@@ -102,7 +106,8 @@ class CurrentRound:
             log.info("round %d: %s", self.number, self._waits_for(), extra={IS_SHOWN: True})
             self._report_at = now + _REPORT_EVERY_S
         is_due = self._commit_at is not None and now >= self._commit_at
-        if is_due or self.updates.num_pending > self._prefetch // 2:
+        is_window_full = self.updates.num_pending + num_held_up >= self._prefetch
+        if is_due or is_window_full or self.updates.num_pending > self._prefetch // 2:
             self.commit()
         return None
 

@@ -3,7 +3,7 @@
 Watchers receive events and decide nothing.
 
 Events come from the service's thread, in order. Only ``Committed`` is final: decisions after the last commit may be
-reported a second time, after a restart or when a broken update has set the sum back.
+reported a second time, after a restart.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from aggregator.bodies import Arrivals
 from aggregator.broadcast import Broadcaster
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
-from aggregator.rounds import Expected, Stores, affordable_prefetch, largest_message
+from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
 from aggregator.run import Run, open_run
 from aggregator.senders import NameConflicts
 from aggregator.state import Ledger, Retention, StateDirectory
@@ -34,6 +35,8 @@ class OpenedRun:
     """Where rounds are stored."""
     expected: Expected
     """What updates look like."""
+    bodies: Arrivals[Contribution]
+    """The updates and partial sums whose bodies are on their way."""
     prefetch: int
     """The most updates received but not yet acked."""
     broadcaster: Broadcaster
@@ -85,6 +88,7 @@ def opened(
             run=run,
             stores=stores,
             expected=_expected(config, run, encoding, ledger),
+            bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
             broadcaster=Broadcaster(run, config, stores, conflicts),
             evaluate=CentralEvaluation(task, model),
@@ -136,6 +140,7 @@ def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Le
         run.run_id,
         encoding,
         config.topology,
+        run.part_bytes,
         model_sha256=lambda number: ledger.model_sha256(number - 1) if number > ledger.base_round() else None,
         membership=config.membership,
     )

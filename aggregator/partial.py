@@ -1,19 +1,21 @@
 """The partial aggregator of one shard: folds the updates of its workers, and sends their exact sum to the root.
 
-It judges nothing and stores nothing. It folds only what is beyond doubt, a worker's first fitting update for the open
-round; everything else, stale, duplicate or broken, it passes on to the root unchanged. Its commit is the message: sum
-and rows are one message on the root's queue, which the broker confirms once it is on the disk; only then are the
-updates acked. If the partial is killed before the message is confirmed, the updates are delivered again; if it is
-killed between confirmation and ack, they are delivered again although a sum that was sent contains them. So a partial
-sums only rounds that opened while it led: updates for the round that was open when it started are passed on one by one,
-and the root, which knows every update by its key, counts each once.
+It judges nothing, and stores nothing but bodies on their way, until they are whole. It folds only what is beyond doubt,
+a worker's first fitting update for the open round; everything else, stale, duplicate or broken, it passes on to the
+root unchanged. Its commit is the message: sum and rows are one message on the root's queue, which the broker confirms
+once it is on the disk; only then are the updates acked. If the partial is killed before the message is confirmed, the
+updates are delivered again; if it is killed between confirmation and ack, they are delivered again although a sum that
+was sent contains them. So a partial sums only rounds that opened while it led: updates for the round that was open when
+it started are passed on one by one, and the root, which knows every update by its key, counts each once.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 
+from aggregator.bodies import Arrivals, Body, Settled
 from aggregator.config import PartialConfig
 from aggregator.events import (
     PartialWatcher,
@@ -31,10 +33,12 @@ from aggregator.rounds import (
     Expected,
     PartialSender,
     Update,
+    add_to,
     affordable_prefetch,
     base_weight_of,
     folded_of,
     largest_message,
+    part_bytes_of,
     read_update,
 )
 from aggregator.run import newest_head
@@ -96,6 +100,9 @@ class PartialAggregator:
         """Updates for a model that has not arrived yet, and until when they wait for it."""
         self._passed_early: dict[tuple[str, int, str], str] = {}
         """(run id, round, worker) -> instance, of updates passed on before their model arrived."""
+        self._bodies: Arrivals[Update] = Arrivals(
+            transport, folder=None, limits=config.body_limits, clock=clock, on_event=on_event
+        )
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -131,6 +138,7 @@ class PartialAggregator:
 
     def close(self) -> None:
         """Leaves the queue; unacked updates are delivered again."""
+        self._bodies.clear()
         self._transport.close()
 
     def step(self, timeout_s: float | None = 0.0) -> bool:
@@ -139,17 +147,22 @@ class PartialAggregator:
         self._config.admission.look()
         if delivery is not None and delivery.source is Source.MODELS:
             self._see_model(delivery)
+        elif delivery is not None and delivery.source is Source.PARTS:
+            self._bodies.take(delivery)
         elif delivery is not None:
             self._take(delivery)
+        for settled in self._bodies.settle():
+            self._take_up(settled)
         self._do_what_is_due()
         return delivery is not None
 
     def time_left(self) -> float | None:
         """Seconds until something is due, if no event arrives before; None: nothing is due."""
-        times = [until for _, until in self._early[:1]]
+        now, of_bodies_s = self._clock(), self._bodies.time_left()
+        times = [until - now for _, until in self._early[:1]] + ([] if of_bodies_s is None else [of_bodies_s])
         if self._round is not None and self._round.pending.updates:
-            times.append(self._round.pending.last_at + self._config.flush_s)
-        return max(0.0, min(times) - self._clock()) + 0.001 if times else None
+            times.append(self._round.pending.last_at + self._config.flush_s - now)
+        return max(0.0, min(times)) + 0.001 if times else None
 
     def _do_what_is_due(self) -> None:
         now = self._clock()
@@ -159,7 +172,8 @@ class PartialAggregator:
         if current is None or not current.pending.updates:
             return
         is_idle = now >= current.pending.last_at + self._config.flush_s
-        is_window_full = len(current.pending.deliveries) + len(self._early) >= self._prefetch
+        num_held = len(current.pending.deliveries) + len(self._early) + self._bodies.num_held_up
+        is_window_full = num_held >= self._prefetch
         if current.has_all_usual or is_idle or is_window_full:
             self._send(current)
 
@@ -184,10 +198,14 @@ class PartialAggregator:
             self.is_finished = True
             self._on_event(ShardFinished(run_id=head.run_id, num_rounds=head.round - 1))
             return
+        for update, waiting in self._bodies.clear():  # for the round before: the root may count it all the same
+            if current is not None and update.head.round == current.number:
+                current.known.setdefault(update.head.worker, update.head.instance)
+            self._pass_on(waiting)
         self._open(head)
         early, self._early = self._early, []
-        for waiting, _ in early:
-            self._take(waiting)
+        for delivery_before, _ in early:
+            self._take(delivery_before)
 
     def _open(self, head: ModelHead) -> None:
         """Begins to sum updates for a model, unless some may have been summed before."""
@@ -228,6 +246,7 @@ class PartialAggregator:
             head.run_id,
             encoding,
             self._config.root,
+            (part_bytes_of(head),),
             model_sha256=lambda number: head.sha256 if number == head.round else None,
             membership=replace(self._config.membership, protection=head.protection),
         )
@@ -256,17 +275,31 @@ class PartialAggregator:
                 self._drop(current, delivery)
             return
         self._decide_on(current, update, delivery)
-        if update.head.round == current.number:
-            current.known.setdefault(update.head.worker, update.head.instance)
 
-    def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery) -> None:
+    def _take_up(self, settled: Settled[Update]) -> None:
+        """Decides again on an update whose body is there by now; or passes it on, if that will not come."""
+        current, update, delivery, body = self._round, settled.message, settled.delivery, settled.body
+        assert current is not None  # without a model no body is waited for
+        if body is None:
+            log.warning("update from '%s' passed on unchanged: %s", delivery.sender, settled.reason)
+            current.known.setdefault(update.head.worker, update.head.instance)
+            self._pass_on(delivery)
+            return
+        update.received(body.num_blob_bytes)
+        with contextlib.closing(body):
+            self._decide_on(current, update, delivery, body)
+
+    def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery, body: Body | None = None) -> None:
         head, known_instance = update.head, current.known.get(update.head.worker)
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
         is_ours = not is_of_other_shard and self._config.admission.admits(head.worker)
         if head.round != current.number or not current.are_summed or not is_ours:
             self._pass_on(delivery)
+        elif known_instance is None and body is None and self._bodies.has_to_wait(update):
+            if self._waits(update, delivery):
+                return
         elif known_instance is None:
-            self._fold(current, update, delivery)
+            self._fold(current, update, delivery, body or update.in_message)
         elif known_instance != head.instance:
             self._send(current)  # so that the root gets the worker's first update first
             self._pass_on(delivery)
@@ -274,6 +307,18 @@ class PartialAggregator:
             current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be from a lost session
         else:
             self._transport.ack([delivery])
+        if head.round == current.number:
+            current.known.setdefault(head.worker, head.instance)
+
+    def _waits(self, update: Update, delivery: Delivery) -> bool:
+        """Has an update wait for its body; False if too many of its worker do, and it is passed on."""
+        try:
+            self._bodies.expect(update, delivery)
+        except UnfitMessage as error:
+            log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)
+            self._pass_on(delivery)
+            return False
+        return True
 
     def _drop(self, current: "_ShardRound", delivery: Delivery) -> None:
         """Drops a message of which the root has had enough of the kind in this round."""
@@ -299,18 +344,14 @@ class PartialAggregator:
         self._transport.ack([delivery])
         self._on_event(UpdatePassedOn(worker=delivery.sender))
 
-    def _fold(self, current: "_ShardRound", update: Update, delivery: Delivery) -> None:
-        begun_at, begun = time.perf_counter(), False
+    def _fold(self, current: "_ShardRound", update: Update, delivery: Delivery, body: Body) -> None:
+        begun_at = time.perf_counter()
         weight = float(base_weight_of(update.head, current.model.weighting))
         try:
-            for offset, piece in update.pieces(self._transport):
-                update.add_piece(current.pending.sum, offset, piece, (weight,))
-                begun = True
-        except (UnfitMessage, BlobLost) as error:
+            add_to(current.pending.sum, update, body, [weight])
+        except UnfitMessage as error:
             log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)
             self._pass_on(delivery)
-            if begun:
-                self._start_over(current)
             return
         current.pending.add(update, delivery, now=self._clock())
         head = update.head
@@ -371,6 +412,7 @@ class PartialAggregator:
         self._on_event(SumDropped(num_updates=len(current.pending.updates)))
         current.begin_sum()
         self._early.clear()
+        self._bodies.clear()
         self._transport.give_back()
 
 
@@ -434,7 +476,6 @@ class _Pending:
         return any(folded.worker == worker for folded in self.updates)
 
     def add(self, update: Update, delivery: Delivery, *, now: float) -> None:
-        self.sum.end_update()
         self.updates.append(folded_of(update))
         self.deliveries.append(_tag_of(delivery))
         if update.blob_name is not None:

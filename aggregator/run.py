@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregator.config import AggregatorConfig
-from aggregator.rounds import state_names
+from aggregator.rounds import part_bytes_of, state_names
 from aggregator.state import Ledger, StateDirectory, companion_specs
 from broker import Transport
 from broker.states import State, first_not_finite, read_model, specs_of
-from broker.wire import MAX_NUMBER, Buffer, ModelHead, Specs, Trust, decode_from, difference
+from broker.wire import MAX_NUMBER, MAX_PART_BYTES, Buffer, ModelHead, Specs, Trust, decode_from, difference
 from console import DamagedFile, MessageError, StateError, TaskError
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ class Run:
     specs: Specs
     inline_cap: int
     """The cap that updates may have been sent under: ours, or that of the newest model on the stream if smaller."""
+    part_bytes: frozenset[int]
+    """The sizes of part that this run's models have had, and so its updates in blobs."""
 
 
 def open_run(
@@ -59,10 +61,12 @@ def open_run(
         _go_beyond(on_stream[0].epoch, config, facts, directory, ledger)
     epoch = ledger.claim()
     _go_back_to_sound_model(directory, ledger, specs, state_names(config.step))
-    caps = [config.inline_cap]
+    caps, part_bytes = [config.inline_cap], {MAX_PART_BYTES, config.part_bytes, *facts.get("part_bytes", ())}
     if on_stream is not None and on_stream[0].run_id == facts["run_id"]:
         caps.append(on_stream[0].cap(config.inline_cap))
-    return Run(str(facts["run_id"]), epoch, specs, min(caps))
+        part_bytes.add(part_bytes_of(on_stream[0]))
+    ledger.record({"part_bytes": sorted(part_bytes)})
+    return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(part_bytes))
 
 
 def _go_beyond(

@@ -1,8 +1,9 @@
 """The aggregator: takes updates as they arrive, closes rounds, and broadcasts the resulting models.
 
-Here the pure parts meet the wire. ``step()`` handles one event: an update, a sign of life or the clock. An update is
-read (``read_update``) and decided on (``decide_on``), and the open round carries the decision out; then ``step()`` does
-whatever is due.
+Here the pure parts meet the wire. ``step()`` handles one event: an update, a part of a body, a sign of life or the
+clock. An update is read (``read_update``) and decided on (``decide_on``), and the open round carries the decision out;
+one that is to be folded but whose body is in a blob waits until all of that is there, and is then decided on again.
+Then ``step()`` does whatever is due.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
@@ -35,7 +37,7 @@ from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, BlobLost, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -173,6 +175,8 @@ class Aggregator:
 
     def close(self) -> None:
         """Leaves the queue and the ledger; uncommitted updates are delivered again."""
+        if self._opened is not None:
+            self._opened.bodies.clear()
         try:
             self._transport.close()
         finally:
@@ -184,13 +188,17 @@ class Aggregator:
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.PRESENCE:
             self._see(delivery)
+        elif delivery is not None and delivery.source is Source.PARTS:
+            self._run.bodies.take(delivery)
         elif delivery is not None:
             self._take(delivery)
         if self._config.admission.look():
             self._attendance.keep_only(self._config.admission.admits)
         if self._conflicts.is_due(now=self._clock()):
             self._announce_conflicts()
-        by = self._current.do_what_is_due()
+        for settled in self._run.bodies.settle():
+            self._take_up(settled)
+        by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
         if by is not None:
             self._close_round(by)
         return delivery is not None
@@ -200,6 +208,9 @@ class Aggregator:
         times = [self._current.time_left(), self._conflicts.time_left(now=self._clock())]
         if self._config.admission.looks_every_s is not None:
             times.append(self._config.admission.looks_every_s)
+        of_bodies_s = self._run.bodies.time_left()
+        if of_bodies_s is not None:
+            times.append(of_bodies_s + 0.001)
         return min(times)
 
     # -- incoming messages ----------------------------------------------------------------------------------
@@ -247,7 +258,7 @@ class Aggregator:
         log.warning("worker '%s' does not answer: %s", worker, objection)
 
     def _take(self, delivery: Delivery) -> None:
-        """Reads a message from the results queue, decides on it and carries the decision out, or sets it aside."""
+        """Reads a message from the results queue and decides on it, or sets it aside."""
         is_sum = delivery.shard is not None and self._config.topology.num_shards > 0
         if not is_sum and self._current.refusals.ignores(delivery):
             return
@@ -257,23 +268,46 @@ class Aggregator:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
                 contribution = self._read(delivery)
-                self._check_admitted(contribution)
-                decision = decide_on(
-                    contribution.claims,
-                    base_round=contribution.base_round,
-                    open_round=self._current.number,
-                    known=self._current.updates.known(contribution),
-                    max_staleness=self._config.policy.max_staleness,
-                    weighting=self._config.weighting,
-                    most_samples=self._current.most_samples,
-                )
-                bound_before = self._current.updates.accumulator.bound
-                self._current.updates.take(contribution, self._with_rows(decision, delivery), delivery)
-                self._current.note_bound(delivery.sender, self._current.updates.accumulator.bound - bound_before)
-                for claim in contribution.claims:
-                    self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
-            except (MessageError, BlobLost) as error:
+                self._decide_on(contribution, delivery)
+            except MessageError as error:
                 self._refuse(delivery, contribution, str(error))
+
+    def _take_up(self, settled: Settled[Contribution]) -> None:
+        """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
+        contribution, delivery, body = settled.message, settled.delivery, settled.body
+        if body is None:
+            self._refuse(delivery, contribution, settled.reason)
+            return
+        contribution.received(body.num_blob_bytes)
+        with contextlib.closing(body), self._suspected(delivery) as refuse_as:
+            try:
+                if refuse_as is not None:
+                    raise UnfitMessage(refuse_as)
+                self._decide_on(contribution, delivery, body)
+            except MessageError as error:
+                self._refuse(delivery, contribution, str(error))
+
+    def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
+        """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
+        self._check_admitted(contribution)
+        decision = decide_on(
+            contribution.claims,
+            base_round=contribution.base_round,
+            open_round=self._current.number,
+            known=self._current.updates.known(contribution),
+            max_staleness=self._config.policy.max_staleness,
+            weighting=self._config.weighting,
+            most_samples=self._current.most_samples,
+        )
+        if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
+            self._run.bodies.expect(contribution, delivery)
+            return
+        updates = self._current.updates
+        bound_before = updates.accumulator.bound
+        updates.take(contribution, self._with_rows(decision, delivery), delivery, body or contribution.in_message)
+        self._current.note_bound(delivery.sender, updates.accumulator.bound - bound_before)
+        for claim in contribution.claims:
+            self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
 
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
@@ -314,13 +348,15 @@ class Aggregator:
         message = hashlib.sha256(delivery.body).hexdigest()
         has_had_its_chances = self._ledger.attempt(message) > _MAX_ATTEMPTS
         yield f"the aggregator died {_MAX_ATTEMPTS} times while handling this message" if has_had_its_chances else None
-        self._ledger.survived(message)
+        if delivery in self._run.bodies:
+            self._ledger.take_back_attempt(message)
+        else:
+            self._ledger.survived(message)
 
     def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str) -> None:
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
         self._current.refusals.refuse(delivery, reason)
-        self._current.updates.mend()
 
     # -- closing --------------------------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 from broker.connecting import connect
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, Shared, WireSettings, redacted
-from broker.transport import BlobUpload, Delivery, Queued, Source, Transport, beginning_of
+from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [
+    "BlobNews",
     "BlobUpload",
     "BrokerSettings",
     "BrokerUrl",

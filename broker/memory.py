@@ -7,8 +7,9 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from broker.transport import BlobUpload, DeadLetter, Delivery, Queued, Source, Transport, received
+from broker.transport import BlobNews, BlobUpload, DeadLetter, Delivery, Queued, Source, Transport, received
 from broker.wire import Buffer, Topology, partial_key, shard_of
 from console import BlobLost, QueueMissing
 
@@ -59,6 +60,7 @@ class MemoryTransport(Transport):
         self._next_head = 0
         self._tags = itertools.count(1)
         self._unacked: dict[int, tuple[str, bytes]] = {}
+        self._fetches: dict[str, _Fetch] = {}
         self._is_woken = False
 
     def declare(self) -> None:
@@ -105,7 +107,7 @@ class MemoryTransport(Transport):
         """Does nothing: no method here waits for a broker."""
 
     def _has_next(self) -> bool:
-        return any(self._is_ready(source) for source in self._sources)
+        return any(self._is_ready(source) for source in self._sources) or any(map(self._has_part, self._fetches))
 
     def _is_ready(self, source: Source) -> bool:
         if source is Source.MODELS:
@@ -119,7 +121,32 @@ class MemoryTransport(Transport):
             return self._broker.shards.setdefault(self._shard, deque())
         return self._broker.queues[source]
 
+    def _has_part(self, name: str) -> bool:
+        """Whether there is a part of a blob that is being fetched, or news."""
+        fetch, stored = self._fetches[name], self._broker.blobs.get(name)
+        return stored is None or fetch.next_part < len(stored) or fetch.is_asked_after
+
+    def _next_part(self) -> Delivery | None:
+        for name, fetch in self._fetches.items():
+            if not self._has_part(name):
+                continue
+            stored, part = self._broker.blobs.get(name), fetch.next_part
+            if stored is None:
+                del self._fetches[name]
+                return Delivery(Source.PARTS, b"", name, news=BlobNews.GONE)
+            if part >= len(stored):
+                fetch.is_asked_after = False
+                return Delivery(Source.PARTS, b"", name, news=BlobNews.QUIET)
+            fetch.next_part += 1
+            if fetch.next_part == fetch.num_parts:
+                del self._fetches[name]
+            return Delivery(Source.PARTS, stored[part], name, part=part)
+        return None
+
     def _next(self) -> Delivery | None:
+        delivery = self._next_part()
+        if delivery is not None:
+            return delivery
         for source in self._sources:
             if not self._is_ready(source):
                 continue
@@ -142,6 +169,7 @@ class MemoryTransport(Transport):
 
     def give_back(self) -> None:
         with self._changed:
+            self._fetches.clear()
             self._queue(Source.UPDATES).extendleft(reversed(self._unacked.values()))
             self._unacked.clear()
             self._changed.notify_all()
@@ -210,16 +238,36 @@ class MemoryTransport(Transport):
             raise BlobLost(f"blob {name} is gone or lacks some of its {num_parts} parts")
         yield from stored[:num_parts]
 
+    def fetch(self, name: str, num_parts: int) -> None:
+        self._fetches[name] = _Fetch(num_parts)
+
+    def ask_after(self, name: str) -> None:
+        if name in self._fetches:
+            self._fetches[name].is_asked_after = True
+
+    def stop_fetching(self, name: str) -> None:
+        self._fetches.pop(name, None)
+
     def delete_blobs(self, names: Sequence[str]) -> None:
         with self._changed:
             for name in names:
                 self._broker.blobs.pop(name, None)
+            self._changed.notify_all()
 
     def close(self) -> None:
         self.give_back()
         self.listen()
         if self._broker.leaders.get(self._shard) is self:
             del self._broker.leaders[self._shard]
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """How far a blob has been read."""
+
+    num_parts: int
+    next_part: int = 0
+    is_asked_after: bool = False
 
 
 class _BlobUpload:
@@ -235,4 +283,5 @@ class _BlobUpload:
     def finish(self) -> str:
         with self._broker.changed:
             self._broker.blobs[self._name] = tuple(self._parts)
+            self._broker.changed.notify_all()
         return self._name

@@ -24,6 +24,22 @@ class Source(StrEnum):
     MODELS = "models"
     UPDATES = "updates"
     PRESENCE = "presence"
+    PARTS = "parts"
+    """Of blobs, see ``Transport.fetch``."""
+
+
+class BlobNews(StrEnum):
+    """What is to be said of a blob that is being fetched, besides its parts; in words that follow its name.
+
+    After all but QUIET, no more parts come.
+    """
+
+    GONE = "is gone"
+    UNREADABLE = "cannot be read"
+    OUT_OF_ORDER = "has a part out of order"
+    INTERRUPTED = "was interrupted by the loss of the connection"
+    QUIET = "has no new part"
+    """The answer to ``ask_after``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +49,10 @@ class Delivery:
     source: Source
     body: Buffer
     sender: str = ""
-    """The worker it is from, according to the broker (by routing key); ``partial.<shard>`` for a partial sum."""
+    """The worker it is from, according to the broker (by routing key); ``partial.<shard>`` for a partial sum.
+
+    Of PARTS: the name of the blob.
+    """
     tag: int = 0
     """For the ack, valid within its ``session``; only the transport uses them."""
     session: int = 0
@@ -46,6 +65,11 @@ class Delivery:
     def num_bytes(self) -> int:
         """The size of the message as it was sent."""
         return self.cut_from or len(self.body)
+
+    part: int = 0
+    """Of PARTS: which part of its blob this is."""
+    news: BlobNews | None = None
+    """Of PARTS: something else than a part."""
 
     @property
     def shard(self) -> int | None:
@@ -195,7 +219,27 @@ class Transport(Protocol):
         return upload.finish()
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
-        """The parts of a blob in order, each once. BlobLost if it is not there or ends early."""
+        """The parts of a blob in order, each once. BlobLost if it is not there, ends early or has a part out of order.
+
+        Each part has its time, and only a new one counts. After ``give_up_waiting`` a BrokerUnreachable.
+        """
+
+    def fetch(self, name: str, num_parts: int) -> None:
+        """Begins to read a blob beside everything else: ``receive`` gives its parts, in order, each once.
+
+        Several may be fetched at a time; what ``receive`` has not handed out takes two parts a blob. A part that has
+        not been written yet is waited for. What goes wrong comes as ``BlobNews``. When the connection is lost, or
+        after ``give_back``, all fetching is over, as all updates not yet acked are delivered again.
+        """
+
+    def ask_after(self, name: str) -> None:
+        """Asks the broker for parts it has sent of a blob that is being fetched: after these, QUIET is received.
+
+        Unless the connection turns out to be lost: so an answer says that it is the blob which is late.
+        """
+
+    def stop_fetching(self, name: str) -> None:
+        """Nothing more of this blob is received."""
 
     def delete_blobs(self, names: Sequence[str]) -> None:
         """Deletes these blobs, as far as they exist."""

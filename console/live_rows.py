@@ -188,17 +188,29 @@ class Flow:
     def __init__(self, label: str) -> None:
         self._label = label
         self._newest: Transferring | None = None
+        self._begun: dict[str, float] = {}
+        """Since when each transfer has been under way: there may be several."""
         self._begun_at = self._moved_at = 0.0
         self._is_broken = False
 
     def on_event(self, event: Transferring, *, now: float) -> None:
         if event.num_bytes == 0:
-            self._begun_at, self._is_broken = now, False
+            self._begun[event.what] = now
+        self._is_broken = False
+        self._begun_at = self._begun.get(event.what, now)
+        if event.num_bytes == event.total_bytes:
+            self._begun.pop(event.what, None)
         self._newest, self._moved_at = event, now
 
-    def over(self) -> None:
-        """No transfer is under way any more; if the newest is incomplete, it broke off."""
-        self._is_broken = self._newest is not None and self._newest.num_bytes < self._newest.total_bytes
+    def over(self, what: str | None = None) -> None:
+        """This transfer (None: any) is not under way any more; if the newest is incomplete, it broke off."""
+        newest = self._newest
+        if what is None:
+            self._begun.clear()
+        else:
+            self._begun.pop(what, None)
+        if newest is not None and what in (None, newest.what):
+            self._is_broken = newest.num_bytes < newest.total_bytes
 
     def show(self, rows: Rows) -> None:
         event = self._newest

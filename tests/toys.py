@@ -87,6 +87,17 @@ class Spool:
         (key, kept), self._open = self._open, None
         self._updates[key] = kept
 
+    def remove(self, offset: int, piece: Buffer, weight: float) -> None:
+        """Nothing yet: the update goes as a whole."""
+
+    def remove_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
+        raise UnfitMessage("there are no sums here")
+
+    def end_removal(self, key: Key) -> None:
+        kept = self._updates.pop(key)
+        if kept.path.parent == self._scratch:  # others are in the last commit
+            kept.path.unlink()
+
     def save(self, directory: StateDirectory, name: str) -> str:
         base = "-".join(name.split("-")[:3])
         for key, kept in self._updates.items():

@@ -4,9 +4,16 @@ from aggregator.rounds.accumulator import NewAccumulator
 from aggregator.rounds.attendance import Attendance, PartialUploads, Uploads
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.fold_kernel import kernel
-from aggregator.rounds.intake import Expected, Update, affordable_prefetch, largest_message, read_update
+from aggregator.rounds.intake import (
+    Expected,
+    Update,
+    affordable_prefetch,
+    largest_message,
+    part_bytes_of,
+    read_update,
+)
 from aggregator.rounds.next_model import NextPiece, next_model
-from aggregator.rounds.open_round import Contribution, OpenRound, Stores
+from aggregator.rounds.open_round import Contribution, OpenRound, Stores, add_to
 from aggregator.rounds.partial_sum import PartialSender, folded_of, read_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
 from aggregator.rounds.present import Present
@@ -50,6 +57,7 @@ __all__ = [
     "Uploads",
     "WeightLimits",
     "Weighting",
+    "add_to",
     "affordable_prefetch",
     "base_weight_of",
     "decide",
@@ -58,6 +66,7 @@ __all__ = [
     "kernel",
     "largest_message",
     "next_model",
+    "part_bytes_of",
     "read_partial",
     "read_update",
     "state_names",

@@ -30,8 +30,7 @@ class Key:
 class Accumulator(Protocol):
     """Takes updates in pieces and gives their weighted mean; the order of the updates changes no bit of it.
 
-    After an UnfitMessage in the middle of an update, half of that may be in; the accumulator is then loaded anew from
-    the last commit.
+    An update can be taken out again, added since the last commit or before: then it is as if it had never been in.
     """
 
     @property
@@ -49,7 +48,8 @@ class Accumulator(Protocol):
         """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
 
         A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. An UnfitMessage if it
-        holds NaN or infinity, if |weight * delta| reaches ``most``, or if it cannot be added for another reason.
+        holds NaN or infinity, if |weight * delta| reaches ``most``, or if it cannot be added for another reason; then
+        nothing of this piece was added.
         """
 
     def add_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
@@ -57,6 +57,15 @@ class Accumulator(Protocol):
 
     def end_update(self) -> None:
         """Announces that all pieces of one update, or of one partial sum, have been added."""
+
+    def remove(self, offset: int, piece: Buffer, weight: float) -> None:
+        """Takes out a piece of an update that is in, with the weight that it was added with."""
+
+    def remove_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
+        """Takes out a piece of a partial sum that is in, if ``takes_sums``."""
+
+    def end_removal(self, key: Key) -> None:
+        """Announces that all pieces that were in of this update, or of this partial sum, have been removed."""
 
     def save(self, directory: StateDirectory, name: str) -> str:
         """Writes everything added so far durably under this name; returns the digest for ``load``."""

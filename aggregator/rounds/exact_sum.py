@@ -9,6 +9,8 @@ So a parameter takes 12 bytes. The loss is at most 2**-59 (2e-18) an update, far
 result for any delta a training step makes; the sum of |weight * delta| may reach 2**30 (1e9). Two int64 limbs would
 give a range that no model needs, for a third more memory; a single limb cannot hold both ends of this range.
 
+Since integers also subtract, an update can be taken out again, and not a bit of it remains.
+
 Rounding to the grid adds a float so large (1.5 * 2**52 grid steps) that its unit in the last place is the grid
 step; the low bits of the sum are then the integer. That is one vector addition, where rint and a cast are slow.
 
@@ -23,6 +25,7 @@ import mmap
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -86,8 +89,10 @@ class ExactSum:
         self._low = {spec.name: _zeros(spec.num_elements, np.int32) for spec in self._groups.specs}
         self._num_kept = Counter(self._groups.sizes)
         self._scratch = Scratch(min(_BLOCK, max((spec.num_elements for spec in self._groups.specs), default=0)))
-        self._bound = 0.0
-        self._bound_of_update = 0.0
+        self._bound = Fraction(0)
+        """Exact, like the sum: what is removed leaves no trace, whatever was added meanwhile."""
+        self._largest_piece = 0.0
+        """The bound of the update that is being added or removed, as far as its pieces have come."""
         self._num_uncarried = 0
         self._is_carried = True
 
@@ -114,13 +119,30 @@ class ExactSum:
         holds NaN or infinity, leaves the range, or reaches ``most``; then nothing of this piece was added.
         """
         slices = list(self._groups.layout.slices(offset, piece))
-        bound = abs(weight) * max((self._largest_finite(*each) for each in slices), default=0.0)
+        bound = self._bound_of(slices, weight)
         if not bound < most:
             raise UnfitMessage(
                 f"num_samples times delta reaches {bound:.3g}; a single update must stay below {most:.3g},"
                 " so that there is room for the others"
             )
         self._admit(bound)
+        self._put(slices, weight, bound)
+
+    def remove(self, offset: int, piece: Buffer, weight: float) -> None:
+        """Takes out what ``add`` put in for this piece and weight: the same integers with the opposite sign.
+
+        Rounding half to even treats both signs alike, so not a bit of it remains, in whatever pieces it was added.
+        """
+        slices = list(self._groups.layout.slices(offset, piece))
+        bound = self._bound_of(slices, weight)
+        self._put(slices, -weight, bound)
+
+    def _bound_of(self, slices: "_Slices", weight: float) -> float:
+        """The largest product in these slices; an UnfitMessage if a value is not finite."""
+        return abs(weight) * max((self._largest_finite(*each) for each in slices), default=0.0)
+
+    def _put(self, slices: "_Slices", weight: float, bound: float) -> None:
+        self._largest_piece = max(self._largest_piece, bound)
         self._is_carried = False
         add = _add_small if bound < _SMALL else _add_any
         for spec, start, values in slices:
@@ -146,28 +168,43 @@ class ExactSum:
             if not self._largest(values, spec) <= limit:
                 raise UnfitMessage(f"partial sum: '{spec.name}' is larger than its bound of {bound:.3g} allows")
         self._admit(bound)
+        self._put_limbs(slices, np.add, bound)
+
+    def remove_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:
+        """Takes out what ``add_limbs`` put in for this piece."""
+        self._put_limbs(list(self._limb_layout.slices(offset, piece)), np.subtract, bound)
+
+    def _put_limbs(self, slices: "_Slices", operation: np.ufunc, bound: float) -> None:
+        self._largest_piece = max(self._largest_piece, bound)
         self._is_carried = False
         for spec, start, values in slices:
             limb, _, name = spec.name.partition(".")
             high, low = self._limbs_of(name)
-            sums: NDArray[Any] = high if limb == "high" else low
-            sums[start : start + len(values)] += values
+            sums: NDArray[Any] = (high if limb == "high" else low)[start : start + len(values)]
+            operation(sums, values, out=sums)
 
     def end_update(self) -> None:
         """Announces that all pieces of one update, or of one partial sum, have been added."""
-        self._bound += self._bound_of_update
-        self._bound_of_update = 0.0
+        self._bound += self._end_pieces()
+
+    def end_removal(self, key: Key) -> None:
+        """Announces that all pieces that were in of one update, or of one partial sum, have been removed."""
+        self._bound = max(Fraction(0), self._bound - self._end_pieces())  # one that was saved is rounded
+
+    def _end_pieces(self) -> Fraction:
+        """The bound of what was added or removed; ``low`` may have come nearer to its limit in either case."""
+        bound, self._largest_piece = Fraction(self._largest_piece), 0.0
         self._num_uncarried += 1
         if self._num_uncarried == _FOLDS_BEFORE_CARRY:
             self.carry()
+        return bound
 
     def _admit(self, bound: float) -> None:
         """Raises an UnfitMessage if adding values of at most ``bound`` in magnitude could leave the range."""
-        if not self._bound + bound < MAX_SUM:
+        if not self.bound + bound < MAX_SUM:
             raise UnfitMessage(
                 f"num_samples times delta reaches {bound:.3g}; the sum over a round must stay below {MAX_SUM:.3g}"
             )
-        self._bound_of_update = max(self._bound_of_update, bound)
 
     def carry(self) -> None:
         """Brings every ``low`` into its range; the value stays the same, and equal values get equal limbs."""
@@ -208,7 +245,7 @@ class ExactSum:
         Covers one tensor, or several that follow each other: ``num`` elements (None: all) from ``start`` on, where the
         slices count from. A block lies in the sum's own memory: it may be changed, and is valid until the next one.
         """
-        if self._bound >= _EXACT_UNCARRIED:
+        if self.bound >= _EXACT_UNCARRIED:
             self.carry()
         of_all = self._limbs_of(span[0].name, span[-1].name)
         high, low = (limb[start : None if num is None else start + num] for limb in of_all)
@@ -242,7 +279,7 @@ class ExactSum:
 
     def load(self, directory: StateDirectory, saved: Accumulated) -> None:
         directory.load_sum(saved.file, saved.sha256, self.limbs())
-        self._bound = saved.bound
+        self.bound = saved.bound
 
     def files(self) -> frozenset[str]:
         return frozenset()
@@ -257,11 +294,11 @@ class ExactSum:
     @property
     def bound(self) -> float:
         """The sum of |weight * delta| is at most this, for every parameter."""
-        return self._bound
+        return float(self._bound)
 
     @bound.setter
     def bound(self, bound: float) -> None:
-        self._bound = bound
+        self._bound = Fraction(bound)
 
     def _limbs_of(self, name: str, last: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The limbs of one tensor, or of the tensors from it up to ``last``."""
@@ -370,6 +407,10 @@ class _Layout:
             if low < high:
                 dtype = "uint16" if spec.dtype == "bfloat16" else spec.dtype
                 yield spec, (low - start) // spec.item_bytes, np.frombuffer(view[low - offset : high - offset], dtype)
+
+
+_Slices = Sequence[tuple[TensorSpec, int, NDArray[Any]]]
+"""What ``_Layout.slices`` gives."""
 
 
 def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:

@@ -1,13 +1,14 @@
 """Is this update one of ours, and does it fit? Nothing that a message says about itself is taken on trust."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
 from aggregator.senders import Guard
 from aggregator.state import UpdateRow, Verdict
-from broker import Delivery, Transport
+from broker import Delivery
 from broker.states import Encoding
 from broker.wire import (
     MAX_HEADER_BYTES,
@@ -15,7 +16,6 @@ from broker.wire import (
     SEAL_BYTES,
     Buffer,
     Folded,
-    Incoming,
     PartialHead,
     Seal,
     Signer,
@@ -52,6 +52,8 @@ class Expected:
     encoding: Encoding
     """How it travels, and what is folded from it."""
     topology: Topology
+    part_bytes: Collection[int] = (MAX_PART_BYTES,)
+    """The sizes of part that workers cut a body into: that of the model they had, see ``part_bytes_of``."""
     model_sha256: Callable[[int], str | None] = _unknown
     """The digest of the model that a round trains from; None if it is not known here."""
     membership: Membership = field(default_factory=Membership)
@@ -67,7 +69,7 @@ class Update:
     """Empty when the body is in a blob."""
     encoding: Encoding
     num_wire_bytes: int
-    """The bytes received so far: the message, and the parts of its blob that were read."""
+    """The bytes received: the message, and its blob once that was read."""
     guard: Guard
     """What it may do to the round."""
     seal: Seal | None = None
@@ -88,9 +90,16 @@ class Update:
         return self.head.blob.name if self.head.blob else None
 
     @property
-    def folded_bytes(self) -> int:
-        """The size of what is folded from it."""
-        return num_bytes_of(self.encoding.folded)
+    def is_zstd(self) -> bool:
+        return self.head.compression.zstd > 0
+
+    @property
+    def keys(self) -> frozenset[tuple[int, str]]:
+        return frozenset([(self.head.round, self.head.worker)])
+
+    @property
+    def in_message(self) -> InMessage:
+        return InMessage(self.head, self.payload, is_zstd=self.is_zstd, seal=self.seal)
 
     def __str__(self) -> str:
         return f"update of {self.head.worker}"
@@ -100,27 +109,27 @@ class Update:
         row = row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
         return replace(row, num_bytes=self.num_wire_bytes)
 
-    def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
+    def received(self, num_bytes: int) -> None:
+        self.num_wire_bytes += num_bytes
+
+    def pieces(self, body: Body) -> Iterator[tuple[int, Buffer]]:
         """(offset, bytes) of the delta to fold, in the specs of ``encoding.folded``, piece by piece.
 
-        Raises what ``pieces_of`` raises, and UnfitMessage on values that no encoder writes.
+        Raises what ``Body.pieces`` raises, and UnfitMessage on values that no encoder writes.
         """
-        encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0, seal=self.seal)
         if self.encoding.is_direct:
-            yield from encoded
+            yield from body.pieces()
             return
         decoder = self.encoding.decoder()
-        for offset, piece in encoded:
+        for offset, piece in body.pieces():
             yield from decoder.pieces(offset, piece)
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
         self.guard.check(offset, piece)
         accumulator.add(offset, piece, weights[0], most=self.guard.most)
 
-    def _parts(self, transport: Transport) -> Iterator[Buffer]:
-        for part in parts_of(self.head, self.payload, transport):
-            self.num_wire_bytes += len(part) if self.head.blob else 0
-            yield part
+    def remove_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
+        accumulator.remove(offset, piece, weights[0])
 
 
 def row_of(
@@ -144,23 +153,9 @@ def row_of(
     )
 
 
-def parts_of(head: Tensors, payload: Buffer, transport: Transport) -> Iterator[Buffer]:
-    """The body that belongs to a head, as it was sent: from its own message, or from its blob."""
-    if head.blob is None:
-        return iter([payload])
-    return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))
-
-
-def pieces_of(
-    head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False, seal: Seal | None = None
-) -> Iterator[tuple[int, Buffer]]:
-    """(offset, bytes) of the body in these parts, piece by piece; ``are_zstd``: each part is a zstd frame.
-
-    Raises UnfitMessage before the last piece if the digest is not the announced one, and at any part that does not
-    have the announced size; BlobLost if the blob cannot be read to its end.
-    """
-    body = Incoming(head, are_zstd=are_zstd, seal=seal)
-    return (body.take(part) for part in parts)
+def part_bytes_of(model: Tensors) -> int:
+    """The size of the parts that a worker cuts its update of this model into."""
+    return model.blob.part_bytes if model.blob else MAX_PART_BYTES
 
 
 def read_update(delivery: Delivery, expected: Expected, *, round_number: int, guard: Guard | None = None) -> Update:
@@ -185,6 +180,9 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     seal = seal_of(head, _context_of(head), expected.membership)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
+    if head.blob is not None and head.blob.part_bytes not in expected.part_bytes:
+        sizes = " or ".join(map(str, sorted(expected.part_bytes)))
+        raise UnfitMessage(f"its blob has parts of {head.blob.part_bytes} bytes; this run has parts of {sizes}")
     return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal)
 
 
@@ -240,6 +238,8 @@ def check_body(head: UpdateHead | PartialHead, payload: Buffer, *, own_blob: str
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
         raise UnfitMessage("it has a body of its own and also names a blob")
+    elif head.num_bytes == 0:
+        raise UnfitMessage("it names a blob for a body of 0 bytes")
     elif not is_name_of(head.blob.name, own_blob):
         raise UnfitMessage(f"it names a blob that is not its own: {head.blob.name}")
 

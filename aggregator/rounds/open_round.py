@@ -7,17 +7,19 @@ The commit rule, the only one that neither loses nor double-counts an update:
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol, assert_never
 
+from aggregator.bodies import Body, InMessage
 from aggregator.events import Committed, SumDecided, UpdateDecided, Watcher
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
 from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse
 from aggregator.state import Accumulated, Ledger, RoundResult, StateDirectory, UpdateRow, Verdict
 from broker import Delivery, Transport
-from broker.wire import Buffer, Specs
-from console import BlobLost, UnfitMessage, with_progress
+from broker.wire import Buffer, Seal, Specs, Tensors
+from console import UnfitMessage
 
 Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
@@ -25,6 +27,18 @@ Piece = tuple[int, Buffer]
 
 class Contribution(Protocol):
     """One message with one or several updates: an ``Update`` or a ``PartialSum``."""
+
+    @property
+    def head(self) -> Tensors:
+        """Its header, which describes its body."""
+
+    @property
+    def seal(self) -> Seal | None:
+        """What opens each part of its body; None: that is in clear."""
+
+    @property
+    def is_zstd(self) -> bool:
+        """Whether its body, or each part of it, is a zstd frame."""
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -43,17 +57,61 @@ class Contribution(Protocol):
         """The blob that holds its body; None if the body is in the message."""
 
     @property
-    def folded_bytes(self) -> int:
-        """The size of what is added from it."""
+    def keys(self) -> Set[tuple[int, str]]:
+        """(base round, worker) of each update in it."""
+
+    @property
+    def in_message(self) -> InMessage:
+        """Its body, if that is in the message."""
+
+    def received(self, num_bytes: int) -> None:
+        """Has it count bytes of its blob."""
 
     def row(self, claim: Claim, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
         """The ledger row of one of its updates in the open round, still without reason and weight."""
 
-    def pieces(self, transport: Transport) -> Iterator[Piece]:
-        """What is added from it; an UnfitMessage or BlobLost if it is not what was announced."""
+    def pieces(self, body: Body) -> Iterator[Piece]:
+        """What is added from it; an UnfitMessage if it is not what was announced. The same each time."""
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
         """Adds one of these pieces."""
+
+    def remove_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
+        """Takes one of these pieces out again."""
+
+
+def add_to(accumulator: Accumulator, contribution: Contribution, body: Body, weights: Sequence[float]) -> None:
+    """Adds all of a message; after an UnfitMessage nothing of it is in."""
+    num_added = 0
+    accumulator.begin_update(_key_of(contribution))
+    try:
+        for offset, piece in contribution.pieces(body):
+            contribution.add_piece(accumulator, offset, piece, weights)
+            num_added += 1
+    except UnfitMessage:
+        accumulator.end_update()
+        take_out_of(accumulator, contribution, body, weights, num_pieces=num_added)
+        raise
+    accumulator.end_update()
+
+
+def take_out_of(
+    accumulator: Accumulator,
+    contribution: Contribution,
+    body: Body,
+    weights: Sequence[float],
+    *,
+    num_pieces: int | None = None,
+) -> None:
+    """Undoes ``add_to``, to the bit, committed or not; or its first ``num_pieces`` pieces, if no more are in."""
+    if num_pieces != 0:
+        for offset, piece in islice(contribution.pieces(body), num_pieces):
+            contribution.remove_piece(accumulator, offset, piece, weights)
+    accumulator.end_removal(_key_of(contribution))
+
+
+def _key_of(contribution: Contribution) -> Key:
+    return Key(contribution.base_round, contribution.claims[0].worker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +141,6 @@ class OpenRound:
         self._deliveries: list[Delivery] = []
         self._blobs: list[str] = []
         self._oldest_at: float | None = None
-        self._is_spoiled = False
         self._load()
 
     def _load(self) -> None:
@@ -106,15 +163,15 @@ class OpenRound:
     def _instance_of(self, base_round: int, worker: str) -> str | None:
         return self._instances.get((base_round, worker)) or self._stores.ledger.is_folded(base_round, worker)
 
-    def take(self, contribution: Contribution, decision: Decision, delivery: Delivery) -> None:
+    def take(self, contribution: Contribution, decision: Decision, delivery: Delivery, body: Body) -> None:
         """Carries the decision out and remembers it until the commit. A refusal is an UnfitMessage.
 
-        After an UnfitMessage or a BlobLost, half an update may be in: call ``mend``.
+        After an UnfitMessage the round is as it was before.
         """
         received_at = time.time()
         match decision:
             case Fold():
-                self.fold(contribution, decision, delivery, received_at=received_at)
+                self.fold(contribution, decision, delivery, body, received_at=received_at)
             case Late():
                 self._pass_over(contribution, Verdict.LATE, decision, delivery, received_at=received_at)
             case Duplicate():
@@ -124,10 +181,12 @@ class OpenRound:
             case _:
                 assert_never(decision)
 
-    def fold(self, contribution: Contribution, decision: Fold, delivery: Delivery, *, received_at: float) -> None:
+    def fold(
+        self, contribution: Contribution, decision: Fold, delivery: Delivery, body: Body, *, received_at: float
+    ) -> None:
         """Adds all of its updates to the accumulator."""
         begun_at = time.perf_counter()
-        self._add(contribution, decision.weights)
+        add_to(self.accumulator, contribution, body, decision.weights)
         fold_s = (time.perf_counter() - begun_at) / len(contribution.claims)
         self.num_folded += len(contribution.claims)
         self.total += sum(decision.base_weights)
@@ -155,28 +214,6 @@ class OpenRound:
             for claim in decision.claims
         ]
         self._remember(contribution, rows, delivery)
-
-    def _add(self, contribution: Contribution, weights: Sequence[float]) -> None:
-        pieces = contribution.pieces(self._stores.transport)
-        if contribution.blob_name is not None:
-            pieces = with_progress(
-                pieces,
-                self._stores.on_event,
-                what=str(contribution),
-                is_upload=False,
-                total_bytes=contribution.folded_bytes,
-                size_of=lambda piece: memoryview(piece[1]).nbytes,
-            )
-        begun = False
-        self.accumulator.begin_update(Key(contribution.base_round, contribution.claims[0].worker))
-        try:
-            for offset, piece in pieces:
-                contribution.add_piece(self.accumulator, offset, piece, weights)
-                begun = True
-        except (UnfitMessage, BlobLost):
-            self._is_spoiled = begun
-            raise
-        self.accumulator.end_update()
 
     def _remember(
         self, contribution: Contribution, rows: Sequence[UpdateRow], delivery: Delivery, *, fold_s: float | None = None
@@ -216,21 +253,6 @@ class OpenRound:
     def _start_waiting(self) -> None:
         if self._oldest_at is None:
             self._oldest_at = self._stores.clock()
-
-    def mend(self) -> None:
-        """Goes back to the last commit if half an update is in; whatever arrived after it is delivered again.
-
-        The broken update itself must be off the queue by then.
-        """
-        if not self._is_spoiled:
-            return
-        self._is_spoiled = False
-        self._rows = [row for row in self._rows if row.verdict is Verdict.REFUSED]
-        self._instances.clear()
-        self._deliveries.clear()
-        self._blobs.clear()
-        self._load()
-        self._stores.transport.give_back()
 
     # -- committing -----------------------------------------------------------------------------------------
 

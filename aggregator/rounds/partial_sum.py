@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
 from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.intake import Expected, Update, check_body, foreign_sets, parts_of, pieces_of, row_of, seal_of
+from aggregator.rounds.intake import Expected, Update, check_body, foreign_sets, row_of, seal_of
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.wire import (
@@ -137,8 +138,16 @@ class PartialSum:
         return self.head.blob.name if self.head.blob else None
 
     @property
-    def folded_bytes(self) -> int:
-        return limb_bytes_of(self.head.tensors)
+    def is_zstd(self) -> bool:
+        return False
+
+    @property
+    def keys(self) -> frozenset[tuple[int, str]]:
+        return frozenset((self.head.round, folded.worker) for folded in self.head.updates)
+
+    @property
+    def in_message(self) -> InMessage:
+        return InMessage(self.head, self.payload, is_zstd=False, seal=self.seal)
 
     def __str__(self) -> str:
         return f"sum of shard {self.head.shard}"
@@ -147,12 +156,18 @@ class PartialSum:
         """The ledger row of one update in it, in the open round, still without reason and weight."""
         return row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
 
-    def pieces(self, transport: Transport) -> Iterator[tuple[int, Buffer]]:
-        """(offset, bytes) of the limbs, piece by piece; raises what ``pieces_of`` raises."""
-        return pieces_of(self.head, parts_of(self.head, self.payload, transport), seal=self.seal)
+    def received(self, num_bytes: int) -> None:
+        """Its updates say themselves how large they were."""
+
+    def pieces(self, body: Body) -> Iterator[tuple[int, Buffer]]:
+        """(offset, bytes) of the limbs, piece by piece; raises what ``Body.pieces`` raises."""
+        return body.pieces()
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
         accumulator.add_limbs(offset, piece, bound=self.head.bound)
+
+    def remove_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
+        accumulator.remove_limbs(offset, piece, bound=self.head.bound)
 
 
 def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:

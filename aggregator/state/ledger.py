@@ -309,6 +309,11 @@ class Ledger:
             (number,) = self._db.execute("SELECT number FROM attempts WHERE message = ?", (message,)).fetchone()
         return int(number)
 
+    def take_back_attempt(self, message: str) -> None:
+        """Counts the last attempt no more: the message waits for its body, and the attempt is still to come."""
+        with self.transaction():
+            self._db.execute("UPDATE attempts SET number = number - 1 WHERE message = ?", (message,))
+
     def survived(self, message: str) -> None:
         """Forgets the attempts: the message was handled without harm."""
         with self.transaction():

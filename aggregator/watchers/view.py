@@ -91,9 +91,6 @@ class AggregatorView:
             case UpdateDecided():
                 self._on_update(event)
             case RoundMoved():
-                if self._move is not None and event.num_folded < self._move.num_folded:
-                    self._answers.clear()  # half a broken update was undone: the others are delivered again
-                    self._open_counts.clear()
                 self._move = event
             case Transferring():
                 (self._upload if event.is_upload else self._download).on_event(event, now=self._clock())
@@ -140,7 +137,7 @@ class AggregatorView:
 
     def _on_update(self, event: UpdateDecided) -> None:
         row = event.row
-        self._download.over()
+        self._download.over(f"update of {row.worker}" if event.shard is None else f"sum of shard {event.shard}")
         self._open_counts[row.verdict] += row.num_messages
         if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
             return

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pika
 from pika import exceptions as pika_errors
+from pika.adapters.blocking_connection import BlockingChannel
 
 from broker.settings import BrokerSettings, redacted
 from console import BrokerError, BrokerFault, BrokerRefused, BrokerUnreachable, QueueFull, QueueMissing, SettingsError
@@ -85,6 +86,15 @@ def _receiving_in_large_pieces(connection: pika.BlockingConnection) -> pika.Bloc
         if isinstance(getattr(transport, name, None), int):
             setattr(transport, name, num_bytes)
     return connection
+
+
+def close_at_once(channel: BlockingChannel) -> None:
+    """Closes a channel that may have parts of a stream on their way.
+
+    pika's own ``close`` rejects them first, and RabbitMQ ends the connection of whoever rejects a part of a stream. The
+    channel below it, a private attribute of pika's, closes without.
+    """
+    getattr(channel, "_impl", channel).close()
 
 
 def _is_certificate_error(error: BaseException) -> bool:

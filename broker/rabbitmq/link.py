@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import pika
@@ -20,7 +21,7 @@ import tenacity
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from broker.rabbitmq.connection import connect, translated
+from broker.rabbitmq.connection import close_at_once, connect, translated
 from broker.settings import BrokerSettings
 from console import BrokerFault, BrokerUnreachable, FedmqError, QueueFull, QueueMissing
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 _IDLE_S = 5.0
 """How long a channel closed by the broker may go unnoticed; a lost connection is noticed at once."""
+_POLL_S = 0.02
 _PATIENCE_S = 10.0
 _LOOK_UP_S = 1.0
 _FAULT_PAUSE_S = 1.0
@@ -75,6 +77,7 @@ class Link:
         self._jobs: deque[_Job] = deque()
         self._channels: dict[str, BlockingChannel] = {}
         self._subscribed: list[BlockingChannel] = []
+        self._closing: list[BlockingChannel] = []
         self._connection: pika.BlockingConnection | None = None
         self._was_open = False
         self._is_impatient = False
@@ -114,22 +117,34 @@ class Link:
                 break
             if not self._thread.is_alive():  # it ended while the job was handed over
                 self._abandon_jobs()
-            if self._is_impatient:
-                raise BrokerUnreachable("asked to stop while the broker was away or accepted nothing")
+            self.check_patience()
             waited_s += _LOOK_UP_S
             if waited_s % _PATIENCE_S == 0:  # pika reports a blocked connection only after the publish that it blocks
                 log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
                 self._set_problem(self._problem or "no answer: broker away, or short of memory or disk")
         return result.result()
 
-    def post(self, job: Callable[["Link"], None]) -> None:
-        """Has the thread do ``job`` soon; drops it if there is no connection, or if that breaks first."""
-        if self._connection is not None:
-            self._add(_Job(job, is_retried=False))
+    def post(self, job: Callable[["Link"], None], *, on_error: Callable[[BaseException], None] | None = None) -> None:
+        """Has the thread do ``job`` soon; drops it if there is no connection, or if that breaks first.
+
+        ``on_error`` is told, in whatever thread, why it was dropped or what it raised.
+        """
+        if self._connection is None:
+            if on_error is not None:
+                on_error(BrokerUnreachable("there is no connection"))
+            return
+        result = self._add(_Job(job, is_retried=False))
+        if on_error is not None:
+            result.add_done_callback(partial(_report_error, on_error))
 
     def give_up_waiting(self) -> None:
         """Makes this and every later waiting ``call`` raise BrokerUnreachable soon. Safe in a signal handler."""
         self._is_impatient = True
+
+    def check_patience(self) -> None:
+        """Raises BrokerUnreachable after ``give_up_waiting``."""
+        if self._is_impatient:
+            raise BrokerUnreachable("asked to stop while the broker was away or accepted nothing")
 
     def close(self) -> None:
         """Does the jobs already given if the connection is open, then ends the thread."""
@@ -172,8 +187,21 @@ class Link:
         """The same for a channel that consumes: when it closes, the link reconnects and subscribes again."""
         channel = self.channel(role)
         channel.add_on_cancel_callback(lambda frame: self._lose("the broker ended a subscription"))
-        self._subscribed.append(channel)
+        self.need(channel)
         return channel
+
+    def need(self, channel: BlockingChannel) -> None:
+        """From now on, the link reconnects when the broker closes this channel."""
+        self._subscribed.append(channel)
+
+    def close_channel(self, role: str) -> None:
+        """Closes the channel for this role, if it is open; nothing needs it any more."""
+        channel = self._channels.pop(role, None)
+        if channel in self._subscribed:
+            self._subscribed.remove(channel)
+        if channel is not None and channel.is_open:
+            close_at_once(channel)
+            self._closing = [each for each in (*self._closing, channel) if not each.is_closed]
 
     def wait_for_events(self, seconds: float) -> None:
         """Handles deliveries and heartbeats for up to ``seconds``."""
@@ -338,13 +366,22 @@ class Link:
         if connection is None:
             return
         with contextlib.suppress(AMQPError, OSError):
+            while connection.is_open and not all(channel.is_closed for channel in self._closing):
+                connection.process_data_events(_POLL_S)  # pika cannot close a connection while a channel is closing
             if connection.is_open:
                 connection.close()
+        self._closing.clear()
         self._on_lost()
 
     def _abandon_jobs(self) -> None:
         while self._jobs:
             self._jobs.popleft().result.set_exception(self._failure)
+
+
+def _report_error(on_error: Callable[[BaseException], None], result: "Future[Any]") -> None:
+    error = result.exception()
+    if error is not None:
+        on_error(error)
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException | None:

@@ -10,8 +10,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,18 @@ from broker.rabbitmq.link import Link
 from broker.rabbitmq.properties import PART_HEADER, RETURNS_HEADER, durable, fleeting
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
 from broker.settings import BrokerSettings
-from broker.transport import BlobUpload, Delivery, Queued, Source, Transport, received
+from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, received
 from broker.wire import Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
-from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, LinkChanged, QueueMissing
+from console import (
+    BlobLost,
+    BrokerFault,
+    BrokerRefused,
+    BrokerUnreachable,
+    FedmqError,
+    LeadershipLost,
+    LinkChanged,
+    QueueMissing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +46,7 @@ _UNFIT = 406
 _BLOB_PREFETCH = 2
 _PARTS_ON_THEIR_WAY = 1
 """Parts that wait for the writer, besides the one it is sending, while the next is prepared."""
-_BLOB_STALL_S = 60.0
+_BLOB_STALL_S, _LOOK_UP_S = 60.0, 1.0
 _NEWEST_S = 10.0
 _REST_OF_CHUNK_S = 0.05
 """Within it, the next message of a chunk of a stream arrives."""
@@ -66,14 +76,17 @@ class RabbitMQ(Transport):
         self._on_link = on_link
         self._role = role
         self._topology = topology or Topology(settings.queue)
-        self._inbox: queue.SimpleQueue[Delivery | FedmqError | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Delivery | _Part | FedmqError | None] = queue.SimpleQueue()
         self._newest: Delivery | None = None
         self._newest_lock = threading.Lock()
         self._session = 0
         self._unacked: set[int] = set()
         """Tags of this session's updates; only the reader's thread touches them."""
-        self._blob = _BlobConsumer(self._topology)
         self._status = _NewestStatus(self._topology.statuses)
+        self._consumers: set[_BlobConsumer] = set()
+        """Of all blobs that are being read."""
+        self._fetches: dict[str, _BlobConsumer] = {}
+        """Blob name -> its consumer, for those whose parts go to ``receive``."""
         self._leads = False
         self._declares = False
         self._writer = Link(
@@ -125,6 +138,7 @@ class RabbitMQ(Transport):
 
         self._aside.wait()
         if self._reader is not None:
+            self._stop_all_fetching()
             self._reader.close()
         self._writer.call(do)
 
@@ -153,6 +167,7 @@ class RabbitMQ(Transport):
 
     def listen(self, *sources: Source, prefetch: int = 16, most_bytes: int | None = None) -> None:
         if self._reader is not None:
+            self._stop_all_fetching()
             self._reader.close()
         self._most_bytes = most_bytes
         self._reader = Link(
@@ -160,7 +175,7 @@ class RabbitMQ(Transport):
             f"{self._role} reader",
             waits_for_queue=not self._declares,  # the one that made the queue gets an error if it is deleted
             on_open=lambda link: self._subscribe(link, sources, prefetch),
-            on_lost=self._blob.interrupt,
+            on_lost=self._interrupt_blobs,
             on_failed=self._inbox.put,
             on_problem=self._problem_reporter("reader"),
         )
@@ -216,6 +231,11 @@ class RabbitMQ(Transport):
                 raise item
             if item is None:
                 return None
+            if isinstance(item, _Part):
+                delivery = self._handed_out(item)
+                if delivery is not None:
+                    return delivery
+                continue
             if item.source is Source.MODELS:
                 with self._newest_lock:  # of several heads only the newest is of use
                     item, self._newest = self._newest, None
@@ -248,6 +268,7 @@ class RabbitMQ(Transport):
 
     def give_back(self) -> None:
         self._aside.wait()
+        self._stop_all_fetching()
 
         def do(link: Link) -> None:
             last = max(self._unacked, default=None)
@@ -358,25 +379,87 @@ class RabbitMQ(Transport):
         raise BlobLost(f"the broker cannot make a stream {name}")
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
-        reader = self._reading()
+        arrived: queue.SimpleQueue[_Part] = queue.SimpleQueue()
+        consumer = _BlobConsumer(name, arrived.put, doors=self._doors(name))
+        self._consumers.add(consumer)
         num_read = 0
-        while num_read < num_parts:
-            try:
-                reader.call(lambda link: self._blob.start(link, name))
-            except QueueMissing as error:
-                raise BlobLost(f"blob {name} is gone") from error
-            try:
-                for index, part in self._blob.parts(reader):
-                    if index > num_read:
-                        raise BlobLost(f"blob {name} has no part {num_read}")
-                    if index < num_read:
-                        continue  # published twice, or read before a reconnect
-                    num_read += 1
-                    yield part
-                    if num_read == num_parts:
+        try:
+            while num_read < num_parts:
+                try:
+                    self._reading().call(consumer.start)
+                except QueueMissing as error:
+                    raise BlobLost(f"blob {name} {BlobNews.GONE}") from error
+                while num_read < num_parts:
+                    part = self._next_of(arrived, name)
+                    if part.news is BlobNews.INTERRUPTED:
                         break
-            finally:
-                reader.call(self._blob.stop)
+                    if part.news is not None:
+                        raise BlobLost(f"blob {name} {part.news}")
+                    self._reading().post(_ack_of(part))
+                    num_read += 1
+                    yield part.body
+        finally:
+            self._stop(consumer)
+
+    def _next_of(self, arrived: "queue.SimpleQueue[_Part]", name: str) -> "_Part":
+        deadline = time.monotonic() + _BLOB_STALL_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                return arrived.get(timeout=_LOOK_UP_S)
+            self._reading().check_patience()
+        raise BlobLost(f"blob {name} ends before its last part")
+
+    def fetch(self, name: str, num_parts: int) -> None:
+        consumer = _BlobConsumer(name, self._inbox.put, doors=self._doors(name), num_parts=num_parts)
+        self._fetches[name] = consumer
+        self._consumers.add(consumer)
+        session = self._session
+
+        def start(link: Link) -> None:
+            if session != self._session:
+                raise BrokerUnreachable("the connection was lost before the blob could be read")
+            if consumer in self._consumers:
+                consumer.start(link)
+
+        self._reading().post(start, on_error=consumer.fail)
+
+    def ask_after(self, name: str) -> None:
+        consumer = self._fetches.get(name)
+        if consumer is not None:
+            self._reading().post(consumer.ask)
+
+    def stop_fetching(self, name: str) -> None:
+        consumer = self._fetches.pop(name, None)
+        if consumer is not None:
+            self._stop(consumer)
+
+    def _stop_all_fetching(self) -> None:
+        for name in tuple(self._fetches):
+            self.stop_fetching(name)
+
+    def _stop(self, consumer: "_BlobConsumer") -> None:
+        self._consumers.discard(consumer)
+        self._reading().post(consumer.stop)
+
+    def _handed_out(self, part: "_Part") -> Delivery | None:
+        """A part as ``receive`` gives it; None if its blob is not being fetched any more."""
+        name, consumer = part.consumer.name, part.consumer
+        if self._fetches.get(name) is not consumer:
+            return None
+        if part.news is None:
+            self._reading().post(_ack_of(part))
+        is_last = part.news is None and part.index + 1 == consumer.num_parts
+        if is_last or part.news not in (None, BlobNews.QUIET):
+            self.stop_fetching(name)
+        return Delivery(Source.PARTS, part.body, name, session=self._session, part=part.index, news=part.news)
+
+    def _interrupt_blobs(self) -> None:
+        for consumer in tuple(self._consumers):
+            consumer.tell(BlobNews.INTERRUPTED)
+
+    def _doors(self, name: str) -> Collection[tuple[str, str]]:
+        """(exchange, routing key) by which the parts of a blob come; directly to its stream from an earlier version."""
+        return {(self._topology.inbound, self._topology.blob_key(name)), ("", name)}
 
     def delete_blobs(self, names: Sequence[str]) -> None:
         for name in names:
@@ -393,6 +476,7 @@ class RabbitMQ(Transport):
         with contextlib.suppress(FedmqError):  # what is not among the dead letters yet is delivered again
             self._aside.wait()
         if self._reader is not None:
+            self._stop_all_fetching()
             self._reader.close()
         self._writer.close()
 
@@ -429,57 +513,78 @@ class _BlobUpload:
             raise BlobLost(f"blob {self._name} was deleted while it was being written") from error
 
 
-class _BlobConsumer:
-    """The parts of one blob at a time, on their way from the reader's thread to the caller's.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a blob on its way from the reader's thread to the caller's, or news of the blob."""
 
-    What did not come by the blob's own routing key is no part of it: on RabbitMQ 3.10, a ``CC`` header passes the topic
+    consumer: "_BlobConsumer"
+    index: int = 0
+    body: bytes = b""
+    channel: BlockingChannel | None = None
+    tag: int = 0
+    news: BlobNews | None = None
+
+
+class _BlobConsumer:
+    """Reads one blob in the reader's thread; ``put`` gets its parts in order, each once, and what goes wrong.
+
+    Started again on a new connection, it goes on after the last part that it has put. What did not come by one of the
+    blob's own ``doors``, (exchange, routing key), is no part of it: on RabbitMQ 3.10, a ``CC`` header passes the topic
     permissions.
     """
 
-    def __init__(self, topology: Topology) -> None:
-        self._topology = topology
-        self._arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
+    def __init__(
+        self, name: str, put: Callable[[_Part], None], *, doors: Collection[tuple[str, str]], num_parts: int = 0
+    ) -> None:
+        self.name, self.num_parts = name, num_parts
+        self._doors = doors
+        self._put = put
+        self._role = f"blob {name}"
+        self._next_part = 0
 
-    def start(self, link: Link, name: str) -> None:
-        arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
-        self._arrived = arrived
-        doors = {(self._topology.inbound, self._topology.blob_key(name)), ("", name)}  # "": from an earlier version
-
-        def on_part(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-            if (method.exchange, method.routing_key) not in doors:
-                channel.basic_ack(method.delivery_tag)
-                return
-            index = (properties.headers or {}).get(PART_HEADER)
-            arrived.put((channel, method.delivery_tag, index if isinstance(index, int) else -1, body))
-
-        channel = link.channel("blob")
+    def start(self, link: Link) -> None:
+        channel = link.channel(self._role, confirms=False)
         channel.basic_qos(prefetch_count=_BLOB_PREFETCH)
-        channel.add_on_cancel_callback(lambda frame: arrived.put(None))
-        try:
-            channel.basic_consume(name, on_part, consumer_tag="blob", arguments={"x-stream-offset": "first"})
-        except ChannelClosedByBroker as error:
-            if error.reply_code not in (_LOCKED, _UNFIT):
-                raise
-            raise BlobLost(f"blob {name} cannot be read: {error.reply_text}") from error
+        channel.add_on_cancel_callback(lambda frame: self.tell(BlobNews.GONE))
+        channel.basic_consume(self.name, self._on_part, arguments={"x-stream-offset": "first"})
+        link.need(channel)
 
-    def parts(self, link: Link) -> Iterator[tuple[int, bytes]]:
-        """(index, part) as they come, until the connection breaks or the stream is deleted."""
-        while True:
-            try:
-                item = self._arrived.get(timeout=_BLOB_STALL_S)
-            except queue.Empty:
-                raise BlobLost("the blob ends before its last part") from None
-            if item is None:
-                return
-            channel, tag, index, part = item
-            link.post(_ack_of(channel, tag))
-            yield index, part
+    def _on_part(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        if (method.exchange, method.routing_key) not in self._doors:
+            if channel.is_open:
+                channel.basic_ack(method.delivery_tag)
+            return
+        index = (properties.headers or {}).get(PART_HEADER)
+        if not isinstance(index, int) or not 0 <= index <= self._next_part:
+            self.tell(BlobNews.OUT_OF_ORDER)
+        elif index < self._next_part:  # published twice, or read before a reconnect
+            if channel.is_open:
+                channel.basic_ack(method.delivery_tag)
+        else:
+            self._next_part += 1
+            self._put(_Part(self, index, body, channel, method.delivery_tag))
+
+    def ask(self, link: Link) -> None:
+        """Has the broker answer, and takes what it sent before."""
+        link.channel(self._role, confirms=False).basic_qos(prefetch_count=_BLOB_PREFETCH)
+        link.wait_for_events(0)
+        self.tell(BlobNews.QUIET)
+
+    def tell(self, news: BlobNews) -> None:
+        self._put(_Part(self, news=news))
+
+    def fail(self, error: BaseException) -> None:
+        """It could not be started."""
+        if isinstance(error, QueueMissing):
+            self.tell(BlobNews.GONE)
+        elif isinstance(error, BrokerRefused):
+            log.warning("blob %s cannot be read: %s", self.name, error)
+            self.tell(BlobNews.UNREADABLE)
+        else:
+            self.tell(BlobNews.INTERRUPTED)
 
     def stop(self, link: Link) -> None:
-        link.channel("blob").basic_cancel("blob")
-
-    def interrupt(self) -> None:
-        self._arrived.put(None)
+        link.close_channel(self._role)
 
 
 class _NewestStatus:
@@ -550,10 +655,10 @@ def _text(key: str | bytes) -> str:
     return key if isinstance(key, str) else key.decode("utf-8", "replace")
 
 
-def _ack_of(channel: BlockingChannel, tag: int) -> Callable[[Link], None]:
+def _ack_of(part: _Part) -> Callable[[Link], None]:
     def do(link: Link) -> None:
-        if channel.is_open:
-            channel.basic_ack(tag)
+        if part.channel is not None and part.channel.is_open:
+            part.channel.basic_ack(part.tag)
 
     return do
 

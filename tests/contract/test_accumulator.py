@@ -58,6 +58,13 @@ def add(accumulator: Accumulator, worker: str, *, piece_bytes: int = NUM_BYTES) 
     accumulator.end_update()
 
 
+def remove(accumulator: Accumulator, worker: str, *, piece_bytes: int = NUM_BYTES) -> None:
+    payload = payload_of(worker)
+    for offset in range(0, len(payload), piece_bytes):
+        accumulator.remove(offset, payload[offset : offset + piece_bytes], WEIGHTS[worker])
+    accumulator.end_removal(Key(1, worker))
+
+
 def filled(make: Make, workers: Iterable[str] = WORKERS, **changes: int) -> Accumulator:
     accumulator = make()
     for worker in workers:
@@ -101,6 +108,42 @@ def test_the_order_of_updates_changes_no_bit(make: Make) -> None:
 @pytest.mark.parametrize("piece_bytes", [8, 1024, 8 * 9973])
 def test_how_an_update_is_cut_changes_no_bit(make: Make, piece_bytes: int) -> None:
     assert means_of(filled(make, WORKERS[:1], piece_bytes=piece_bytes)) == means_of(filled(make, WORKERS[:1]))
+
+
+@pytest.mark.parametrize("piece_bytes", [1024, NUM_BYTES])
+def test_an_update_that_is_taken_out_again_leaves_no_bit(make: Make, piece_bytes: int) -> None:
+    accumulator = filled(make, "ba")
+    remove(accumulator, "b", piece_bytes=piece_bytes)
+    add(accumulator, "c")
+    assert accumulator.bound == filled(make, "ca").bound
+    assert means_of(accumulator) == means_of(filled(make, "ac"))
+
+
+def test_an_update_that_was_saved_can_be_taken_out_again(make: Make, tmp_path: Path) -> None:
+    directory = StateDirectory(tmp_path)
+    committed = saved(filled(make, "ca"), directory)
+    again = make()
+    again.load(directory, committed)
+    remove(again, "c")
+    assert means_of(again) == means_of(filled(make, "a"))
+    make().load(directory, committed)  # until another commit, the one before is whole
+
+
+def test_half_an_update_can_be_taken_out_again(make: Make) -> None:
+    accumulator = filled(make, "a")
+    payload = bytearray(payload_of("b"))
+    payload[-4:] = np.float32(np.nan).tobytes()
+    half = len(payload) // 16 * 8
+    accumulator.begin_update(Key(1, "b"))
+    accumulator.add(0, payload[:half], 3.0)
+    with pytest.raises(UnfitMessage):
+        accumulator.add(half, payload[half:], 3.0)
+    accumulator.end_update()
+    accumulator.remove(0, payload[:half], 3.0)
+    accumulator.end_removal(Key(1, "b"))
+    add(accumulator, "b")
+    assert accumulator.bound == filled(make, "ab").bound
+    assert means_of(accumulator) == means_of(filled(make, "ab"))
 
 
 def test_a_span_can_be_taken_in_parts(make: Make) -> None:

@@ -11,7 +11,7 @@ from broker.memory import MemoryBroker, MemoryTransport
 from broker.rabbitmq.queues import queues
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.transport import Delivery, Queued, Source, Transport
+from broker.transport import BlobNews, Delivery, Queued, Source, Transport
 from broker.wire import zstd
 from broker.wire.messages import MAX_PART_BYTES
 from broker.wire.topology import Topology, shard_of
@@ -319,6 +319,113 @@ def test_a_blob_that_is_gone_is_lost(aggregator: Transport, worker: Transport) -
         list(worker.read_blob("t-blob.z", 1))
     aggregator.broadcast(b"still alive")
     assert expect(worker).body == b"still alive"
+
+
+def parts_and_news(transport: Transport, number: int) -> list[tuple[str, int, bytes, BlobNews | None]]:
+    """The next deliveries, which are all of blobs."""
+    found = [expect(transport) for _ in range(number)]
+    assert {delivery.source for delivery in found} == {Source.PARTS}
+    return [(each.sender, each.part, bytes(each.body), each.news) for each in found]
+
+
+@pytest.fixture
+def reading(aggregator: Transport) -> Transport:
+    """The aggregator's, once it is connected to receive."""
+    aggregator.listen(Source.UPDATES)
+    aggregator.send(b"first", worker="a")
+    aggregator.ack([expect(aggregator)])
+    return aggregator
+
+
+def test_a_blob_is_fetched_beside_the_updates(reading: Transport, worker: Transport) -> None:
+    parts = [bytes([number]) * 1000 for number in range(7)]
+    worker.write_blob("t-blob.f", iter(parts))
+    try:
+        reading.fetch("t-blob.f", 7)
+        worker.send(b"update", worker="a")
+        received = [expect(reading) for _ in range(8)]
+        of_blob = [delivery for delivery in received if delivery.source is Source.PARTS]
+        assert [(each.sender, each.part, bytes(each.body)) for each in of_blob] == [
+            ("t-blob.f", index, part) for index, part in enumerate(parts)
+        ]
+        assert {delivery.news for delivery in of_blob} == {None}
+        assert reading.receive(NOT_COMING_S) is None
+        reading.fetch("t-blob.f", 2)  # once more
+        assert [part for _, part, _, _ in parts_and_news(reading, 2)] == [0, 1]
+        assert reading.receive(NOT_COMING_S) is None
+    finally:
+        reading.delete_blobs(["t-blob.f"])
+
+
+def test_several_blobs_are_fetched_at_once_and_each_in_order(reading: Transport, worker: Transport) -> None:
+    names = ["t-blob.f1", "t-blob.f2", "t-blob.f3"]
+    for name in names:
+        worker.write_blob(name, [name.encode() + bytes([number]) for number in range(5)])
+    try:
+        for name in names:
+            reading.fetch(name, 5)
+        received = parts_and_news(reading, 15)
+        for name in names:
+            own = [(index, body) for of, index, body, _ in received if of == name]
+            assert own == [(number, name.encode() + bytes([number])) for number in range(5)]
+    finally:
+        reading.delete_blobs(names)
+
+
+def test_a_part_that_is_not_there_yet_is_waited_for_and_holds_up_nothing(reading: Transport) -> None:
+    reading.write_blob("t-blob.late", [b"one"])
+    try:
+        reading.fetch("t-blob.late", 2)
+        assert parts_and_news(reading, 1) == [("t-blob.late", 0, b"one", None)]
+        assert reading.receive(NOT_COMING_S) is None
+        reading.send(b"update", worker="a")
+        assert expect(reading).body == b"update"
+        reading.ask_after("t-blob.late")
+        assert parts_and_news(reading, 1) == [("t-blob.late", 0, b"", BlobNews.QUIET)]
+        reading.stop_fetching("t-blob.late")
+        reading.ask_after("t-blob.late")
+        assert reading.receive(NOT_COMING_S) is None
+    finally:
+        reading.delete_blobs(["t-blob.late"])
+
+
+def test_parts_that_have_arrived_are_received_before_the_word_that_nothing_is_new(reading: Transport) -> None:
+    reading.write_blob("t-blob.q", [b"one"])
+    try:
+        reading.fetch("t-blob.q", 2)
+        reading.ask_after("t-blob.q")
+        news = []
+        while not news or news[-1] is None:
+            news.append(parts_and_news(reading, 1)[0][3])
+        assert news[-1] is BlobNews.QUIET
+        assert news in ([None, BlobNews.QUIET], [BlobNews.QUIET])  # it may not have been sent yet
+    finally:
+        reading.delete_blobs(["t-blob.q"])
+
+
+def test_a_blob_that_is_missing_or_deleted_while_it_is_fetched_says_so(reading: Transport) -> None:
+    reading.fetch("t-blob.never", 1)
+    assert parts_and_news(reading, 1) == [("t-blob.never", 0, b"", BlobNews.GONE)]
+    reading.write_blob("t-blob.half", [b"one"])
+    reading.fetch("t-blob.half", 2)
+    assert parts_and_news(reading, 1) == [("t-blob.half", 0, b"one", None)]
+    reading.delete_blobs(["t-blob.half"])
+    assert parts_and_news(reading, 1) == [("t-blob.half", 0, b"", BlobNews.GONE)]
+    reading.send(b"update", worker="a")
+    assert expect(reading).body == b"update"
+
+
+def test_nothing_is_fetched_any_more_after_the_updates_were_given_back(reading: Transport) -> None:
+    reading.write_blob("t-blob.g", [b"one"])
+    try:
+        reading.send(b"update", worker="a")
+        expect(reading)
+        reading.fetch("t-blob.g", 2)
+        reading.give_back()
+        assert expect(reading).body == b"update"
+        assert reading.receive(NOT_COMING_S) is None
+    finally:
+        reading.delete_blobs(["t-blob.g"])
 
 
 @pytest.fixture

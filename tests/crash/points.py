@@ -115,7 +115,7 @@ START = [
 ]
 COMMITTING = [
     *_around("fold, first of the round", FOLD, _both(3)),
-    _one("in mid-fold, nothing committed", ADD, "after", ((SMALL, 3), (BLOB, 2 * NUM_PARTS + 2))),
+    _one("in mid-fold, nothing committed", ADD, "after", _both(3)),
     *_around("sum file written", SAVE_FILE, _both(1), SUM_FILE),
     *_around("sum file synced", SYNC, _both(1), SUM_FILE),
     *_around("sum file renamed", RENAME, _both(1), SUM_FILE),
@@ -127,7 +127,7 @@ COMMITTING = [
     *_around("update blob deleted after a commit", DELETE, _blob(2), UPDATE_BLOB + "anna"),
     *_around("old sum removed", REMOVE_SUMS, _both(3)),
     *_around("fold, last of the round", FOLD, _both(4)),
-    _one("in mid-fold, one update committed", ADD, "after", ((SMALL, 4), (BLOB, 3 * NUM_PARTS + 2))),
+    _one("in mid-fold, one update committed", ADD, "after", _both(4)),
     _one("in mid-read of an update blob", READ_PART, "before", _blob(3 * NUM_PARTS + 3)),
 ]
 CLOSING = [
@@ -194,7 +194,7 @@ PARTIAL = [
     *_of_partial("open round seen", NEWEST, _both(1)),
     *_of_partial("model of the second round seen", PARTIAL_OPEN, _both(2)),
     *_of_partial("fold, first of a round", PARTIAL_FOLD, _both(3)),
-    Point("in mid-fold", "partial-0", ADD, "after", ((SMALL, 3), (BLOB, 2 * NUM_PARTS + 2))),
+    Point("in mid-fold", "partial-0", ADD, "after", _both(3)),
     *_of_partial("fold, last of a round", PARTIAL_FOLD, _both(4)),
     *_of_partial("sum's blob made", WRITE_BLOB, _blob(2)),
     Point("sum's blob made, empty", "partial-0", PART, "before", _blob(NUM_SUM_PARTS + 1), SUM_BLOB),
@@ -205,7 +205,7 @@ PARTIAL = [
     *_of_partial("update blobs deleted", DELETE, _blob(2), UPDATE_BLOB),
     *_of_partial("ack of what the sum is of", ACK, _both(2)),
     *_around("fold of a partial sum", FOLD, _both(2), "PartialSum("),
-    _one("in mid-fold of a partial sum", ADD_SUM, "after", ((SMALL, 2), (BLOB, NUM_SUM_PARTS + 5))),
+    _one("in mid-fold of a partial sum", ADD_SUM, "after", _both(2)),
     *_around("round of partial sums closed", CLOSE_ROUND, _both(2)),
     *_around("sum's blob deleted", DELETE, _blob(2), SUM_BLOB),
     *_around("ack of a partial sum", ACK, _both(2)),

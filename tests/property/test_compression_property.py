@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from bodies import ANY_PART_BYTES, body_of
 from exact_sums import mean_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from wire_samples import update_head
 
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.intake import Expected, read_update
+from aggregator.rounds.open_round import add_to
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.states.compression import Encoding
 from broker.states.tensors import DTYPES, State, chunks, digest_of, state_from
@@ -137,13 +139,14 @@ def test_a_broken_body_is_refused_or_leaves_the_sum_finite(
         transport.write_blob(BLOB, parts)
         body = encode(head.model_copy(update={"blob": BlobRef(name=BLOB, part_bytes=part_bytes)}))
     exact_sum = ExactSum(encoding.folded)
-    expected = Expected("demo.0a1b2c3d", encoding, Topology("updates"))
+    expected = Expected("demo.0a1b2c3d", encoding, Topology("updates"), ANY_PART_BYTES)
     try:
         update = read_update(Delivery(Source.UPDATES, body, "site-a"), expected, round_number=5)
-        for offset, piece in update.pieces(transport):
-            exact_sum.add(offset, piece, 1.0)
+        with body_of(update, transport) as whole:
+            add_to(exact_sum, update, whole, [1.0])
     except (MessageError, BlobLost) as error:
         reason = str(error)
+        assert not any(limb.any() for limb in exact_sum.limbs().values())
     else:
         reason = "none"
         assert sum_of(payload, encoding) == digests_of(exact_sum)

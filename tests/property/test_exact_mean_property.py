@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aggregator.rounds import exact_sum as mean
+from aggregator.rounds.accumulator import Key
 from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.fold_kernel import kernel
 from aggregator.state.checkpoint import StateDirectory
 from broker.states.tensors import DTYPES, State, chunks
 from broker.wire.buffers import cut
@@ -93,6 +95,16 @@ def bits(exact_sum: ExactSum) -> dict[str, bytes]:
     """Every limb, and what is made of them."""
     found = {name: array.tobytes() for name, array in exact_sum.limbs().items()}
     return found | {spec.name: mean_of(exact_sum, spec, 7).tobytes() for spec in exact_sum.specs}
+
+
+def sum_bits(exact_sum: ExactSum) -> tuple[dict[str, bytes], float]:
+    return bits(exact_sum), exact_sum.bound
+
+
+def removed(exact_sum: ExactSum, each: Contribution, pieces: Pieces = whole) -> None:
+    for offset, piece in pieces(each):
+        exact_sum.remove(offset, piece, each.weight)
+    exact_sum.end_removal(Key(1, str(each.key)))
 
 
 def reference(specs: Specs, contributions: Sequence[Contribution]) -> dict[str, list[Fraction]]:
@@ -296,3 +308,55 @@ def test_the_mean_of_an_update_alone_is_the_update_itself(tmp_path: Path) -> Non
     exact_sum.add(0, values.tobytes(), 12_345)
     exact_sum.end_update()
     np.testing.assert_array_equal(mean_of(exact_sum, specs[0], 12_345).astype(np.float32), values)
+
+
+@given(federations(), federations(), st.data(), st.booleans(), st.booleans())
+def test_what_is_removed_was_never_there_whatever_was_added_and_removed_meanwhile(
+    ours: tuple[Specs, list[Contribution]],
+    others: tuple[Specs, list[Contribution]],
+    data: st.DataObject,
+    is_compiled: bool,
+    is_cut: bool,
+) -> None:
+    """Adds in any order, removes some in any order, with more than 32 steps between two carries and in other pieces."""
+    specs, kept = ours
+    gone = [
+        contribution(specs, 100 + each.key, seed=each.key, scale=10.0 ** (each.key - 3), weight=each.weight)
+        for each in others[1]
+    ] * data.draw(st.sampled_from([1, 6]))
+    steps = data.draw(st.permutations([*((True, each) for each in kept), *((False, each) for each in gone)]))
+    total = ExactSum(specs, kernel=kernel() if is_compiled else None)
+    waiting: list[Contribution] = []
+    for is_kept, each in steps:
+        total.add(0, each.payload, each.weight)
+        total.end_update()
+        if not is_kept:
+            waiting.append(each)
+        if waiting and data.draw(st.booleans()):
+            removed(total, waiting.pop(data.draw(st.integers(0, len(waiting) - 1))))
+    for each in waiting:
+        removed(total, each, (lambda each: in_pieces(each, 8)) if is_cut else whole)
+    assert sum_bits(total) == sum_bits(summed(specs, kept))
+
+
+def in_pieces(each: Contribution, num_bytes: int) -> list[tuple[int, bytes]]:
+    payload = each.payload
+    return [(offset, payload[offset : offset + num_bytes]) for offset in range(0, len(payload), num_bytes)]
+
+
+@given(federations(), federations())
+def test_a_partial_sum_that_is_removed_was_never_there(
+    ours: tuple[Specs, list[Contribution]], others: tuple[Specs, list[Contribution]]
+) -> None:
+    specs, kept = ours
+    gone = [contribution(specs, 100 + each.key, seed=1, scale=1.0, weight=each.weight) for each in others[1]]
+    total, partial = summed(specs, kept), summed(specs, gone)
+    add_sum(total, partial)
+    add_sum(total, summed(specs, gone[:1]))
+    for one in (partial, summed(specs, gone[:1])):
+        offset = 0
+        for piece in one.limb_pieces():
+            total.remove_limbs(offset, piece, bound=one.bound)
+            offset += len(piece)
+        total.end_removal(Key(1, "100"))
+    assert sum_bits(total) == sum_bits(summed(specs, kept))

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from bodies import ANY_PART_BYTES, body_of
 from exact_sums import mean_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from wire_samples import (
 
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.intake import Expected, read_update
+from aggregator.rounds.open_round import add_to
 from aggregator.rounds.partial_sum import read_partial
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.states.compression import Encoding
@@ -88,17 +90,19 @@ def test_garbage_is_malformed_as_any_kind(body: bytes) -> None:
 @given(broken(UPDATES) | altered(UPDATES) | garbage(), st.binary(max_size=70))
 def test_an_aggregator_reads_any_update_or_refuses_it_and_its_sum_stays_finite(body: bytes, part: bytes) -> None:
     """Through its whole way: header, fit, blob, digest, sum."""
-    expected = Expected("demo.0a1b2c3d", Encoding(specs_of(SMALL), Compression()), Topology("updates"))
+    encoding = Encoding(specs_of(SMALL), Compression())
+    expected = Expected("demo.0a1b2c3d", encoding, Topology("updates"), ANY_PART_BYTES)
     broker = MemoryBroker()
     transport = MemoryTransport(broker)
     transport.write_blob("updates.blob.update.site-a.demo.0a1b2c3d.3", [part[:16], part[16:]])
     exact_sum = ExactSum(expected.encoding.folded)
     try:
         update = read_update(Delivery(Source.UPDATES, body, "site-a"), expected, round_number=5)
-        for offset, piece in update.pieces(transport):
-            exact_sum.add(offset, piece, 1.0)
+        with body_of(update, transport) as whole:
+            add_to(exact_sum, update, whole, [1.0])
     except (MessageError, BlobLost) as error:
         reason = str(error)
+        assert not any(limb.any() for limb in exact_sum.limbs().values())
     else:
         reason = "none"
     assert reason
@@ -121,10 +125,11 @@ def test_a_root_reads_any_partial_sum_or_refuses_it_and_its_sum_stays_in_its_ran
     exact_sum = ExactSum(expected.encoding.folded)
     try:
         partial = read_partial(Delivery(Source.UPDATES, body, partial_key(0)), expected, round_number=5)
-        for offset, piece in partial.pieces(transport):
-            exact_sum.add_limbs(offset, piece, bound=partial.head.bound)
+        with body_of(partial, transport) as whole:
+            add_to(exact_sum, partial, whole, [1.0])
     except (MessageError, BlobLost) as error:
         reason = str(error)
+        assert not any(limb.any() for limb in exact_sum.limbs().values())
     else:
         reason = "none"
     assert reason
@@ -174,7 +179,7 @@ def test_the_samples_are_valid_before_they_are_broken() -> None:
     for body in PARTIALS:
         read_partial(Delivery(Source.UPDATES, body, partial_key(0)), expected, round_number=3)
     whole = read_partial(Delivery(Source.UPDATES, PARTIALS[0], partial_key(0)), expected, round_number=3)
-    assert b"".join(piece for _, piece in whole.pieces(MemoryTransport(MemoryBroker()))) == sum_of(SMALL)[0]
+    assert b"".join(piece for _, piece in whole.in_message.pieces()) == sum_of(SMALL)[0]
     assert torch.equal(Holder(SMALL).state_dict()["w"], SMALL["w"])
     with pytest.raises(UnfitMessage):
         read_update(

@@ -46,12 +46,17 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
     "aggregator.senders": (*_WIRE, "aggregator.state"),
-    "aggregator.rounds": (*_STATES, "identities", *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
+    "aggregator.bodies": _WIRE,
+    "aggregator.rounds": (
+        *_STATES,
+        "identities",
+        *(f"aggregator.{room}" for room in ("state", "events", "senders", "bodies")),
+    ),
     "aggregator.config": (
         *_WIRE,
         "identities",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "senders", "rounds")),
+        *(f"aggregator.{room}" for room in ("state", "senders", "bodies", "rounds")),
     ),
     "aggregator.settings": (
         *_WIRE,
@@ -72,7 +77,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         *(
             f"aggregator.{room}"
-            for room in ("state", "events", "history", "senders", "rounds", "config", "settings", "watchers")
+            for room in ("state", "events", "history", "senders", "bodies", "rounds", "config", "settings", "watchers")
         ),
     ),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),

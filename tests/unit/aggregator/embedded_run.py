@@ -124,6 +124,7 @@ class EmbeddedRun:
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
         self.settle()
+        self.settle()  # what was due may have asked for something
 
     def crash(self) -> "EmbeddedRun":
         """Ends the aggregator as kill -9 would, nothing committed; returns the next one, not started."""

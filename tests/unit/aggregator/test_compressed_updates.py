@@ -88,7 +88,7 @@ def send(run: EmbeddedRun, worker: str, seed: int, encoding: Encoding, *, part_b
 def test_the_mean_is_exactly_that_of_the_decoded_deltas(
     begin: Begin, method: str, level: int, part_bytes: int | None
 ) -> None:
-    run = begin(NamedTask(INITIAL), compression=method, zstd=level)
+    run = begin(NamedTask(INITIAL), compression=method, zstd=level, part_bytes=64)
     encoding = encoding_of(method, level)
     decoded = [send(run, worker, seed, encoding, part_bytes=part_bytes) for seed, worker in enumerate("ab")]
     run.settle()
@@ -105,7 +105,7 @@ def test_the_mean_is_exactly_that_of_the_decoded_deltas(
 @pytest.mark.parametrize("method", METHODS)
 def test_order_parts_zstd_and_a_crash_change_no_bit(begin: Begin, method: str) -> None:
     plain = begin(NamedTask(INITIAL), folder="plain", compression=method)
-    packed = begin(NamedTask(INITIAL), folder="packed", compression=method, zstd=3)
+    packed = begin(NamedTask(INITIAL), folder="packed", compression=method, zstd=3, part_bytes=64)
     for seed, worker in ((1, "a"), (2, "b")):
         send(plain, worker, seed, encoding_of(method))
     plain.settle()
@@ -120,7 +120,7 @@ def test_order_parts_zstd_and_a_crash_change_no_bit(begin: Begin, method: str) -
 
 
 def test_the_ledger_tells_the_bytes_on_the_wire(begin: Begin) -> None:
-    run = begin(NamedTask(INITIAL), compression="int8", zstd=3, quorum="4")
+    run = begin(NamedTask(INITIAL), compression="int8", zstd=3, quorum="4", part_bytes=64)
     encoding = encoding_of("int8", 3)
     encoded = encoding.encode(delta(1), seed=1)
     inline = encoded_update(run, "a", encoded, encoding)
@@ -222,7 +222,8 @@ BAD: dict[str, tuple[Bad, str]] = {
 def test_a_bad_update_is_set_aside_and_leaves_no_trace_in_the_model(begin: Begin, name: str) -> None:
     """It comes between two good ones."""
     make, reason = BAD[name]
-    alone, run = (begin(NamedTask(INITIAL), folder=each, compression="int8", zstd=3) for each in ("alone", "run"))
+    settings = {"compression": "int8", "zstd": 3, "part_bytes": 64}
+    alone, run = (begin(NamedTask(INITIAL), folder=each, **settings) for each in ("alone", "run"))
     for seed, worker in ((1, "a"), (2, "b")):
         send(alone, worker, seed, ENCODING, part_bytes=64)
     alone.settle()

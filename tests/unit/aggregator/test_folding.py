@@ -128,7 +128,7 @@ def test_a_worker_may_be_folded_twice_in_a_round_for_two_base_rounds(begin: Begi
 
 
 def test_blobs_are_deleted_once_their_update_is_committed_and_not_before(begin: Begin) -> None:
-    run = begin(ZERO)
+    run = begin(ZERO, part_bytes=8)
     run.send("a", ONE, blob_bytes=8)
     run.settle()
     assert len(run.broker.blobs) == 1

@@ -108,15 +108,6 @@ def test_refused_and_late_updates_are_marked_and_counted(view: AggregatorView) -
     assert line_with(view, "updates  ").endswith("4 folded, 1 late, 2 refused")
 
 
-def test_an_update_that_was_undone_is_not_shown_as_answered_any_more(view: AggregatorView) -> None:
-    view.on_event(seen("a"))
-    view.on_event(decided("a"))
-    view.on_event(moved(1))
-    assert "✓ a" in text_of(view)
-    view.on_event(moved(0))
-    assert "▸ a" in text_of(view)
-
-
 def test_a_deadline_runs_down(view: AggregatorView, clock: Clock) -> None:
     view.on_event(moved(0, deadline_at=clock.now + 60))
     assert line_with(view, "deadline").endswith("1:00 left")
@@ -176,6 +167,23 @@ def test_a_transfer_has_its_progress_and_speed_and_one_that_breaks_off_says_so(
     clock.now += 1
     view.on_event(transfer(100_000_000))
     assert line_with(view, "↓").endswith("100.0 MB  100.0 MB/s  update of a")
+
+
+def test_of_several_transfers_each_has_its_own_speed_and_end(view: AggregatorView, clock: Clock) -> None:
+    def transfer(worker: str, num_bytes: int) -> Transferring:
+        return Transferring(what=f"update of {worker}", is_upload=False, num_bytes=num_bytes, total_bytes=100_000_000)
+
+    view.on_event(transfer("a", 0))
+    clock.now += 1
+    view.on_event(transfer("b", 0))
+    clock.now += 1
+    view.on_event(transfer("a", 100_000_000))
+    assert line_with(view, "↓").endswith("100.0 MB  50.0 MB/s  update of a")
+    view.on_event(transfer("b", 50_000_000))
+    view.on_event(decided("a"))
+    assert line_with(view, "↓").endswith("50.0 of 100.0 MB  50.0 MB/s  update of b")
+    view.on_event(decided("b", Verdict.REFUSED))
+    assert line_with(view, "↓", width=100).endswith("update of b  broke off")
 
 
 def test_a_lost_broker_is_told_until_it_is_back(view: AggregatorView, clock: Clock) -> None:

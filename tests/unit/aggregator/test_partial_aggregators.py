@@ -276,7 +276,7 @@ def test_a_late_update_is_passed_on_and_late(make: Make) -> None:
 
 
 def test_a_sum_that_comes_when_its_round_is_closed_is_late_as_a_whole(make: Make) -> None:
-    run = make(quorum="3", rounds=5, inline_cap=0)
+    run = make(quorum="3", rounds=5, inline_cap=0, part_bytes=64)
     run.answer(EVERYBODY, blob_bytes=64)
     run.step_partials()
     run.root.clock.now += FLUSH_S

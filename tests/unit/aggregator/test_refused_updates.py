@@ -73,7 +73,10 @@ BAD: dict[str, tuple[Bad, str]] = {
         "must stay below",
     ),
     "blob gone": (lambda run: with_blob(run, None), "is gone"),
-    "blob too short": (lambda run: with_blob(run, parts_of(DELTA)[:2]), "lacks some of its 3 parts"),
+    "blob of other parts": (
+        lambda run: run.update("bad", DELTA, blob_bytes=8),
+        "its blob has parts of 8 bytes; this run has parts of 16 or 8388608",
+    ),
     "blob's first part cut": (lambda run: with_blob(run, [b"x", *parts_of(DELTA)[1:]]), "a part of 1 bytes where 16"),
     "blob's last part cut": (lambda run: with_blob(run, [*parts_of(DELTA)[:2], b"x"]), "a part of 1 bytes where 4"),
     "blob's digest": (lambda run: with_blob(run, parts_of(changed(w=torch.ones(6)))), "digest"),
@@ -106,7 +109,7 @@ def test_a_bad_update_is_set_aside_and_leaves_no_trace_in_the_model(begin: Begin
     """It comes between two good ones; the model is bit for bit that of a run with the good ones alone."""
     make, reason = BAD[name]
     good = [("a", DELTA), ("b", {key: tensor * 3 for key, tensor in DELTA.items()})]
-    alone, run = begin(StateTask(INITIAL), folder="alone"), begin(StateTask(INITIAL), folder="run")
+    alone, run = (begin(StateTask(INITIAL), folder=folder, part_bytes=16) for folder in ("alone", "run"))
     alone.fold_all(good)
 
     body = make(run)
@@ -126,10 +129,9 @@ def test_a_bad_update_is_set_aside_and_leaves_no_trace_in_the_model(begin: Begin
 
 
 @pytest.mark.parametrize("name", ["blob's digest", "blob's nan", "blob's last part cut"])
-def test_a_blob_that_breaks_after_some_parts_were_folded_is_undone_exactly(begin: Begin, name: str) -> None:
+def test_a_bad_body_in_a_blob_costs_others_nothing(begin: Begin, name: str) -> None:
     """With one update that is committed, one that is not, and a duplicate that waits for the commit."""
-    alone = begin(StateTask(INITIAL), folder="alone", quorum="3")
-    run = begin(StateTask(INITIAL), folder="run", quorum="3")
+    alone, run = (begin(StateTask(INITIAL), folder=folder, part_bytes=16, quorum="3") for folder in ("alone", "run"))
     for each in (alone, run):
         each.fold_all([("committed", DELTA)])
         each.aggregator.finish()
@@ -147,7 +149,7 @@ def test_a_blob_that_breaks_after_some_parts_were_folded_is_undone_exactly(begin
 
 
 def test_a_late_update_before_a_broken_blob_is_counted_once(begin: Begin) -> None:
-    run = begin(StateTask(INITIAL))
+    run = begin(StateTask(INITIAL), part_bytes=16)
     run.fold_all([("a", DELTA), ("b", DELTA)])
     assert run.round == 2
     run.fold_all([("late", DELTA)], round=1)

@@ -102,7 +102,7 @@ def test_nothing_is_deleted_that_nobody_wrote(begin: Begin, renaming: Renaming) 
 
 
 def test_an_update_in_such_a_blob_counts_and_its_blob_is_freed(begin: Begin, renaming: Renaming) -> None:
-    run = begin(ZERO)
+    run = begin(ZERO, part_bytes=64)
     for worker in ("a", "b"):
         head = run.update_head(worker, ONE)
         name = run.site.write_blob(run.topology.update_blob(worker, head.run_id, 1), [payload_of(ONE)])

@@ -1,0 +1,107 @@
+"""The whole body of a message, as often as it is asked for, of the announced size and digest."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from broker.wire import Buffer, Incoming, Seal, Tensors
+from console import StateError
+
+_PIECE_BYTES = 2**20
+"""What is read from a file at a time: it stays in the processor's cache while it is added up."""
+
+
+class Body(Protocol):
+    """A whole body."""
+
+    @property
+    def num_blob_bytes(self) -> int:
+        """The bytes that were read from a blob, with zstd as they travel."""
+
+    def pieces(self) -> Iterator[tuple[int, Buffer]]:
+        """(offset, bytes) from the first byte to the last, without zstd. A piece is valid until the next one.
+
+        Raises UnfitMessage before the first piece if it is not what was announced.
+        """
+
+    def close(self) -> None:
+        """Frees what it takes; there are no pieces any more."""
+
+
+class InMessage:
+    """A body that follows its header in the same message."""
+
+    def __init__(self, head: Tensors, payload: Buffer, *, is_zstd: bool, seal: Seal | None = None) -> None:
+        self._head, self._payload, self._is_zstd, self._seal = head, payload, is_zstd, seal
+        self.num_blob_bytes = 0
+
+    def pieces(self) -> Iterator[tuple[int, Buffer]]:
+        yield Incoming(self._head, are_zstd=self._is_zstd, seal=self._seal).take(self._payload)
+
+    def close(self) -> None:
+        """Frees nothing: the message is not its own."""
+
+
+class InFile:
+    """A body that comes in parts, written into a file without a name in ``folder`` (None: the system's for such files).
+
+    The file is gone with the process, however that ends.
+    """
+
+    def __init__(self, head: Tensors, *, is_zstd: bool, folder: Path | None, seal: Seal | None = None) -> None:
+        if head.blob is None:
+            raise ValueError("its body is in the message")
+        self._incoming = Incoming(head, are_zstd=is_zstd, seal=seal)
+        self._folder = folder
+        self._num_bytes = 0
+        self.num_blob_bytes = 0
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed in ``close``)
+        except OSError as error:
+            raise self._not_stored(error) from error
+
+    @property
+    def is_complete(self) -> bool:
+        return self._incoming.is_complete
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of it that are there, without zstd."""
+        return self._num_bytes
+
+    def add(self, part: Buffer) -> None:
+        """Stores the next part. UnfitMessage if it is not of the announced size, or at the end not of the digest."""
+        _, piece = self._incoming.take(part)
+        self._write(piece)
+        self._num_bytes += len(piece)
+        self.num_blob_bytes += len(part)
+
+    def _write(self, piece: Buffer) -> None:
+        left = memoryview(piece)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise self._not_stored(error) from error
+
+    def _not_stored(self, error: OSError) -> StateError:
+        folder = self._folder or tempfile.gettempdir()
+        return StateError(f"cannot store the body of an update in {folder}: {error.strerror}")
+
+    def pieces(self) -> Iterator[tuple[int, Buffer]]:
+        buffer = memoryview(bytearray(min(_PIECE_BYTES, self._num_bytes)))
+        offset = 0
+        while offset < self._num_bytes:
+            num_read = os.preadv(self._file.fileno(), [buffer[: self._num_bytes - offset]], offset)
+            if num_read % 8 and offset + num_read < self._num_bytes:
+                num_read -= num_read % 8
+            if num_read <= 0:
+                raise StateError(f"the stored body of an update ends after {offset} of {self._num_bytes} bytes")
+            yield offset, buffer[:num_read]
+            offset += num_read
+
+    def close(self) -> None:
+        """Frees the disk."""
+        self._file.close()

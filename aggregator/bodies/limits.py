@@ -1,0 +1,33 @@
+"""How long a body may take, and how many are read at a time."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyLimits:
+    """For all bodies in blobs. The time while the connection to the broker is away does not count."""
+
+    stall_s: float = 20.0
+    """The longest wait for the next part."""
+    base_s: float = 20.0
+    bytes_per_s: int = 256 * 2**10
+    """A whole body may take ``base_s``, and a second more for each ``bytes_per_s`` of it."""
+    num_active: int = 3
+    """Bodies read at a time, which bounds the disk they take, as long as their parts come."""
+    active_s: float = 0.5
+    """Without a new part for this long, a body does not keep others from being read."""
+    num_of_sender: int = 4
+    """Updates of one worker whose bodies are waited for; one that comes in addition is refused."""
+
+    def longest_s(self, num_bytes: int) -> float:
+        """The longest that a body of this size may take."""
+        return self.base_s + num_bytes / self.bytes_per_s
+
+    def reason(self, num_bytes: int, *, since_begin_s: float, since_part_s: float) -> str | None:
+        """Why it has taken too long, in words; None if it has not."""
+        if since_part_s >= self.stall_s:
+            return f"no new part of its body came for {self.stall_s:g} s"
+        longest_s = self.longest_s(num_bytes)
+        if since_begin_s >= longest_s:
+            return f"its body of {num_bytes} bytes is not there after {longest_s:.0f} s"
+        return None
