@@ -93,7 +93,7 @@ class Broadcaster:
         A worker that has already answered answers again only to a head of a new epoch.
         ``is_finished``: the run is over and this model is the final one.
         """
-        newest = newest_head(self._transport)
+        newest = newest_head(self._transport, self._config.membership.trust)
         head = newest[0] if newest else None
         if head is not None and head.run_id == self._run.run_id and head.blob is not None:
             self._blobs.setdefault(head.round, set()).add(head.blob.name)
@@ -151,9 +151,11 @@ class Broadcaster:
             weighting=config.weighting,
             name_conflicts=self._names_in_conflict(),
             inline_cap=config.inline_cap,
+            protection=config.membership.protection,
+            began_at=self._ledger.began_at(),
             blob=body.blob,
         )
-        self._transport.broadcast(encode(head, body.payload))
+        self._transport.broadcast(encode(head, body.payload, trust=config.membership.trust))
         if body.blob is not None:
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head
@@ -170,7 +172,7 @@ class Broadcaster:
             self.publish(self._head.round, self._stage_file(self._head.round))
         else:
             self._head = self._head.model_copy(update={"name_conflicts": self._names_in_conflict()})
-            self._transport.broadcast(encode(self._head))
+            self._transport.broadcast(encode(self._head, trust=self._config.membership.trust))
         return True
 
     def _names_in_conflict(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,7 @@ from console import (
     read_settings,
 )
 from console.serving import served
+from identities import membership
 from learning import Site, Task, load_task
 
 log = logging.getLogger(__name__)
@@ -143,6 +145,7 @@ class _Root:
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         self._task = load_task(self._settings.task, Site())
+        self.config = replace(self.config, membership=membership(self._settings, "aggregator"))
         with experiment_logs(self._settings) as logs:
             self._on_event = fan_out(self.view.on_event, self._metrics.on_event, *logs)
             yield
@@ -152,7 +155,8 @@ class _Root:
 
     @contextlib.contextmanager
     def leading(self, transport: Transport, *, asks_again: bool) -> Iterator[Service]:
-        status = StatusSender(transport, num_shards=self._settings.shards)
+        trust = self.config.membership.trust
+        status = StatusSender(transport, num_shards=self._settings.shards, trust=trust)
         on_event = fan_out(self._on_event, status.on_event)
         service = Aggregator(self.config, self._task, transport, asks_again=asks_again, on_event=on_event)
         with contextlib.closing(service), status:
@@ -173,6 +177,7 @@ class _Partial:
     on_missing = ""
 
     def __init__(self, settings: AggregatorSettings) -> None:
+        self._settings = settings
         self._config = settings.partial_config
         self._queue = settings.queue
         self.name = f"partial aggregator {settings.shard} {settings.run}"
@@ -181,8 +186,10 @@ class _Partial:
         self.registry = self._metrics.registry
         self._on_event: PartialWatcher = fan_out(self.view.on_event, self._metrics.on_event)
 
-    def opened(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        self._config = replace(self._config, membership=membership(self._settings, "partial"))
+        yield
 
     def stands_by(self) -> None:
         self._on_event(StandingBy(queue=self._queue))

@@ -8,6 +8,7 @@ from typing import Any
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
+from identities import Membership
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class AggregatorConfig:
     commit_every_s: float
     inline_cap: int
     part_bytes: int
+    membership: Membership = field(default_factory=Membership)
+    """Who it is to the others, and whose messages it takes."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 
@@ -51,3 +54,5 @@ class PartialConfig:
     new_sum: Callable[[Specs], ExactSum]
     inline_cap: int
     part_bytes: int
+    membership: Membership = field(default_factory=Membership)
+    """As the root's."""

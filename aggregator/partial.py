@@ -29,13 +29,12 @@ from aggregator.events import (
 from aggregator.rounds import (
     ExactSum,
     Expected,
+    PartialSender,
     Update,
     affordable_prefetch,
     base_weight_of,
     folded_of,
-    partial_head,
     read_update,
-    send_partial,
 )
 from aggregator.run import newest_head
 from broker import Delivery, Source, Transport
@@ -46,6 +45,7 @@ from broker.wire import (
     Specs,
     UpdateHead,
     decode,
+    decode_from,
     delta_specs,
     num_bytes_of,
     shard_of,
@@ -76,6 +76,13 @@ class PartialAggregator:
         self._transport = transport
         self._clock = clock
         self._on_event = on_event
+        self._sender = PartialSender(
+            transport=transport,
+            topology=config.root,
+            shard=config.shard,
+            membership=config.membership,
+            part_bytes=config.part_bytes,
+        )
         self._is_stopping = False
         self._prefetch = 0
         """0 before there is a model, when no updates are requested."""
@@ -93,18 +100,18 @@ class PartialAggregator:
     def start(self) -> None:
         """Looks up which round is open, and takes updates as soon as there is a model to say what they look like."""
         newest = self._newest_head()
-        self._transport.declare()
         if newest is not None:
             self._seen = (newest.run_id, newest.round)
-        self._transport.listen(Source.MODELS)
         config = self._config
         log.info("partial aggregator of shard %d of %d, queue '%s'", config.shard, config.num_shards, config.root.queue)
         self._on_event(ShardLed(shard=config.shard, num_shards=config.num_shards, queue=config.root.queue))
+        self._transport.declare()
+        self._transport.listen(Source.MODELS)
 
     def _newest_head(self) -> ModelHead | None:
-        """The head of the open round, asked for before waiting for the root: what it opens meanwhile nobody summed."""
+        """The head of the open round, asked for before the wait for the root: what that opens then, nobody summed."""
         try:
-            newest = newest_head(self._transport)
+            newest = newest_head(self._transport, self._config.membership.trust)
         except QueueMissing:
             return None
         return None if newest is None else newest[0]
@@ -158,8 +165,8 @@ class PartialAggregator:
     def _see_model(self, delivery: Delivery) -> None:
         """Switches to a newer model, once the sum for the one before is sent."""
         try:
-            head, _ = decode(delivery.body, ModelHead)
-        except MalformedMessage as error:
+            head = decode_from(delivery.body, ModelHead, trust=self._config.membership.trust).header
+        except MessageError as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
         current = self._round
@@ -198,7 +205,7 @@ class PartialAggregator:
         encoding = Encoding(delta_specs(head.tensors), head.compression)
         self._round = _ShardRound(
             model=head,
-            expected=Expected(head.run_id, encoding, self._config.root),
+            expected=self._expected(head, encoding),
             new_sum=self._config.new_sum,
             are_summed=is_first_time and head.num_shards == self._config.num_shards,
             usual=set() if self._round is None else set(self._round.known),
@@ -211,6 +218,15 @@ class PartialAggregator:
             self._prefetch = prefetch
             self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch)
         self._on_event(ShardRoundOpened(run_id=head.run_id, round=head.round, num_rounds=head.num_rounds))
+
+    def _expected(self, head: ModelHead, encoding: Encoding) -> Expected:
+        return Expected(
+            head.run_id,
+            encoding,
+            self._config.root,
+            model_sha256=lambda number: head.sha256 if number == head.round else None,
+            membership=replace(self._config.membership, protection=head.protection),
+        )
 
     # -- updates --------------------------------------------------------------------------------------------
 
@@ -296,10 +312,14 @@ class PartialAggregator:
         """False if the sum cannot be sent; its updates are delivered again."""
         config, pending, model = self._config, current.pending, current.model
         begun_at = time.perf_counter()
-        head = partial_head(model, pending.sum, pending.updates, shard=config.shard, sequence=current.num_sums)
-        caps = {"inline_cap": model.cap(config.inline_cap), "part_bytes": config.part_bytes}
         try:
-            send_partial(head, pending.sum, self._transport, config.root, **caps)
+            self._sender.send(
+                pending.sum,
+                pending.updates,
+                model=model,
+                sequence=current.num_sums,
+                inline_cap=model.cap(config.inline_cap),
+            )
         except BlobLost as error:  # the root deleted it when it closed the round
             log.warning("round %3d: the partial sum could not be sent in full: %s", model.round, error)
             self._start_over(current)

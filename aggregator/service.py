@@ -28,14 +28,15 @@ from aggregator.rounds import (
 from aggregator.state import ClosedBy, Ledger, UpdateRow, Verdict
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Presence, decode, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, BlobLost, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
+from console import IS_SHOWN, BlobLost, DamagedFile, MessageError, UnfitMessage, malloc
 from learning import Task
 
 log = logging.getLogger(__name__)
 
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
+_MAX_OBJECTIONS = 1000
 
 
 class Aggregator:
@@ -59,6 +60,8 @@ class Aggregator:
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
         self._attendance, self._uploads = Attendance(), Uploads()
+        self._objections: dict[str, str] = {}
+        """Worker -> what was last logged of it."""
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -180,14 +183,17 @@ class Aggregator:
     def _see(self, delivery: Delivery) -> None:
         """Takes a sign of life."""
         try:
-            presence, _ = decode(delivery.body, Presence)
-        except MalformedMessage as error:
+            message = decode_from(delivery.body, Presence, trust=self._config.membership.trust)
+        except MessageError as error:
             log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
             return
-        if presence.worker != delivery.sender:
+        presence, signer = message.header, message.signer
+        if presence.worker != delivery.sender or (signer is not None and signer.name != presence.worker):
             return
         self._uploads.heard(presence)
         self._on_event(WorkerSeen(presence=presence))
+        if presence.objection is not None:
+            self._hear_objection(presence.worker, presence.objection)
         patience_s = self._attendance.patience_s
         is_conflict = self._attendance.heard(presence, now=self._clock())
         if self._attendance.patience_s > patience_s:
@@ -197,6 +203,13 @@ class Aggregator:
                 "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
                 presence.worker,
             )
+
+    def _hear_objection(self, worker: str, objection: str) -> None:
+        """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
+        if self._objections.get(worker) == objection or len(self._objections) >= _MAX_OBJECTIONS:
+            return
+        self._objections[worker] = objection
+        log.warning("worker '%s' does not answer: %s", worker, objection)
 
     def _take(self, delivery: Delivery) -> None:
         """Reads a message from the results queue, decides on it and carries the decision out, or sets it aside."""

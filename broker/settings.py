@@ -3,12 +3,13 @@
 import ipaddress
 import re
 import socket
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr
+from pydantic import AfterValidator, Field, FilePath, SecretStr, TypeAdapter
 
-from broker.wire import MAX_PART_BYTES, QueueName
+from broker.wire import MAX_PART_BYTES, QueueName, SharedPatterns
 from console import MetricsSettings, NetworkSettings
 
 
@@ -26,7 +27,23 @@ def _checked_url(url: SecretStr) -> SecretStr:
     return url
 
 
+_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
 BrokerUrl = Annotated[SecretStr, AfterValidator(_checked_url)]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Patterns of the names of the tensors that travel; what they mean is in broker/states/selection.py."""
+
+    patterns: tuple[str, ...] = ("*",)
+
+    @classmethod
+    def parse(cls, text: str) -> "Shared":
+        """Patterns with commas between. Anything else is a ValueError."""
+        return cls(_PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(","))))
+
+    def __str__(self) -> str:
+        return ",".join(self.patterns)
 
 
 class WireSettings(NetworkSettings):

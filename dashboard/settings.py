@@ -8,9 +8,10 @@ from pydantic import Field
 from broker import BrokerUrl, WireSettings
 from broker.wire import QueueName
 from console import ServedSettings
+from identities import RosterSettings
 
 
-class DashboardSettings(WireSettings, ServedSettings):
+class DashboardSettings(WireSettings, ServedSettings, RosterSettings):
     """One page server."""
 
     state: Path = Field(

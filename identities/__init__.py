@@ -2,29 +2,27 @@
 
 from identities.certificates import Certificate
 from identities.in_memory import InMemory, in_memory
-from identities.private_keys import PrivateKeys, read_opening_key
+from identities.membership import Credentials, Membership
+from identities.private_keys import PrivateKeys
 from identities.public_keys import PublicKeys, fingerprint_given
 from identities.roster import Roster
-from identities.roster_file import RosterFile
-from identities.sealing import SEALED_KEY_BYTES, TAG_BYTES, Opener, Sealer, UpdateContext, open_key, seal_key
-from identities.trust import Verified
+from identities.sealing import Sealing, UpdateContext
+from identities.settings import IdentitySettings, RosterSettings, membership, trust_of
 
 __all__ = [
-    "SEALED_KEY_BYTES",
-    "TAG_BYTES",
     "Certificate",
+    "Credentials",
+    "IdentitySettings",
     "InMemory",
-    "Opener",
+    "Membership",
     "PrivateKeys",
     "PublicKeys",
     "Roster",
-    "RosterFile",
-    "Sealer",
+    "RosterSettings",
+    "Sealing",
     "UpdateContext",
-    "Verified",
     "fingerprint_given",
     "in_memory",
-    "open_key",
-    "read_opening_key",
-    "seal_key",
+    "membership",
+    "trust_of",
 ]

@@ -11,6 +11,7 @@ So parts cannot be exchanged, left out or cut off unnoticed. A sealed part is 16
 
 import hashlib
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -74,6 +75,33 @@ def open_key(private: X25519PrivateKey, sealed: Buffer, info: bytes) -> bytes:
             "the update's key does not open: it was sealed to another key than this aggregator's,"
             " or for another run, round, worker or model"
         ) from None
+
+
+class Sealing:
+    """Who seals to the roster's opening key, and who opens with ``private`` keys, any of which may be that key's."""
+
+    def __init__(
+        self, opening_key: Callable[[], bytes | None] = lambda: None, private: Sequence[X25519PrivateKey] = ()
+    ) -> None:
+        self._opening_key, self._private = opening_key, private
+
+    def seal(self, context: UpdateContext) -> tuple["Sealer", str]:
+        """What seals one encoding of this update, and its key, sealed, in hex. An IdentityError if there is no key."""
+        opening_key = self._opening_key()
+        if opening_key is None:
+            raise IdentityError("this run asks for sealed updates, but no roster names a key to seal them to")
+        key, sealed = seal_key(opening_key, context.info)
+        return Sealer(key, context.info), sealed.hex()
+
+    def unseal(self, context: UpdateContext, sealed: str) -> "Opener":
+        """What opens an update with this sealed key, in hex. An UnfitMessage if none of our keys does."""
+        problem = UnfitMessage("its body is sealed, and there is no key here that opens it")
+        for private in self._private:
+            try:
+                return Opener(open_key(private, bytes.fromhex(sealed), context.info), context.info)
+            except UnfitMessage as error:
+                problem = error
+        raise problem
 
 
 class Sealer:

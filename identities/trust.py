@@ -1,23 +1,20 @@
 """Trust by roster: what this process signs with its key, and who signed what it receives."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker.wire import Buffer, Signer, Trailer, signed_text
 from console import ForgedMessage, IdentityError
-from identities.certificate_file import CertificateFile
 from identities.certificates import Certificate
 from identities.private_keys import PrivateKeys
-from identities.public_keys import KeyRole, fingerprint_given
+from identities.public_keys import KeyRole
 from identities.roster import Holder, Roster
-from identities.roster_file import RosterFile, Rosters
+from identities.roster_file import Rosters
 
 MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
     "model": ("aggregator",),
@@ -62,24 +59,6 @@ class Verified:
     ) -> None:
         self._rosters, self._keys, self._certificates, self._clock = rosters, keys, certificates, clock
         self._admitted: OrderedDict[bytes, _Admitted] = OrderedDict()
-
-    @classmethod
-    def from_files(
-        cls, roster: Path, roster_key: str, key: Path | None, *, clock: Callable[[], float] = time.time
-    ) -> Self:
-        """As a process is told: the roster, its admin's fingerprint (or admin.pub), and the file of the own key.
-
-        A certificate, `NAME.cert`, is looked for beside the key. An IdentityError if one of the files cannot be used,
-        or if the others would refuse what this process signs.
-        """
-        rosters = RosterFile(roster, fingerprint_given(roster_key), clock=clock)
-        if key is None:
-            return cls(rosters, clock=clock)
-        keys, path = PrivateKeys.read(key), key.with_suffix(".cert")
-        certificates = CertificateFile(path, keys.public.key_id, clock=clock) if path.exists() else None
-        verified = cls(rosters, keys, certificates, clock=clock)
-        verified.signer()
-        return verified
 
     @property
     def roster(self) -> Roster:

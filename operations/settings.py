@@ -10,9 +10,10 @@ from broker import BrokerSettings
 from broker.rabbitmq import ID_DIGITS, MAX_LIMIT
 from broker.wire import QueueName, RunName, Topology, WorkerName
 from console import CommandSettings
+from identities import RosterSettings
 
 
-class StatusSettings(BrokerSettings):
+class StatusSettings(BrokerSettings, RosterSettings):
     """One call of the command."""
 
     is_json: bool = Field(False, alias="json", description="print one JSON object")

@@ -18,7 +18,7 @@ from aggregator.history import write_report
 from aggregator.state import StateDirectory
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
-from broker.wire import ModelHead, decode
+from broker.wire import Believing, ModelHead, decode
 from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, private_files, read_settings
 from learning import Measured, Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
@@ -166,7 +166,7 @@ class Simulation:
         transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.on_link))
         with contextlib.ExitStack() as stack:
             stack.callback(transport.close)
-            status = StatusSender(transport)
+            status = StatusSender(transport, trust=Believing())
             on_event = fan_out(self._on_event, status.on_event)
             made = Aggregator(self._run_settings.config, self._task, transport, on_event=on_event)
             aggregator = stack.enter_context(contextlib.closing(made))

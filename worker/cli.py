@@ -19,17 +19,18 @@ from console import (
     read_settings,
 )
 from console.serving import served
+from identities import membership
 from learning import load_task
-from worker.carried import OnDisk
 from worker.config import WorkerConfig
 from worker.device import pick_device
-from worker.metrics import WorkerMetrics
 from worker.name import name_of_machine
 from worker.service import Worker
 from worker.settings import WorkerSettings
-from worker.view import WorkerView
+from worker.state import OnDisk, Positions
+from worker.watchers import WorkerMetrics, WorkerView
 
 _PROG = "fl-worker"
+_NEWEST_MODEL = "newest-model.json"
 _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."
 _EXAMPLES = """\
   FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-worker --queue updates --task digits
@@ -60,7 +61,7 @@ def _check(settings: WorkerSettings) -> ExitCode:
 
 def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     with contextlib.ExitStack() as stack:
-        name = settings.own_name or _name_of_machine(settings, stack)
+        name = _name(settings, stack)
         view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
         terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
         stack.enter_context(terminal)
@@ -83,12 +84,15 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             run=settings.run,
             device=device,
             presence_every_s=settings.presence_every_s,
+            membership=membership(settings, "worker", name),
+            policy=settings.policy,
         )
         worker = Worker(
             config,
             task,
             transport,
             carried=carried,
+            positions=Positions(settings.state / name / _NEWEST_MODEL if settings.state else None),
             on_event=fan_out(view.on_event, metrics.on_event),
             announce_soon=heartbeat.soon,
         )
@@ -100,8 +104,12 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     return ExitCode.OK
 
 
-def _name_of_machine(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:
-    """A name that no other worker on this machine gets, until the stack is left."""
+def _name(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:
+    """As given; else that of the key; else, or from an asterisk on, one that no other worker on this machine gets."""
+    if settings.own_name is not None:
+        return settings.own_name
+    if settings.name is None and settings.credentials:
+        return settings.credentials.name()
     name, lock = name_of_machine(settings.name_prefix)
     stack.enter_context(lock)
     return name

@@ -31,7 +31,7 @@ class Attendance:
         """
         worker, instance = presence.worker, presence.instance
         last = self._seen.get(worker)
-        if presence.state == "leaving":
+        if presence.state == "leaving" or presence.objection is not None:  # then nobody waits for it
             if last is not None and last.instance == instance:
                 self._seen.leave(worker)
             return False

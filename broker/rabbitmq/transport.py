@@ -430,7 +430,8 @@ class _BlobUpload:
 class _BlobConsumer:
     """The parts of one blob at a time, on their way from the reader's thread to the caller's.
 
-    What did not come by the blob's own routing key is no part of it: a ``CC`` header passes the topic permissions.
+    What did not come by the blob's own routing key is no part of it: on RabbitMQ 3.10, a ``CC`` header passes the topic
+    permissions.
     """
 
     def __init__(self, topology: Topology) -> None:

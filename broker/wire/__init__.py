@@ -1,13 +1,15 @@
 """What two processes must agree on, as bytes: names, headers, codec. No pika, no PyTorch."""
 
-from broker.wire import tensor_sets, zstd
+from broker.wire import tensor_sets
+from broker.wire.bodies import SEAL_BYTES, Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import decode, encode
+from broker.wire.codec import decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
     MAX_METRICS,
     MAX_NUM_SAMPLES,
+    MAX_OBJECTION,
     MAX_PART_BYTES,
     MAX_PRESENCE_EVERY_S,
     MAX_SHARDS,
@@ -23,6 +25,7 @@ from broker.wire.messages import (
     ModelHead,
     PartialHead,
     Presence,
+    Protection,
     QueueName,
     RunName,
     SharedPatterns,
@@ -37,6 +40,7 @@ from broker.wire.signatures import (
     MAX_TRAILER_BYTES,
     SIGNATURE_BYTES,
     Believing,
+    Role,
     Signer,
     Trailer,
     Trust,
@@ -51,6 +55,7 @@ from broker.wire.specs import (
     canonical,
     delta_specs,
     difference,
+    kept,
     num_bytes_of,
     num_elements_of,
 )
@@ -65,7 +70,6 @@ from broker.wire.topology import (
     shard_of,
     update_key,
 )
-from broker.wire.zstd import decompressed
 
 __all__ = [
     "HIGH_STEP",
@@ -76,6 +80,7 @@ __all__ = [
     "MAX_LOW",
     "MAX_METRICS",
     "MAX_NUM_SAMPLES",
+    "MAX_OBJECTION",
     "MAX_PART_BYTES",
     "MAX_PRESENCE_EVERY_S",
     "MAX_SHARDS",
@@ -86,6 +91,7 @@ __all__ = [
     "METRIC_NAME",
     "MIN_PRESENCE_EVERY_S",
     "PRESENCE_EVERY_S",
+    "SEAL_BYTES",
     "SIGNATURE_BYTES",
     "Believing",
     "BlobRef",
@@ -95,13 +101,18 @@ __all__ = [
     "Digest",
     "DtypeName",
     "Folded",
+    "Incoming",
     "KeptSpecs",
     "LocalTraining",
     "ModelHead",
+    "Outgoing",
     "PartialHead",
     "Presence",
+    "Protection",
     "QueueName",
+    "Role",
     "RunName",
+    "Seal",
     "SharedPatterns",
     "Signer",
     "Specs",
@@ -117,11 +128,12 @@ __all__ = [
     "canonical",
     "cut",
     "decode",
-    "decompressed",
+    "decode_from",
     "delta_specs",
     "difference",
     "encode",
     "is_name_of",
+    "kept",
     "limb_bytes_of",
     "limb_specs",
     "names_of",
@@ -135,5 +147,4 @@ __all__ = [
     "signed_text",
     "tensor_sets",
     "update_key",
-    "zstd",
 ]

@@ -15,6 +15,7 @@ from broker.settings import BrokerSettings
 from broker.transport import Source, Transport
 from broker.wire.codec import encode
 from broker.wire.messages import Status
+from broker.wire.signatures import Believing, Trust
 from broker.wire.topology import Topology
 from console.errors import BrokerUnreachable, ExitCode
 from operations import status_cli
@@ -79,7 +80,7 @@ def test_queues_that_nobody_leads_and_one_that_leads_and_has_said_nothing_are_to
     ]
     aggregator.listen(Source.UPDATES)
     leads = "an aggregator leads; it has not reported yet"
-    assert wait_until(lambda: take_snapshot(aggregator, Topology(queue)).is_led, timeout_s=SOON_S)
+    assert wait_until(lambda: take_snapshot(aggregator, Topology(queue), Believing()).is_led, timeout_s=SOON_S)
     assert leads in shell()[0]
 
 
@@ -126,13 +127,13 @@ def test_it_is_watched_until_the_run_is_over(aggregator: Transport, shell: Shell
     has_said(aggregator, status())
     looks = iter(["look", "away", "finish"])
 
-    def look(transport: Transport, topology: Topology) -> Snapshot:
+    def look(transport: Transport, topology: Topology, trust: Trust) -> Snapshot:
         match next(looks):
             case "away":
                 raise BrokerUnreachable("connection lost")
             case "finish":
                 has_said(aggregator, status("finished"))
-        return take_snapshot(transport, topology)
+        return take_snapshot(transport, topology, trust)
 
     monkeypatch.setattr(status_cli, "take_snapshot", look)
     lines = [json.loads(line) for line in shell("--watch", "--json")[0].splitlines()]

@@ -9,7 +9,7 @@ from aggregator.watchers.metrics import AggregatorMetrics
 from aggregator.watchers.partial_metrics import PartialMetrics
 from broker.wire.messages import Presence
 from scaffold.described import COMMANDS, described
-from worker.metrics import WorkerMetrics
+from worker.watchers.metrics import WorkerMetrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])

@@ -32,13 +32,27 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "identities": _WIRE,
     "operations": (*_WIRE, "broker.rabbitmq", "identities"),
     "learning": ("console",),
-    "worker": (*_STATES, "console.serving", "identities", "learning"),
+    "worker.state": _STATES,
+    "worker.events": _WIRE,
+    "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
+    "worker": (
+        *_STATES,
+        "console.serving",
+        "identities",
+        "learning",
+        *(f"worker.{room}" for room in ("state", "events", "watchers")),
+    ),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
-    "aggregator.rounds": (*_STATES, "aggregator.state", "aggregator.events"),
-    "aggregator.config": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds"),
-    "aggregator.settings": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds", "aggregator.config"),
+    "aggregator.rounds": (*_STATES, "identities", "aggregator.state", "aggregator.events"),
+    "aggregator.config": (*_WIRE, "identities", "learning", "aggregator.state", "aggregator.rounds"),
+    "aggregator.settings": (
+        *_WIRE,
+        "identities",
+        "learning",
+        *(f"aggregator.{room}" for room in ("state", "rounds", "config")),
+    ),
     "aggregator.watchers": (
         *_WIRE,
         "console.serving",
@@ -52,7 +66,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
     ),
-    "dashboard": (*_WIRE, "console.serving", "operations", "aggregator.history"),
+    "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
         "identities",
@@ -70,7 +84,7 @@ ONLY_IN = {
     "pika": "broker.rabbitmq",
     "msgpack": "broker.wire",
     "zstandard": "broker.wire",
-    "rich": ("console", "operations", "worker", "aggregator.watchers", "aggregator", "simulation"),
+    "rich": ("console", "operations", "worker.watchers", "aggregator.watchers", "aggregator", "simulation"),
 }
 MOST_FILES = 12
 """Of a package on one level, besides its door."""

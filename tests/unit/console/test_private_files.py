@@ -13,7 +13,7 @@ import pytest
 from aggregator.state import StateDirectory
 from console.private import private_files
 from simulation.cli import main as simulate
-from worker.carried import RESIDUAL, Carried, OnDisk
+from worker.state.carried import RESIDUAL, Carried, OnDisk
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from console import ExitCode, IdentityError
-from identities import PrivateKeys, PublicKeys, fingerprint_given, read_opening_key
+from identities import PrivateKeys, PublicKeys, fingerprint_given
+from identities.private_keys import read_opening_key
 from identities.public_keys import fingerprint_of, key_id_of
 
 COUNTED = bytes(range(32))

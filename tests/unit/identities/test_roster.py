@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from console import IdentityError
-from identities import InMemory, PrivateKeys, Roster, RosterFile, in_memory
+from identities import InMemory, PrivateKeys, Roster, in_memory
+from identities.roster_file import RosterFile
 
 FEDERATION = in_memory(["hospital-a", "hospital-b"], partials=["shard-0"], federation="heart")
 FINGERPRINT = FEDERATION.roster.admin_fingerprint

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from console import IdentityError, UnfitMessage
-from identities import SEALED_KEY_BYTES, TAG_BYTES, Opener, Sealer, UpdateContext, open_key, seal_key
+from identities.sealing import SEALED_KEY_BYTES, TAG_BYTES, Opener, Sealer, UpdateContext, open_key, seal_key
 
 CONTEXT = UpdateContext("run-1", 3, "hospital-a", "0123abcd", "aa" * 32, "bb" * 32)
 PRIVATE = X25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from broker.wire import MAX_TRAILER_BYTES, Signer, Trailer, Trust, signed_text
 from console import ForgedMessage, IdentityError
-from identities import Certificate, PrivateKeys, Roster, RosterFile, Verified, in_memory
-from identities.roster_file import FixedRoster
+from identities import Certificate, Credentials, PrivateKeys, Roster, in_memory
+from identities.roster_file import FixedRoster, RosterFile
+from identities.trust import Verified
 
 NOW = 1_800_000_000.0
 FEDERATION = in_memory(["hospital-a", "hospital-b"], partials=["shard-0"])
@@ -257,7 +258,10 @@ class Files:
 
     def trust(self, key: Path | None) -> Verified:
         fingerprint = FEDERATION.roster.admin_fingerprint
-        return Verified.from_files(self.roster, fingerprint, key, clock=lambda: self.now)
+        known = Credentials(roster=self.roster, fingerprint=fingerprint, key=key, clock=lambda: self.now)
+        membership = known.onlooker() if key is None else known.membership("worker")
+        assert isinstance(membership.trust, Verified)
+        return membership.trust
 
 
 @pytest.fixture
