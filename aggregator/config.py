@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
+from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting, WeightLimits
+from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
 from identities import Membership
@@ -24,6 +25,7 @@ class AggregatorConfig:
     policy: RoundPolicy
     ending: Ending
     weighting: Weighting
+    weight_limits: WeightLimits = field(default_factory=WeightLimits)
     local: LocalTraining
     compression: Compression
     shared: tuple[str, ...]
@@ -36,6 +38,12 @@ class AggregatorConfig:
     part_bytes: int
     membership: Membership = field(default_factory=Membership)
     """Who it is to the others, and whose messages it takes."""
+    admission: Admission = field(default_factory=Everybody)
+    """Whose updates and signs of life count."""
+    takes_over: bool = False
+    """Whether, without a state of its own, it goes on from the model on the stream."""
+    trusts_state: bool = False
+    """Whether it goes on from its state directory even if the stream has seen later starts of the run."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 
@@ -56,3 +64,5 @@ class PartialConfig:
     part_bytes: int
     membership: Membership = field(default_factory=Membership)
     """As the root's."""
+    admission: Admission = field(default_factory=Everybody)
+    """Whose updates it sums up; it passes on those of others, for the root to refuse."""

@@ -6,6 +6,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
 from aggregator.rounds import Attendance, Close, Extended, OpenRound, PartialUploads, Round, decide
+from aggregator.senders import Guard, Refusals
 from aggregator.state import ClosedBy
 from console import IS_SHOWN
 
@@ -24,10 +25,24 @@ class CurrentRound:
         self.partial_uploads = PartialUploads(
             number, num_shards=config.topology.num_shards, num_before=self.updates.num_folded
         )
+        self.refusals = Refusals(
+            number,
+            opened.stores.transport,
+            dead=config.topology.dead,
+            is_known=attendance.has_folded,
+            on_row=self.updates.refused,
+        )
+        """Of messages that do not count in it."""
+        self.most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))
+        """What counts of an update's samples; None: all."""
+        halves = opened.stores.directory.model(number - 1).halves(opened.run.specs)
+        self.guard = Guard(opened.expected.encoding.folded, halves=halves)
+        """What a single update may do to it."""
         self._config, self._attendance, self._prefetch = config, attendance, opened.prefetch
         self._clock, self._on_event = opened.stores.clock, opened.stores.on_event
         self._answered = opened.stores.ledger.answered
         self._last_move: RoundMoved | None = None
+        self._largest = (0.0, "")
         self._begin(report_in_s=_REPORT_EVERY_S)
 
     def _begin(self, *, report_in_s: float) -> None:
@@ -35,6 +50,16 @@ class CurrentRound:
         self._round = Round.open(self.number, self._config.policy, now=now)
         self._report_at = now + report_in_s
         self._wake_at = self._round.deadline_at
+
+    def note_bound(self, sender: str, bound: float) -> None:
+        """Notes how far |weight * delta| of an update, or sum of updates, reaches."""
+        self._largest = max(self._largest, (bound, sender))
+
+    @property
+    def largest_in_words(self) -> str:
+        """Whose update may have moved the model most, of those folded since the start of this process."""
+        bound, sender = self._largest
+        return f"the largest update was that of '{sender}', with num_samples times delta up to {bound:.3g}"
 
     def restart_clock(self) -> None:
         """Starts its time anew, since its model was published only now; it also logs at once what it waits for."""

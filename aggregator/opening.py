@@ -12,8 +12,9 @@ from aggregator.broadcast import Broadcaster
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
-from aggregator.rounds import Expected, Stores, affordable_prefetch
+from aggregator.rounds import Expected, Stores, affordable_prefetch, largest_message
 from aggregator.run import Run, open_run
+from aggregator.senders import NameConflicts
 from aggregator.state import Ledger, Retention, StateDirectory
 from broker import Source, Transport
 from broker.states import Encoding, State, shared_state, specs_of
@@ -46,7 +47,13 @@ class OpenedRun:
 
 
 def opened(
-    config: AggregatorConfig, task: Task, transport: Transport, *, clock: Callable[[], float], on_event: Watcher
+    config: AggregatorConfig,
+    task: Task,
+    transport: Transport,
+    *,
+    conflicts: NameConflicts,
+    clock: Callable[[], float],
+    on_event: Watcher,
 ) -> OpenedRun:
     """Opens or resumes the run. After an error, only the transport stays open."""
     directory = StateDirectory(config.state)
@@ -58,7 +65,8 @@ def opened(
         encoding = _checked_encoding(config, shared)
         prefetch = _prefetch(config, encoding)
         transport.declare()
-        transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch)
+        most_bytes = largest_message(encoding.encoded, sums=encoding.folded if config.topology.num_shards else None)
+        transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         run = open_run(config, shared, directory=directory, ledger=ledger, transport=transport)
         directory.remove_unfinished()
         ledger.record({"settings": dict(config.recorded)})
@@ -78,7 +86,7 @@ def opened(
             stores=stores,
             expected=_expected(config, run, encoding, ledger),
             prefetch=prefetch,
-            broadcaster=Broadcaster(run, config, stores),
+            broadcaster=Broadcaster(run, config, stores, conflicts),
             evaluate=CentralEvaluation(task, model),
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
         )

@@ -34,9 +34,11 @@ from aggregator.rounds import (
     affordable_prefetch,
     base_weight_of,
     folded_of,
+    largest_message,
     read_update,
 )
 from aggregator.run import newest_head
+from aggregator.senders import Quota
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -84,7 +86,7 @@ class PartialAggregator:
             part_bytes=config.part_bytes,
         )
         self._is_stopping = False
-        self._prefetch = 0
+        self._prefetch = self._most_bytes = 0
         """0 before there is a model, when no updates are requested."""
         self._round: _ShardRound | None = None
         """None before there is a model."""
@@ -134,6 +136,7 @@ class PartialAggregator:
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
+        self._config.admission.look()
         if delivery is not None and delivery.source is Source.MODELS:
             self._see_model(delivery)
         elif delivery is not None:
@@ -214,9 +217,10 @@ class PartialAggregator:
             },
         )
         prefetch = affordable_prefetch([num_bytes_of(encoding.encoded)], head.cap(self._config.inline_cap))
-        if prefetch != self._prefetch:
-            self._prefetch = prefetch
-            self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch)
+        most_bytes = largest_message(encoding.encoded, sums=None)
+        if (prefetch, most_bytes) != (self._prefetch, self._most_bytes):
+            self._prefetch, self._most_bytes = prefetch, most_bytes
+            self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         self._on_event(ShardRoundOpened(run_id=head.run_id, round=head.round, num_rounds=head.num_rounds))
 
     def _expected(self, head: ModelHead, encoding: Encoding) -> Expected:
@@ -233,6 +237,9 @@ class PartialAggregator:
     def _take(self, delivery: Delivery) -> None:
         """Folds an update, or passes it on."""
         current = self._round
+        if current is not None and current.quota.is_used_up(delivery.sender):
+            self._drop(current, delivery)
+            return
         if current is None or delivery.num_returns >= _SUSPECT_AFTER:
             if current is not None:
                 current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
@@ -243,8 +250,10 @@ class PartialAggregator:
         except MessageError:
             if current.precedes(_head_of(delivery)):
                 self._early.append((delivery, self._clock() + self._config.flush_s))
-            else:
+            elif current.quota.keep(delivery.sender):
                 self._pass_on(delivery)
+            else:
+                self._drop(current, delivery)
             return
         self._decide_on(current, update, delivery)
         if update.head.round == current.number:
@@ -253,7 +262,8 @@ class PartialAggregator:
     def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery) -> None:
         head, known_instance = update.head, current.known.get(update.head.worker)
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
-        if head.round != current.number or not current.are_summed or is_of_other_shard:
+        is_ours = not is_of_other_shard and self._config.admission.admits(head.worker)
+        if head.round != current.number or not current.are_summed or not is_ours:
             self._pass_on(delivery)
         elif known_instance is None:
             self._fold(current, update, delivery)
@@ -264,6 +274,18 @@ class PartialAggregator:
             current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be from a lost session
         else:
             self._transport.ack([delivery])
+
+    def _drop(self, current: "_ShardRound", delivery: Delivery) -> None:
+        """Drops a message of which the root has had enough of the kind in this round."""
+        if not current.has_dropped:
+            current.has_dropped = True
+            log.warning(
+                "round %3d: too many messages that are no updates of this run, now from '%s'; dropping further ones",
+                current.number,
+                delivery.sender,
+                extra={"round": current.number, "worker": delivery.sender},
+            )
+        self._transport.ack([delivery])
 
     def _pass_on_early(self, delivery: Delivery) -> None:
         head = _head_of(delivery)
@@ -282,7 +304,7 @@ class PartialAggregator:
         weight = float(base_weight_of(update.head, current.model.weighting))
         try:
             for offset, piece in update.pieces(self._transport):
-                current.pending.sum.add(offset, piece, weight)
+                update.add_piece(current.pending.sum, offset, piece, (weight,))
                 begun = True
         except (UnfitMessage, BlobLost) as error:
             log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)
@@ -374,6 +396,9 @@ class _ShardRound:
         self.known = known
         """Worker -> instance, of the updates for this round that were folded or passed on."""
         self.num_sums = 0
+        self.quota = Quota(is_known=usual.__contains__)
+        """Of messages that are no updates of this run, and are passed on all the same for the root to judge."""
+        self.has_dropped = False
         self.pending = _Pending(self._new_sum(expected.encoding.folded))
 
     @property

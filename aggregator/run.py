@@ -12,7 +12,7 @@ from aggregator.rounds import state_names
 from aggregator.state import Ledger, StateDirectory, companion_specs
 from broker import Transport
 from broker.states import State, first_not_finite, read_model, specs_of
-from broker.wire import Buffer, ModelHead, Specs, Trust, decode_from, difference
+from broker.wire import MAX_NUMBER, Buffer, ModelHead, Specs, Trust, decode_from, difference
 from console import DamagedFile, MessageError, StateError, TaskError
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,12 @@ def open_run(
     ledger: Ledger,
     transport: Transport,
 ) -> Run:
-    """The run in this directory; if that is empty, the open run of this name on the stream, or else a new run.
+    """The run in this directory; if that is empty, a new run or, if so configured, the open one on the stream.
 
     ``initial`` are the shared tensors of the model that a new run begins with.
     The newest model is verified; if it is damaged, the run goes back to the one before. A StateError if the directory
-    belongs to another run, or if the stream is ahead of it.
+    belongs to another run; and if it is empty while such a run is open, or behind the stream, unless the configuration
+    says which of the two is to be believed.
     """
     specs = specs_of(initial)
     on_stream = newest_head(transport, config.membership.trust)
@@ -55,17 +56,37 @@ def open_run(
     facts = ledger.facts()
     _check_is_ours(config, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
-        raise StateError(
-            f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, but the stream"
-            f" {on_stream[0].epoch}: another aggregator led the run from its own directory;"
-            " give an empty --state to go on from the stream"
-        )
+        _go_beyond(on_stream[0].epoch, config, facts, directory, ledger)
     epoch = ledger.claim()
     _go_back_to_sound_model(directory, ledger, specs, state_names(config.step))
     caps = [config.inline_cap]
     if on_stream is not None and on_stream[0].run_id == facts["run_id"]:
         caps.append(on_stream[0].cap(config.inline_cap))
     return Run(str(facts["run_id"]), epoch, specs, min(caps))
+
+
+def _go_beyond(
+    epoch: int, config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory, ledger: Ledger
+) -> None:
+    """Makes this start a later one than that with this epoch, if the directory is to be trusted; else a StateError."""
+    if not config.trusts_state:
+        raise StateError(
+            f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, but the stream {epoch}:"
+            " another aggregator led the run from its own directory, or somebody forged a model; give --trust-state to"
+            " go on from this directory all the same, or an empty --state and --take-over to go on from the stream"
+        )
+    log.warning(
+        "the stream has seen %d starts of run %s, %s only %d; going on from the directory, as --trust-state says",
+        epoch,
+        facts["run_id"],
+        directory.folder,
+        facts["epoch"],
+    )
+    if epoch + 1 < MAX_NUMBER:
+        ledger.record({"epoch": epoch})
+        ledger.record({"min_epoch": epoch + 1})  # workers that followed the other head are to answer again
+    else:
+        log.warning("no start can be later than that one: workers that have seen its model must be started again")
 
 
 def newest_head(transport: Transport, trust: Trust) -> tuple[ModelHead, Buffer] | None:
@@ -90,7 +111,14 @@ def _beginning(
 ) -> dict[str, Any]:
     """The first facts of a new ledger; the model that they name is in its place."""
     if on_stream is not None and on_stream[0].run == config.run and not on_stream[0].is_finished:
-        return _taken_over(config, initial, directory, transport, *on_stream)
+        head = on_stream[0]
+        if config.takes_over:
+            return _taken_over(config, initial, directory, transport, *on_stream)
+        raise StateError(
+            f"run '{head.run}' is open on queue '{config.topology.queue}', at round {head.round},"
+            f" but {directory.folder} has no run; give the --state that the run was begun with, --take-over to go on"
+            " from the model on the broker, or another --run to begin anew"
+        )
     broken = first_not_finite(initial)
     if broken:
         raise TaskError(f"the task's model has NaN or infinity in '{broken}'")

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
@@ -19,17 +20,22 @@ from aggregator.opening import OpenedRun, opened
 from aggregator.rounds import (
     Attendance,
     Contribution,
+    Decision,
+    Duplicate,
+    Fold,
+    Late,
     PartialUploads,
     Uploads,
     decide_on,
     read_partial,
     read_update,
 )
-from aggregator.state import ClosedBy, Ledger, UpdateRow, Verdict
+from aggregator.senders import NameConflicts
+from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, BlobLost, DamagedFile, MessageError, UnfitMessage, malloc
+from console import IS_SHOWN, BlobLost, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ log = logging.getLogger(__name__)
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
 _MAX_OBJECTIONS = 1000
+_MOST_SHOWN = 10
 
 
 class Aggregator:
@@ -59,9 +66,10 @@ class Aggregator:
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
-        self._attendance, self._uploads = Attendance(), Uploads()
         self._objections: dict[str, str] = {}
         """Worker -> what was last logged of it."""
+        self._attendance = Attendance(deadline_s=config.policy.deadline_s)
+        self._uploads, self._conflicts = Uploads(), NameConflicts()
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -72,7 +80,14 @@ class Aggregator:
 
     def start(self) -> None:
         """Opens or resumes the run, and makes sure that its newest model is on the stream."""
-        self._opened = opened(self._config, self._task, self._transport, clock=self._clock, on_event=self._on_event)
+        self._opened = opened(
+            self._config,
+            self._task,
+            self._transport,
+            conflicts=self._conflicts,
+            clock=self._clock,
+            on_event=self._on_event,
+        )
         last = self._ledger.last_closed_round()
         has_closed = last > self._ledger.base_round()
         if has_closed:  # perhaps just before a kill
@@ -91,6 +106,7 @@ class Aggregator:
 
     def _go_on(self, number: int) -> None:
         """Opens a round in which updates may already have been folded."""
+        self._attendance.recall(self._ledger.workers())
         self._attendance.expect(self._ledger.num_present(), now=self._clock(), patience_s=self._ledger.patience_s())
         self._ledger.open_round(number, now=time.time())
         try:
@@ -149,6 +165,7 @@ class Aggregator:
         """Commits what is folded, so that the same command resumes from there."""
         if self.is_finished:
             return
+        self._current.refusals.record_dropped()
         self._current.commit()
         number = self._current.number
         log.info("stopped in round %d; run the same command again to go on", number, extra={IS_SHOWN: True})
@@ -169,6 +186,10 @@ class Aggregator:
             self._see(delivery)
         elif delivery is not None:
             self._take(delivery)
+        if self._config.admission.look():
+            self._attendance.keep_only(self._config.admission.admits)
+        if self._conflicts.is_due(now=self._clock()):
+            self._announce_conflicts()
         by = self._current.do_what_is_due()
         if by is not None:
             self._close_round(by)
@@ -176,7 +197,10 @@ class Aggregator:
 
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
-        return self._current.time_left()
+        times = [self._current.time_left(), self._conflicts.time_left(now=self._clock())]
+        if self._config.admission.looks_every_s is not None:
+            times.append(self._config.admission.looks_every_s)
+        return min(times)
 
     # -- incoming messages ----------------------------------------------------------------------------------
 
@@ -190,19 +214,30 @@ class Aggregator:
         presence, signer = message.header, message.signer
         if presence.worker != delivery.sender or (signer is not None and signer.name != presence.worker):
             return
-        self._uploads.heard(presence)
-        self._on_event(WorkerSeen(presence=presence))
+        if not self._config.admission.admits(presence.worker):
+            return
         if presence.objection is not None:
             self._hear_objection(presence.worker, presence.objection)
-        patience_s = self._attendance.patience_s
+        patience_s, was_noted = self._attendance.patience_s, presence.worker in self._attendance
         is_conflict = self._attendance.heard(presence, now=self._clock())
+        if was_noted or presence.worker in self._attendance:
+            self._uploads.heard(presence)
+            self._on_event(WorkerSeen(presence=presence))
         if self._attendance.patience_s > patience_s:
             self._ledger.record({"patience_s": self._attendance.patience_s})
-        if is_conflict and self._run.broadcaster.announce_conflict(presence.worker):
-            log.warning(
-                "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
-                presence.worker,
-            )
+        if is_conflict:
+            self._conflicts.found(presence.worker)
+
+    def _announce_conflicts(self) -> None:
+        """Tells workers that share a name of each other."""
+        names = self._conflicts.announce(now=self._clock())
+        shown = ", ".join(f"'{name}'" for name in names[:_MOST_SHOWN])
+        if len(names) > _MOST_SHOWN:
+            shown += f" and {len(names) - _MOST_SHOWN} more"
+        log.warning(
+            "two workers go by the name %s; each round counts only one of them; start one with another --name", shown
+        )
+        self._run.broadcaster.announce_conflicts()
 
     def _hear_objection(self, worker: str, objection: str) -> None:
         """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
@@ -213,12 +248,16 @@ class Aggregator:
 
     def _take(self, delivery: Delivery) -> None:
         """Reads a message from the results queue, decides on it and carries the decision out, or sets it aside."""
+        is_sum = delivery.shard is not None and self._config.topology.num_shards > 0
+        if not is_sum and self._current.refusals.ignores(delivery):
+            return
         contribution: Contribution | None = None
         with self._suspected(delivery) as refuse_as:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
                 contribution = self._read(delivery)
+                self._check_admitted(contribution)
                 decision = decide_on(
                     contribution.claims,
                     base_round=contribution.base_round,
@@ -226,23 +265,42 @@ class Aggregator:
                     known=self._current.updates.known(contribution),
                     max_staleness=self._config.policy.max_staleness,
                     weighting=self._config.weighting,
+                    most_samples=self._current.most_samples,
                 )
-                self._current.updates.take(contribution, decision, delivery)
+                bound_before = self._current.updates.accumulator.bound
+                self._current.updates.take(contribution, self._with_rows(decision, delivery), delivery)
+                self._current.note_bound(delivery.sender, self._current.updates.accumulator.bound - bound_before)
+                for claim in contribution.claims:
+                    self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
             except (MessageError, BlobLost) as error:
                 self._refuse(delivery, contribution, str(error))
 
+    def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
+        """The decision; without ledger rows if this sender has had enough of them."""
+        if not isinstance(decision, Late | Duplicate) or not decision.claims:
+            return decision
+        return decision if self._current.refusals.passes_over(delivery.sender) else replace(decision, claims=())
+
     def _read(self, delivery: Delivery) -> Contribution:
         """The update or partial sum in a delivery, judged by its header alone; a MessageError if it is not ours."""
+        if delivery.cut_from:
+            raise MalformedMessage(f"a message of {delivery.num_bytes} bytes; none of this run's updates is that large")
         expected, number = self._run.expected, self._current.number
         contribution: Contribution
         if delivery.shard is None:
-            contribution = read_update(delivery, expected, round_number=number)
+            contribution = read_update(delivery, expected, round_number=number, guard=self._current.guard)
         else:
             contribution = partial = read_partial(delivery, expected, round_number=number)
             self._current.partial_uploads.arrived(partial.shard, partial.base_round, partial.head.sequence)
         for claim in contribution.claims:
             self._uploads.arrived(claim.worker)
         return contribution
+
+    def _check_admitted(self, contribution: Contribution) -> None:
+        """An UnfitMessage if it has the update of a worker that may not count."""
+        for claim in contribution.claims:
+            if not self._config.admission.admits(claim.worker):
+                raise UnfitMessage(f"worker '{claim.worker}' is not among those that may count (--workers-allowed)")
 
     @contextlib.contextmanager
     def _suspected(self, delivery: Delivery) -> Iterator[str | None]:
@@ -259,21 +317,9 @@ class Aggregator:
         self._ledger.survived(message)
 
     def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str) -> None:
-        number, dead = self._current.number, self._config.topology.dead
-        fields = {"round": number, "worker": delivery.sender, "verdict": Verdict.REFUSED, "reason": reason}
-        log.warning("update from '%s' set aside in %s: %s", delivery.sender, dead, reason, extra=fields)
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
-        self._transport.set_aside(delivery, reason)
-        row = UpdateRow(
-            received_at=time.time(),
-            round=number,
-            verdict=Verdict.REFUSED,
-            reason=reason,
-            worker=delivery.sender,
-            num_bytes=len(delivery.body),
-        )
-        self._current.updates.refused(row)
+        self._current.refusals.refuse(delivery, reason)
         self._current.updates.mend()
 
     # -- closing --------------------------------------------------------------------------------------------
@@ -281,6 +327,7 @@ class Aggregator:
     def _close_round(self, by: ClosedBy) -> None:
         current, number = self._current, self._current.number
         self._delete_abandoned_uploads(number)
+        current.refusals.record_dropped()
         closed = close_round(current, by, config=self._config, opened=self._run)
         reason = reason_to_end(number, config=self._config, opened=self._run)
         if reason is None:

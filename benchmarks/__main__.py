@@ -19,6 +19,7 @@ from benchmarks import (
     compression_table,
     facts,
     federation,
+    flood,
     folding,
     machine,
     many_workers,
@@ -120,6 +121,9 @@ class Bench:
     def partials(self) -> Iterator[Row]:
         return partials.bench_rows()
 
+    def flood(self) -> Iterator[Row]:
+        return flood.bench_rows(self._place)
+
     def limits_after(self) -> Iterator[Row]:
         """The limits again: a machine shared with others does not stay the same for ten minutes."""
         yield from machine.rows(self._place.folder, when="after")
@@ -136,7 +140,7 @@ def _measured(workload: Workload, system: str, measure: Callable[[], Row]) -> Ro
         return failed_row(workload, system, error)
 
 
-_WORKLOADS = ("limits", "overhead", "payload", "memory", "fold", "compression", "workers", "partials")
+_WORKLOADS = ("limits", "overhead", "payload", "memory", "fold", "compression", "workers", "partials", "flood")
 
 
 def main(argv: Sequence[str]) -> int:

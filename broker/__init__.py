@@ -6,7 +6,7 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 from broker.connecting import connect
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, Shared, WireSettings, redacted
-from broker.transport import BlobUpload, Delivery, Queued, Source, Transport
+from broker.transport import BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [
     "BlobUpload",
@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "Transport",
     "WireSettings",
+    "beginning_of",
     "connect",
     "redacted",
 ]

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from broker.transport import BlobUpload, DeadLetter, Delivery, Queued, Source, Transport
+from broker.transport import BlobUpload, DeadLetter, Delivery, Queued, Source, Transport, received
 from broker.wire import Buffer, Topology, partial_key, shard_of
 from console import BlobLost, QueueMissing
 
@@ -55,6 +55,7 @@ class MemoryTransport(Transport):
         self._changed = broker.changed
         self._sources: tuple[Source, ...] = ()
         self._prefetch = 16
+        self._most_bytes: int | None = None
         self._next_head = 0
         self._tags = itertools.count(1)
         self._unacked: dict[int, tuple[str, bytes]] = {}
@@ -81,8 +82,8 @@ class MemoryTransport(Transport):
         with self._changed:
             return self._broker.leaders.setdefault(self._shard, self) is self
 
-    def listen(self, *sources: Source, prefetch: int = 16) -> None:
-        self._sources, self._prefetch = sources, prefetch
+    def listen(self, *sources: Source, prefetch: int = 16, most_bytes: int | None = None) -> None:
+        self._sources, self._prefetch, self._most_bytes = sources, prefetch, most_bytes
         with self._changed:
             self._broker.readers.pop(self, None)
             if Source.UPDATES in sources:
@@ -130,7 +131,7 @@ class MemoryTransport(Transport):
                 return Delivery(source, body, sender)
             tag = next(self._tags)
             self._unacked[tag] = (sender, body)
-            return Delivery(source, body, sender, tag)
+            return received(Delivery(source, body, sender, tag), self._most_bytes)
         return None
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:

@@ -11,7 +11,7 @@ aggregator, which made the queue, gets a QueueMissing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -39,11 +39,35 @@ class Delivery:
     session: int = 0
     num_returns: int = 0
     """How often it was delivered before and returned to the queue."""
+    cut_from: int = 0
+    """The size of the message, if ``body`` is only its beginning; 0: it is all there."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the message as it was sent."""
+        return self.cut_from or len(self.body)
 
     @property
     def shard(self) -> int | None:
         """The shard whose partial sum this is; None if it is an update."""
         return shard_in(self.sender)
+
+
+BEGINNING_BYTES = 2**16
+"""What is kept of a message that is too long to be an update: enough to see what it is."""
+
+
+def received(delivery: Delivery, most_bytes: int | None) -> Delivery:
+    """The delivery, or only its beginning if it has more than ``most_bytes`` (None: however long it is)."""
+    return delivery if most_bytes is None or len(delivery.body) <= most_bytes else beginning_of(delivery)
+
+
+def beginning_of(delivery: Delivery) -> Delivery:
+    """The first bytes of a message, at most BEGINNING_BYTES; the rest takes no memory any more."""
+    if len(delivery.body) <= BEGINNING_BYTES:
+        return delivery
+    body = bytes(memoryview(delivery.body)[:BEGINNING_BYTES])
+    return replace(delivery, body=body, cut_from=delivery.num_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +126,10 @@ class Transport(Protocol):
         Leadership ends with the connection: from then on every method raises LeadershipLost.
         """
 
-    def listen(self, *sources: Source, prefetch: int = 16) -> None:
+    def listen(self, *sources: Source, prefetch: int = 16, most_bytes: int | None = None) -> None:
         """Starts receiving from these sources; ``prefetch`` bounds the updates received and not yet acked.
 
+        Of messages with more than ``most_bytes``, which can be no updates, only the beginning is delivered.
         MODELS begins with the newest head and goes on with later ones.
         """
 
@@ -124,7 +149,10 @@ class Transport(Protocol):
         """Puts all updates received and not acked back onto the queue; they are delivered again."""
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
-        """Moves an update to the dead letters, with its reason, and acks it."""
+        """Moves an update to the dead letters, with its reason, and acks it once it is there.
+
+        Does not wait for that; ``close`` and ``give_back`` do. Why it cannot be there is raised by ``receive``.
+        """
 
     def newest_head(self) -> Buffer | None:
         """The body of the newest message of the model stream; None if there is none. For the aggregator."""

@@ -61,7 +61,7 @@ def _check(settings: WorkerSettings) -> ExitCode:
 
 def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     with contextlib.ExitStack() as stack:
-        name = _name(settings, stack)
+        name = settings.own_name or _name_of_machine(settings, stack)
         view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
         terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
         stack.enter_context(terminal)
@@ -104,12 +104,8 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     return ExitCode.OK
 
 
-def _name(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:
-    """As given; else that of the key; else, or from an asterisk on, one that no other worker on this machine gets."""
-    if settings.own_name is not None:
-        return settings.own_name
-    if settings.name is None and settings.credentials:
-        return settings.credentials.name()
+def _name_of_machine(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:
+    """A name that no other worker on this machine gets, until the stack is left."""
     name, lock = name_of_machine(settings.name_prefix)
     stack.enter_context(lock)
     return name

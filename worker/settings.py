@@ -35,10 +35,6 @@ class Part:
         return f"{self.index}/{self.num_parts}"
 
 
-NameOrBeginning = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-]{1,64}|[A-Za-z0-9_-]{0,32}\*)$")]
-"""A worker's name, or what it begins with and an asterisk."""
-
-
 @dataclass(frozen=True, slots=True)
 class Protections:
     """What every update of a run has to be."""
@@ -61,6 +57,10 @@ class Protections:
 def _none_as_text(value: object) -> object:
     """Flags and files read ``none`` as no value."""
     return _NONE if value is None else value
+
+
+NameOrBeginning = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-]{1,64}|[A-Za-z0-9_-]{0,32}\*)$")]
+"""A worker's name, or what it begins with and an asterisk."""
 
 
 class WorkerSettings(ServiceSettings, IdentitySettings):
@@ -127,16 +127,6 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         return seconds
 
     @property
-    def own_name(self) -> str | None:
-        """The name as given; None if some of it, or all, is to be the machine's."""
-        return None if self.name is None or self.name.endswith("*") else self.name
-
-    @property
-    def name_prefix(self) -> str:
-        """What a name made of the machine's begins with."""
-        return (self.name or "").removesuffix("*")
-
-    @property
     def policy(self) -> WorkerPolicy:
         """What this site asks of a run before it answers."""
         return WorkerPolicy(
@@ -145,6 +135,18 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
             min_batch=self.min_batch,
             allow_shared=self.allow_shared.patterns,
         )
+
+    @property
+    def own_name(self) -> str | None:
+        """The name as given, or else that of the key; None if some of it, or all, is to be the machine's."""
+        if self.name is None:
+            return self.credentials.name() if self.credentials else None
+        return None if self.name.endswith("*") else self.name
+
+    @property
+    def name_prefix(self) -> str:
+        """What a name made of the machine's begins with."""
+        return (self.name or "").removesuffix("*")
 
     def site_of(self, name: str) -> Site:
         """Where this worker's task runs."""

@@ -4,23 +4,36 @@ from aggregator.rounds.accumulator import NewAccumulator
 from aggregator.rounds.attendance import Attendance, PartialUploads, Uploads
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.fold_kernel import kernel
-from aggregator.rounds.intake import Expected, Update, affordable_prefetch, read_update
+from aggregator.rounds.intake import Expected, Update, affordable_prefetch, largest_message, read_update
 from aggregator.rounds.next_model import NextPiece, next_model
 from aggregator.rounds.open_round import Contribution, OpenRound, Stores
 from aggregator.rounds.partial_sum import PartialSender, folded_of, read_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
 from aggregator.rounds.present import Present
 from aggregator.rounds.steps import FedAvg, Step, state_names
-from aggregator.rounds.verdicts import Weighting, base_weight_of, decide_on
+from aggregator.rounds.verdicts import (
+    Decision,
+    Duplicate,
+    Fold,
+    Late,
+    Weighting,
+    WeightLimits,
+    base_weight_of,
+    decide_on,
+)
 
 __all__ = [
     "Attendance",
     "Close",
     "Contribution",
+    "Decision",
+    "Duplicate",
     "ExactSum",
     "Expected",
     "Extended",
     "FedAvg",
+    "Fold",
+    "Late",
     "NewAccumulator",
     "NextPiece",
     "OnShort",
@@ -35,6 +48,7 @@ __all__ = [
     "Stores",
     "Update",
     "Uploads",
+    "WeightLimits",
     "Weighting",
     "affordable_prefetch",
     "base_weight_of",
@@ -42,6 +56,7 @@ __all__ = [
     "decide_on",
     "folded_of",
     "kernel",
+    "largest_message",
     "next_model",
     "read_partial",
     "read_update",

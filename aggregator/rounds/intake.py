@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from aggregator.rounds.accumulator import Accumulator
+from aggregator.senders import Guard
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.states import Encoding
 from broker.wire import (
+    MAX_HEADER_BYTES,
     MAX_PART_BYTES,
     SEAL_BYTES,
     Buffer,
@@ -17,6 +19,7 @@ from broker.wire import (
     PartialHead,
     Seal,
     Signer,
+    Specs,
     Tensors,
     Topology,
     UpdateHead,
@@ -24,11 +27,14 @@ from broker.wire import (
     difference,
     is_name_of,
     kept,
+    limb_bytes_of,
     num_bytes_of,
 )
 from console import UnfitMessage
 from identities import Membership, UpdateContext
 
+_HEADER_BYTES = 2**16
+"""More than the header of an update takes, without the specs of its tensors: metrics are most of it."""
 _PREFETCH_BYTES = 64 * 2**20
 _MAX_PREFETCH = 64
 _MIN_PREFETCH = 4
@@ -51,6 +57,11 @@ class Expected:
     membership: Membership = field(default_factory=Membership)
     """What it has to be, and whose it may be."""
 
+    @property
+    def max_tensors(self) -> int:
+        """Beyond so many it is not looked at which one is wrong."""
+        return 2 * len(self.encoding.encoded) + 100
+
 
 @dataclass(slots=True)
 class Update:
@@ -62,6 +73,8 @@ class Update:
     encoding: Encoding
     num_wire_bytes: int
     """The bytes received so far: the message, and the parts of its blob that were read."""
+    guard: Guard
+    """What it may do to the round."""
     seal: Seal | None = None
     """What opens its body; None: that is in clear."""
 
@@ -106,7 +119,8 @@ class Update:
             yield from decoder.pieces(offset, piece)
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
-        accumulator.add(offset, piece, weights[0])
+        self.guard.check(offset, piece)
+        accumulator.add(offset, piece, weights[0], most=self.guard.most)
 
     def _parts(self, transport: Transport) -> Iterator[Buffer]:
         for part in parts_of(self.head, self.payload, transport):
@@ -154,9 +168,9 @@ def pieces_of(
     return (body.take(part) for part in parts)
 
 
-def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
+def read_update(delivery: Delivery, expected: Expected, *, round_number: int, guard: Guard | None = None) -> Update:
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust)
+    message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
     head, payload = message.header, message.payload
     if head.worker != delivery.sender:
         raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
@@ -176,7 +190,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
     seal = seal_of(head, _context_of(head), expected.membership)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
-    return Update(head, payload, expected.encoding, len(delivery.body), seal)
+    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal)
 
 
 def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: Membership) -> Seal | None:
@@ -244,3 +258,11 @@ def affordable_prefetch(body_bytes: Iterable[int], inline_cap: int) -> int:
     if largest == 0:
         return _MAX_PREFETCH
     return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // largest))
+
+
+def largest_message(encoded: Specs, *, sums: Specs | None) -> int:
+    """The most bytes of a message with an update of these specs, or, with shards, with a sum over ``sums``."""
+    bodies = [num_bytes_of(encoded)] + ([] if sums is None else [limb_bytes_of(sums)])
+    header = len(kept(encoded).packed) + _HEADER_BYTES if sums is None else MAX_HEADER_BYTES
+    body = max((size for size in bodies if size <= MAX_PART_BYTES), default=0)
+    return header + body + body // 64  # zstd makes what it cannot compress a little longer

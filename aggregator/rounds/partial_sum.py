@@ -157,10 +157,15 @@ class PartialSum:
 
 def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:
     """The partial sum in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    message = decode_from(delivery.body, PartialHead, trust=expected.membership.trust)
+    message = decode_from(delivery.body, PartialHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
     head, payload = message.header, message.payload
     if partial_key(head.shard) != delivery.sender:
         raise UnfitMessage(f"claims to be of shard {head.shard}, but came with the key '{delivery.sender}'")
+    num_shards = expected.topology.num_shards
+    if not num_shards:
+        raise UnfitMessage(f"partial sum of shard {head.shard}, but this run has no shards")
+    if head.num_shards != num_shards:
+        raise UnfitMessage(f"partial sum of shard {head.shard} of {head.num_shards}; this run has {num_shards} shards")
     if head.run_id != expected.run_id:
         raise UnfitMessage(f"partial sum of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:

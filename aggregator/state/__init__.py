@@ -10,6 +10,7 @@ from aggregator.state.ledger import (
     RoundResult,
     UpdateRow,
     Verdict,
+    columns_of,
     recorded_metrics,
 )
 from aggregator.state.retention import Retention
@@ -30,6 +31,7 @@ __all__ = [
     "UpdateRow",
     "Verdict",
     "WrittenModel",
+    "columns_of",
     "companion_specs",
     "recorded_metrics",
     "summarize",

@@ -277,6 +277,20 @@ class ModelFile:
         with self._data(specs) as data:
             yield from data.pieces(num_bytes_of(specs))
 
+    def halves(self, specs: Specs) -> dict[str, NDArray[np.float16]]:
+        """The float16 tensors of a model with these specs, flat, by name; read from the file as they are looked at."""
+        found: dict[str, NDArray[np.float16]] = {}
+        start = 0
+        with self._data(specs) as data:
+            first = data.file.tell()
+            for spec in specs:
+                if spec.dtype == "float16" and spec.num_elements:
+                    found[spec.name] = np.memmap(
+                        self.path, np.float16, "r", offset=first + start, shape=(spec.num_elements,)
+                    )
+                start += spec.num_bytes
+        return found
+
     @contextmanager
     def floats(self, specs: Specs) -> Iterator[Floats]:
         """The values of a companion of a model with these specs, to be read in order."""

@@ -2,7 +2,8 @@
 
 ``run``      what the run is (name, id, seed, task, ...), its epoch, and the accumulator file that counts
 ``rounds``   one row a round; the open one has no ``closed_by``
-``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice
+``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice. Of messages
+             that do not count, only some have a row of their own; a row for ``num_messages`` counts the others
 ``attempts`` messages that came back again and again, while they are being handled
 ``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
              has format 2, so that a fedmq that would ignore the table does not go on with the run
@@ -31,18 +32,25 @@ CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL, closed_by TEXT, seconds REAL,
     num_folded INTEGER, num_late INTEGER, num_refused INTEGER, num_duplicate INTEGER, num_samples INTEGER,
-    metrics TEXT, worker_metrics TEXT, model_sha256 TEXT
+    metrics TEXT, worker_metrics TEXT, model_sha256 TEXT, worker_medians TEXT
 );
 CREATE TABLE updates (
     id INTEGER PRIMARY KEY, received_at REAL NOT NULL, round INTEGER NOT NULL, verdict TEXT NOT NULL, reason TEXT,
     worker TEXT, instance TEXT, base_round INTEGER, staleness INTEGER, num_samples INTEGER, weight REAL,
-    num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT
+    num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT,
+    num_messages INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX updates_by_round ON updates (round, verdict, worker);
 CREATE TABLE attempts (message TEXT PRIMARY KEY, number INTEGER NOT NULL);
 CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 'folded';
 """
 
+
+_ADDED_COLUMNS = (
+    ("updates", "num_messages", "INTEGER NOT NULL DEFAULT 1"),
+    ("rounds", "worker_medians", "TEXT"),
+)
+"""(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
 _COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
 
@@ -68,7 +76,8 @@ class ClosedBy(StrEnum):
     SHORT = "short"
     """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
     ABANDONED = "abandoned"
-    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``)."""
+    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``). Or their mean took
+    the model out of the range of its dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +103,8 @@ class UpdateRow:
     queue_s: float | None = None
     train_metrics: Mapping[str, float] = field(default_factory=dict)
     eval_metrics: Mapping[str, float] = field(default_factory=dict)
+    num_messages: int = 1
+    """How many messages this row stands for: more than one if they were dropped unread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +126,8 @@ class RoundResult:
     closed_at: float
     seconds: float
     num_samples: int
+    reason: str | None = None
+    """Why its updates are dropped, if that is not said by ``closed_by`` alone."""
     measured: Measured
     """The new model's metrics on central test data."""
     model_sha256: str
@@ -142,6 +155,9 @@ class Ledger:
             raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to go on")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
+        for table, column, kind in _ADDED_COLUMNS:
+            if column not in columns_of(self._db, table):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -223,16 +239,19 @@ class Ledger:
             self._insert(rows)
             if result.closed_by is ClosedBy.ABANDONED:
                 self._db.execute(
-                    "UPDATE updates SET verdict = 'abandoned' WHERE round = ? AND verdict = 'folded'",
-                    (number,),
+                    "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
+                    (result.reason, number),
                 )
+            means, medians = self._worker_metrics(number), self._worker_medians(number)
             counts = dict(
-                self._db.execute("SELECT verdict, count(*) FROM updates WHERE round = ? GROUP BY verdict", (number,))
+                self._db.execute(
+                    "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
+                )
             )
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
                 " num_refused = ?, num_duplicate = ?, num_samples = ?, metrics = ?, worker_metrics = ?,"
-                " model_sha256 = ? WHERE round = ?",
+                " worker_medians = ?, model_sha256 = ? WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -243,7 +262,8 @@ class Ledger:
                     counts.get(Verdict.DUPLICATE, 0),
                     result.num_samples,
                     json.dumps(result.measured.recorded()),
-                    json.dumps(self._worker_metrics(number)),
+                    json.dumps(means),
+                    json.dumps(medians),
                     result.model_sha256,
                     number,
                 ),
@@ -323,6 +343,24 @@ class Ledger:
         means = {key: total / weights[key] for key, total in sums.items()}
         return {key: mean for key, mean in means.items() if math.isfinite(mean)}
 
+    def _worker_medians(self, number: int) -> dict[str, tuple[float, float]]:
+        """What the workers measured, under the same names: the middle value, or both of two, with one vote a worker.
+
+        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'.
+        """
+        values: dict[str, list[float]] = {}
+        rows = self._db.execute(
+            "SELECT worker, max(base_round), train_metrics, eval_metrics FROM updates"
+            " WHERE round = ? AND verdict = 'folded' GROUP BY worker",
+            (number,),
+        )
+        for _, _, trained, evaluated in rows:
+            for prefix, text in (("train", trained), ("eval", evaluated)):
+                for name, value in Measured.of(json.loads(text)).metrics.items():
+                    values.setdefault(f"{prefix}.{name}", []).append(value)
+        ordered = {key: sorted(found) for key, found in values.items()}
+        return {key: (found[(len(found) - 1) // 2], found[len(found) // 2]) for key, found in ordered.items()}
+
     # -- asking ---------------------------------------------------------------------------------------------
 
     def is_folded(self, base_round: int, worker: str) -> str | None:
@@ -337,6 +375,24 @@ class Ledger:
         """The workers whose updates are committed in this round."""
         rows = self._db.execute("SELECT DISTINCT worker FROM updates WHERE round = ? AND verdict = 'folded'", (number,))
         return [str(worker) for (worker,) in rows]
+
+    def median_samples(self, *, before: int) -> int | None:
+        """The median num_samples, the lower of two, of the updates in the last round before ``before`` that has any."""
+        (last,) = self._db.execute(
+            "SELECT max(round) FROM updates WHERE verdict = 'folded' AND round < ?", (before,)
+        ).fetchone()
+        rows = self._db.execute(
+            "SELECT num_samples FROM updates WHERE verdict = 'folded' AND round = ? ORDER BY num_samples", (last,)
+        ).fetchall()
+        return int(rows[(len(rows) - 1) // 2][0]) if rows else None
+
+    def workers(self) -> dict[str, bool]:
+        """Worker -> whether an update of it has been folded, of all whose updates were fit to be."""
+        rows = self._db.execute(
+            "SELECT worker, max(verdict IN ('folded', 'abandoned', 'undone')) FROM updates"
+            " WHERE verdict != 'refused' AND worker IS NOT NULL GROUP BY worker"
+        )
+        return {str(worker): bool(is_folded) for worker, is_folded in rows}
 
     def accumulated(self) -> Accumulated | None:
         fields = self._fact("accumulated")
@@ -378,7 +434,10 @@ class Ledger:
         return dict(self._db.execute("SELECT name, sha256 FROM companions WHERE round = ?", (round_number,)))
 
     def round(self, number: int) -> dict[str, Any]:
-        """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``."""
+        """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``.
+
+        ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper).
+        """
         (row,) = self._closed("AND round = ?", number)
         return row
 
@@ -396,6 +455,7 @@ class Ledger:
                 "metrics": central.metrics,
                 "num_test_samples": central.num_samples,
                 "worker_metrics": json.loads(row["worker_metrics"]),
+                "worker_medians": json.loads(row["worker_medians"] or "{}"),
             }
 
     def close(self) -> None:
@@ -405,6 +465,11 @@ class Ledger:
 def recorded_metrics(row: Mapping[str, Any]) -> dict[str, float]:
     """The central metrics in a row from ``Ledger.round``, including ``num_samples``, as they are recorded elsewhere."""
     return Measured(row["metrics"], row.get("num_test_samples")).recorded()
+
+
+def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
+    """The names of a table's columns."""
+    return {str(row[1]) for row in database.execute(f"PRAGMA table_info({table})")}
 
 
 def _fields(value: Accumulated) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class AggregatorView:
     def _on_update(self, event: UpdateDecided) -> None:
         row = event.row
         self._download.over()
-        self._open_counts[row.verdict] += 1
+        self._open_counts[row.verdict] += row.num_messages
         if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
             return
         if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # a refused update may bear any name

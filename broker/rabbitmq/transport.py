@@ -3,6 +3,7 @@
 Two, because a broker short of memory stops reading from connections that publish; acks and heartbeats must go on.
 """
 
+import contextlib
 import logging
 import math
 import queue
@@ -17,19 +18,12 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
+from broker.rabbitmq.aside import Aside
 from broker.rabbitmq.link import Link
-from broker.rabbitmq.properties import (
-    PART_HEADER,
-    REASON_HEADER,
-    RETURNS_HEADER,
-    SENDER_HEADER,
-    SET_ASIDE_KEY,
-    durable,
-    fleeting,
-)
+from broker.rabbitmq.properties import PART_HEADER, RETURNS_HEADER, durable, fleeting
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
 from broker.settings import BrokerSettings
-from broker.transport import BlobUpload, Delivery, Queued, Source, Transport
+from broker.transport import BlobUpload, Delivery, Queued, Source, Transport, received
 from broker.wire import Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
 from console import BlobLost, BrokerFault, BrokerRefused, FedmqError, LeadershipLost, LinkChanged, QueueMissing
 
@@ -90,6 +84,8 @@ class RabbitMQ(Transport):
             on_problem=self._problem_reporter("writer"),
         )
         self._reader: Link | None = None
+        self._most_bytes: int | None = None
+        self._aside = Aside(self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put)
 
     # -- queues ---------------------------------------------------------------------------------------------
 
@@ -127,6 +123,7 @@ class RabbitMQ(Transport):
             for name in exchanges(self._topology):
                 link.channel("declare").exchange_delete(name)
 
+        self._aside.wait()
         if self._reader is not None:
             self._reader.close()
         self._writer.call(do)
@@ -154,9 +151,10 @@ class RabbitMQ(Transport):
 
     # -- receiving ------------------------------------------------------------------------------------------
 
-    def listen(self, *sources: Source, prefetch: int = 16) -> None:
+    def listen(self, *sources: Source, prefetch: int = 16, most_bytes: int | None = None) -> None:
         if self._reader is not None:
             self._reader.close()
+        self._most_bytes = most_bytes
         self._reader = Link(
             self._settings,
             f"{self._role} reader",
@@ -200,7 +198,8 @@ class RabbitMQ(Transport):
         returns = (properties.headers or {}).get(RETURNS_HEADER)
         num_returns = returns if isinstance(returns, int) else 0  # on a first delivery, the sender wrote it
         self._unacked.add(method.delivery_tag)
-        self._inbox.put(Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns))
+        delivery = Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns)
+        self._inbox.put(received(delivery, self._most_bytes))
 
     def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         self._inbox.put(Delivery(Source.PRESENCE, body, _text(method.routing_key).removeprefix(presence_key(""))))
@@ -248,17 +247,18 @@ class RabbitMQ(Transport):
         self._reading().post(do)
 
     def give_back(self) -> None:
+        self._aside.wait()
+
         def do(link: Link) -> None:
+            last = max(self._unacked, default=None)
             self._begin_session()
-            link.channel(Source.UPDATES).basic_nack(0, multiple=True, requeue=True)
+            if last is not None:  # and not all: the broker may just be sending more, which then belong to this session
+                link.channel(Source.UPDATES).basic_nack(last, multiple=True, requeue=True)
 
         self._reading().call(do)
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
-        headers = {REASON_HEADER: reason[:1000], SENDER_HEADER: delivery.sender}
-        body = bytes(delivery.body)
-        self._publish(self._topology.dead_letters, SET_ASIDE_KEY, body, headers, waits_for_queue=False)
-        self.ack([delivery])
+        self._aside.put(delivery, reason)
 
     def newest_head(self) -> Buffer | None:
         return self._writer.call(self._read_newest)
@@ -322,11 +322,10 @@ class RabbitMQ(Transport):
         exchange: str,
         key: str,
         body: bytes,
-        headers: dict[str, Any] | None = None,
         *,
         waits_for_queue: bool = True,
     ) -> None:
-        properties = durable(headers)
+        properties = durable()
         self._writer.call(
             lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),
             waits_for_queue=waits_for_queue,
@@ -390,6 +389,9 @@ class RabbitMQ(Transport):
     # -- the end --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
+        self._writer.give_up_waiting()
+        with contextlib.suppress(FedmqError):  # what is not among the dead letters yet is delivered again
+            self._aside.wait()
         if self._reader is not None:
             self._reader.close()
         self._writer.close()

@@ -3,12 +3,13 @@
 from broker.wire import tensor_sets
 from broker.wire.bodies import SEAL_BYTES, Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import decode, decode_from, encode
+from broker.wire.codec import MAX_HEADER_BYTES, decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
     MAX_METRICS,
     MAX_NUM_SAMPLES,
+    MAX_NUMBER,
     MAX_OBJECTION,
     MAX_PART_BYTES,
     MAX_PRESENCE_EVERY_S,
@@ -76,9 +77,11 @@ __all__ = [
     "KEY_ID_BYTES",
     "LOW_BITS",
     "LOW_STEP",
+    "MAX_HEADER_BYTES",
     "MAX_LISTED",
     "MAX_LOW",
     "MAX_METRICS",
+    "MAX_NUMBER",
     "MAX_NUM_SAMPLES",
     "MAX_OBJECTION",
     "MAX_PART_BYTES",

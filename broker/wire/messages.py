@@ -47,7 +47,9 @@ QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")
 RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
 Instance = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8,32}$")]
 Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
-RoundNumber = Annotated[StrictInt, Field(ge=0, lt=2**40)]
+MAX_NUMBER = 2**40
+"""Rounds and epochs are below it."""
+RoundNumber = Annotated[StrictInt, Field(ge=0, lt=MAX_NUMBER)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Objection = Annotated[StrictStr, Field(min_length=1, max_length=MAX_OBJECTION)]
 SealedKey = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{160}$")]

@@ -246,6 +246,29 @@ def test_set_aside_takes_an_update_off_the_queue(aggregator: Transport, join: Jo
     assert successor.receive(NOT_COMING_S) is None
 
 
+def test_many_that_are_set_aside_are_all_among_the_dead_letters_and_none_comes_again(
+    aggregator: Transport, join: Join, queue: str
+) -> None:
+    aggregator.listen(Source.UPDATES, prefetch=8)
+    for number in range(100):
+        aggregator.send(bytes([number]), worker="a")
+    for _ in range(100):
+        aggregator.set_aside(expect(aggregator), "not a fedmq message")
+    aggregator.give_back()
+    assert aggregator.receive(NOT_COMING_S) is None
+    dead = Topology(queue).dead
+    assert aggregator.queued([dead])[dead].num_waiting == 100
+
+
+def test_of_a_message_that_is_too_long_only_the_beginning_arrives(aggregator: Transport) -> None:
+    aggregator.listen(Source.UPDATES, most_bytes=2**17)
+    for size in (2**17, 2**17 + 1):
+        aggregator.send(bytes(size), worker="a")
+    first, second = expect(aggregator), expect(aggregator)
+    assert (len(first.body), first.num_bytes, first.cut_from) == (2**17, 2**17, 0)
+    assert (len(second.body), second.num_bytes, second.cut_from) == (2**16, 2**17 + 1, 2**17 + 1)
+
+
 def test_a_sign_of_life_arrives_with_its_sender(aggregator: Transport, worker: Transport) -> None:
     aggregator.listen(Source.UPDATES, Source.PRESENCE)
     worker.check()  # connected

@@ -45,13 +45,19 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
-    "aggregator.rounds": (*_STATES, "identities", "aggregator.state", "aggregator.events"),
-    "aggregator.config": (*_WIRE, "identities", "learning", "aggregator.state", "aggregator.rounds"),
+    "aggregator.senders": (*_WIRE, "aggregator.state"),
+    "aggregator.rounds": (*_STATES, "identities", *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
+    "aggregator.config": (
+        *_WIRE,
+        "identities",
+        "learning",
+        *(f"aggregator.{room}" for room in ("state", "senders", "rounds")),
+    ),
     "aggregator.settings": (
         *_WIRE,
         "identities",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "rounds", "config")),
+        *(f"aggregator.{room}" for room in ("state", "senders", "rounds", "config")),
     ),
     "aggregator.watchers": (
         *_WIRE,
@@ -64,7 +70,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "console.serving",
         "identities",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "config", "settings", "watchers")),
+        *(
+            f"aggregator.{room}"
+            for room in ("state", "events", "history", "senders", "rounds", "config", "settings", "watchers")
+        ),
     ),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation": (

@@ -62,6 +62,10 @@ BAD: dict[str, tuple[Bad, str]] = {
         "has the tensor sets control, but this run has only the model's",
     ),
     "extra tensor": (lambda run: run.update("bad", changed(x=NAN)), "has a tensor 'x'"),
+    "far too many tensors": (
+        lambda run: run.update("bad", changed(**{f"x{number}": torch.zeros(1) for number in range(200)})),
+        "announces 203 tensors; at most 106 are read here",
+    ),
     "wrong shape": (lambda run: run.update("bad", changed(w=torch.zeros(2, 3))), "of shape [2, 3], not [6]"),
     "wrong dtype": (lambda run: run.update("bad", changed(w=torch.zeros(6).double())), "of dtype float64"),
     "wrong digest": (lambda run: run.update("bad", DELTA, sha256="0" * 64), "does not match its digest"),
@@ -157,11 +161,12 @@ def test_a_late_update_before_a_broken_blob_is_counted_once(begin: Begin) -> Non
 
 
 def test_a_run_goes_on_under_a_hail_of_bad_updates(begin: Begin) -> None:
+    """From three senders: what one of them sends beyond its quota is not even looked at."""
     run = begin(StateTask(INITIAL), rounds=2)
     makers = [make for name, (make, _) in BAD.items() if "blob" not in name]
     for number in range(2):
-        for make in makers:
-            run.site.send(make(run), worker="bad")
+        for index, make in enumerate(makers):
+            run.site.send(make(run), worker=f"bad-{index % 3}")
         run.settle()
         run.fold_all([("a", DELTA), ("b", DELTA)])
         assert len(run.reasons) == (number + 1) * len(makers)

@@ -1,0 +1,129 @@
+"""What happens to messages that do not count: set aside with their reason or, beyond the quota of a round, dropped."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from aggregator.senders.quota import MOST_OF_ONE, MOST_OF_STRANGERS, Quota
+from aggregator.state import UpdateRow, Verdict
+from broker import Delivery, Transport, beginning_of
+
+log = logging.getLogger(__name__)
+
+_MOST_BYTES = 64 * 2**20
+"""Of messages set aside in one round; of those beyond, only the beginning is kept."""
+_MOST_DEAD = 10_000
+"""Dead letters from which on nothing is added to them: somebody has to look at them first."""
+
+
+class Refusals:
+    """The refusals of one round. ``on_row`` takes the ledger rows; ``dead`` is the queue of the dead letters.
+
+    ``is_known``: whether a name has had an update folded in this run.
+    """
+
+    def __init__(
+        self,
+        round_number: int,
+        transport: Transport,
+        *,
+        dead: str,
+        is_known: Callable[[str], bool],
+        on_row: Callable[[UpdateRow], None],
+    ) -> None:
+        self._round, self._transport, self._dead, self._on_row = round_number, transport, dead, on_row
+        self._quota = Quota(is_known=is_known)
+        self._bytes_left = _MOST_BYTES
+        self._has_room: bool | None = None
+        """Whether dead letters may still be added; None: not looked up in this round."""
+        self._told: set[str] = set()
+
+    def ignores(self, delivery: Delivery) -> bool:
+        """Whether its sender is ignored for the rest of the round; the message is then dropped, unread."""
+        sender = delivery.sender
+        if not self._quota.is_used_up(sender):
+            return False
+        self._tell(
+            sender,
+            "%d messages from '%s' did not count in round %d; dropping its others unread until the next round",
+            MOST_OF_ONE,
+            sender,
+            self._round,
+        )
+        self._drop(delivery)
+        return True
+
+    def passes_over(self, sender: str) -> bool:
+        """Counts a late or repeated update of this sender; False if it is to leave no row."""
+        return self._quota.pass_over(sender)
+
+    def refuse(self, delivery: Delivery, reason: str) -> None:
+        """Sets a message aside with its reason, or drops it. Either way it comes no more."""
+        sender = delivery.sender
+        if not self._quota.keep(sender):
+            self._tell(
+                "",
+                "%d messages from senders that have no update in this run did not count in round %d; others like them"
+                " are only counted until the next round",
+                MOST_OF_STRANGERS,
+                self._round,
+            )
+            self._drop(delivery)
+            return
+        kept = self._kept_of(delivery)
+        if kept.cut_from:
+            reason += f"; of its {kept.cut_from:,} bytes the first {len(kept.body):,} are kept"
+        fields = {"round": self._round, "worker": sender, "verdict": Verdict.REFUSED, "reason": reason}
+        place = f"set aside in {self._dead}" if self._is_there_room() else "dropped"
+        log.warning("update from '%s' %s: %s", sender, place, reason, extra=fields)
+        self._on_row(self._row(reason, sender=sender, num_bytes=delivery.num_bytes))
+        if self._is_there_room():
+            self._transport.set_aside(kept, reason)
+        else:
+            self._transport.ack([delivery])
+
+    def record_dropped(self) -> None:
+        """Gives a row to each sender of dropped messages, and one to all others together."""
+        for dropped in self._quota.take_dropped():
+            reason = f"{dropped.num_messages:,} more messages that did not count; dropped, and most of them unread"
+            row = self._row(reason, sender=dropped.sender, num_bytes=dropped.num_bytes, num=dropped.num_messages)
+            self._on_row(row)
+
+    def _row(self, reason: str, *, sender: str | None, num_bytes: int, num: int = 1) -> UpdateRow:
+        return UpdateRow(
+            received_at=time.time(),
+            round=self._round,
+            verdict=Verdict.REFUSED,
+            reason=reason,
+            worker=sender,
+            num_bytes=num_bytes,
+            num_messages=num,
+        )
+
+    def _kept_of(self, delivery: Delivery) -> Delivery:
+        """What is to be set aside of a message: all of it, as long as there is room for whole ones in this round."""
+        kept = delivery if len(delivery.body) <= self._bytes_left else beginning_of(delivery)
+        self._bytes_left = max(0, self._bytes_left - len(kept.body))
+        return kept
+
+    def _drop(self, delivery: Delivery) -> None:
+        self._quota.drop(delivery.sender, delivery.num_bytes)
+        self._transport.ack([delivery])
+
+    def _is_there_room(self) -> bool:
+        if self._has_room is None:
+            queued = self._transport.queued([self._dead]).get(self._dead)
+            self._has_room = queued is None or queued.num_waiting < _MOST_DEAD
+            if not self._has_room:
+                log.warning(
+                    "%s holds %d messages, and more are not added: look at them with fl-dead, replay or drop them",
+                    self._dead,
+                    _MOST_DEAD,
+                )
+        return self._has_room
+
+    def _tell(self, sender: str, words: str, *values: object) -> None:
+        """Says once in a round that messages are dropped: of one sender, or of all strangers ('')."""
+        if sender not in self._told:
+            self._told.add(sender)
+            log.warning(words, *values, extra={"round": self._round, "worker": sender})
