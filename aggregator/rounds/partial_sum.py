@@ -172,7 +172,7 @@ class PartialSum:
 
 def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:
     """The partial sum in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    message = decode_from(delivery.body, PartialHead, trust=expected.membership.trust)
+    message = decode_from(delivery.body, PartialHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
     head, payload = message.header, message.payload
     if partial_key(head.shard) != delivery.sender:
         raise UnfitMessage(f"claims to be of shard {head.shard}, but came with the key '{delivery.sender}'")

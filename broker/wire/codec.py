@@ -94,11 +94,14 @@ def decode(body: Buffer, kind: type[H]) -> tuple[H, memoryview]:
     return message.header, message.payload
 
 
-def decode_from(body: Buffer, kind: type[H], *, trust: Trust) -> Message[H]:
-    """The same with who signed it; a ForgedMessage, before anything is parsed, if ``trust`` does not accept that."""
+def decode_from(body: Buffer, kind: type[H], *, trust: Trust, max_tensors: int = MAX_TENSORS) -> Message[H]:
+    """The same with who signed it; a ForgedMessage, before anything is parsed, if ``trust`` does not accept that.
+
+    Specs of more than ``max_tensors`` tensors are refused without a look at them: 100,000 take a second.
+    """
     framed = _framed(memoryview(body))
     signer = trust.signer_of(kind_of(kind), framed.header, framed.trailer)
-    return Message(_validated(_unpacked(framed.header), kind), framed.payload, signer)
+    return Message(_validated(_unpacked(framed.header, max_tensors), kind), framed.payload, signer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ def _unpacker(packed: Buffer) -> msgpack.Unpacker:
     return unpacker
 
 
-def _unpacked(packed: memoryview) -> dict[str, object]:
+def _unpacked(packed: memoryview, max_tensors: int) -> dict[str, object]:
     """The fields. Only ``tensors`` may be long, and it is read tensor by tensor: nothing else has room to grow."""
     unpacker = _unpacker(packed)
     fields: dict[str, object] = {}
@@ -167,7 +170,7 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
             if name == "tensors":
                 begin = unpacker.tell()
                 unpacker.skip()
-                fields[name] = _tensors(packed[begin : unpacker.tell()])
+                fields[name] = _tensors(packed[begin : unpacker.tell()], max_tensors)
             else:
                 fields[name] = unpacker.unpack()
         if unpacker.tell() != len(packed):
@@ -177,18 +180,18 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
     return fields
 
 
-def _tensors(packed: memoryview) -> KeptSpecs:
+def _tensors(packed: memoryview, max_tensors: int) -> KeptSpecs:
+    number = _unpacker(packed).read_array_header()
+    if number > max_tensors:
+        raise MalformedMessage(f"header announces {number} tensors; at most {max_tensors} are read here")
     return _remembered(bytes(packed)) if len(packed) <= _REMEMBERED_BYTES else _specs(packed)
 
 
 def _specs(packed: Buffer) -> KeptSpecs:
     """The specs; stops at the first wrong one, since 100,000 errors would take more room than the message."""
     unpacker = _unpacker(packed)
-    number = unpacker.read_array_header()
-    if number > MAX_TENSORS:
-        raise MalformedMessage(f"header announces {number} tensors; at most {MAX_TENSORS} are read")
     specs = []
-    for index in range(number):
+    for index in range(unpacker.read_array_header()):
         try:
             specs.append(_SPEC.validate_python(unpacker.unpack()))
         except ValidationError as error:

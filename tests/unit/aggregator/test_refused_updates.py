@@ -62,6 +62,10 @@ BAD: dict[str, tuple[Bad, str]] = {
         "has the tensor sets control, but this run has only the model's",
     ),
     "extra tensor": (lambda run: run.update("bad", changed(x=NAN)), "has a tensor 'x'"),
+    "far too many tensors": (
+        lambda run: run.update("bad", changed(**{f"x{number}": torch.zeros(1) for number in range(200)})),
+        "announces 203 tensors; at most 106 are read here",
+    ),
     "wrong shape": (lambda run: run.update("bad", changed(w=torch.zeros(2, 3))), "of shape [2, 3], not [6]"),
     "wrong dtype": (lambda run: run.update("bad", changed(w=torch.zeros(6).double())), "of dtype float64"),
     "wrong digest": (lambda run: run.update("bad", DELTA, sha256="0" * 64), "does not match its digest"),

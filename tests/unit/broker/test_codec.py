@@ -236,3 +236,12 @@ def test_messages_with_the_same_specs_share_them_and_a_wrong_one_is_refused_each
 
 def test_specs_that_are_packed_once_give_the_bytes_of_the_whole_map() -> None:
     assert encode(HEAD) == message(msgpack.packb(HEAD.model_dump()))
+
+
+def test_specs_of_more_tensors_than_a_reader_wants_are_not_looked_at() -> None:
+    """The first is wrong, which nobody gets to see: validating 100,000 of them would hold an aggregator up."""
+    body = message(msgpack.packb({"tensors": [[]] * 3}))
+    with pytest.raises(MalformedMessage, match="header announces 3 tensors; at most 2 are read here"):
+        decode_from(body, UpdateHead, trust=Believing(), max_tensors=2)
+    with pytest.raises(MalformedMessage, match=r"tensors\.0"):
+        decode_from(body, UpdateHead, trust=Believing(), max_tensors=3)
