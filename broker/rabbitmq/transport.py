@@ -495,8 +495,7 @@ class _BlobUpload:
         self._on_their_way: deque[Future[None]] = deque()
 
     def write(self, part: bytes) -> None:
-        exchange, key = self._topology.inbound, self._topology.blob_key(self._name)
-        publish = partial(_publish_part, exchange=exchange, key=key, index=self._num_parts, part=part)
+        publish = partial(_publish_part, topology=self._topology, name=self._name, index=self._num_parts, part=part)
         self._on_their_way.append(self._writer.submit(publish))
         self._num_parts += 1
         self._wait_until_left(_PARTS_ON_THEIR_WAY)
@@ -634,8 +633,9 @@ class _NewestStatus:
         self._channel, self._body = None, None
 
 
-def _publish_part(link: Link, *, exchange: str, key: str, index: int, part: bytes) -> None:
+def _publish_part(link: Link, *, topology: Topology, name: str, index: int, part: bytes) -> None:
     """Returns once the broker has the part; one that a lost connection interrupts is published again, in its turn."""
+    exchange, key = topology.inbound, topology.blob_key(name)
     link.channel("publish").basic_publish(exchange, key, part, durable({PART_HEADER: index}), mandatory=True)
 
 

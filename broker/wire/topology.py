@@ -128,9 +128,17 @@ def partial_key(shard: int) -> str:
 
 
 def sender_of(key: str) -> str:
-    """The worker whose update has this routing key; for a partial sum, the key itself, which is no worker's name."""
+    """The worker whose key this is; for a partial sum, the key itself, which is no worker's name.
+
+    An update may come with any key of its worker's, in RabbitMQ 3.10 by a ``CC`` header: so one worker is one sender.
+    """
     kind, _, rest = key.partition(".")
-    return re.sub(r"^\d+\.", "", rest) if kind == "update" else key
+    if kind == "update":
+        return re.sub(r"^\d+\.", "", rest)
+    if kind == "presence":
+        return rest
+    blob = re.match(r"blob\.update\.([^.]+)\.", key)
+    return blob[1] if blob else key
 
 
 def shard_in(sender: str) -> int | None:

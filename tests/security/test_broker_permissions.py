@@ -297,10 +297,11 @@ def test_a_keepers_password_is_refused(users: Users, attack: Attack) -> None:
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])
 @pytest.mark.parametrize("shard", ["", "0."], ids=["to the root", "to a shard"])
+@pytest.mark.parametrize("key", ["update.hospital-b", "presence.hospital-b", TOPOLOGY.blob_key(OWN)])
 def test_an_update_with_anothers_key_in_a_copy_header_is_the_attackers(
-    users: Users, aggregator: RabbitMQ, header: str, shard: str
+    users: Users, aggregator: RabbitMQ, key: str, header: str, shard: str
 ) -> None:
-    attack = publish(INBOUND, "update.hospital-b", **{header: [f"update.{shard}hospital-a", "partial.0"]})
+    attack = publish(INBOUND, key, **{header: [f"update.{shard}hospital-a", "partial.0"]})
     if not users.allows("hospital-b", attack):
         return
     aggregator.listen(Source.UPDATES)

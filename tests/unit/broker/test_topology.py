@@ -105,6 +105,14 @@ def test_without_shards_nothing_of_shards_is_declared() -> None:
     assert [key for _, _, key in bindings(topology)] == ["update.*", "presence.*", ""]
 
 
+def test_all_keys_that_a_worker_may_use_have_it_as_their_sender() -> None:
+    topology = Topology("q")
+    blob = topology.blob_key(topology.update_blob("site-a", "demo.0a1b2c3d", 3))
+    assert {sender_of(key) for key in (update_key("site-a"), presence_key("site-a"), blob)} == {"site-a"}
+    others = ["blob.model.demo.1", "blob.partial.0.demo.1.0", "blob.update.site-a", "set-aside", "partial.0", "#", ""]
+    assert [sender_of(key) for key in others] == others
+
+
 def test_the_sender_is_read_from_the_key_with_and_without_shards() -> None:
     assert sender_of(update_key("site-a")) == sender_of(update_key("site-a", 7)) == "site-a"
     assert sender_of(update_key("7")) == sender_of(update_key("7", 7)) == "7"
