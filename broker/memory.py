@@ -179,6 +179,12 @@ class MemoryTransport(Transport):
             self._broker.dead.append(DeadLetter(delivery.body, reason, delivery.sender))
         self.ack([delivery])
 
+    def ignore(self, sender: str) -> None:
+        """Does nothing: a delivery costs nothing here."""
+
+    def heed_all(self) -> dict[str, tuple[int, int]]:
+        return {}
+
     def newest_head(self) -> Buffer | None:
         with self._changed:
             return self._broker.heads[-1] if self._broker.heads else None

@@ -178,6 +178,15 @@ class Transport(Protocol):
         Does not wait for that; ``close`` and ``give_back`` do. Why it cannot be there is raised by ``receive``.
         """
 
+    def ignore(self, sender: str) -> None:
+        """From now on drops this sender's updates as they arrive, where that is cheaper than delivering them.
+
+        Some may be delivered all the same. Lasts until ``heed_all``.
+        """
+
+    def heed_all(self) -> dict[str, tuple[int, int]]:
+        """Ignores nobody any more; returns how many updates of whom were dropped, and their bytes."""
+
     def newest_head(self) -> Buffer | None:
         """The body of the newest message of the model stream; None if there is none. For the aggregator."""
 

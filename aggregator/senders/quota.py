@@ -26,9 +26,9 @@ class Dropped:
     num_messages: int
     num_bytes: int
 
-    def plus(self, num_bytes: int) -> "Dropped":
-        """The same and one message more."""
-        return Dropped(self.sender, self.num_messages + 1, self.num_bytes + num_bytes)
+    def plus(self, num: int, num_bytes: int) -> "Dropped":
+        """The same and so many messages more."""
+        return Dropped(self.sender, self.num_messages + num, self.num_bytes + num_bytes)
 
 
 class Quota:
@@ -67,11 +67,11 @@ class Quota:
         self._num_passed_over += is_stranger
         return True
 
-    def drop(self, sender: str, num_bytes: int) -> None:
-        """Counts a message that is not kept."""
+    def drop(self, sender: str, num_bytes: int, *, num: int = 1) -> None:
+        """Counts messages that are not kept, with their bytes."""
         is_named = sender in self._dropped or (sender in self._num_kept and len(self._dropped) < MOST_NAMED)
         name = sender if is_named else None
-        self._dropped[name] = self._dropped.get(name, Dropped(name, 0, 0)).plus(num_bytes)
+        self._dropped[name] = self._dropped.get(name, Dropped(name, 0, 0)).plus(num, num_bytes)
 
     def take_dropped(self) -> list[Dropped]:
         """What was dropped since the last call, the most of one sender first."""

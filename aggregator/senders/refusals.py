@@ -1,5 +1,6 @@
 """What happens to messages that do not count: set aside with their reason or, beyond the quota of a round, dropped."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from aggregator.senders.quota import MOST_OF_ONE, MOST_OF_STRANGERS, Quota
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport, beginning_of
+from console import BrokerError
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Refusals:
             sender,
             self._round,
         )
+        self._transport.ignore(sender)
         self._drop(delivery)
         return True
 
@@ -84,6 +87,9 @@ class Refusals:
 
     def record_dropped(self) -> None:
         """Gives a row to each sender of dropped messages, and one to all others together."""
+        with contextlib.suppress(BrokerError):  # they are gone, and only their number is lost with the broker
+            for sender, (num, num_bytes) in self._transport.heed_all().items():
+                self._quota.drop(sender, num_bytes, num=num)
         for dropped in self._quota.take_dropped():
             reason = f"{dropped.num_messages:,} more messages that did not count; dropped, and most of them unread"
             row = self._row(reason, sender=dropped.sender, num_bytes=dropped.num_bytes, num=dropped.num_messages)

@@ -99,6 +99,8 @@ class RabbitMQ(Transport):
         self._reader: Link | None = None
         self._most_bytes: int | None = None
         self._aside = Aside(self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put)
+        self._ignored: dict[str, list[int]] = {}
+        """Sender -> number and bytes of its updates that were dropped; the reader's thread counts."""
 
     # -- queues ---------------------------------------------------------------------------------------------
 
@@ -210,6 +212,12 @@ class RabbitMQ(Transport):
 
     def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         sender = sender_of(_text(method.routing_key))
+        dropped = self._ignored.get(sender)
+        if dropped is not None:
+            dropped[0] += 1
+            dropped[1] += len(body)
+            channel.basic_ack(method.delivery_tag)
+            return
         returns = (properties.headers or {}).get(RETURNS_HEADER)
         num_returns = returns if isinstance(returns, int) else 0  # on a first delivery, the sender wrote it
         self._unacked.add(method.delivery_tag)
@@ -280,6 +288,19 @@ class RabbitMQ(Transport):
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
         self._aside.put(delivery, reason)
+
+    def ignore(self, sender: str) -> None:
+        self._ignored.setdefault(sender, [0, 0])
+
+    def heed_all(self) -> dict[str, tuple[int, int]]:
+        if not self._ignored:
+            return {}
+
+        def do(link: Link) -> dict[str, list[int]]:
+            ignored, self._ignored = self._ignored, {}
+            return ignored
+
+        return {sender: (num, num_bytes) for sender, (num, num_bytes) in self._reading().call(do).items()}
 
     def newest_head(self) -> Buffer | None:
         return self._writer.call(self._read_newest)

@@ -260,6 +260,27 @@ def test_many_that_are_set_aside_are_all_among_the_dead_letters_and_none_comes_a
     assert aggregator.queued([dead])[dead].num_waiting == 100
 
 
+def test_updates_of_an_ignored_sender_are_dropped_and_counted_and_those_of_others_arrive(
+    aggregator: Transport, join: Join
+) -> None:
+    aggregator.listen(Source.UPDATES)
+    aggregator.ignore("bad")
+    for number in range(5):
+        aggregator.send(b"garbage", worker="bad")
+        aggregator.send(bytes([number]), worker="good")
+    arrived = []
+    while arrived.count("good") < 5:
+        delivery = expect(aggregator)
+        aggregator.ack([delivery])
+        arrived.append(delivery.sender)
+    dropped = aggregator.heed_all().get("bad", (0, 0))
+    assert dropped[0] + arrived.count("bad") == 5
+    assert dropped[1] == 7 * dropped[0]
+    aggregator.send(b"garbage", worker="bad")
+    assert expect(aggregator).sender == "bad"
+    assert aggregator.heed_all() == {}
+
+
 def test_of_a_message_that_is_too_long_only_the_beginning_arrives(aggregator: Transport) -> None:
     aggregator.listen(Source.UPDATES, most_bytes=2**17)
     for size in (2**17, 2**17 + 1):

@@ -107,7 +107,7 @@ def test_signs_of_life_under_invented_names_hold_up_no_round_beyond_one_deadline
     federation: Federation, undisturbed_sha256: Callable[..., str]
 ) -> None:
     """Without the limit each round would last until its deadline: longer than this test may take."""
-    run = Held(federation, "--quorum", "100%", "--deadline-s", "20")
+    run = Held(federation, "--quorum", "100%", "--min-updates", "2", "--deadline-s", "20")
     for name in (f"invented-{index}" for index in range(500)):
         presence = Presence(worker=name, instance=secrets.token_hex(8), state="idle")
         run.publish((presence_key(name), encode(presence)))
@@ -152,7 +152,7 @@ def test_who_is_not_allowed_counts_neither_in_the_mean_nor_for_the_quorum(
 ) -> None:
     allowed = federation.folder / "allowed.txt"
     allowed.write_text("worker-*\n")
-    run = Held(federation, "--quorum", "100%", "--workers-allowed", str(allowed))
+    run = Held(federation, "--quorum", "100%", "--min-updates", "2", "--workers-allowed", str(allowed))
     stranger = federation.worker("stranger")
     run.aggregator.says("worker 'stranger' is not among those that may count")
     run.goes_on()
