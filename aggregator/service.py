@@ -37,7 +37,7 @@ from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from console import IS_SHOWN, DamagedFile, ForgedMessage, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ class Aggregator:
         try:
             message = decode_from(delivery.body, Presence, trust=self._config.membership.trust)
         except MessageError as error:
-            log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
+            self._current.refusals.drop_sign_of_life(delivery.sender, str(error))
             return
         presence, signer = message.header, message.signer
         if presence.worker != delivery.sender or (signer is not None and signer.name != presence.worker):
@@ -231,7 +231,7 @@ class Aggregator:
             self._hear_objection(presence.worker, presence.objection)
         patience_s, was_noted = self._attendance.patience_s, presence.worker in self._attendance
         is_conflict = self._attendance.heard(presence, now=self._clock())
-        if was_noted or presence.worker in self._attendance:
+        if was_noted or presence.worker in self._attendance or presence.worker in self._objections:
             self._uploads.heard(presence)
             self._on_event(WorkerSeen(presence=presence))
         if self._attendance.patience_s > patience_s:
@@ -270,13 +270,13 @@ class Aggregator:
                 contribution = self._read(delivery)
                 self._decide_on(contribution, delivery)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error))
+                self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
 
     def _take_up(self, settled: Settled[Contribution]) -> None:
         """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
         contribution, delivery, body = settled.message, settled.delivery, settled.body
         if body is None:
-            self._refuse(delivery, contribution, settled.reason)
+            self._refuse(delivery, contribution, settled.reason, is_forged=False)
             return
         contribution.received(body.num_blob_bytes)
         with contextlib.closing(body), self._suspected(delivery) as refuse_as:
@@ -285,7 +285,7 @@ class Aggregator:
                     raise UnfitMessage(refuse_as)
                 self._decide_on(contribution, delivery, body)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error))
+                self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
 
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
@@ -353,10 +353,10 @@ class Aggregator:
         else:
             self._ledger.survived(message)
 
-    def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str) -> None:
+    def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str, *, is_forged: bool) -> None:
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
-        self._current.refusals.refuse(delivery, reason)
+        self._current.refusals.refuse(delivery, reason, is_forged=is_forged)
 
     # -- closing --------------------------------------------------------------------------------------------
 
