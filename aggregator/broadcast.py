@@ -92,7 +92,7 @@ class Broadcaster:
         A worker that has already answered answers again only to a head of a new epoch.
         ``is_finished``: the run is over and this model is the final one.
         """
-        newest = newest_head(self._transport)
+        newest = newest_head(self._transport, self._config.membership.trust)
         head = newest[0] if newest else None
         if head is not None and head.run_id == self._run.run_id and head.blob is not None and self._is_model(head):
             self._blobs.setdefault(head.round, set()).add(head.blob.name)
@@ -154,9 +154,11 @@ class Broadcaster:
             weighting=config.weighting,
             name_conflicts=self._conflicts.names,
             inline_cap=config.inline_cap,
+            protection=config.membership.protection,
+            began_at=self._ledger.began_at(),
             blob=body.blob,
         )
-        self._transport.broadcast(encode(head, body.payload))
+        self._transport.broadcast(encode(head, body.payload, trust=config.membership.trust))
         if body.blob is not None:
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head
@@ -172,7 +174,7 @@ class Broadcaster:
             self.publish(self._head.round, self._stage_file(self._head.round))
         else:
             self._head = self._head.model_copy(update={"name_conflicts": self._conflicts.names})
-            self._transport.broadcast(encode(self._head))
+            self._transport.broadcast(encode(self._head, trust=self._config.membership.trust))
 
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
         """Deletes older models. The one before this stays, unless the run is over: somebody may still be reading it."""

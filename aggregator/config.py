@@ -9,6 +9,7 @@ from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weigh
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
+from identities import Membership
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class AggregatorConfig:
     """Whether, without a state of its own, it goes on from the model on the stream."""
     trusts_state: bool = False
     """Whether it goes on from its state directory even if the stream has seen later starts of the run."""
+    membership: Membership = field(default_factory=Membership)
+    """Who it is to the others, and whose messages it takes."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
 
@@ -61,3 +64,5 @@ class PartialConfig:
     part_bytes: int
     admission: Admission = field(default_factory=Everybody)
     """Whose updates it sums up; it passes on those of others, for the root to refuse."""
+    membership: Membership = field(default_factory=Membership)
+    """As the root's."""

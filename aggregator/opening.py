@@ -84,7 +84,7 @@ def opened(
         result = OpenedRun(
             run=run,
             stores=stores,
-            expected=Expected(run.run_id, encoding, config.topology),
+            expected=_expected(config, run, encoding, ledger),
             prefetch=prefetch,
             broadcaster=Broadcaster(run, config, stores, conflicts),
             evaluate=CentralEvaluation(task, model),
@@ -129,6 +129,16 @@ def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
     if config.topology.num_shards:
         sizes.append(limb_bytes_of(encoding.folded))
     return affordable_prefetch(sizes, config.inline_cap)
+
+
+def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Ledger) -> Expected:
+    return Expected(
+        run.run_id,
+        encoding,
+        config.topology,
+        model_sha256=lambda number: ledger.model_sha256(number - 1) if number > ledger.base_round() else None,
+        membership=config.membership,
+    )
 
 
 def _emit_opened(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: Watcher) -> None:

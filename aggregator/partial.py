@@ -29,14 +29,13 @@ from aggregator.events import (
 from aggregator.rounds import (
     ExactSum,
     Expected,
+    PartialSender,
     Update,
     affordable_prefetch,
     base_weight_of,
     folded_of,
     largest_message,
-    partial_head,
     read_update,
-    send_partial,
 )
 from aggregator.run import newest_head
 from aggregator.senders import Quota
@@ -48,11 +47,12 @@ from broker.wire import (
     Specs,
     UpdateHead,
     decode,
+    decode_from,
     delta_specs,
     num_bytes_of,
     shard_of,
 )
-from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, UnfitMessage
+from console import IS_SHOWN, BlobLost, ForgedMessage, MalformedMessage, MessageError, QueueMissing, UnfitMessage
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,13 @@ class PartialAggregator:
         self._transport = transport
         self._clock = clock
         self._on_event = on_event
+        self._sender = PartialSender(
+            transport=transport,
+            topology=config.root,
+            shard=config.shard,
+            membership=config.membership,
+            part_bytes=config.part_bytes,
+        )
         self._is_stopping = False
         self._prefetch = self._most_bytes = 0
         """0 before there is a model, when no updates are requested."""
@@ -94,14 +101,22 @@ class PartialAggregator:
 
     def start(self) -> None:
         """Looks up which round is open, and takes updates as soon as there is a model to say what they look like."""
-        self._transport.declare()
-        newest = newest_head(self._transport)
+        newest = self._newest_head()
         if newest is not None:
-            self._seen = (newest[0].run_id, newest[0].round)
-        self._transport.listen(Source.MODELS)
+            self._seen = (newest.run_id, newest.round)
         config = self._config
         log.info("partial aggregator of shard %d of %d, queue '%s'", config.shard, config.num_shards, config.root.queue)
         self._on_event(ShardLed(shard=config.shard, num_shards=config.num_shards, queue=config.root.queue))
+        self._transport.declare()
+        self._transport.listen(Source.MODELS)
+
+    def _newest_head(self) -> ModelHead | None:
+        """The head of the open round, asked for before the wait for the root: what that opens then, nobody summed."""
+        try:
+            newest = newest_head(self._transport, self._config.membership.trust)
+        except QueueMissing:
+            return None
+        return None if newest is None else newest[0]
 
     def run(self) -> None:
         """Steps until the run is finished or ``stop`` is called; updates in no sent sum go back onto the queue."""
@@ -153,8 +168,8 @@ class PartialAggregator:
     def _see_model(self, delivery: Delivery) -> None:
         """Switches to a newer model, once the sum for the one before is sent."""
         try:
-            head, _ = decode(delivery.body, ModelHead)
-        except MalformedMessage as error:
+            head = decode_from(delivery.body, ModelHead, trust=self._config.membership.trust).header
+        except MessageError as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
         current = self._round
@@ -193,7 +208,7 @@ class PartialAggregator:
         encoding = Encoding(delta_specs(head.tensors), head.compression)
         self._round = _ShardRound(
             model=head,
-            expected=Expected(head.run_id, encoding, self._config.root),
+            expected=self._expected(head, encoding),
             new_sum=self._config.new_sum,
             are_summed=is_first_time and head.num_shards == self._config.num_shards,
             usual=set() if self._round is None else set(self._round.known),
@@ -207,6 +222,15 @@ class PartialAggregator:
             self._prefetch, self._most_bytes = prefetch, most_bytes
             self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         self._on_event(ShardRoundOpened(run_id=head.run_id, round=head.round, num_rounds=head.num_rounds))
+
+    def _expected(self, head: ModelHead, encoding: Encoding) -> Expected:
+        return Expected(
+            head.run_id,
+            encoding,
+            self._config.root,
+            model_sha256=lambda number: head.sha256 if number == head.round else None,
+            membership=replace(self._config.membership, protection=head.protection),
+        )
 
     # -- updates --------------------------------------------------------------------------------------------
 
@@ -223,10 +247,11 @@ class PartialAggregator:
             return
         try:
             update = read_update(delivery, current.expected, round_number=current.number)
-        except MessageError:
+        except MessageError as error:
+            responsible = "" if isinstance(error, ForgedMessage) else delivery.sender
             if current.precedes(_head_of(delivery)):
                 self._early.append((delivery, self._clock() + self._config.flush_s))
-            elif current.quota.keep(delivery.sender):
+            elif current.quota.keep(responsible):
                 self._pass_on(delivery)
             else:
                 self._drop(current, delivery)
@@ -310,10 +335,14 @@ class PartialAggregator:
         """False if the sum cannot be sent; its updates are delivered again."""
         config, pending, model = self._config, current.pending, current.model
         begun_at = time.perf_counter()
-        head = partial_head(model, pending.sum, pending.updates, shard=config.shard, sequence=current.num_sums)
-        caps = {"inline_cap": model.cap(config.inline_cap), "part_bytes": config.part_bytes}
         try:
-            send_partial(head, pending.sum, self._transport, config.root, **caps)
+            self._sender.send(
+                pending.sum,
+                pending.updates,
+                model=model,
+                sequence=current.num_sums,
+                inline_cap=model.cap(config.inline_cap),
+            )
         except BlobLost as error:  # the root deleted it when it closed the round
             log.warning("round %3d: the partial sum could not be sent in full: %s", model.round, error)
             self._start_over(current)

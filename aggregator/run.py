@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,8 @@ from aggregator.rounds import state_names
 from aggregator.state import Ledger, StateDirectory, companion_specs
 from broker import Transport
 from broker.states import State, first_not_finite, read_model, specs_of
-from broker.wire import MAX_NUMBER, Buffer, ModelHead, Specs, decode, difference
-from console import DamagedFile, MalformedMessage, StateError, TaskError
+from broker.wire import MAX_NUMBER, Buffer, ModelHead, Specs, Trust, decode_from, difference
+from console import DamagedFile, MessageError, StateError, TaskError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def open_run(
     says which of the two is to be believed.
     """
     specs = specs_of(initial)
-    on_stream = newest_head(transport)
+    on_stream = newest_head(transport, config.membership.trust)
     if not ledger.facts():
         ledger.record(_beginning(config, initial, directory, transport, on_stream))
     facts = ledger.facts()
@@ -88,16 +89,17 @@ def _go_beyond(
         log.warning("no start can be later than that one: workers that have seen its model must be started again")
 
 
-def newest_head(transport: Transport) -> tuple[ModelHead, Buffer] | None:
-    """The newest head on the stream and its payload; None if there is none or it cannot be read."""
+def newest_head(transport: Transport, trust: Trust) -> tuple[ModelHead, Buffer] | None:
+    """The newest head on the stream and its payload; None if there is none that can be read and is an aggregator's."""
     body = transport.newest_head()
     if body is None:
         return None
     try:
-        return decode(body, ModelHead)
-    except MalformedMessage as error:
-        log.warning("the newest message on the model stream cannot be read: %s", error)
+        message = decode_from(body, ModelHead, trust=trust)
+    except MessageError as error:
+        log.warning("the newest message on the model stream is passed over: %s", error)
         return None
+    return message.header, message.payload
 
 
 def _beginning(
@@ -129,6 +131,7 @@ def _beginning(
         "task": config.task,
         "seed": config.seed,
         **_encoding_facts(config),
+        "began_at": time.time(),
         "base_round": 0,
         "base_sha256": written.sha256,
         "epoch": 0,
@@ -169,6 +172,7 @@ def _taken_over(
         "task": config.task,
         "seed": head.seed,
         **_encoding_facts(config),
+        "began_at": head.began_at,
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "epoch": head.epoch,

@@ -34,8 +34,8 @@ from aggregator.senders import NameConflicts
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Presence, decode, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, BlobLost, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
+from console import IS_SHOWN, BlobLost, DamagedFile, ForgedMessage, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
 _MOST_SHOWN = 10
+_MAX_OBJECTIONS = 1000
 
 
 class Aggregator:
@@ -67,6 +68,8 @@ class Aggregator:
         self._on_event = _logged(on_event)
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
+        self._objections: dict[str, str] = {}
+        """Worker -> what was last logged of it."""
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -204,15 +207,20 @@ class Aggregator:
     def _see(self, delivery: Delivery) -> None:
         """Takes a sign of life."""
         try:
-            presence, _ = decode(delivery.body, Presence)
-        except MalformedMessage as error:
-            log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
+            message = decode_from(delivery.body, Presence, trust=self._config.membership.trust)
+        except MessageError as error:
+            self._current.refusals.drop_sign_of_life(delivery.sender, str(error))
             return
-        if presence.worker != delivery.sender or not self._config.admission.admits(presence.worker):
+        presence, signer = message.header, message.signer
+        if presence.worker != delivery.sender or (signer is not None and signer.name != presence.worker):
+            return
+        if not self._config.admission.admits(presence.worker):
             return
         patience_s, was_noted = self._attendance.patience_s, presence.worker in self._attendance
         is_conflict = self._attendance.heard(presence, now=self._clock())
-        if was_noted or presence.worker in self._attendance:
+        if presence.objection is not None:
+            self._hear_objection(presence.worker, presence.objection)
+        if was_noted or presence.worker in self._attendance or presence.worker in self._objections:
             self._uploads.heard(presence)
             self._on_event(WorkerSeen(presence=presence))
         if self._attendance.patience_s > patience_s:
@@ -230,6 +238,13 @@ class Aggregator:
             "two workers go by the name %s; each round counts only one of them; start one with another --name", shown
         )
         self._run.broadcaster.announce_conflicts()
+
+    def _hear_objection(self, worker: str, objection: str) -> None:
+        """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
+        if self._objections.get(worker) == objection or len(self._objections) >= _MAX_OBJECTIONS:
+            return
+        self._objections[worker] = objection
+        log.warning("worker '%s' does not answer: %s", worker, objection)
 
     def _take(self, delivery: Delivery) -> None:
         """Reads a message from the results queue, decides on it and carries the decision out, or sets it aside."""
@@ -258,7 +273,7 @@ class Aggregator:
                 for claim in contribution.claims:
                     self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
             except (MessageError, BlobLost) as error:
-                self._refuse(delivery, contribution, str(error))
+                self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
 
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
@@ -301,10 +316,10 @@ class Aggregator:
         yield f"the aggregator died {_MAX_ATTEMPTS} times while handling this message" if has_had_its_chances else None
         self._ledger.survived(message)
 
-    def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str) -> None:
+    def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str, *, is_forged: bool) -> None:
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
-        self._current.refusals.refuse(delivery, reason)
+        self._current.refusals.refuse(delivery, reason, is_forged=is_forged)
         self._current.updates.mend()
 
     # -- closing --------------------------------------------------------------------------------------------

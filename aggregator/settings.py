@@ -1,38 +1,22 @@
 """All that can be set of an aggregator."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, FilePath, model_validator
 
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, WeightLimits, kernel
 from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
-from broker import ServiceSettings, WireSettings
-from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Specs, Topology
+from broker import ServiceSettings, Shared, WireSettings
+from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
 from console import AsText
+from identities import Credentials, IdentitySettings
 from learning import Direction
-
-_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Patterns of the names of the tensors that travel; what they mean is in broker/states/selection.py."""
-
-    patterns: tuple[str, ...] = ("*",)
-
-    @classmethod
-    def parse(cls, text: str) -> "Shared":
-        """Patterns with commas between. Anything else is a ValueError."""
-        return cls(_PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(","))))
-
-    def __str__(self) -> str:
-        return ",".join(self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +151,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         return self.compression.model_copy(update={"zstd": self.zstd})
 
 
-class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
+class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # type: ignore[misc]
     """One aggregator: the root, which has the model, or the partial aggregator of one shard."""
 
     role: Literal["root", "partial"] = Field(
@@ -210,6 +194,11 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         description="go on from --state even if the newest model on the broker is of a later start of the run, as after"
         " a takeover from another directory, or a forged model",
     )
+    opening_key: FilePath | None = Field(
+        None,
+        description="with --roster, the key that opens updates, if --key is not that of the aggregator they are sealed"
+        " to: its NAME.opening.key; a partial needs it",
+    )
 
     @model_validator(mode="after")
     def _role_has_what_it_needs(self) -> Self:
@@ -226,8 +215,17 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         return self
 
     @property
+    def credentials(self) -> Credentials | None:
+        known = super().credentials
+        opening_keys = () if self.opening_key is None else (self.opening_key,)
+        return None if known is None else replace(known, opening_keys=opening_keys)
+
+    @property
     def config(self) -> AggregatorConfig:
-        """What the root aggregator is to do. A SettingsError where compiled code is asked for and cannot be had."""
+        """What the root aggregator is to do, as nobody on a roster yet.
+
+        A SettingsError where compiled code is asked for and cannot be had.
+        """
         return AggregatorConfig(
             run=self.run,
             task=self.task,
@@ -250,7 +248,7 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             admission=self.admission,
             takes_over=self.take_over,
             trusts_state=self.trust_state,
-            recorded=self.model_dump(mode="json", exclude={"broker"}),
+            recorded=self.model_dump(mode="json", exclude={"broker", "token"}),
         )
 
     @property

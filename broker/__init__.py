@@ -5,7 +5,7 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 
 from broker.connecting import connect
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, WireSettings, redacted
+from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, Shared, WireSettings, redacted
 from broker.transport import BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "MemoryTransport",
     "Queued",
     "ServiceSettings",
+    "Shared",
     "Source",
     "Transport",
     "WireSettings",

@@ -63,7 +63,10 @@ class MemoryTransport(Transport):
 
     def declare(self) -> None:
         with self._changed:
+            if self._shard is not None:
+                self._changed.wait_for(lambda: self._broker.is_declared)
             self._broker.is_declared = True
+            self._changed.notify_all()
 
     def remove(self) -> None:
         self.listen()

@@ -103,7 +103,10 @@ class Transport(Protocol):
     """The broker, as seen by one process."""
 
     def declare(self) -> None:
-        """Makes every queue and stream that is missing. For the aggregator."""
+        """Makes every queue and stream that is missing. For the aggregator.
+
+        A partial aggregator makes none: it waits until they are there.
+        """
 
     def remove(self) -> None:
         """Deletes what ``declare`` made, with all messages, and stops receiving. For the last process on the queue.
@@ -112,7 +115,10 @@ class Transport(Protocol):
         """
 
     def check(self) -> None:
-        """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the results queue is there."""
+        """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the model stream is there.
+
+        Not the results queue: RabbitMQ tells of a queue only those who may do something with it.
+        """
 
     def lead(self) -> bool:
         """Becomes the one aggregator of this queue; False while another one leads.
@@ -179,10 +185,7 @@ class Transport(Protocol):
         """
 
     def read_status(self) -> Buffer | None:
-        """The aggregator's last status, which stays there for others.
-
-        None if there is none yet, or if other readers held it for a whole second. QueueMissing without its queue.
-        """
+        """The aggregator's last status; None if there is none yet. QueueMissing without its stream."""
 
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         """The counts of these queues, by name; a queue that is missing, refused to us or failing is left out."""
@@ -190,7 +193,7 @@ class Transport(Protocol):
     def open_blob(self, name: str) -> BlobUpload:
         """Begins to store parts under ``name``, replacing what was there.
 
-        Where the broker can no longer use that name, ``.1``, ``.2``, … is appended to it.
+        Where the broker can no longer use that name, or somebody else holds it, ``.1``, ``.2``, … is appended to it.
         """
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> str:

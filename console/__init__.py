@@ -11,6 +11,8 @@ from console.errors import (
     DamagedFile,
     ExitCode,
     FedmqError,
+    ForgedMessage,
+    IdentityError,
     LeadershipLost,
     MalformedMessage,
     MessageError,
@@ -24,13 +26,15 @@ from console.errors import (
 from console.heartbeat import Heartbeat
 from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
-from console.metrics_server import new_registry, served
 from console.printable import printable
+from console.private import private_files
 from console.settings import (
     ENV_PREFIX,
     AsText,
     CommandSettings,
     MetricsSettings,
+    NetworkSettings,
+    ServedSettings,
     environment_of,
     explained,
     read_settings,
@@ -54,17 +58,21 @@ __all__ = [
     "ExitCode",
     "FedmqError",
     "Flow",
+    "ForgedMessage",
     "Heartbeat",
+    "IdentityError",
     "LeadershipLost",
     "LinkChanged",
     "Links",
     "MalformedMessage",
     "MessageError",
     "MetricsSettings",
+    "NetworkSettings",
     "Progress",
     "QueueFull",
     "QueueMissing",
     "Rows",
+    "ServedSettings",
     "SettingsError",
     "StateError",
     "TaskError",
@@ -81,10 +89,9 @@ __all__ = [
     "fan_out",
     "malloc",
     "name_of",
-    "new_registry",
     "printable",
+    "private_files",
     "read_settings",
-    "served",
     "settings_of",
     "with_progress",
 ]

@@ -113,7 +113,7 @@ def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
     return [
         (
             worker.name,
-            worker.state,
+            worker.state if worker.objection is None else f"objects: {worker.objection}",
             str(worker.round),
             f"{worker.progress:.0%}" if worker.state == "training" else "",
             _ago(max(0.0, snapshot.at_there - worker.seen_at)),

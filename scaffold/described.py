@@ -15,7 +15,7 @@ from aggregator import AggregatorSettings
 from broker.wire import LocalTraining
 from console import ENV_PREFIX
 from dashboard import DashboardSettings
-from operations import DeadSettings, StatusSettings
+from operations import DeadSettings, KeysSettings, StatusSettings
 from simulation import SimulationSettings
 from worker import WorkerSettings
 
@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-dashboard": DashboardSettings,
     "fl-status": StatusSettings,
     "fl-dead": DeadSettings,
+    "fl-keys": KeysSettings,
 }
 
 OWN = "Most of all"
@@ -53,15 +54,17 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "tls_ca",
         "tls_cert",
         "tls_key",
+        "trusted_network",
     ),
     "Log and metrics": ("log_level", "log_format", "live", "metrics_port", "metrics_host"),
+    "Who is answered": ("token", "allowed_hosts"),
 }
 """Groups as readers look for them. Settings in no group come first, as the command's own, in the model's order."""
 GROUP_OF: Mapping[str, str] = {name: group for group, names in _GROUPS.items() for name in names}
 _FIRST = ("task", "run", "rounds", "name", "workers", "state")
 """The settings that users set before all others, where a command has them."""
 
-_NAMES = {int: "number", float: "number", str: "text", bool: "yes or no", Path: "path", SecretStr: "URL"}
+_NAMES = {int: "number", float: "number", str: "text", bool: "yes or no", Path: "path", SecretStr: "text"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,16 @@ def vectors() -> Iterator[dict[str, Any]]:
     )
     yield _vector("model", head, MODEL)
     yield _vector("model, inline up to 4096 bytes", head.model_copy(update={"inline_cap": 4096}), MODEL)
+    asking = {"protection": ("signed", "sealed"), "began_at": 1.7e9 - 60}
+    yield _vector("model, for signed and sealed updates", head.model_copy(update=asking), MODEL)
     for text in COMPRESSIONS:
         yield _update(Compression.parse(text))
     yield _update(Compression.parse("none", zstd=3))
     presence = Presence(worker="hospital-a", instance="0123456789abcdef", state="training", round=4, progress=0.25)
     yield _vector("presence", presence, {})
     yield _vector("presence, once a minute", presence.model_copy(update={"every_s": 60.0}), {})
+    objecting = Presence(worker="hospital-a", instance="0123456789abcdef", state="idle", objection="not sealed")
+    yield _vector("presence, with an objection", objecting, {})
     worker = WorkerStatus(name="hospital-a", state="idle", round=4, progress=0.0, seen_at=1.7e9, has_answered=True)
     status = Status(
         run="demo",
@@ -80,6 +84,7 @@ def _update(compression: Compression) -> dict[str, Any]:
         worker="hospital-a",
         instance="0123456789abcdef",
         round=4,
+        model_sha256=digest_of(MODEL),
         num_samples=120,
         train_s=1.5,
         sent_at=1.7e9,

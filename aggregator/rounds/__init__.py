@@ -7,7 +7,7 @@ from aggregator.rounds.fold_kernel import kernel
 from aggregator.rounds.intake import Expected, Update, affordable_prefetch, largest_message, read_update
 from aggregator.rounds.next_model import NextPiece, next_model
 from aggregator.rounds.open_round import Contribution, OpenRound, Stores
-from aggregator.rounds.partial_sum import folded_of, partial_head, read_partial, send_partial
+from aggregator.rounds.partial_sum import PartialSender, folded_of, read_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
 from aggregator.rounds.present import Present
 from aggregator.rounds.steps import FedAvg, Step, state_names
@@ -38,6 +38,7 @@ __all__ = [
     "NextPiece",
     "OnShort",
     "OpenRound",
+    "PartialSender",
     "PartialUploads",
     "Present",
     "Quorum",
@@ -57,9 +58,7 @@ __all__ = [
     "kernel",
     "largest_message",
     "next_model",
-    "partial_head",
     "read_partial",
     "read_update",
-    "send_partial",
     "state_names",
 ]

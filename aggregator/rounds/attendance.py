@@ -58,7 +58,7 @@ class Attendance:
         worker, instance = presence.worker, presence.instance
         noted = self._noted_in(worker)
         last = noted.get(worker)
-        if presence.state == "leaving":
+        if presence.state == "leaving" or presence.objection is not None:  # then nobody waits for it
             if last is not None and last.instance == instance:
                 noted.leave(worker)
                 self._is_gone(worker)

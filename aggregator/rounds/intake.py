@@ -1,7 +1,7 @@
 """Is this update one of ours, and does it fit? Nothing that a message says about itself is taken on trust."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from aggregator.rounds.accumulator import Accumulator
@@ -12,15 +12,18 @@ from broker.states import Encoding
 from broker.wire import (
     MAX_HEADER_BYTES,
     MAX_PART_BYTES,
+    SEAL_BYTES,
     Buffer,
-    Digest,
     Folded,
+    Incoming,
+    PartialHead,
+    Seal,
+    Signer,
     Specs,
     Tensors,
     Topology,
     UpdateHead,
-    decode,
-    decompressed,
+    decode_from,
     difference,
     is_name_of,
     kept,
@@ -28,12 +31,17 @@ from broker.wire import (
     num_bytes_of,
 )
 from console import UnfitMessage
+from identities import Membership, UpdateContext
 
 _HEADER_BYTES = 2**16
 """More than the header of an update takes, without the specs of its tensors: metrics are most of it."""
 _PREFETCH_BYTES = 64 * 2**20
 _MAX_PREFETCH = 64
 _MIN_PREFETCH = 4
+
+
+def _unknown(round_number: int) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,10 @@ class Expected:
     encoding: Encoding
     """How it travels, and what is folded from it."""
     topology: Topology
+    model_sha256: Callable[[int], str | None] = _unknown
+    """The digest of the model that a round trains from; None if it is not known here."""
+    membership: Membership = field(default_factory=Membership)
+    """What it has to be, and whose it may be."""
 
 
 @dataclass(slots=True)
@@ -58,6 +70,8 @@ class Update:
     """The bytes received so far: the message, and the parts of its blob that were read."""
     guard: Guard
     """What it may do to the round."""
+    seal: Seal | None = None
+    """What opens its body; None: that is in clear."""
 
     shard: ClassVar[None] = None
 
@@ -91,7 +105,7 @@ class Update:
 
         Raises what ``pieces_of`` raises, and UnfitMessage on values that no encoder writes.
         """
-        encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0)
+        encoded = pieces_of(self.head, self._parts(transport), are_zstd=self.head.compression.zstd > 0, seal=self.seal)
         if self.encoding.is_direct:
             yield from encoded
             return
@@ -137,32 +151,25 @@ def parts_of(head: Tensors, payload: Buffer, transport: Transport) -> Iterator[B
     return transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))
 
 
-def pieces_of(head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False) -> Iterator[tuple[int, Buffer]]:
+def pieces_of(
+    head: Tensors, parts: Iterable[Buffer], *, are_zstd: bool = False, seal: Seal | None = None
+) -> Iterator[tuple[int, Buffer]]:
     """(offset, bytes) of the body in these parts, piece by piece; ``are_zstd``: each part is a zstd frame.
 
     Raises UnfitMessage before the last piece if the digest is not the announced one, and at any part that does not
     have the announced size; BlobLost if the blob cannot be read to its end.
     """
-    digest = Digest(head.tensors)
-    part_bytes = head.blob.part_bytes if head.blob else head.num_bytes
-    offset = 0
-    for part in parts:
-        size = min(part_bytes, head.num_bytes - offset)
-        piece = decompressed(part, size) if are_zstd else part
-        if len(piece) != size:
-            raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
-        digest.add(piece)
-        if offset + size == head.num_bytes and digest.hex() != head.sha256:
-            raise UnfitMessage("its body does not match its digest")
-        yield offset, piece
-        offset += size
+    body = Incoming(head, are_zstd=are_zstd, seal=seal)
+    return (body.take(part) for part in parts)
 
 
 def read_update(delivery: Delivery, expected: Expected, *, round_number: int, guard: Guard | None = None) -> Update:
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    head, payload = decode(delivery.body, UpdateHead)
+    message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust)
+    head, payload = message.header, message.payload
     if head.worker != delivery.sender:
         raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
+    check_signer(message.signer, head.worker)
     if head.run_id != expected.run_id:
         raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
@@ -174,9 +181,48 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     problem = foreign_sets(head) or difference(expected.encoding.encoded, head.tensors)
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
+    _check_model(head, expected, is_signed=message.signer is not None)
+    seal = seal_of(head, _context_of(head), expected.membership)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
-    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard())
+    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal)
+
+
+def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: Membership) -> Seal | None:
+    """What opens its body; None if that is in clear. An UnfitMessage if that may not be, or if no key here opens it."""
+    if head.sealed is not None:
+        return membership.sealing.unseal(context, head.sealed)
+    if "sealed" in membership.protection:
+        raise UnfitMessage("its body is not sealed, and this run asks for sealed updates")
+    return None
+
+
+def _context_of(head: UpdateHead) -> UpdateContext:
+    return UpdateContext(
+        run_id=head.run_id,
+        round=head.round,
+        worker=head.worker,
+        instance=head.instance,
+        model_sha256=head.model_sha256 or "",
+        specs_sha256=kept(head.tensors).sha256,
+    )
+
+
+def check_signer(signer: Signer | None, name: str) -> None:
+    """An UnfitMessage if somebody else than the one it names has signed a message."""
+    if signer is not None and signer.name != name:
+        raise UnfitMessage(f"claims to be from {name}, but is signed by {signer}")
+
+
+def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> None:
+    wanted = expected.model_sha256(head.round)
+    if head.model_sha256 is None:
+        if is_signed:
+            raise UnfitMessage("it does not name the model it was trained from, as a signed update must")
+    elif wanted is not None and head.model_sha256 != wanted:
+        raise UnfitMessage(
+            f"it was trained from model {head.model_sha256[:12]}…; that of round {head.round} is {wanted[:12]}…"
+        )
 
 
 def foreign_sets(head: Tensors) -> str | None:
@@ -184,13 +230,13 @@ def foreign_sets(head: Tensors) -> str | None:
     return f"has the tensor sets {', '.join(head.sets)}, but this run has only the model's" if head.sets else None
 
 
-def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
+def check_body(head: UpdateHead | PartialHead, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
     """An UnfitMessage unless the body is in the message and of the right size, or in the sender's own blob."""
     if head.blob is None:
         if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
                 raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; it must be sent in parts")
-        elif len(payload) != head.num_bytes:
+        elif len(payload) != head.num_bytes + (0 if head.sealed is None else SEAL_BYTES):
             raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
     elif payload:
         raise UnfitMessage("it has a body of its own and also names a blob")

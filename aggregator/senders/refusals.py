@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from aggregator.senders.quota import MOST_OF_ONE, MOST_OF_STRANGERS, Quota
+from aggregator.senders.quota import MOST_OF_ONE, Quota
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport, beginning_of
 from console import BrokerError
@@ -16,6 +16,10 @@ _MOST_BYTES = 64 * 2**20
 """Of messages set aside in one round; of those beyond, only the beginning is kept."""
 _MOST_DEAD = 10_000
 """Dead letters from which on nothing is added to them: somebody has to look at them first."""
+
+_MOST_SIGNS_LOGGED = 10
+_NOBODY = ""
+"""Who is held responsible for forged messages; no worker has this name."""
 
 
 class Refusals:
@@ -39,6 +43,7 @@ class Refusals:
         self._has_room: bool | None = None
         """Whether dead letters may still be added; None: not looked up in this round."""
         self._told: set[str] = set()
+        self._num_signs_dropped = 0
 
     def ignores(self, delivery: Delivery) -> bool:
         """Whether its sender is ignored for the rest of the round; the message is then dropped, unread."""
@@ -53,25 +58,34 @@ class Refusals:
             self._round,
         )
         self._transport.ignore(sender)
-        self._drop(delivery)
+        self._drop(delivery, sender)
         return True
 
     def passes_over(self, sender: str) -> bool:
         """Counts a late or repeated update of this sender; False if it is to leave no row."""
         return self._quota.pass_over(sender)
 
-    def refuse(self, delivery: Delivery, reason: str) -> None:
-        """Sets a message aside with its reason, or drops it. Either way it comes no more."""
+    def drop_sign_of_life(self, sender: str, reason: str) -> None:
+        """Logs why a sign of life counts for nothing; of the first ones in a round only."""
+        self._num_signs_dropped += 1
+        if self._num_signs_dropped <= _MOST_SIGNS_LOGGED:
+            log.warning("sign of life from '%s' dropped: %s", sender, reason)
+
+    def refuse(self, delivery: Delivery, reason: str, *, is_forged: bool = False) -> None:
+        """Sets a message aside with its reason, or drops it. Either way it comes no more.
+
+        ``is_forged``: the one that it names as its sender has not signed it, and is not held responsible.
+        """
         sender = delivery.sender
-        if not self._quota.keep(sender):
+        responsible = _NOBODY if is_forged else sender
+        if not self._quota.keep(responsible):
             self._tell(
                 "",
-                "%d messages from senders that have no update in this run did not count in round %d; others like them"
-                " are only counted until the next round",
-                MOST_OF_STRANGERS,
+                "too many messages of senders without an update in this run, or forged ones, came in round %d; others"
+                " like them are only counted until the next round",
                 self._round,
             )
-            self._drop(delivery)
+            self._drop(delivery, responsible)
             return
         kept = self._kept_of(delivery)
         if kept.cut_from:
@@ -92,7 +106,9 @@ class Refusals:
                 self._quota.drop(sender, num_bytes, num=num)
         for dropped in self._quota.take_dropped():
             reason = f"{dropped.num_messages:,} more messages that did not count; dropped, and most of them unread"
-            row = self._row(reason, sender=dropped.sender, num_bytes=dropped.num_bytes, num=dropped.num_messages)
+            row = self._row(
+                reason, sender=dropped.sender or None, num_bytes=dropped.num_bytes, num=dropped.num_messages
+            )
             self._on_row(row)
 
     def _row(self, reason: str, *, sender: str | None, num_bytes: int, num: int = 1) -> UpdateRow:
@@ -112,8 +128,8 @@ class Refusals:
         self._bytes_left = max(0, self._bytes_left - len(kept.body))
         return kept
 
-    def _drop(self, delivery: Delivery) -> None:
-        self._quota.drop(delivery.sender, delivery.num_bytes)
+    def _drop(self, delivery: Delivery, responsible: str) -> None:
+        self._quota.drop(responsible, delivery.num_bytes)
         self._transport.ack([delivery])
 
     def _is_there_room(self) -> bool:

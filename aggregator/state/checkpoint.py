@@ -40,7 +40,8 @@ class StateDirectory:
         self._rounds: set[int] | None = None
         """The rounds whose models may be there; None before the first look."""
         try:
-            self._models.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._models.mkdir(exist_ok=True)
         except OSError as error:
             raise StateError(f"cannot write to the state directory {folder}: {error.strerror}") from error
 

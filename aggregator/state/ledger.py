@@ -406,6 +406,11 @@ class Ledger:
         """How long workers may be silent and still count as present; 0 if it was not recorded."""
         return float(self._fact("patience_s") or 0.0)
 
+    def began_at(self) -> float | None:
+        """When the run began, Unix time; None if an earlier version of fedmq began it, which did not record that."""
+        began_at = self._fact("began_at")
+        return None if began_at is None else float(began_at)
+
     def base_round(self) -> int:
         """The round whose model this ledger begins with: 0, unless it took a run over from the stream."""
         return int(self._fact("base_round"))

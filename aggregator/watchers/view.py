@@ -265,6 +265,8 @@ class AggregatorView:
         if verdict is not None:
             mark, style = _MARKS[verdict]
             return Text(f"{mark} {shown}", style=style)
+        if presence is not None and presence.objection is not None:
+            return Text(f"✗ {shown} objects", style="red")
         if presence is None or presence.state not in _STATE_MARKS:
             return Text(f"· {shown}", style="dim")
         mark, style = _STATE_MARKS[presence.state]

@@ -11,7 +11,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.rabbitmq.link import Link
-from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, durable
+from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, SET_ASIDE_KEY, durable
 from broker.transport import Delivery
 from console import FedmqError, QueueMissing
 
@@ -23,7 +23,7 @@ _PRECONDITION_FAILED = 406
 
 
 class Aside:
-    """Updates on their way to the dead letters in ``queue``.
+    """Updates on their way to the dead letters, over ``exchange``.
 
     ``on_kept`` gets those that are there, ``on_failed`` why others cannot be; both are called from the link's thread.
     A transaction of the broker publishes them in groups: pika waits for the confirm of each message by itself, but a
@@ -33,12 +33,12 @@ class Aside:
     def __init__(
         self,
         link: Link,
-        queue: str,
+        exchange: str,
         *,
         on_kept: Callable[[Sequence[Delivery]], None],
         on_failed: Callable[[FedmqError], None],
     ) -> None:
-        self._link, self._queue = link, queue
+        self._link, self._exchange = link, exchange
         self._on_kept, self._on_failed = on_kept, on_failed
         self._waiting: deque[tuple[Delivery, str]] = deque()
         """(update, reason), oldest first; only the link's thread takes any off."""
@@ -79,16 +79,17 @@ class Aside:
             self._prepared = channel
         for delivery, reason in letters:
             headers = {REASON_HEADER: reason[:_MAX_REASON], SENDER_HEADER: delivery.sender}
-            channel.basic_publish("", self._queue, bytes(delivery.body), durable(headers), mandatory=True)
+            body = bytes(delivery.body)
+            channel.basic_publish(self._exchange, SET_ASIDE_KEY, body, durable(headers), mandatory=True)
         try:
             channel.tx_commit()
         except ChannelClosedByBroker as error:
             if error.reply_code != _PRECONDITION_FAILED:
                 raise
-            log.warning("%s takes no more: %d refused updates are dropped", self._queue, len(letters))
+            log.warning("%s takes no more: %d refused updates are dropped", self._exchange, len(letters))
         link.wait_for_events(0)  # hands over what was returned
         if self._returned.is_set():
-            raise QueueMissing(f"there is no queue '{self._queue}'; somebody deleted it")
+            raise QueueMissing(f"no queue takes what is sent to '{self._exchange}'; somebody deleted it")
 
     def _on_return(self, *returned: Any) -> None:
         self._returned.set()

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import math
 import queue
-import random
 import threading
 import time
 from collections import deque
@@ -22,7 +21,7 @@ from pika.exceptions import ChannelClosedByBroker
 from broker.rabbitmq.aside import Aside
 from broker.rabbitmq.link import Link
 from broker.rabbitmq.properties import PART_HEADER, RETURNS_HEADER, durable, fleeting
-from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
+from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
 from broker.settings import BrokerSettings
 from broker.transport import BlobUpload, Delivery, Queued, Source, Transport, received
 from broker.wire import Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
@@ -32,13 +31,16 @@ log = logging.getLogger(__name__)
 
 _NOT_FOUND = 404
 _LOCKED = 405
+_UNFIT = 406
 
 _BLOB_PREFETCH = 2
 _PARTS_ON_THEIR_WAY = 1
 """Parts that wait for the writer, besides the one it is sending, while the next is prepared."""
 _BLOB_STALL_S = 60.0
-_NEWEST_HEAD_S = 10.0
-_STATUS_PATIENCE_S, _STATUS_PAUSE_S = 1.0, 0.05
+_NEWEST_S = 10.0
+_REST_OF_CHUNK_S = 0.05
+"""Within it, the next message of a chunk of a stream arrives."""
+_STATUS_PREFETCH = 100
 _COUNT_LAGS_S = 1.5
 """For up to a second, RabbitMQ may report a stream that holds messages as empty."""
 
@@ -70,7 +72,8 @@ class RabbitMQ(Transport):
         self._session = 0
         self._unacked: set[int] = set()
         """Tags of this session's updates; only the reader's thread touches them."""
-        self._blob = _BlobConsumer()
+        self._blob = _BlobConsumer(self._topology)
+        self._status = _NewestStatus(self._topology.statuses)
         self._leads = False
         self._declares = False
         self._writer = Link(
@@ -84,17 +87,27 @@ class RabbitMQ(Transport):
         self._most_bytes: int | None = None
         self._ignored: dict[str, list[int]] = {}
         """Sender -> number and bytes of its updates that were dropped; the reader's thread counts."""
-        self._aside = Aside(self._writer, self._topology.dead, on_kept=self.ack, on_failed=self._inbox.put)
+        self._aside = Aside(self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put)
 
     # -- queues ---------------------------------------------------------------------------------------------
 
     def declare(self) -> None:
+        if self._topology.shard is not None:
+            self._writer.call(self._find, waits_for_queue=True)
+            return
         self._writer.call(self._declare)
         self._declares = True
+
+    def _find(self, link: Link) -> None:
+        """Raises unless the root aggregator has made what a partial aggregator needs."""
+        for name in (self._topology.models, self._topology.updates):
+            _declare_passive(link, name)
 
     def _declare(self, link: Link) -> None:
         is_new = not all(_is_there(link, name) for name in self._topology.update_queues)
         channel = link.channel("declare")
+        for name in outdated(self._topology):
+            channel.queue_delete(name)
         for exchange, kind in exchanges(self._topology).items():
             channel.exchange_declare(exchange, exchange_type=kind, durable=True)
         for name, arguments in queues(self._topology).items():
@@ -118,7 +131,7 @@ class RabbitMQ(Transport):
         self._writer.call(do)
 
     def check(self) -> None:
-        self._writer.call(lambda link: _declare_passive(link, self._topology.updates), is_retried=False)
+        self._writer.call(lambda link: _declare_passive(link, self._topology.models), is_retried=False)
 
     def lead(self) -> bool:
         self._leads = self._writer.call(self._claim)
@@ -282,7 +295,7 @@ class RabbitMQ(Transport):
             heads[:] = [body]
 
         tag = channel.basic_consume(self._topology.models, on_head, arguments={"x-stream-offset": "last"})
-        deadline = time.monotonic() + (_NEWEST_HEAD_S if is_counted else _COUNT_LAGS_S)
+        deadline = time.monotonic() + (_NEWEST_S if is_counted else _COUNT_LAGS_S)
         while not heads and time.monotonic() < deadline:
             link.wait_for_events(0.5)
         link.wait_for_events(0.1)  # the rest of the last chunk
@@ -309,28 +322,12 @@ class RabbitMQ(Transport):
 
     def send_status(self, body: bytes) -> None:
         def do(link: Link) -> None:
-            link.channel("presence", confirms=False).basic_publish("", self._topology.status, body, fleeting())
+            link.channel("presence", confirms=False).basic_publish("", self._topology.statuses, body, fleeting())
 
         self._writer.post(do)
 
     def read_status(self) -> Buffer | None:
-        return self._writer.call(self._peek_status, is_retried=False)
-
-    def _peek_status(self, link: Link) -> bytes | None:
-        """Takes the status and gives it back; retries, as another reader may hold it for that moment.
-
-        What is given back goes ahead of a newer status that came meanwhile, so of the two the queue drops the older.
-        """
-        channel = link.channel("status")
-        deadline = time.monotonic() + _STATUS_PATIENCE_S
-        while True:
-            method, _properties, body = channel.basic_get(self._topology.status)
-            if method is not None:
-                channel.basic_nack(method.delivery_tag, requeue=True)
-                return bytes(body)
-            if time.monotonic() >= deadline:
-                return None
-            link.pause(random.SystemRandom().uniform(0, 2 * _STATUS_PAUSE_S))  # or many readers collide again and again
+        return self._writer.call(self._status.read, is_retried=False)
 
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         found = {}
@@ -358,22 +355,27 @@ class RabbitMQ(Transport):
     # -- blobs ----------------------------------------------------------------------------------------------
 
     def open_blob(self, name: str) -> BlobUpload:
-        return _BlobUpload(self._writer, self._declare_anew(name))
+        return _BlobUpload(self._writer, self._topology, self._declare_anew(name))
 
     def _declare_anew(self, name: str) -> str:
-        """Makes a new, empty stream of this name, or of the next if a kill in mid-declare left it half made."""
+        """Makes a new, empty stream of this name, filled by way of the exchange; or of the next name, if a kill in
+        mid-declare left this one half made, or another connection holds it for itself."""
         for candidate in names_of(name):
 
-            def declare(link: Link, candidate: str = candidate) -> None:
-                link.channel("declare").queue_delete(candidate)
-                link.channel("declare").queue_declare(candidate, durable=True, arguments=BLOB)
+            def declare(link: Link, candidate: str = candidate) -> bool:
+                if not _delete(link, candidate):
+                    return False
+                channel = link.channel("declare")
+                channel.queue_declare(candidate, durable=True, arguments=BLOB)
+                channel.queue_bind(candidate, self._topology.inbound, self._topology.blob_key(candidate))
+                return True
 
             try:
-                self._writer.call(declare, raises_fault=True)
+                if self._writer.call(declare, raises_fault=True, waits_for_queue=not self._declares):
+                    return candidate
+                log.warning("stream %s is held by another connection", candidate)
             except BrokerFault as error:
                 log.warning("stream %s cannot be used any more: %s", candidate, error)
-            else:
-                return candidate
         raise BlobLost(f"the broker cannot make a stream {name}")
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
@@ -399,12 +401,9 @@ class RabbitMQ(Transport):
 
     def delete_blobs(self, names: Sequence[str]) -> None:
         for name in names:
-
-            def delete(link: Link, name: str = name) -> None:
-                link.channel("declare").queue_delete(name)
-
             try:
-                self._writer.call(delete, raises_fault=True)
+                if not self._writer.call(partial(_delete, name=name), raises_fault=True):
+                    log.warning("stream %s is held by another connection and stays", name)
             except BrokerFault as error:
                 log.warning("stream %s cannot be deleted and stays: %s", name, error)
 
@@ -427,13 +426,14 @@ class RabbitMQ(Transport):
 class _BlobUpload:
     """A blob being written: a part is on its way while the next is prepared."""
 
-    def __init__(self, writer: Link, name: str) -> None:
-        self._writer, self._name = writer, name
+    def __init__(self, writer: Link, topology: Topology, name: str) -> None:
+        self._writer, self._topology, self._name = writer, topology, name
         self._num_parts = 0
         self._on_their_way: deque[Future[None]] = deque()
 
     def write(self, part: bytes) -> None:
-        publish = partial(_publish_part, name=self._name, index=self._num_parts, part=part)
+        exchange, key = self._topology.inbound, self._topology.blob_key(self._name)
+        publish = partial(_publish_part, exchange=exchange, key=key, index=self._num_parts, part=part)
         self._on_their_way.append(self._writer.submit(publish))
         self._num_parts += 1
         self._wait_until_left(_PARTS_ON_THEIR_WAY)
@@ -451,23 +451,37 @@ class _BlobUpload:
 
 
 class _BlobConsumer:
-    """The parts of one blob at a time, on their way from the reader's thread to the caller's."""
+    """The parts of one blob at a time, on their way from the reader's thread to the caller's.
 
-    def __init__(self) -> None:
+    What did not come by the blob's own routing key is no part of it: on RabbitMQ 3.10, a ``CC`` header passes the topic
+    permissions.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
         self._arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
 
     def start(self, link: Link, name: str) -> None:
         arrived: queue.SimpleQueue[tuple[BlockingChannel, int, int, bytes] | None] = queue.SimpleQueue()
         self._arrived = arrived
+        doors = {(self._topology.inbound, self._topology.blob_key(name)), ("", name)}  # "": from an earlier version
 
         def on_part(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+            if (method.exchange, method.routing_key) not in doors:
+                channel.basic_ack(method.delivery_tag)
+                return
             index = (properties.headers or {}).get(PART_HEADER)
             arrived.put((channel, method.delivery_tag, index if isinstance(index, int) else -1, body))
 
         channel = link.channel("blob")
         channel.basic_qos(prefetch_count=_BLOB_PREFETCH)
         channel.add_on_cancel_callback(lambda frame: arrived.put(None))
-        channel.basic_consume(name, on_part, consumer_tag="blob", arguments={"x-stream-offset": "first"})
+        try:
+            channel.basic_consume(name, on_part, consumer_tag="blob", arguments={"x-stream-offset": "first"})
+        except ChannelClosedByBroker as error:
+            if error.reply_code not in (_LOCKED, _UNFIT):
+                raise
+            raise BlobLost(f"blob {name} cannot be read: {error.reply_text}") from error
 
     def parts(self, link: Link) -> Iterator[tuple[int, bytes]]:
         """(index, part) as they come, until the connection breaks or the stream is deleted."""
@@ -489,9 +503,67 @@ class _BlobConsumer:
         self._arrived.put(None)
 
 
-def _publish_part(link: Link, *, name: str, index: int, part: bytes) -> None:
+class _NewestStatus:
+    """The newest message of the status stream, by a consumer that stays.
+
+    To cancel one that a message is on its way to, pika rejects the message, and RabbitMQ 3.10 closes a connection
+    that rejects a stream's.
+    """
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._channel: BlockingChannel | None = None
+        """The one that consumes; None before the first read, and when the stream was deleted."""
+        self._body: bytes | None = None
+        self._num_seen = 0
+
+    def read(self, link: Link) -> bytes | None:
+        """Its body; None if there is none."""
+        channel = link.channel("status")
+        if channel is self._channel:
+            link.wait_for_events(0)
+        else:
+            self._subscribe(link, channel)
+        return self._body
+
+    def _subscribe(self, link: Link, channel: BlockingChannel) -> None:
+        self._channel, self._body = None, None
+        is_counted = _declare_passive(link, self._stream) > 0
+        channel.basic_qos(prefetch_count=_STATUS_PREFETCH)
+        channel.add_on_cancel_callback(lambda frame: self._forget())
+        channel.basic_consume(self._stream, self._on_status, arguments={"x-stream-offset": "last"})
+        self._channel = channel
+        num_seen = self._num_seen
+        deadline = time.monotonic() + (_NEWEST_S if is_counted else _COUNT_LAGS_S)
+        while self._num_seen == num_seen and time.monotonic() < deadline:
+            link.wait_for_events(0.5)
+        while self._num_seen > num_seen:
+            num_seen = self._num_seen
+            link.wait_for_events(_REST_OF_CHUNK_S)
+
+    def _on_status(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        channel.basic_ack(method.delivery_tag)
+        self._body = body
+        self._num_seen += 1
+
+    def _forget(self) -> None:
+        self._channel, self._body = None, None
+
+
+def _publish_part(link: Link, *, exchange: str, key: str, index: int, part: bytes) -> None:
     """Returns once the broker has the part; one that a lost connection interrupts is published again, in its turn."""
-    link.channel("publish").basic_publish("", name, part, durable({PART_HEADER: index}), mandatory=True)
+    link.channel("publish").basic_publish(exchange, key, part, durable({PART_HEADER: index}), mandatory=True)
+
+
+def _delete(link: Link, name: str) -> bool:
+    """False if another connection holds a queue of this name for itself."""
+    try:
+        link.channel("declare").queue_delete(name)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _LOCKED:
+            raise
+        return False
+    return True
 
 
 def _text(key: str | bytes) -> str:

@@ -361,7 +361,6 @@ def test_with_shards_an_update_goes_to_the_partial_aggregator_of_its_workers_sha
     for shard, partial in enumerate(partials):
         for name in names_of_shard(shard, 2):
             root.send(name.encode(), worker=name, num_shards=2)
-        partial.declare()
         partial.listen(Source.MODELS, Source.UPDATES)
     root.listen(Source.PRESENCE, Source.UPDATES)
     for shard, partial in enumerate(partials):
@@ -370,6 +369,22 @@ def test_with_shards_an_update_goes_to_the_partial_aggregator_of_its_workers_sha
         assert [bytes(delivery.body).decode() for delivery in received] == names_of_shard(shard, 2)
         assert partial.receive(NOT_COMING_S) is None
     assert root.receive(NOT_COMING_S) is None
+
+
+def test_a_partial_aggregator_waits_until_the_root_has_made_the_queues(join: Join) -> None:
+    partial = join(shard=1)
+    is_there = threading.Event()
+
+    def wait() -> None:
+        partial.declare()
+        is_there.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not is_there.wait(NOT_COMING_S)
+    join(num_shards=2).declare()
+    assert is_there.wait(SOON_S)
+    waiting.join()
 
 
 def test_a_partial_sum_and_what_is_passed_on_go_to_the_root(root: Transport, join: Join) -> None:
@@ -434,7 +449,7 @@ def test_all_names_derive_from_the_queue() -> None:
         "updates",
         "updates.dead",
         "updates.presence",
-        "updates.status",
+        "updates.statuses",
     ]
 
 

@@ -75,7 +75,7 @@ def bad_messages(model: ModelHead) -> Iterator[Bad]:
     yield Bad(b"", "not a fedmq message: it begins with nothing", GARBLER)
     yield Bad(b"\x80\x04\xff garbage" * 100, "not a fedmq message", GARBLER)
     yield Bad(pickle.dumps({"weight": [0.5] * 6}), "not a fedmq message", GARBLER)
-    yield Bad(b"FMQ\x07" + good[4:], "message format 7; this fedmq reads format 1")
+    yield Bad(b"FMQ\x07" + good[4:], "message format 7; this fedmq reads formats 1 and 2")
     yield Bad(b"FMQ\x01" + b"\xff" * 4, "header of 4294967295 bytes announced; at most")
     yield Bad(good[:40], "message is cut off")
     yield Bad(good[:-5], "its body has 27 bytes; its tensors need 32")

@@ -125,11 +125,11 @@ MODELS = [
 ]
 
 
-def message(packed: bytes, payload: bytes = b"", *, announced: int | None = None) -> bytes:
-    """A message around any header bytes."""
-    length = len(packed) if announced is None else announced
-    padding = bytes(-(8 + len(packed)) % 64)
-    return b"FMQ\x01" + length.to_bytes(4, "little") + packed + padding + payload
+def message(packed: bytes, payload: bytes = b"", *, trailer: bytes = b"") -> bytes:
+    """A message around any header bytes and any trailer."""
+    lengths = len(packed).to_bytes(4, "little") + len(trailer).to_bytes(4, "little")
+    padding = bytes(-(12 + len(packed) + len(trailer)) % 64)
+    return b"FMQ\x02" + lengths + packed + trailer + padding + payload
 
 
 VALUES = st.recursive(
@@ -162,7 +162,9 @@ def _insert(body: bytes, at: int, number: int) -> bytes:
 
 
 def _announce(body: bytes, at: int, number: int) -> bytes:
-    return body[:4] + number.to_bytes(4, "little") + body[8:]
+    """Another length of the header, or of the trailer."""
+    start = 4 + at % 2 * 4
+    return body[:start] + number.to_bytes(4, "little") + body[start + 4 :]
 
 
 def _begin_collection(body: bytes, at: int, number: int) -> bytes:
@@ -186,7 +188,7 @@ BREAKS = st.lists(
 
 
 def header_bytes(body: bytes) -> bytes:
-    return body[8 : 8 + int.from_bytes(body[4:8], "little")]
+    return body[12 : 12 + int.from_bytes(body[4:8], "little")]
 
 
 @st.composite

@@ -60,6 +60,7 @@ class ShardedRun:
         own = {"role": "partial", "shard": f"{index}/{self.root.settings.shards}", "flush_s": FLUSH_S}
         shared = {name: getattr(self.root.settings, name) for name in ("run", "queue", "inline_cap", "part_bytes")}
         settings = AggregatorSettings(**(shared | own | changes))
+        self.root.site.declare()  # or it would wait for that
         transport = MemoryTransport(self.root.broker, shard=index)
         return PartialAggregator(settings.partial_config, transport, clock=self.root.clock, on_event=on_event)
 

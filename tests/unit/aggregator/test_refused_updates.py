@@ -38,7 +38,7 @@ def changed(**tensors: torch.Tensor) -> State:
 
 def bomb(run: EmbeddedRun) -> bytes:
     packed = msgpack.packb({"tensors": [["w", "float32", [2**39]]]})
-    return b"FMQ\x01" + len(packed).to_bytes(4, "little") + packed + bytes(64)
+    return b"FMQ\x02" + len(packed).to_bytes(4, "little") + bytes(4) + packed + bytes(64)
 
 
 NAN = torch.tensor([0, 0, 0, 0, 0, float("nan")])

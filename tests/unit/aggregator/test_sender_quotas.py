@@ -11,8 +11,11 @@ from unit.aggregator.sharded_run import ShardedRun
 
 from aggregator.history import History, overview
 from aggregator.senders.quota import MOST_OF_ONE, MOST_OF_STRANGERS, MOST_PASSED_OVER, Dropped, Quota
+from aggregator.senders.refusals import Refusals
+from aggregator.state import UpdateRow
+from broker.memory import MemoryBroker, MemoryTransport
 from broker.states.tensors import State
-from broker.transport import BEGINNING_BYTES, DeadLetter
+from broker.transport import BEGINNING_BYTES, DeadLetter, Source
 
 INITIAL: State = {"w": torch.zeros(4)}
 DELTA: State = {"w": torch.ones(4)}
@@ -251,3 +254,30 @@ def test_a_partial_aggregator_passes_on_a_bounded_part_of_a_flood(tmp_path: Path
     assert len(senders) == MOST_OF_STRANGERS
     assert run.left_in_shards() == 0
     run.root.aggregator.close()
+
+
+def test_forged_messages_do_not_make_an_honest_sender_ignored() -> None:
+    """Whoever is not the worker that a message names must not use up that worker's quota."""
+    broker = MemoryBroker()
+    transport = MemoryTransport(broker)
+    rows: list[UpdateRow] = []
+    transport.declare()
+    transport.listen(Source.UPDATES)
+    refusals = Refusals(1, transport, dead="updates.dead", is_known={"honest"}.__contains__, on_row=rows.append)
+    for _ in range(50):
+        transport.send(b"forged", worker="honest")
+        delivery = transport.receive(0)
+        assert delivery is not None
+        assert not refusals.ignores(delivery)
+        refusals.refuse(delivery, "it is not signed", is_forged=True)
+    refusals.record_dropped()
+    assert len(broker.dead) == MOST_OF_ONE
+    assert (rows[-1].worker, rows[-1].num_messages) == (None, 30)
+
+
+def test_garbage_signs_of_life_make_ten_warnings(begin: Begin, caplog: pytest.LogCaptureFixture) -> None:
+    run = begin(StateTask(INITIAL))
+    for _ in range(100):
+        run.site.announce(b"garbage", worker="bad")
+    run.settle()
+    assert warnings(caplog, "sign of life from 'bad' dropped") == 10

@@ -16,6 +16,7 @@ from broker.memory import MemoryTransport
 from broker.states.tensors import State
 from broker.wire.codec import decode
 from broker.wire.messages import MAX_LISTED, Presence, Status
+from broker.wire.signatures import Believing
 
 ZERO: State = {"w": torch.zeros(2)}
 ONE: State = {"w": torch.ones(2)}
@@ -168,7 +169,7 @@ def test_of_very_many_workers_some_are_listed(begin: Begin) -> None:
 def test_it_is_sent_at_the_end_at_the_latest(begin: Begin) -> None:
     run = begin(StateTask(ZERO))
     transport = MemoryTransport(run.broker)
-    sender = StatusSender(transport)
+    sender = StatusSender(transport, trust=Believing())
     begin(StateTask(ZERO), folder="other", on_event=sender.on_event).stop()
     with sender:
         pass
@@ -186,7 +187,7 @@ class Broken(MemoryTransport):
 
 def test_one_that_cannot_be_sent_is_told_once_and_ends_nothing(begin: Begin, caplog: pytest.LogCaptureFixture) -> None:
     run = begin(StateTask(ZERO), quorum="1", rounds=2)
-    sender = StatusSender(Broken(run.broker))
+    sender = StatusSender(Broken(run.broker), trust=Believing())
     other = begin(StateTask(ZERO), quorum="1", rounds=1, folder="other", on_event=sender.on_event)
     with caplog.at_level(logging.ERROR), sender:
         other.fold_all([("a", ONE)])

@@ -60,11 +60,11 @@ def test_a_decoder_that_follows_the_page_reads_a_vector(name: str) -> None:
 
 def framed(message: bytes) -> tuple[dict[str, Any], bytes]:
     """Header and payload, by the table of the page."""
-    assert message[:4] == b"FMQ\x01"
-    (length,) = struct.unpack("<I", message[4:8])
-    offset = -(-(8 + length) // 64) * 64
-    assert not any(message[8 + length : offset])
-    return msgpack.unpackb(message[8 : 8 + length]), message[offset:]
+    assert message[:4] == b"FMQ\x02"
+    length, trailer = struct.unpack("<II", message[4:12])
+    offset = -(-(12 + length + trailer) // 64) * 64
+    assert not any(message[12 + length + trailer : offset])
+    return msgpack.unpackb(message[12 : 12 + length]), message[offset:]
 
 
 def tensors_of(specs: list[Any], payload: bytes) -> dict[str, Any]:

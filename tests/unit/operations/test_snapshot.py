@@ -9,6 +9,7 @@ from broker.memory import MemoryBroker, MemoryTransport
 from broker.transport import Queued, Source
 from broker.wire.codec import encode
 from broker.wire.messages import Presence, Status, WorkerStatus
+from broker.wire.signatures import Believing
 from broker.wire.topology import Topology
 from console.errors import BrokerError, QueueMissing
 from console.watching import LinkChanged
@@ -157,7 +158,7 @@ def test_a_look_takes_nothing_away() -> None:
     aggregator.send(b"update", worker="a")
     aggregator.send_status(encode(status()))
     for _ in range(2):
-        found = take_snapshot(MemoryTransport(broker, queue="q"), Topology("q"))
+        found = take_snapshot(MemoryTransport(broker, queue="q"), Topology("q"), Believing())
         assert found.status == status()
         assert found.queued == {"q": Queued(1, 1), "q.dead": Queued(0, 0)}
     assert aggregator.receive(0) is not None
@@ -165,7 +166,7 @@ def test_a_look_takes_nothing_away() -> None:
 
 def test_before_an_aggregator_was_there_it_is_said_that_none_was() -> None:
     with pytest.raises(QueueMissing, match="no queue 'q': no aggregator was ever started for it"):
-        take_snapshot(MemoryTransport(MemoryBroker(), queue="q"), Topology("q"))
+        take_snapshot(MemoryTransport(MemoryBroker(), queue="q"), Topology("q"), Believing())
 
 
 @pytest.mark.parametrize(
@@ -184,8 +185,8 @@ def test_what_is_not_an_aggregators_is_refused_with_one_line_that_can_be_printed
     transport = MemoryTransport(broker, queue="q")
     transport.declare()
     transport.send_status(body)
-    with pytest.raises(BrokerError, match=r"the message in q\.status is not an aggregator's: ") as refused:
-        take_snapshot(transport, Topology("q"))
+    with pytest.raises(BrokerError, match=r"the message in q\.statuses is not an aggregator's: ") as refused:
+        take_snapshot(transport, Topology("q"), Believing())
     assert str(refused.value).isprintable()
 
 
@@ -194,9 +195,9 @@ def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_ask
 ) -> None:
     monkeypatch.setattr(status_cli, "_EVERY_S", 0.0)
     asked = [look(status()), look(status(state="finished"))]
-    monkeypatch.setattr(status_cli, "take_snapshot", lambda transport, topology: asked.pop(0))
+    monkeypatch.setattr(status_cli, "take_snapshot", lambda transport, topology, trust: asked.pop(0))
     link = status_cli._LinkState()
-    looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), link, watch=True)
+    looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), Believing(), link, watch=True)
     assert next(looks).problem is None
     link.on_link(LinkChanged(name="writer", problem="no broker at …; trying again"))
     for _ in range(3):
