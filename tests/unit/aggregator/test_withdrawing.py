@@ -194,6 +194,23 @@ def test_a_stale_update_goes_with_the_weight_that_it_came_with(runs: Runs) -> No
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["goes on", "restarted"])
+def test_an_accumulator_that_keeps_the_updates_lets_one_go_and_takes_it_again(runs: Runs, restarts: bool) -> None:
+    expected = runs.without_b(toys=("spool",))
+    run = runs.begin(commit_every_s=AT_ONCE_S, toys=("spool",))
+    for worker in "abc":
+        answer(run, worker)
+    leave(run, runs.allowed)
+    leave(run, runs.allowed, "abcd")
+    answer(run, "b")
+    if restarts:
+        run = runs.again(run)
+    leave(run, runs.allowed)
+    answer(run, "d")
+    assert closed(run) == expected
+    assert rows(run)[1::2] == [("b", "withdrawn"), ("b", "withdrawn")]
+
+
 def test_its_row_says_why_and_it_counts_nowhere_any_more(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     run = runs.begin(commit_every_s=AT_ONCE_S)
     for worker in "ab":
