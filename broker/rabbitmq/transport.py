@@ -566,7 +566,12 @@ class _BlobConsumer:
         channel = link.channel(self._role, confirms=False)
         channel.basic_qos(prefetch_count=_BLOB_PREFETCH)
         channel.add_on_cancel_callback(lambda frame: self.tell(BlobNews.GONE))
-        channel.basic_consume(self.name, self._on_part, arguments={"x-stream-offset": "first"})
+        try:
+            channel.basic_consume(self.name, self._on_part, arguments={"x-stream-offset": "first"})
+        except ChannelClosedByBroker as error:
+            if error.reply_code not in (_LOCKED, _UNFIT):
+                raise
+            raise BlobLost(f"blob {self.name} {BlobNews.UNREADABLE}: {error.reply_text}") from error
         link.need(channel)
 
     def _on_part(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
@@ -597,7 +602,7 @@ class _BlobConsumer:
         """It could not be started."""
         if isinstance(error, QueueMissing):
             self.tell(BlobNews.GONE)
-        elif isinstance(error, BrokerRefused):
+        elif isinstance(error, BlobLost | BrokerRefused):
             log.warning("blob %s cannot be read: %s", self.name, error)
             self.tell(BlobNews.UNREADABLE)
         else:
