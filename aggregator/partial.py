@@ -42,7 +42,7 @@ from aggregator.rounds import (
     read_update,
 )
 from aggregator.run import newest_head
-from aggregator.senders import Quota
+from aggregator.senders import NOBODY, Quota
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -56,7 +56,7 @@ from broker.wire import (
     num_bytes_of,
     shard_of,
 )
-from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, QueueMissing, UnfitMessage
+from console import IS_SHOWN, BlobLost, ForgedMessage, MalformedMessage, MessageError, QueueMissing, UnfitMessage
 
 log = logging.getLogger(__name__)
 
@@ -259,22 +259,26 @@ class PartialAggregator:
         if current is not None and current.quota.is_used_up(delivery.sender):
             self._drop(current, delivery)
             return
-        if current is None or delivery.num_returns >= _SUSPECT_AFTER:
-            if current is not None:
-                current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
+        if current is None:
             self._pass_on(delivery)
+            return
+        if delivery.num_returns >= _SUSPECT_AFTER:
+            current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
+            self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
             return
         try:
             update = read_update(delivery, current.expected, round_number=current.number)
+        except ForgedMessage:
+            self._pass_on_or_drop(current, delivery, current.quota.keep(NOBODY))
         except MessageError:
-            if current.precedes(_head_of(delivery)):
+            if not current.precedes(_head_of(delivery)):
+                self._pass_on_or_drop(current, delivery, current.quota.keep(delivery.sender))
+            elif current.quota.pass_over(delivery.sender):
                 self._early.append((delivery, self._clock() + self._config.flush_s))
-            elif current.quota.keep(delivery.sender):
-                self._pass_on(delivery)
             else:
                 self._drop(current, delivery)
-            return
-        self._decide_on(current, update, delivery)
+        else:
+            self._decide_on(current, update, delivery)
 
     def _take_up(self, settled: Settled[Update]) -> None:
         """Decides again on an update whose body is there by now; or passes it on, if that will not come."""
@@ -283,7 +287,7 @@ class PartialAggregator:
         if body is None:
             log.warning("update from '%s' passed on unchanged: %s", delivery.sender, settled.reason)
             current.known.setdefault(update.head.worker, update.head.instance)
-            self._pass_on(delivery)
+            self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
             return
         update.received(body.num_blob_bytes)
         with contextlib.closing(body):
@@ -294,15 +298,17 @@ class PartialAggregator:
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
         is_ours = not is_of_other_shard and self._config.admission.admits(head.worker)
         if head.round != current.number or not current.are_summed or not is_ours:
-            self._pass_on(delivery)
+            self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
         elif known_instance is None and body is None and self._bodies.has_to_wait(update):
-            if self._waits(update, delivery):
-                return
+            self._bodies.expect(update, delivery)
+            return
         elif known_instance is None:
             self._fold(current, update, delivery, body or update.in_message)
         elif known_instance != head.instance:
-            self._send(current)  # so that the root gets the worker's first update first
-            self._pass_on(delivery)
+            is_passed_on = current.quota.pass_over(delivery.sender)
+            if is_passed_on:
+                self._send(current)  # so that the root gets the worker's first update first
+            self._pass_on_or_drop(current, delivery, is_passed_on)
         elif current.pending.has(head.worker):
             current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be from a lost session
         else:
@@ -310,22 +316,18 @@ class PartialAggregator:
         if head.round == current.number:
             current.known.setdefault(head.worker, head.instance)
 
-    def _waits(self, update: Update, delivery: Delivery) -> bool:
-        """Has an update wait for its body; False if too many of its worker do, and it is passed on."""
-        try:
-            self._bodies.expect(update, delivery)
-        except UnfitMessage as error:
-            log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)
+    def _pass_on_or_drop(self, current: "_ShardRound", delivery: Delivery, is_passed_on: bool) -> None:
+        if is_passed_on:
             self._pass_on(delivery)
-            return False
-        return True
+        else:
+            self._drop(current, delivery)
 
     def _drop(self, current: "_ShardRound", delivery: Delivery) -> None:
         """Drops a message of which the root has had enough of the kind in this round."""
         if not current.has_dropped:
             current.has_dropped = True
             log.warning(
-                "round %3d: too many messages that are no updates of this run, now from '%s'; dropping further ones",
+                "round %3d: too many messages that cannot be summed, now from '%s'; dropping further ones",
                 current.number,
                 delivery.sender,
                 extra={"round": current.number, "worker": delivery.sender},
@@ -439,7 +441,7 @@ class _ShardRound:
         """Worker -> instance, of the updates for this round that were folded or passed on."""
         self.num_sums = 0
         self.quota = Quota(is_known=usual.__contains__)
-        """Of messages that are no updates of this run, and are passed on all the same for the root to judge."""
+        """Of messages that are not summed, and are passed on all the same for the root to judge."""
         self.has_dropped = False
         self.pending = _Pending(self._new_sum(expected.encoding.folded))
 

@@ -27,6 +27,7 @@ from aggregator.rounds import (
     Fold,
     Late,
     PartialUploads,
+    Refuse,
     Uploads,
     decide_on,
     read_partial,
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
 _MAX_OBJECTIONS = 1000
+_MAX_SENT_BOTH_WAYS = 1000
 _MOST_SHOWN = 10
 
 
@@ -70,6 +72,8 @@ class Aggregator:
         self._on_event = _logged(on_event)
         self._objections: dict[str, str] = {}
         """Worker -> what was last logged of it."""
+        self._sent_both_ways: set[str] = set()
+        """Workers because of whose own updates a partial sum was refused."""
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
         self._is_stopping = False
@@ -273,13 +277,16 @@ class Aggregator:
                 self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
 
     def _take_up(self, settled: Settled[Contribution]) -> None:
-        """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
+        """Decides again on a message whose body is there by now; or sets it aside, if that will not come.
+
+        One that would not be folded needs no body: perhaps it is gone because another message had the same update.
+        """
         contribution, delivery, body = settled.message, settled.delivery, settled.body
-        if body is None:
+        if body is None and isinstance(self._decision_on(contribution), Fold):
             self._refuse(delivery, contribution, settled.reason, is_forged=False)
             return
-        contribution.received(body.num_blob_bytes)
-        with contextlib.closing(body), self._suspected(delivery) as refuse_as:
+        contribution.received(body.num_blob_bytes if body else 0)
+        with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
@@ -290,15 +297,8 @@ class Aggregator:
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
         self._check_admitted(contribution)
-        decision = decide_on(
-            contribution.claims,
-            base_round=contribution.base_round,
-            open_round=self._current.number,
-            known=self._current.updates.known(contribution),
-            max_staleness=self._config.policy.max_staleness,
-            weighting=self._config.weighting,
-            most_samples=self._current.most_samples,
-        )
+        decision = self._decision_on(contribution)
+        self._check_way(contribution, decision)
         if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
             self._run.bodies.expect(contribution, delivery)
             return
@@ -308,6 +308,17 @@ class Aggregator:
         self._current.note_bound(delivery.sender, updates.accumulator.bound - bound_before)
         for claim in contribution.claims:
             self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
+
+    def _decision_on(self, contribution: Contribution) -> Decision:
+        return decide_on(
+            contribution.claims,
+            base_round=contribution.base_round,
+            open_round=self._current.number,
+            known=self._current.updates.known(contribution),
+            max_staleness=self._config.policy.max_staleness,
+            weighting=self._config.weighting,
+            most_samples=self._current.most_samples,
+        )
 
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
@@ -335,6 +346,21 @@ class Aggregator:
         for claim in contribution.claims:
             if not self._config.admission.admits(claim.worker):
                 raise UnfitMessage(f"worker '{claim.worker}' is not among those that may count (--workers-allowed)")
+
+    def _check_way(self, contribution: Contribution, decision: Decision) -> None:
+        """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.
+
+        A sum is refused as a whole if one of its updates came by itself and is in already. A worker that sends its
+        update both ways would so keep out all others of its shard, in every round.
+        """
+        if contribution.shard is None:
+            if isinstance(decision, Fold) and contribution.claims[0].worker in self._sent_both_ways:
+                raise UnfitMessage(
+                    "it came by itself and not in a sum of its shard; an earlier one of this worker came both ways, and"
+                    " the sum could not count"
+                )
+        elif isinstance(decision, Refuse) and len(self._sent_both_ways) < _MAX_SENT_BOTH_WAYS:
+            self._sent_both_ways.update(self._current.updates.known(contribution))
 
     @contextlib.contextmanager
     def _suspected(self, delivery: Delivery) -> Iterator[str | None]:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from aggregator.senders.quota import MOST_OF_ONE, Quota
+from aggregator.senders.quota import MOST_OF_ONE, NOBODY, Quota
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport, beginning_of
 from console import BrokerError
@@ -18,8 +18,6 @@ _MOST_DEAD = 10_000
 """Dead letters from which on nothing is added to them: somebody has to look at them first."""
 
 _MOST_SIGNS_LOGGED = 10
-_NOBODY = ""
-"""Who is held responsible for forged messages; no worker has this name."""
 
 
 class Refusals:
@@ -77,7 +75,7 @@ class Refusals:
         ``is_forged``: the one that it names as its sender has not signed it, and is not held responsible.
         """
         sender = delivery.sender
-        responsible = _NOBODY if is_forged else sender
+        responsible = NOBODY if is_forged else sender
         if not self._quota.keep(responsible):
             self._tell(
                 "",

@@ -9,6 +9,7 @@ import math
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -40,6 +41,11 @@ from console import (
 log = logging.getLogger(__name__)
 
 _LOCKED = 405
+
+_MOST_SIGN_BYTES = 2**13
+"""More than any sign of life takes."""
+_MOST_SENDERS, _MOST_SIGNS_OF_ONE = 10_000, 10
+"""Senders whose signs of life wait in the inbox, and how many of each."""
 
 _BLOB_STALL_S, _LOOK_UP_S = 60.0, 1.0
 _NEWEST_HEAD_S = 10.0
@@ -91,6 +97,9 @@ class RabbitMQ(Transport):
         self._aside = Aside(self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put)
         self._ignored: dict[str, list[int]] = {}
         """Sender -> number and bytes of its updates that were dropped; the reader's thread counts."""
+        self._signs: Counter[str] = Counter()
+        """Sender -> its signs of life in the inbox."""
+        self._signs_lock = threading.Lock()
 
     # -- queues ---------------------------------------------------------------------------------------------
 
@@ -215,7 +224,21 @@ class RabbitMQ(Transport):
         self._inbox.put(received(delivery, self._most_bytes))
 
     def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        self._inbox.put(Delivery(Source.PRESENCE, body, _text(method.routing_key).removeprefix(presence_key(""))))
+        """Drops what is beyond the limits: the broker sends signs of life as fast as they come, read or not."""
+        sender = _text(method.routing_key).removeprefix(presence_key(""))
+        if len(body) > _MOST_SIGN_BYTES:
+            return
+        with self._signs_lock:
+            if self._signs[sender] >= _MOST_SIGNS_OF_ONE or len(self._signs) >= _MOST_SENDERS:
+                return
+            self._signs[sender] += 1
+        self._inbox.put(Delivery(Source.PRESENCE, body, sender))
+
+    def _sign_taken(self, sender: str) -> None:
+        with self._signs_lock:
+            self._signs[sender] -= 1
+            if self._signs[sender] <= 0:
+                del self._signs[sender]
 
     def receive(self, timeout_s: float | None = None) -> Delivery | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -238,7 +261,10 @@ class RabbitMQ(Transport):
                 with self._newest_lock:  # of several heads only the newest is of use
                     item, self._newest = self._newest, None
                 return item
-            if item.source is Source.PRESENCE or item.session == self._session:
+            if item.source is Source.PRESENCE:
+                self._sign_taken(item.sender)
+                return item
+            if item.session == self._session:
                 return item  # and not an update of an earlier session, which is delivered again
 
     def wake(self) -> None:
