@@ -42,7 +42,7 @@ from aggregator.rounds import (
     read_update,
 )
 from aggregator.run import newest_head
-from aggregator.senders import NOBODY, Quota
+from aggregator.senders import NOBODY, Quota, admission_by
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -89,6 +89,7 @@ class PartialAggregator:
             membership=config.membership,
             part_bytes=config.part_bytes,
         )
+        self._admission = admission_by(config.membership.rosters, config.admission)
         self._is_stopping = False
         self._prefetch = self._most_bytes = 0
         """0 before there is a model, when no updates are requested."""
@@ -144,7 +145,8 @@ class PartialAggregator:
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
-        self._config.admission.look()
+        if self._admission.look():
+            self._leave_out()
         if delivery is not None and delivery.source is Source.MODELS:
             self._see_model(delivery)
         elif delivery is not None and delivery.source is Source.PARTS:
@@ -296,7 +298,7 @@ class PartialAggregator:
     def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery, body: Body | None = None) -> None:
         head, known_instance = update.head, current.known.get(update.head.worker)
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
-        is_ours = not is_of_other_shard and self._config.admission.admits(head.worker)
+        is_ours = not is_of_other_shard and self._admission.admits(head.worker)
         if head.round != current.number or not current.are_summed or not is_ours:
             self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
         elif known_instance is None and body is None and self._bodies.has_to_wait(update):
@@ -406,6 +408,21 @@ class PartialAggregator:
             )
         )
         return True
+
+    def _leave_out(self) -> None:
+        """Starts the sum over if somebody in it may not count any more; the root refuses what is passed on to it."""
+        current = self._round
+        left = (
+            []
+            if current is None
+            else [u.worker for u in current.pending.updates if not self._admission.admits(u.worker)]
+        )
+        if current is None or not left:
+            return
+        log.warning(
+            "round %3d: starting the sum over without %s, which may not count any more", current.number, ", ".join(left)
+        )
+        self._start_over(current)
 
     def _start_over(self, current: "_ShardRound") -> None:
         """Forgets the updates that were folded but not sent, and has them delivered again."""

@@ -33,7 +33,7 @@ from aggregator.rounds import (
     read_partial,
     read_update,
 )
-from aggregator.senders import NameConflicts
+from aggregator.senders import NameConflicts, admission_by
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
@@ -76,6 +76,7 @@ class Aggregator:
         """Workers because of whose own updates a partial sum was refused."""
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
+        self._admission = admission_by(config.membership.rosters, config.admission)
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -90,6 +91,7 @@ class Aggregator:
             self._config,
             self._task,
             self._transport,
+            admission=self._admission,
             conflicts=self._conflicts,
             clock=self._clock,
             on_event=self._on_event,
@@ -117,6 +119,7 @@ class Aggregator:
         self._ledger.open_round(number, now=time.time())
         try:
             current = self._open(number)
+            current.withdraw(self._admission)  # the list may have changed meanwhile
         except DamagedFile as error:
             log.error("%s; doing round %d again", error, number)
             self._ledger.undo_from(number)
@@ -196,8 +199,9 @@ class Aggregator:
             self._run.bodies.take(delivery)
         elif delivery is not None:
             self._take(delivery)
-        if self._config.admission.look():
-            self._attendance.keep_only(self._config.admission.admits)
+        if self._admission.look():
+            self._attendance.keep_only(self._admission.admits)
+            self._current.withdraw(self._admission)
         if self._conflicts.is_due(now=self._clock()):
             self._announce_conflicts()
         for settled in self._run.bodies.settle():
@@ -210,8 +214,8 @@ class Aggregator:
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
         times = [self._current.time_left(), self._conflicts.time_left(now=self._clock())]
-        if self._config.admission.looks_every_s is not None:
-            times.append(self._config.admission.looks_every_s)
+        if self._admission.looks_every_s is not None:
+            times.append(self._admission.looks_every_s)
         of_bodies_s = self._run.bodies.time_left()
         if of_bodies_s is not None:
             times.append(of_bodies_s + 0.001)
@@ -229,7 +233,7 @@ class Aggregator:
         presence, signer = message.header, message.signer
         if presence.worker != delivery.sender or (signer is not None and signer.name != presence.worker):
             return
-        if not self._config.admission.admits(presence.worker):
+        if not self._admission.admits(presence.worker):
             return
         if presence.objection is not None:
             self._hear_objection(presence.worker, presence.objection)
@@ -344,8 +348,8 @@ class Aggregator:
     def _check_admitted(self, contribution: Contribution) -> None:
         """An UnfitMessage if it has the update of a worker that may not count."""
         for claim in contribution.claims:
-            if not self._config.admission.admits(claim.worker):
-                raise UnfitMessage(f"worker '{claim.worker}' is not among those that may count (--workers-allowed)")
+            if not self._admission.admits(claim.worker):
+                raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker)}")
 
     def _check_way(self, contribution: Contribution, decision: Decision) -> None:
         """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.

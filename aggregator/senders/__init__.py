@@ -3,7 +3,8 @@
 from aggregator.senders.admission import Admission, Allowed, Everybody
 from aggregator.senders.conflicts import NameConflicts
 from aggregator.senders.guard import Guard
+from aggregator.senders.on_roster import admission_by
 from aggregator.senders.quota import NOBODY, Quota
 from aggregator.senders.refusals import Refusals
 
-__all__ = ["NOBODY", "Admission", "Allowed", "Everybody", "Guard", "NameConflicts", "Quota", "Refusals"]
+__all__ = ["NOBODY", "Admission", "Allowed", "Everybody", "Guard", "NameConflicts", "Quota", "Refusals", "admission_by"]
