@@ -42,7 +42,7 @@ from aggregator.rounds import (
     read_update,
 )
 from aggregator.run import newest_head
-from aggregator.senders import Quota
+from aggregator.senders import Quota, is_by_its_sender
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -50,7 +50,6 @@ from broker.wire import (
     ModelHead,
     Specs,
     UpdateHead,
-    decode,
     decode_from,
     delta_specs,
     num_bytes_of,
@@ -64,6 +63,8 @@ _SUSPECT_AFTER = 3
 """A message that has come back this often may be what kills the aggregator; the root has a way to find out."""
 
 _UNKNOWN_INSTANCE = ""
+_NOBODY = ""
+"""Who is held responsible for what anybody can have sent."""
 
 
 class PartialAggregator:
@@ -266,10 +267,10 @@ class PartialAggregator:
             return
         try:
             update = read_update(delivery, current.expected, round_number=current.number)
-        except MessageError:
-            if current.precedes(_head_of(delivery)):
+        except MessageError as error:
+            if current.precedes(self._head_of(delivery)):
                 self._early.append((delivery, self._clock() + self._config.flush_s))
-            elif current.quota.keep(delivery.sender):
+            elif current.quota.keep(self._responsible_for(delivery, error)):
                 self._pass_on(delivery)
             else:
                 self._drop(current, delivery)
@@ -320,6 +321,19 @@ class PartialAggregator:
             return False
         return True
 
+    def _head_of(self, delivery: Delivery) -> UpdateHead | None:
+        """The head of an update, whatever model it is for; None if it is none, or not its sender's."""
+        try:
+            message = decode_from(delivery.body, UpdateHead, trust=self._config.membership.trust)
+        except MessageError:
+            return None
+        is_by_sender = message.signer is None or message.signer.name == message.header.worker == delivery.sender
+        return message.header if is_by_sender else None
+
+    def _responsible_for(self, delivery: Delivery, error: MessageError) -> str:
+        is_by_sender = is_by_its_sender(error, are_signed=self._config.membership.has_roster)
+        return delivery.sender if is_by_sender else _NOBODY
+
     def _drop(self, current: "_ShardRound", delivery: Delivery) -> None:
         """Drops a message of which the root has had enough of the kind in this round."""
         if not current.has_dropped:
@@ -333,9 +347,9 @@ class PartialAggregator:
         self._transport.ack([delivery])
 
     def _pass_on_early(self, delivery: Delivery) -> None:
-        head = _head_of(delivery)
-        assert head is not None
-        self._passed_early[head.run_id, head.round, head.worker] = head.instance
+        head = self._head_of(delivery)
+        if head is not None:  # its sender may have left the roster meanwhile
+            self._passed_early[head.run_id, head.round, head.worker] = head.instance
         self._pass_on(delivery)
 
     def _pass_on(self, delivery: Delivery) -> None:
@@ -481,13 +495,6 @@ class _Pending:
         if update.blob_name is not None:
             self.blobs.append(update.blob_name)
         self.last_at = now
-
-
-def _head_of(delivery: Delivery) -> UpdateHead | None:
-    try:
-        return decode(delivery.body, UpdateHead)[0]
-    except MalformedMessage:
-        return None
 
 
 def _tag_of(delivery: Delivery) -> Delivery:

@@ -33,6 +33,11 @@ class Membership:
     protection: tuple[Protection, ...] = ()
     """What the roster asks of updates."""
 
+    @property
+    def has_roster(self) -> bool:
+        """Whether only what is signed counts."""
+        return "signed" in self.protection
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:

@@ -4,6 +4,6 @@ from aggregator.senders.admission import Admission, Allowed, Everybody
 from aggregator.senders.conflicts import NameConflicts
 from aggregator.senders.guard import Guard
 from aggregator.senders.quota import Quota
-from aggregator.senders.refusals import Refusals
+from aggregator.senders.refusals import Refusals, is_by_its_sender
 
-__all__ = ["Admission", "Allowed", "Everybody", "Guard", "NameConflicts", "Quota", "Refusals"]
+__all__ = ["Admission", "Allowed", "Everybody", "Guard", "NameConflicts", "Quota", "Refusals", "is_by_its_sender"]
