@@ -13,11 +13,13 @@ from federation import SOON_S, Command, Federation, run_command
 from rabbitmq_node import wait_until
 from torch import nn
 
+from broker.rabbitmq.properties import fleeting
 from broker.transport import Source, Transport
 from broker.wire.codec import decode, encode
 from broker.wire.messages import Folded, ModelHead, PartialHead, Presence, Status, UpdateHead
 from broker.wire.signatures import Trailer
 from broker.wire.specs import kept
+from broker.wire.topology import partial_key
 from console.errors import ExitCode
 from identities.membership import Credentials, Membership
 from identities.public_keys import fingerprint_given
@@ -116,7 +118,7 @@ def model(genuine: ModelHead, **changes: Any) -> bytes:
     return encode(genuine.model_copy(update={"blob": None} | changes), bytes(genuine.num_bytes))
 
 
-def attack(transport: Transport, genuine: ModelHead, replayed: list[bytes]) -> None:
+def attack(federation: Federation, transport: Transport, genuine: ModelHead, replayed: list[bytes]) -> None:
     """All that a password is good for: forging each kind of message, and sending genuine ones again."""
     for changes in (
         {"is_finished": True},
@@ -156,7 +158,10 @@ def attack(transport: Transport, genuine: ModelHead, replayed: list[bytes]) -> N
         bound=1.0,
         updates=(folded,),
     )
-    transport.send_partial(encode(forged_sum, bytes(forged_sum.num_bytes)), shard=0)
+    properties = fleeting()
+    properties.headers = {"CC": [federation.topology.updates]}  # or nothing leads a sum to a run without shards
+    with federation.channel() as channel:
+        channel.basic_publish("", partial_key(0), encode(forged_sum, bytes(forged_sum.num_bytes)), properties)
     transport.send_status(forged_status(genuine))
 
 
@@ -187,12 +192,12 @@ def test_a_password_of_the_broker_is_good_for_nothing_in_a_run_with_a_roster(
         (update,) = waiting
     assert_that_nobody_reads(update, federation, head, keys)
     with federation.transport() as attacker:
-        attack(attacker, head, [update])
+        attack(federation, attacker, head, [update])
         second = federation.aggregator(*RUN, *keys.of("aggregator"))
         second.says("the newest message on the model stream is passed over")
         federation.gates.release("hospital-b", 1)
         second.says("round   2 ← hospital-a")
-        attack(attacker, federation.wait_for_head(2), [update, *federation_heads(federation)])
+        attack(federation, attacker, federation.wait_for_head(2), [update, *federation_heads(federation)])
         federation.gates.release("hospital-b", 2)
         assert [each.ends() for each in (second, *workers)] == [0, 0, 0], second.tail
 
