@@ -32,6 +32,7 @@ class CurrentRound:
             dead=config.topology.dead,
             is_known=attendance.has_folded,
             on_row=self.updates.refused,
+            are_signed=config.membership.has_roster,
         )
         """Of messages that do not count in it."""
         self.most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))

@@ -42,7 +42,7 @@ from aggregator.rounds import (
     read_update,
 )
 from aggregator.run import newest_head
-from aggregator.senders import NOBODY, Quota, admission_by
+from aggregator.senders import NOBODY, Quota, admission_by, is_by_its_sender
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -50,13 +50,12 @@ from broker.wire import (
     ModelHead,
     Specs,
     UpdateHead,
-    decode,
     decode_from,
     delta_specs,
     num_bytes_of,
     shard_of,
 )
-from console import IS_SHOWN, BlobLost, ForgedMessage, MalformedMessage, MessageError, QueueMissing, UnfitMessage
+from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, QueueMissing, UnfitMessage
 
 log = logging.getLogger(__name__)
 
@@ -270,11 +269,10 @@ class PartialAggregator:
             return
         try:
             update = read_update(delivery, current.expected, round_number=current.number)
-        except ForgedMessage:
-            self._pass_on_or_drop(current, delivery, current.quota.keep(NOBODY))
-        except MessageError:
-            if not current.precedes(_head_of(delivery)):
-                self._pass_on_or_drop(current, delivery, current.quota.keep(delivery.sender))
+        except MessageError as error:
+            if not current.precedes(self._head_of(delivery)):
+                is_kept = current.quota.keep(self._responsible_for(delivery, error))
+                self._pass_on_or_drop(current, delivery, is_kept)
             elif current.quota.pass_over(delivery.sender):
                 self._early.append((delivery, self._clock() + self._config.flush_s))
             else:
@@ -324,6 +322,19 @@ class PartialAggregator:
         else:
             self._drop(current, delivery)
 
+    def _head_of(self, delivery: Delivery) -> UpdateHead | None:
+        """The head of an update, whatever model it is for; None if it is none, or not its sender's."""
+        try:
+            message = decode_from(delivery.body, UpdateHead, trust=self._config.membership.trust)
+        except MessageError:
+            return None
+        is_by_sender = message.signer is None or message.signer.name == message.header.worker == delivery.sender
+        return message.header if is_by_sender else None
+
+    def _responsible_for(self, delivery: Delivery, error: MessageError) -> str:
+        is_by_sender = is_by_its_sender(error, are_signed=self._config.membership.has_roster)
+        return delivery.sender if is_by_sender else NOBODY
+
     def _drop(self, current: "_ShardRound", delivery: Delivery) -> None:
         """Drops a message of which the root has had enough of the kind in this round."""
         if not current.has_dropped:
@@ -337,9 +348,9 @@ class PartialAggregator:
         self._transport.ack([delivery])
 
     def _pass_on_early(self, delivery: Delivery) -> None:
-        head = _head_of(delivery)
-        assert head is not None
-        self._passed_early[head.run_id, head.round, head.worker] = head.instance
+        head = self._head_of(delivery)
+        if head is not None:  # its sender may have left the roster meanwhile
+            self._passed_early[head.run_id, head.round, head.worker] = head.instance
         self._pass_on(delivery)
 
     def _pass_on(self, delivery: Delivery) -> None:
@@ -500,13 +511,6 @@ class _Pending:
         if update.blob_name is not None:
             self.blobs.append(update.blob_name)
         self.last_at = now
-
-
-def _head_of(delivery: Delivery) -> UpdateHead | None:
-    try:
-        return decode(delivery.body, UpdateHead)[0]
-    except MalformedMessage:
-        return None
 
 
 def _tag_of(delivery: Delivery) -> Delivery:

@@ -33,12 +33,12 @@ from aggregator.rounds import (
     read_partial,
     read_update,
 )
-from aggregator.senders import NameConflicts, admission_by
+from aggregator.senders import NameConflicts, admission_by, is_by_its_sender
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, DamagedFile, ForgedMessage, MalformedMessage, MessageError, UnfitMessage, malloc
+from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -231,7 +231,11 @@ class Aggregator:
             self._current.refusals.drop_sign_of_life(delivery.sender, str(error))
             return
         presence, signer = message.header, message.signer
-        if presence.worker != delivery.sender or (signer is not None and signer.name != presence.worker):
+        if signer is not None and signer.name != presence.worker:
+            reason = f"claims to be from {presence.worker}, but is signed by {signer}"
+            self._current.refusals.drop_sign_of_life(delivery.sender, reason)
+            return
+        if presence.worker != delivery.sender:
             return
         if not self._admission.admits(presence.worker):
             return
@@ -278,7 +282,7 @@ class Aggregator:
                 contribution = self._read(delivery)
                 self._decide_on(contribution, delivery)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
+                self._refuse(delivery, contribution, error)
 
     def _take_up(self, settled: Settled[Contribution]) -> None:
         """Decides again on a message whose body is there by now; or sets it aside, if that will not come.
@@ -287,7 +291,7 @@ class Aggregator:
         """
         contribution, delivery, body = settled.message, settled.delivery, settled.body
         if body is None and isinstance(self._decision_on(contribution), Fold):
-            self._refuse(delivery, contribution, settled.reason, is_forged=False)
+            self._refuse(delivery, contribution, UnfitMessage(settled.reason))
             return
         contribution.received(body.num_blob_bytes if body else 0)
         with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
@@ -296,7 +300,7 @@ class Aggregator:
                     raise UnfitMessage(refuse_as)
                 self._decide_on(contribution, delivery, body)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
+                self._refuse(delivery, contribution, error)
 
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
@@ -383,10 +387,11 @@ class Aggregator:
         else:
             self._ledger.survived(message)
 
-    def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str, *, is_forged: bool) -> None:
+    def _refuse(self, delivery: Delivery, contribution: Contribution | None, error: MessageError) -> None:
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
-        self._current.refusals.refuse(delivery, reason, is_forged=is_forged)
+        is_by_sender = is_by_its_sender(error, are_signed=self._config.membership.has_roster)
+        self._current.refusals.refuse(delivery, str(error), is_by_sender=is_by_sender)
 
     # -- closing --------------------------------------------------------------------------------------------
 

@@ -5,6 +5,17 @@ from aggregator.senders.conflicts import NameConflicts
 from aggregator.senders.guard import Guard
 from aggregator.senders.on_roster import admission_by
 from aggregator.senders.quota import NOBODY, Quota
-from aggregator.senders.refusals import Refusals
+from aggregator.senders.refusals import Refusals, is_by_its_sender
 
-__all__ = ["NOBODY", "Admission", "Allowed", "Everybody", "Guard", "NameConflicts", "Quota", "Refusals", "admission_by"]
+__all__ = [
+    "NOBODY",
+    "Admission",
+    "Allowed",
+    "Everybody",
+    "Guard",
+    "NameConflicts",
+    "Quota",
+    "Refusals",
+    "admission_by",
+    "is_by_its_sender",
+]
