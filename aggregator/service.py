@@ -19,20 +19,17 @@ from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import Event, RunStopped, Watcher, WorkerSeen, unwatched
 from aggregator.opening import OpenedRun, opened
+from aggregator.presence import Attendance, NameConflicts, PartialUploads, Uploads
 from aggregator.rounds import (
-    Attendance,
     Contribution,
     Decision,
     Duplicate,
     Fold,
     Late,
-    PartialUploads,
-    Uploads,
     decide_on,
     read_partial,
     read_update,
 )
-from aggregator.senders import NameConflicts
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
