@@ -17,27 +17,25 @@ from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
-from aggregator.events import Event, RunStopped, Watcher, WorkerSeen, unwatched
+from aggregator.events import Event, RunStopped, Watcher, unwatched
 from aggregator.opening import OpenedRun, opened
+from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads
 from aggregator.rounds import (
-    Attendance,
     Contribution,
     Decision,
     Duplicate,
     Fold,
     Late,
-    PartialUploads,
     Refuse,
-    Uploads,
     decide_on,
     read_partial,
     read_update,
 )
-from aggregator.senders import NameConflicts, admission_by, is_by_its_sender
+from aggregator.senders import admission_by, is_by_its_sender
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
+from broker.wire import limb_bytes_of, names_of, num_bytes_of
 from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
 from learning import Task
 
@@ -45,9 +43,7 @@ log = logging.getLogger(__name__)
 
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
-_MAX_OBJECTIONS = 1000
 _MAX_SENT_BOTH_WAYS = 1000
-_MOST_SHOWN = 10
 
 
 class Aggregator:
@@ -70,13 +66,21 @@ class Aggregator:
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
-        self._objections: dict[str, str] = {}
-        """Worker -> what was last logged of it."""
         self._sent_both_ways: set[str] = set()
         """Workers because of whose own updates a partial sum was refused."""
+        self._admission = admission_by(config.membership.rosters, config.admission)
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
-        self._admission = admission_by(config.membership.rosters, config.admission)
+        self._signs_of_life = SignsOfLife(
+            attendance=self._attendance,
+            uploads=self._uploads,
+            conflicts=self._conflicts,
+            admission=self._admission,
+            trust=config.membership.trust,
+            clock=clock,
+            on_event=self._on_event,
+            on_patience=lambda seconds: self._ledger.record({"patience_s": seconds}),
+        )
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -194,7 +198,7 @@ class Aggregator:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.PRESENCE:
-            self._see(delivery)
+            self._signs_of_life.take(delivery, refusals=self._current.refusals)
         elif delivery is not None and delivery.source is Source.PARTS:
             self._run.bodies.take(delivery)
         elif delivery is not None:
@@ -203,7 +207,8 @@ class Aggregator:
             self._attendance.keep_only(self._admission.admits)
             self._current.withdraw(self._admission)
         if self._conflicts.is_due(now=self._clock()):
-            self._announce_conflicts()
+            self._conflicts.announce(now=self._clock())
+            self._run.broadcaster.announce_conflicts()
         for settled in self._run.bodies.settle():
             self._take_up(settled)
         by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
@@ -222,52 +227,6 @@ class Aggregator:
         return min(times)
 
     # -- incoming messages ----------------------------------------------------------------------------------
-
-    def _see(self, delivery: Delivery) -> None:
-        """Takes a sign of life."""
-        try:
-            message = decode_from(delivery.body, Presence, trust=self._config.membership.trust)
-        except MessageError as error:
-            self._current.refusals.drop_sign_of_life(delivery.sender, str(error))
-            return
-        presence, signer = message.header, message.signer
-        if signer is not None and signer.name != presence.worker:
-            reason = f"claims to be from {presence.worker}, but is signed by {signer}"
-            self._current.refusals.drop_sign_of_life(delivery.sender, reason)
-            return
-        if presence.worker != delivery.sender:
-            return
-        if not self._admission.admits(presence.worker):
-            return
-        if presence.objection is not None:
-            self._hear_objection(presence.worker, presence.objection)
-        patience_s, was_noted = self._attendance.patience_s, presence.worker in self._attendance
-        is_conflict = self._attendance.heard(presence, now=self._clock())
-        if was_noted or presence.worker in self._attendance or presence.worker in self._objections:
-            self._uploads.heard(presence)
-            self._on_event(WorkerSeen(presence=presence))
-        if self._attendance.patience_s > patience_s:
-            self._ledger.record({"patience_s": self._attendance.patience_s})
-        if is_conflict:
-            self._conflicts.found(presence.worker)
-
-    def _announce_conflicts(self) -> None:
-        """Tells workers that share a name of each other."""
-        names = self._conflicts.announce(now=self._clock())
-        shown = ", ".join(f"'{name}'" for name in names[:_MOST_SHOWN])
-        if len(names) > _MOST_SHOWN:
-            shown += f" and {len(names) - _MOST_SHOWN} more"
-        log.warning(
-            "two workers go by the name %s; each round counts only one of them; start one with another --name", shown
-        )
-        self._run.broadcaster.announce_conflicts()
-
-    def _hear_objection(self, worker: str, objection: str) -> None:
-        """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
-        if self._objections.get(worker) == objection or len(self._objections) >= _MAX_OBJECTIONS:
-            return
-        self._objections[worker] = objection
-        log.warning("worker '%s' does not answer: %s", worker, objection)
 
     def _take(self, delivery: Delivery) -> None:
         """Reads a message from the results queue and decides on it, or sets it aside."""

@@ -1,7 +1,6 @@
 """Who sends, and how much of the aggregator's time, disk and patience each may take."""
 
 from aggregator.senders.admission import Admission, Allowed, Everybody
-from aggregator.senders.conflicts import NameConflicts
 from aggregator.senders.guard import Guard
 from aggregator.senders.on_roster import admission_by
 from aggregator.senders.quota import NOBODY, Quota
@@ -13,7 +12,6 @@ __all__ = [
     "Allowed",
     "Everybody",
     "Guard",
-    "NameConflicts",
     "Quota",
     "Refusals",
     "admission_by",

@@ -144,7 +144,14 @@ class RabbitMQ(Transport):
         self._writer.call(do)
 
     def check(self) -> None:
-        self._writer.call(lambda link: num_waiting(link, self._topology.models), is_retried=False)
+        models = self._topology.models
+        try:
+            self._writer.call(lambda link: num_waiting(link, models), is_retried=False)
+        except QueueMissing as error:
+            raise QueueMissing(
+                f"the broker answers, and has no stream '{models}': fl-aggregator makes it at its first start;"
+                " if it has been started, compare --queue and the virtual host in its broker's URL with yours"
+            ) from error
 
     def lead(self) -> bool:
         self._leads = self._writer.call(self._claim)
