@@ -5,7 +5,8 @@ import logging
 from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
-from aggregator.rounds import Attendance, Close, Extended, OpenRound, PartialUploads, Round, decide
+from aggregator.presence import Attendance, PartialUploads
+from aggregator.rounds import Close, Extended, OpenRound, Round, decide
 from aggregator.senders import Admission, Guard, Refusals
 from aggregator.state import ClosedBy
 from console import IS_SHOWN
@@ -32,6 +33,7 @@ class CurrentRound:
             dead=config.topology.dead,
             is_known=attendance.has_folded,
             on_row=self.updates.refused,
+            are_signed=config.membership.has_roster,
         )
         """Of messages that do not count in it."""
         self.most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))

@@ -13,9 +13,10 @@ from aggregator.broadcast import Broadcaster
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
+from aggregator.presence import NameConflicts
 from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
 from aggregator.run import Run, open_run
-from aggregator.senders import Admission, NameConflicts
+from aggregator.senders import Admission
 from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from broker import Source, Transport
 from broker.states import Encoding, State, shared_state, specs_of

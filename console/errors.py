@@ -18,6 +18,7 @@ FedmqError                     1  FAILED
     ├── MalformedMessage                       it does not decode
     ├── ForgedMessage                          nobody signed it who may send it
     └── UnfitMessage                           it decodes, but does not fit this run
+        └── ReplayedMessage                    its signature is right, but for another run, round or model
 """
 
 from enum import IntEnum
@@ -123,3 +124,7 @@ class ForgedMessage(MessageError):
 
 class UnfitMessage(MessageError):
     """A message that decodes but does not fit this run: wrong run, shape, numbers or size."""
+
+
+class ReplayedMessage(UnfitMessage):
+    """A signed message that is of no use here any more: anybody who once read it can have sent it again."""

@@ -38,6 +38,11 @@ class Membership:
         """Where the roster that counts now comes from; None: every sender is believed."""
         return self.trust.rosters if isinstance(self.trust, Verified) else None
 
+    @property
+    def has_roster(self) -> bool:
+        """Whether only what is signed counts."""
+        return "signed" in self.protection
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:

@@ -30,7 +30,7 @@ from broker.wire import (
     limb_bytes_of,
     num_bytes_of,
 )
-from console import UnfitMessage
+from console import ForgedMessage, ReplayedMessage, UnfitMessage
 from identities import Membership, UpdateContext
 
 _HEADER_BYTES = 2**16
@@ -164,13 +164,12 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
     message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
     head, payload = message.header, message.payload
-    if head.worker != delivery.sender:
-        raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
-    check_signer(message.signer, head.worker)
+    _check_sender(head.worker, delivery.sender, message.signer)
+    outdated = UnfitMessage if message.signer is None else ReplayedMessage
     if head.run_id != expected.run_id:
-        raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
+        raise outdated(f"update of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
-        raise UnfitMessage(f"update for round {head.round}, which is not open; the open one is {round_number}")
+        raise outdated(f"update for round {head.round}, which is not open; the open one is {round_number}")
     if head.compression != expected.encoding.compression:
         raise UnfitMessage(
             f"its compression is {head.compression}; that of this run is {expected.encoding.compression}"
@@ -208,10 +207,13 @@ def _context_of(head: UpdateHead) -> UpdateContext:
     )
 
 
-def check_signer(signer: Signer | None, name: str) -> None:
-    """An UnfitMessage if somebody else than the one it names has signed a message."""
+def _check_sender(name: str, sender: str, signer: Signer | None) -> None:
+    """Refuses an update that names another worker than its key or, a ForgedMessage then, than its signature."""
     if signer is not None and signer.name != name:
-        raise UnfitMessage(f"claims to be from {name}, but is signed by {signer}")
+        raise ForgedMessage(f"claims to be from {name}, but is signed by {signer}")
+    if name != sender:
+        problem = f"claims to be from {name}, but came with the key of '{sender}'"
+        raise UnfitMessage(problem) if signer is None else ForgedMessage(problem)
 
 
 def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> None:
@@ -220,7 +222,8 @@ def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> No
         if is_signed:
             raise UnfitMessage("it does not name the model it was trained from, as a signed update must")
     elif wanted is not None and head.model_sha256 != wanted:
-        raise UnfitMessage(
+        outdated = ReplayedMessage if is_signed else UnfitMessage
+        raise outdated(
             f"it was trained from model {head.model_sha256[:12]}…; that of round {head.round} is {wanted[:12]}…"
         )
 

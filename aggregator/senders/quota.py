@@ -15,6 +15,8 @@ MOST_PASSED_OVER = 10_000
 """Late and repeated updates of such senders, which were fit to be folded: a large run may have many."""
 MOST_NAMED = 100
 """Senders whose dropped messages are counted by name."""
+NOBODY = ""
+"""Who is held responsible for forged messages; no worker has this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,16 @@ class Dropped:
 
 
 class Quota:
-    """The messages of one round that were not folded. Its memory is bounded, whatever names they bear."""
+    """The messages of one round that were not folded. Its memory is bounded, whatever names they bear.
 
-    def __init__(self, *, is_known: Callable[[str], bool]) -> None:
-        self._is_known = is_known
+    ``are_signed``: late and repeated updates are not held against their sender. Its signature shows who wrote them, but
+    anybody who can read them can send them once more.
+    """
+
+    def __init__(self, *, is_known: Callable[[str], bool], are_signed: bool = False) -> None:
+        self._is_known, self._are_signed = is_known, are_signed
         self._num_kept: dict[str, int] = {}
+        self._num_repeated: dict[str, int] = {}
         self._num_of_strangers = self._num_passed_over = 0
         self._dropped: dict[str | None, Dropped] = {}
 
@@ -61,9 +68,11 @@ class Quota:
     def pass_over(self, sender: str) -> bool:
         """The same of an update that was fit to be folded, but late or repeated."""
         is_stranger = not self._is_known(sender)
-        if self.is_used_up(sender) or (is_stranger and self._num_passed_over >= MOST_PASSED_OVER):
+        counts = self._num_repeated if self._are_signed else self._num_kept
+        is_used_up = counts.get(sender, 0) >= MOST_OF_ONE
+        if is_used_up or (is_stranger and self._num_passed_over >= MOST_PASSED_OVER):
             return False
-        self._num_kept[sender] = self._num_kept.get(sender, 0) + 1
+        counts[sender] = counts.get(sender, 0) + 1
         self._num_passed_over += is_stranger
         return True
 

@@ -21,7 +21,7 @@ from aggregator.events import (
     UpdateWithdrawn,
     WorkerSeen,
 )
-from aggregator.rounds import Present
+from aggregator.presence import Present
 from aggregator.state import UpdateRow, Verdict
 from broker import Transport
 from broker.wire import MAX_LISTED, Presence, Status, Trust, WorkerStatus, encode

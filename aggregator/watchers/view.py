@@ -25,7 +25,7 @@ from aggregator.events import (
     UpdateWithdrawn,
     WorkerSeen,
 )
-from aggregator.rounds import Present
+from aggregator.presence import Present
 from aggregator.state import Aim, Verdict
 from broker.wire import Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of

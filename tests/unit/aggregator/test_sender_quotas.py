@@ -269,7 +269,7 @@ def test_forged_messages_do_not_make_an_honest_sender_ignored() -> None:
         delivery = transport.receive(0)
         assert delivery is not None
         assert not refusals.ignores(delivery)
-        refusals.refuse(delivery, "it is not signed", is_forged=True)
+        refusals.refuse(delivery, "it is not signed", is_by_sender=False)
     refusals.record_dropped()
     assert len(broker.dead) == MOST_OF_ONE
     assert (rows[-1].worker, rows[-1].num_messages) == (None, 30)
