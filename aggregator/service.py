@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
-_MAX_OBJECTIONS = 1000
+_MAX_OBJECTIONS, _MAX_OBJECTIONS_OF_ONE = 1000, 10
 _MAX_SENT_BOTH_WAYS = 1000
 _MOST_SHOWN = 10
 
@@ -70,8 +70,8 @@ class Aggregator:
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
-        self._objections: dict[str, str] = {}
-        """Worker -> what was last logged of it."""
+        self._objections: dict[str, set[str]] = {}
+        """Worker -> what was logged of it."""
         self._sent_both_ways: set[str] = set()
         """Workers because of whose own updates a partial sum was refused."""
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
@@ -259,11 +259,13 @@ class Aggregator:
         self._run.broadcaster.announce_conflicts()
 
     def _hear_objection(self, worker: str, objection: str) -> None:
-        """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
-        if self._objections.get(worker) == objection or len(self._objections) >= _MAX_OBJECTIONS:
+        """Logs once why a worker does not answer; of a thousand workers at most, and a few reasons of each."""
+        if worker not in self._objections and len(self._objections) >= _MAX_OBJECTIONS:
             return
-        self._objections[worker] = objection
-        log.warning("worker '%s' does not answer: %s", worker, objection)
+        logged = self._objections.setdefault(worker, set())
+        if objection not in logged and len(logged) < _MAX_OBJECTIONS_OF_ONE:
+            logged.add(objection)
+            log.warning("worker '%s' does not answer: %s", worker, objection)
 
     def _take(self, delivery: Delivery) -> None:
         """Reads a message from the results queue and decides on it, or sets it aside."""
