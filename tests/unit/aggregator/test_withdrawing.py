@@ -26,6 +26,7 @@ from broker.memory import MemoryTransport
 from broker.states.compression import Encoding
 from broker.states.tensors import State, specs_of
 from broker.wire.codec import encode
+from broker.wire.messages import MAX_PART_BYTES, BlobRef
 from broker.wire.specs import delta_specs
 from console.errors import DamagedFile
 from identities import Certificate, InMemory, Membership, PrivateKeys, Roster, in_memory
@@ -506,6 +507,22 @@ def test_an_update_under_a_key_that_is_revoked_is_out_although_its_site_has_a_ne
     ]
     federation.answer("b", new)
     assert federation.folded == ["a", "b"]
+
+
+def test_an_update_whose_body_comes_after_its_key_was_revoked_is_refused(federation: Federation) -> None:
+    run, values = federation.run, delta("b")
+    blob = BlobRef(name=run.topology.update_blob("b", run.head.run_id, 1), part_bytes=MAX_PART_BYTES)
+    head = run.update_head("b", values, blob=blob, model_sha256=run.head.sha256)
+    run.broker.blobs[blob.name] = ()
+    trust = Verified(federation.rosters, federation.known.keys["b"], clock=time.time)
+    run.site.send(encode(head, trust=trust), worker="b")
+    run.settle()
+    new = PrivateKeys.generate("worker", "b")
+    federation.change(federation.known.roster.without(["b"]).with_members([new.public]))
+    run.broker.blobs[blob.name] = (payload_of(values),)
+    run.settle()
+    assert run.reasons == ["worker 'b' is on the roster, but not the key that its update is signed with"]
+    assert federation.folded == []
 
 
 def test_a_worker_with_a_certificate_goes_with_its_key_or_with_its_site(federation: Federation) -> None:
