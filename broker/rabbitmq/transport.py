@@ -218,8 +218,8 @@ class RabbitMQ(Transport):
             channel.basic_ack(method.delivery_tag)
             return
         returns = (properties.headers or {}).get(RETURNS_HEADER)
-        is_told = method.redelivered and isinstance(returns, int)  # on a first delivery, the sender wrote it
-        num_returns = returns if is_told else 0
+        # on a first delivery, the sender wrote it
+        num_returns = returns if method.redelivered and isinstance(returns, int) else 0
         self._unacked.add(method.delivery_tag)
         delivery = Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns)
         self._inbox.put(received(delivery, self._most_bytes))
