@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -279,6 +280,20 @@ def test_without_a_list_that_may_change_no_body_is_kept(begin: Begin) -> None:
     run = begin(StateTask(INITIAL), commit_every_s=AT_ONCE_S, workers_allowed="a,b")
     run.fold_all([("a", delta("a"))])
     assert kept(run) == []
+
+
+def test_with_a_disk_that_is_nearly_full_no_body_is_kept_and_the_run_goes_on(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runs.begin(commit_every_s=AT_ONCE_S)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100_000))
+    for worker in "ab":
+        answer(run, worker)
+    assert kept(run) == []
+    leave(run, runs.allowed)
+    assert rows(run) == [("a", "folded"), ("b", "folded")]
+    assert sum("the disk is nearly full" in record.message for record in caplog.records) == 1
+    assert sum("still count in it" in record.message for record in caplog.records) == 1
 
 
 def test_what_was_folded_before_there_was_a_list_stays_and_is_named_once(
@@ -632,5 +647,5 @@ def test_what_the_root_has_of_a_shard_stays_until_the_round_closes_and_is_named_
     assert run.root.num_folded == 3
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
         f"round 1: the updates of {SHARDED[0]} still count in it, though their workers do not any more: they came in"
-        " sums of several, or before the aggregator had a list that may change"
+        " sums of several, before the aggregator had a list that may change, or while its disk was nearly full"
     ]
