@@ -281,3 +281,12 @@ def test_garbage_signs_of_life_make_ten_warnings(begin: Begin, caplog: pytest.Lo
         run.site.announce(b"garbage", worker="bad")
     run.settle()
     assert warnings(caplog, "sign of life from 'bad' dropped") == 10
+
+
+def test_objections_of_one_worker_make_ten_warnings_however_many_it_has(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(StateTask(INITIAL))
+    for number in range(100):
+        run.announce("talkative", objection=f"reason {number}")
+    assert warnings(caplog, "'talkative' does not answer") == 10
