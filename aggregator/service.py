@@ -37,7 +37,16 @@ from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from console import (
+    IS_SHOWN,
+    DamagedBody,
+    DamagedFile,
+    MalformedMessage,
+    MessageError,
+    ReplayedMessage,
+    UnfitMessage,
+    malloc,
+)
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -280,7 +289,7 @@ class Aggregator:
         """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
         contribution, delivery, body = settled.message, settled.delivery, settled.body
         if body is None:
-            self._refuse(delivery, contribution, UnfitMessage(settled.reason))
+            self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
         contribution.received(body.num_blob_bytes)
         with contextlib.closing(body), self._suspected(delivery) as refuse_as:
@@ -304,6 +313,8 @@ class Aggregator:
             most_samples=self._current.most_samples,
         )
         if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
+            if self._config.membership.has_roster and self._run.bodies.has_same(contribution, delivery):
+                raise ReplayedMessage("it was sent twice, and its body is on its way already")
             self._run.bodies.expect(contribution, delivery)
             return
         updates = self._current.updates
