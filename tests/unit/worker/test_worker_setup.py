@@ -154,3 +154,9 @@ def test_a_heartbeat_that_is_left_at_once_never_beats() -> None:
     with Heartbeat(lambda: beats.append(1), every_s=1000):
         pass
     assert not beats
+
+
+def test_what_a_worker_requires_it_can_only_have_with_a_roster() -> None:
+    with pytest.raises(ValidationError, match="--require needs --roster"):
+        WorkerSettings.model_validate({"require": "signed"})
+    assert WorkerSettings.model_validate({"require": "none"}).require.names == frozenset()
