@@ -36,7 +36,16 @@ from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from console import (
+    IS_SHOWN,
+    DamagedBody,
+    DamagedFile,
+    MalformedMessage,
+    MessageError,
+    ReplayedMessage,
+    UnfitMessage,
+    malloc,
+)
 from learning import Task
 
 log = logging.getLogger(__name__)
@@ -250,7 +259,7 @@ class Aggregator:
         """
         contribution, delivery, body = settled.message, settled.delivery, settled.body
         if body is None and isinstance(self._decision_on(contribution), Fold):
-            self._refuse(delivery, contribution, UnfitMessage(settled.reason))
+            self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
         contribution.received(body.num_blob_bytes if body else 0)
         with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
@@ -267,6 +276,8 @@ class Aggregator:
         decision = self._decision_on(contribution)
         self._check_way(contribution, decision)
         if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
+            if self._config.membership.has_roster and self._run.bodies.has_same(contribution, delivery):
+                raise ReplayedMessage("it was sent twice, and its body is on its way already")
             self._run.bodies.expect(contribution, delivery)
             return
         updates = self._current.updates

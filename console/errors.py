@@ -18,7 +18,8 @@ FedmqError                     1  FAILED
     ├── MalformedMessage                       it does not decode
     ├── ForgedMessage                          nobody signed it who may send it
     └── UnfitMessage                           it decodes, but does not fit this run
-        └── ReplayedMessage                    its signature is right, but for another run, round or model
+        ├── DamagedBody                        its body is not the one that its header announces
+        └── ReplayedMessage                    its signature is right, but it is of no use any more
 """
 
 from enum import IntEnum
@@ -124,6 +125,10 @@ class ForgedMessage(MessageError):
 
 class UnfitMessage(MessageError):
     """A message that decodes but does not fit this run: wrong run, shape, numbers or size."""
+
+
+class DamagedBody(UnfitMessage):
+    """A body that is not the one which a header announces: somebody else than its sender may have changed it."""
 
 
 class ReplayedMessage(UnfitMessage):

@@ -124,6 +124,15 @@ class Arrivals(Generic[M]):
             not message.keys.isdisjoint(each.message.keys) for each in self._all()
         )
 
+    def has_same(self, message: M, delivery: Delivery) -> bool:
+        """Whether this very message, from the same session, waits already."""
+        return any(
+            each.delivery.sender == delivery.sender
+            and each.delivery.session == delivery.session
+            and each.message.head == message.head
+            for each in self._all()
+        )
+
     def expect(self, message: M, delivery: Delivery) -> None:
         """Has a message wait. If too many of its sender do, the oldest that is not being read is given up.
 

@@ -30,7 +30,7 @@ from broker.wire import (
     limb_bytes_of,
     num_bytes_of,
 )
-from console import ForgedMessage, ReplayedMessage, UnfitMessage
+from console import DamagedBody, ForgedMessage, ReplayedMessage, UnfitMessage
 from identities import Membership, UpdateContext
 
 _HEADER_BYTES = 2**16
@@ -239,10 +239,12 @@ def check_body(head: UpdateHead | PartialHead, payload: Buffer, *, own_blob: str
         if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
                 raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; it must be sent in parts")
-        elif len(payload) != head.num_bytes + (0 if head.sealed is None else SEAL_BYTES):
-            raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
+            return
+        wanted = head.num_bytes + (0 if head.sealed is None else SEAL_BYTES)
+        if len(payload) != wanted:
+            raise DamagedBody(f"its body has {len(payload)} bytes; its tensors need {wanted}")
     elif payload:
-        raise UnfitMessage("it has a body of its own and also names a blob")
+        raise DamagedBody("it has a body of its own and also names a blob")
     elif head.num_bytes == 0:
         raise UnfitMessage("it names a blob for a body of 0 bytes")
     elif not is_name_of(head.blob.name, own_blob):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aggregator.senders.quota import MOST_OF_ONE, NOBODY, Quota
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport, beginning_of
-from console import BrokerError, ForgedMessage, MessageError, ReplayedMessage, UnfitMessage
+from console import BrokerError, DamagedBody, ForgedMessage, MessageError, ReplayedMessage, UnfitMessage
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def is_by_its_sender(error: MessageError, *, are_signed: bool) -> bool:
     """
     if not are_signed:
         return not isinstance(error, ForgedMessage)
-    return isinstance(error, UnfitMessage) and not isinstance(error, ReplayedMessage)
+    return isinstance(error, UnfitMessage) and not isinstance(error, DamagedBody | ReplayedMessage)
 
 
 class Refusals:

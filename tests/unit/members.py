@@ -10,8 +10,9 @@ from unit.aggregator.embedded_run import EmbeddedRun, Holder
 
 from broker.states.tensors import State, chunks
 from broker.wire.bodies import Outgoing
+from broker.wire.buffers import cut
 from broker.wire.codec import encode
-from broker.wire.messages import Protection
+from broker.wire.messages import BlobRef, Protection
 from broker.wire.signatures import Believing, Trust
 from broker.wire.specs import kept
 from identities.certificates import Certificate
@@ -89,9 +90,13 @@ def signed_update(
     *,
     trust: Trust | None = None,
     sealed_to: bytes | None = None,
+    blob_bytes: int | None = None,
     **changes: Any,
 ) -> bytes:
-    """An update for the open round, in its message; sealed, if there is a key to seal it to."""
+    """An update for the open round; sealed, if there is a key to seal it to.
+
+    With ``blob_bytes``, its body is put into a blob of parts of that size.
+    """
     head = run.update_head(worker, delta, **({"model_sha256": run.head.sha256} | changes))
     seal = sealed = None
     if sealed_to is not None:
@@ -105,8 +110,14 @@ def signed_update(
         )
         seal, sealed = Sealing(lambda: sealed_to).seal(context)
     body = Outgoing(head.tensors, head.num_bytes, seal=seal)
-    payload = body.whole(chunks(delta, head.tensors))
-    head = head.model_copy(update={"sha256": body.sha256, "sealed": sealed})
+    payload, blob = b"", None
+    if blob_bytes is None:
+        payload = body.whole(chunks(delta, head.tensors))
+    else:
+        name = run.topology.update_blob(worker, head.run_id, head.round)
+        run.site.write_blob(name, body.parts(cut(chunks(delta, head.tensors), blob_bytes)))
+        blob = BlobRef(name=name, part_bytes=blob_bytes)
+    head = head.model_copy(update={"sha256": body.sha256, "sealed": sealed, "blob": blob})
     return encode(head, payload, trust=trust or FEDERATION.trust(worker))
 
 

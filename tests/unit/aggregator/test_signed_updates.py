@@ -89,6 +89,8 @@ ANYBODY_S: dict[str, tuple[Callable[[EmbeddedRun], bytes], str]] = {
     "by a foreign roster": (lambda run: genuine(run, trust=FOREIGN.trust("hospital-a")), "nobody on the roster has"),
     "its header changed": (lambda run: flipped(body := genuine(run), at=header_end(body) - 1), "does not fit"),
     "its signature changed": (lambda run: flipped(body := genuine(run), at=header_end(body) + 20), "does not fit"),
+    "its body changed": (lambda run: flipped(body := genuine(run), at=len(body) - 1), "does not open"),
+    "its body cut off": (lambda run: genuine(run)[:-1], "its body has 31 bytes; its tensors need 32"),
     "from another model": (of_other_model, "it was trained from model 000000000000…"),
     "of another run": (of_other_run, "update of run demo.0"),
 }
@@ -159,13 +161,49 @@ def test_genuine_updates_sent_once_more_count_once_and_cost_their_site_nothing(r
     assert not run.reasons
 
 
-def test_a_changed_body_is_refused_and_leaves_the_sum_as_it_was(run: EmbeddedRun) -> None:
-    body = genuine(run)
-    send(run, flipped(body, at=len(body) - 1))
-    assert "does not open" in run.reasons[0]
-    assert run.num_folded == 0
-    send(run, body)
-    assert run.num_folded == 1
+def begin_blob(run: EmbeddedRun, *, num_parts: int) -> tuple[bytes, Callable[[], None]]:
+    """hospital-a's update, with so many parts of its blob there; and what adds the others."""
+    body = signed_update(run, "hospital-a", DELTA, sealed_to=OPENING, blob_bytes=8)
+    (name,) = run.broker.blobs
+    parts = run.broker.blobs[name]
+    run.broker.blobs[name] = parts[:num_parts]
+    return body, lambda: run.broker.blobs.update({name: parts})
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Iterator[EmbeddedRun]:
+    """The same run, whose updates travel in blobs."""
+    made = EmbeddedRun.make(
+        tmp_path / "run", StateTask(INITIAL), membership=member(AGGREGATOR, SEALED), inline_cap=0, part_bytes=8
+    )
+    run = made.start()
+    run.broker.blobs.clear()  # the model's
+    yield run
+    run.aggregator.close()
+
+
+def test_an_update_sent_many_times_while_its_body_is_on_its_way_is_folded_once(blobs: EmbeddedRun) -> None:
+    body, complete = begin_blob(blobs, num_parts=1)
+    send(blobs, body, times=MANY)
+    assert blobs.num_folded == 0
+    complete()
+    blobs.settle()
+    assert blobs.num_folded == 1
+    assert set(blobs.reasons) == {"it was sent twice, and its body is on its way already"}
+    assert blobs.verdicts().count(("hospital-a", "folded")) == 1
+
+
+def test_a_site_is_heard_although_others_spoil_its_blob(blobs: EmbeddedRun) -> None:
+    for _ in range(MANY):
+        body, _ = begin_blob(blobs, num_parts=2)
+        (name,) = blobs.broker.blobs
+        blobs.broker.blobs[name] = tuple(flipped(part, at=3) for part in blobs.broker.blobs[name])
+        send(blobs, body)
+    assert "does not open" in blobs.reasons[0]
+    assert len(blobs.reasons) == MOST_OF_ONE
+    body, _ = begin_blob(blobs, num_parts=2)
+    send(blobs, body)
+    assert blobs.num_folded == 1
 
 
 # -- signs of life --------------------------------------------------------------------------------------------
