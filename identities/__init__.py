@@ -7,7 +7,7 @@ from identities.private_keys import PrivateKeys
 from identities.public_keys import PublicKeys, fingerprint_given
 from identities.roster import Roster
 from identities.sealing import Sealing, UpdateContext
-from identities.settings import IdentitySettings, RosterSettings, membership, trust_of
+from identities.settings import IdentitySettings, RosterSettings, membership, onlooker
 
 __all__ = [
     "Certificate",
@@ -24,5 +24,5 @@ __all__ = [
     "fingerprint_given",
     "in_memory",
     "membership",
-    "trust_of",
+    "onlooker",
 ]
