@@ -76,7 +76,7 @@ def test_who_does_not_answer_is_told_with_the_reason_in_full_on_any_terminal() -
     reason = "updates of this run are not sealed, which --require asks for; " + "x" * 100
     found = look(status(workers=[worker("anna", objection=reason), worker("bert")]))
     for text in (plain(found), text_of(shown(found), width=60)):
-        assert "2 present, 1 object" in text
+        assert "2 present, 1 of them not answering" in text
         told = text[text.index("anna does not answer") :]
         assert "".join(told.split()) == "".join(f"anna does not answer: {reason}".split())
 
