@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, FilePath, model_validator
 
-from broker.wire import Believing, Role, Trust
+from broker.wire import Role
 from console import CommandSettings
 from identities.membership import Credentials, Membership
 from identities.public_keys import fingerprint_given
@@ -64,10 +64,10 @@ class IdentitySettings(RosterSettings):
         return None if known is None else replace(known, key=self.key)
 
 
-def trust_of(settings: RosterSettings) -> Trust:
-    """Whose word counts for somebody who only looks on."""
+def onlooker(settings: RosterSettings) -> Membership:
+    """As somebody who signs nothing, and checks what others sign if there is a roster."""
     credentials = settings.credentials
-    return Believing() if credentials is None else credentials.onlooker().trust
+    return Membership() if credentials is None else credentials.onlooker()
 
 
 def membership(settings: IdentitySettings, role: Role, name: str | None = None) -> Membership:
