@@ -66,7 +66,10 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     if status is not None and snapshot.condition in (Condition.RUNNING, Condition.GONE):
         yield "updates", f"{status.num_folded} of {status.target} folded{_deadline(snapshot)}"
         num_objecting = sum(worker.objection is not None for worker in status.workers)
-        yield "workers", f"{status.num_present} present" + (f", {num_objecting} of them not answering" if num_objecting else "")
+        yield (
+            "workers",
+            f"{status.num_present} present" + (f", {num_objecting} of them not answering" if num_objecting else ""),
+        )
     if snapshot.signer is not None:
         yield "roster", f"status signed by {snapshot.signer}; updates are {' and '.join(snapshot.protection)}"
     yield from _queues(snapshot)

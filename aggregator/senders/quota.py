@@ -1,6 +1,6 @@
 """How much of what does not count is kept in a round: its message, its row, its warning. The rest is only counted.
 
-A worker sends one update for a model, so a worker in order never comes near these numbers. Names that have
+A worker sends one update for a model, so a correct worker never comes near these numbers. Names that have
 had an update folded have a quota each; all others, which anybody can invent, share one.
 """
 
