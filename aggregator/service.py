@@ -302,7 +302,7 @@ class Aggregator:
         """The decision; without ledger rows if this sender has had enough of them."""
         if not isinstance(decision, Late | Duplicate) or not decision.claims:
             return decision
-        return decision if self._current.refusals.passes_over(delivery.sender) else replace(decision, claims=())
+        return decision if self._current.refusals.passes_over(delivery) else replace(decision, claims=())
 
     def _read(self, delivery: Delivery) -> Contribution:
         """The update or partial sum in a delivery, judged by its header alone; a MessageError if it is not ours."""

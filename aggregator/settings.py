@@ -99,7 +99,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     stop_metric: str | None = Field(
         None,
         description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations,"
-        " of which the median counts, with one vote a worker",
+        " of which the median counts, with one vote a worker, if more than half of the workers in a round measure it",
     )
     stop_direction: Literal["min", "max"] | None = Field(
         None,
