@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aggregator.config import AggregatorConfig
+from aggregator.presence import NameConflicts
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
 from broker import BlobUpload
-from broker.wire import BlobRef, Buffer, Cutter, ModelHead, encode, names_of, num_bytes_of
+from broker.wire import BlobRef, Buffer, Cutter, ModelHead, encode, is_name_of, names_of, num_bytes_of
 from console import Progress
-
-_MAX_CONFLICTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class _InBlob:
 class Broadcaster:
     """The aggregator's side of the model stream."""
 
-    def __init__(self, run: Run, config: AggregatorConfig, stores: Stores) -> None:
+    def __init__(self, run: Run, config: AggregatorConfig, stores: Stores, conflicts: NameConflicts) -> None:
         self._run, self._config = run, config
         self._on_event = stores.on_event
         self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
@@ -79,7 +78,7 @@ class Broadcaster:
         """Round -> the blobs of its model that we wrote or found on the stream."""
         self._last_freed = 0
         """Models up to this round are deleted, including any that a killed aggregator left behind."""
-        self._conflicts: set[str] = set()
+        self._conflicts = conflicts
         self._head: ModelHead | None = None
 
     @property
@@ -93,19 +92,23 @@ class Broadcaster:
         A worker that has already answered answers again only to a head of a new epoch.
         ``is_finished``: the run is over and this model is the final one.
         """
-        newest = newest_head(self._transport)
+        newest = newest_head(self._transport, self._config.membership.trust)
         head = newest[0] if newest else None
-        if head is not None and head.run_id == self._run.run_id and head.blob is not None:
+        if head is not None and head.run_id == self._run.run_id and head.blob is not None and self._is_model(head):
             self._blobs.setdefault(head.round, set()).add(head.blob.name)
         if head is None or head.run_id != self._run.run_id:
             self.publish(number, self._stage_file(number), is_finished=is_finished)
             self._delete_earlier_run(head)
-        elif (head.round, head.is_finished) != (number, is_finished) or head.epoch < self._ledger.min_epoch():
+        elif (head.round, head.is_finished) != (number, is_finished) or not self._is_wanted(head.epoch):
             self.publish(number, self._stage_file(number), is_finished=is_finished)
         else:
             self._head = head
             if is_finished and head.blob is not None:  # a killed aggregator may not have got to this
                 self._delete_outdated(number, is_finished=True)
+
+    def _is_wanted(self, epoch: int) -> bool:
+        """Whether a head of this epoch asks for what the open round needs, and is of a start of this directory."""
+        return self._ledger.min_epoch() <= epoch <= self._run.epoch
 
     def upload(self, number: int) -> ModelUpload:
         """Begins to send the body of the model that round ``number`` begins with to where its head will find it.
@@ -149,32 +152,29 @@ class Broadcaster:
             shared=config.shared,
             num_shards=config.topology.num_shards,
             weighting=config.weighting,
-            name_conflicts=self._names_in_conflict(),
+            name_conflicts=self._conflicts.names,
             inline_cap=config.inline_cap,
+            protection=config.membership.protection,
+            began_at=self._ledger.began_at(),
             blob=body.blob,
         )
-        self._transport.broadcast(encode(head, body.payload))
+        self._transport.broadcast(encode(head, body.payload, trust=config.membership.trust))
         if body.blob is not None:
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head
 
-    def announce_conflict(self, worker: str) -> bool:
-        """Informs workers with the same name of each other; False if that was done before.
+    def announce_conflicts(self) -> None:
+        """Informs workers with the same name of each other.
 
         The open round's head is published again; its blob, which somebody may be reading, stays as it is.
         """
-        if worker in self._conflicts or self._head is None:
-            return False
-        self._conflicts.add(worker)
+        if self._head is None:
+            return
         if self._head.blob is None:
             self.publish(self._head.round, self._stage_file(self._head.round))
         else:
-            self._head = self._head.model_copy(update={"name_conflicts": self._names_in_conflict()})
-            self._transport.broadcast(encode(self._head))
-        return True
-
-    def _names_in_conflict(self) -> tuple[str, ...]:
-        return tuple(sorted(self._conflicts))[:_MAX_CONFLICTS]
+            self._head = self._head.model_copy(update={"name_conflicts": self._conflicts.names})
+            self._transport.broadcast(encode(self._head, trust=self._config.membership.trust))
 
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
         """Deletes older models. The one before this stays, unless the run is over: somebody may still be reading it."""
@@ -192,5 +192,10 @@ class Broadcaster:
 
     def _delete_earlier_run(self, head: ModelHead | None) -> None:
         """Deletes the final model of a finished run, which stays until another run is on the queue."""
-        if head is not None and head.is_finished and head.blob is not None:
+        if head is not None and head.is_finished and head.blob is not None and self._is_model(head):
             self._transport.delete_blobs([head.blob.name])
+
+    def _is_model(self, head: ModelHead) -> bool:
+        """Whether the blob that a head names is a model's: whoever wrote the head may have named any queue."""
+        assert head.blob is not None
+        return is_name_of(head.blob.name, self._config.topology.model_blob(head.run_id, head.round))

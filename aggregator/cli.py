@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -35,9 +36,11 @@ from console import (
     exit_code_of,
     fan_out,
     malloc,
+    private_files,
     read_settings,
-    served,
 )
+from console.serving import served
+from identities import membership
 from learning import Site, Task, load_task
 
 log = logging.getLogger(__name__)
@@ -47,12 +50,12 @@ _DESCRIPTION = """\
 Broadcasts the global model, folds the workers' updates into an exact mean, and closes the rounds;
 or, with --role partial, sums up the updates of one shard of the workers for the root aggregator."""
 _EXAMPLES = """\
-  fl-aggregator --queue updates --task digits --rounds 20 --quorum 3 --deadline-s 60
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-aggregator --task digits --rounds 20 --quorum 3 --deadline-s 60
   fl-aggregator --config run.yaml --state /var/lib/fedmq/run-7 --run run-7
   fl-aggregator --task my_task.py:task --quorum 80% --min-updates 5 --on-short extend
   fl-aggregator --task digits --rounds 20 --quorum 8 --shards 2          (beside it, on any machines:)
-  fl-aggregator --role partial --shard 0/2 --broker amqp://user:secret@broker:5672/ --queue updates
-  fl-aggregator --role partial --shard 1/2 --broker amqp://user:secret@broker:5672/ --queue updates
+  fl-aggregator --role partial --shard 0/2 --queue updates
+  fl-aggregator --role partial --shard 1/2 --queue updates
 Killed? The same command goes on from its --state (a partial has none). Started twice? The second stands by."""
 
 _TRY_TO_LEAD_EVERY_S = 1.0
@@ -66,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings)
-    with Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal:
+    with (
+        Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal,
+        private_files(role.state),
+    ):
         malloc.keep_little()
         torch.set_num_threads(1)  # makes the initial model the same on any machine
         with role.opened(), served(role.registry, settings):
@@ -139,6 +145,7 @@ class _Root:
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         self._task = load_task(self._settings.task, Site())
+        self.config = replace(self.config, membership=membership(self._settings, "aggregator"))
         with experiment_logs(self._settings) as logs:
             self._on_event = fan_out(self.view.on_event, self._metrics.on_event, *logs)
             yield
@@ -148,7 +155,8 @@ class _Root:
 
     @contextlib.contextmanager
     def leading(self, transport: Transport, *, asks_again: bool) -> Iterator[Service]:
-        status = StatusSender(transport, num_shards=self._settings.shards)
+        trust = self.config.membership.trust
+        status = StatusSender(transport, num_shards=self._settings.shards, trust=trust)
         on_event = fan_out(self._on_event, status.on_event)
         service = Aggregator(self.config, self._task, transport, asks_again=asks_again, on_event=on_event)
         with contextlib.closing(service), status:
@@ -169,6 +177,7 @@ class _Partial:
     on_missing = ""
 
     def __init__(self, settings: AggregatorSettings) -> None:
+        self._settings = settings
         self._config = settings.partial_config
         self._queue = settings.queue
         self.name = f"partial aggregator {settings.shard} {settings.run}"
@@ -177,8 +186,10 @@ class _Partial:
         self.registry = self._metrics.registry
         self._on_event: PartialWatcher = fan_out(self.view.on_event, self._metrics.on_event)
 
-    def opened(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        self._config = replace(self._config, membership=membership(self._settings, "partial"))
+        yield
 
     def stands_by(self) -> None:
         self._on_event(StandingBy(queue=self._queue))

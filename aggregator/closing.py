@@ -20,7 +20,7 @@ from aggregator.opening import OpenedRun
 from aggregator.rounds import NextPiece, next_model, state_names
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import is_finite, raw
-from console import StateError, malloc
+from console import malloc
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,24 @@ class Closed:
 
 
 def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig, opened: OpenedRun) -> Closed:
-    """Makes the next model and commits it as the end of the round. The folded updates are still to be acked."""
+    """Makes the next model and commits it as the end of the round. The folded updates are still to be acked.
+
+    If their mean takes the model out of its range, the round is abandoned: whatever updates contain, the run goes on.
+    """
     plan = plan_of(current.number, by, total=current.updates.total, ending=config.ending)
     if opened.has_large_model:
         malloc.give_back()  # the parts of updates, before those of a model are allocated
-    written, body = write_next_model(current, plan.total, config=config, opened=opened)
+    reason = None
+    try:
+        written, body = write_next_model(current, plan.total, config=config, opened=opened)
+    except LeavesRange as error:
+        by, reason = ClosedBy.ABANDONED, f"{error}; {current.largest_in_words}"
+        log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
+        plan = plan_of(current.number, by, total=0, ending=config.ending)
+        written, body = write_next_model(current, plan.total, config=config, opened=opened)
     result = RoundResult(
         closed_by=by,
+        reason=reason,
         closed_at=time.time(),
         seconds=current.seconds,
         num_samples=plan.total,
@@ -89,7 +100,7 @@ def write_next_model(
     with _discarded_on_error(new):
         upload = opened.broadcaster.upload(number + 1)
         for piece in pieces:
-            _check_is_finite(piece, number)
+            _check_is_finite(piece)
             payload = raw(piece.values)
             new.write(payload, piece.state)
             upload.write(payload)
@@ -113,15 +124,19 @@ def _discarded_on_error(new: NewModel) -> Iterator[None]:
         raise
 
 
-def _check_is_finite(piece: NextPiece, number: int) -> None:
-    """Raises a StateError naming the tensor in which the mean leaves the range of its dtype."""
+class LeavesRange(Exception):
+    """The mean takes the model out of the range of its dtype. The text names the tensor."""
+
+
+def _check_is_finite(piece: NextPiece) -> None:
+    """Raises LeavesRange if the mean leaves the range of the dtype."""
     if is_finite(piece.values):
         return
     parts = (
         torch.split(piece.values, [spec.num_elements for spec in piece.span]) if len(piece.span) > 1 else [piece.values]
     )
     broken = next(spec.name for spec, part in zip(piece.span, parts, strict=True) if not is_finite(part))
-    raise StateError(f"round {number}: the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr")
+    raise LeavesRange(f"the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr")
 
 
 def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> str | None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.bodies import BodyLimits
-from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting
+from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting, WeightLimits
+from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
+from identities import Membership
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class AggregatorConfig:
     policy: RoundPolicy
     ending: Ending
     weighting: Weighting
+    weight_limits: WeightLimits = field(default_factory=WeightLimits)
     local: LocalTraining
     compression: Compression
     shared: tuple[str, ...]
@@ -34,6 +37,14 @@ class AggregatorConfig:
     commit_every_s: float
     inline_cap: int
     part_bytes: int
+    membership: Membership = field(default_factory=Membership)
+    """Who it is to the others, and whose messages it takes."""
+    admission: Admission = field(default_factory=Everybody)
+    """Whose updates and signs of life count."""
+    takes_over: bool = False
+    """Whether, without a state of its own, it goes on from the model on the stream."""
+    trusts_state: bool = False
+    """Whether it goes on from its state directory even if the stream has seen later starts of the run."""
     body_limits: BodyLimits = field(default_factory=BodyLimits)
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
@@ -53,4 +64,8 @@ class PartialConfig:
     new_sum: Callable[[Specs], ExactSum]
     inline_cap: int
     part_bytes: int
+    membership: Membership = field(default_factory=Membership)
+    """As the root's."""
+    admission: Admission = field(default_factory=Everybody)
+    """Whose updates it sums up; it passes on those of others, for the root to refuse."""
     body_limits: BodyLimits = field(default_factory=BodyLimits)

@@ -13,9 +13,11 @@ from aggregator.broadcast import Broadcaster
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
-from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch
+from aggregator.presence import NameConflicts
+from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
 from aggregator.run import Run, open_run
-from aggregator.state import Ledger, Retention, StateDirectory
+from aggregator.senders import Admission
+from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from broker import Source, Transport
 from broker.states import Encoding, State, shared_state, specs_of
 from broker.wire import MAX_TENSORS, delta_specs, limb_bytes_of, num_bytes_of
@@ -49,9 +51,19 @@ class OpenedRun:
 
 
 def opened(
-    config: AggregatorConfig, task: Task, transport: Transport, *, clock: Callable[[], float], on_event: Watcher
+    config: AggregatorConfig,
+    task: Task,
+    transport: Transport,
+    *,
+    admission: Admission,
+    conflicts: NameConflicts,
+    clock: Callable[[], float],
+    on_event: Watcher,
 ) -> OpenedRun:
-    """Opens or resumes the run. After an error, only the transport stays open."""
+    """Opens or resumes the run. After an error, only the transport stays open.
+
+    Where the answer of ``admission`` may change, what is folded from updates is kept until their round closes.
+    """
     directory = StateDirectory(config.state)
     with contextlib.ExitStack() as on_error:
         ledger = Ledger(directory.ledger)
@@ -61,16 +73,21 @@ def opened(
         encoding = _checked_encoding(config, shared)
         prefetch = _prefetch(config, encoding)
         transport.declare()
-        transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch)
+        most_bytes = largest_message(encoding.encoded, sums=encoding.folded if config.topology.num_shards else None)
+        transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         run = open_run(config, shared, directory=directory, ledger=ledger, transport=transport)
         directory.remove_unfinished()
+        bodies = KeptBodies(config.state, epoch=run.epoch)
+        bodies.remove_all(but=ledger.kept_files())
         ledger.record({"settings": dict(config.recorded)})
         stores = Stores(
             epoch=run.epoch,
             directory=directory,
             ledger=ledger,
+            bodies=bodies,
+            keeps_bodies=admission.looks_every_s is not None,
             transport=transport,
-            specs=encoding.folded,
+            encoding=encoding,
             new_accumulator=config.new_accumulator,
             clock=clock,
             on_event=on_event,
@@ -79,10 +96,10 @@ def opened(
         result = OpenedRun(
             run=run,
             stores=stores,
-            expected=Expected(run.run_id, encoding, config.topology, run.part_bytes),
+            expected=_expected(config, run, encoding, ledger),
             bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
-            broadcaster=Broadcaster(run, config, stores),
+            broadcaster=Broadcaster(run, config, stores, conflicts),
             evaluate=CentralEvaluation(task, model),
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
         )
@@ -125,6 +142,17 @@ def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
     if config.topology.num_shards:
         sizes.append(limb_bytes_of(encoding.folded))
     return affordable_prefetch(sizes, config.inline_cap)
+
+
+def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Ledger) -> Expected:
+    return Expected(
+        run.run_id,
+        encoding,
+        config.topology,
+        run.part_bytes,
+        model_sha256=lambda number: ledger.model_sha256(number - 1) if number > ledger.base_round() else None,
+        membership=config.membership,
+    )
 
 
 def _emit_opened(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: Watcher) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,17 @@ from aggregator.rounds import part_bytes_of, state_names
 from aggregator.state import Ledger, StateDirectory, companion_specs
 from broker import Transport
 from broker.states import State, first_not_finite, read_model, specs_of
-from broker.wire import MAX_PART_BYTES, Buffer, ModelHead, Specs, decode, difference
-from console import DamagedFile, MalformedMessage, StateError, TaskError
+from broker.wire import MAX_NUMBER, MAX_PART_BYTES, Buffer, ModelHead, Specs, Trust, decode_from, difference
+from console import DamagedFile, MessageError, StateError, TaskError
 
 log = logging.getLogger(__name__)
 
 _ENCODING_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
 """How updates look in a run whose ledger does not say."""
+_AFTER_RUN_S = 1.0
+"""Between the beginnings of two runs."""
+_LATEST = 1e12 - 1
+"""The latest beginning that a head can say; without a roster, anybody may have written the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +48,21 @@ def open_run(
     ledger: Ledger,
     transport: Transport,
 ) -> Run:
-    """The run in this directory; if that is empty, the open run of this name on the stream, or else a new run.
+    """The run in this directory; if that is empty, a new run or, if so configured, the open one on the stream.
 
     ``initial`` are the shared tensors of the model that a new run begins with.
     The newest model is verified; if it is damaged, the run goes back to the one before. A StateError if the directory
-    belongs to another run, or if the stream is ahead of it.
+    belongs to another run; and if it is empty while such a run is open, or behind the stream, unless the configuration
+    says which of the two is to be believed.
     """
     specs = specs_of(initial)
-    on_stream = newest_head(transport)
+    on_stream = newest_head(transport, config.membership.trust)
     if not ledger.facts():
         ledger.record(_beginning(config, initial, directory, transport, on_stream))
     facts = ledger.facts()
     _check_is_ours(config, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
-        raise StateError(
-            f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, but the stream"
-            f" {on_stream[0].epoch}: another aggregator led the run from its own directory;"
-            " give an empty --state to go on from the stream"
-        )
+        _go_beyond(on_stream[0].epoch, config, facts, directory, ledger)
     epoch = ledger.claim()
     _go_back_to_sound_model(directory, ledger, specs, state_names(config.step))
     caps, part_bytes = [config.inline_cap], {MAX_PART_BYTES, config.part_bytes, *facts.get("part_bytes", ())}
@@ -71,16 +73,41 @@ def open_run(
     return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(part_bytes))
 
 
-def newest_head(transport: Transport) -> tuple[ModelHead, Buffer] | None:
-    """The newest head on the stream and its payload; None if there is none or it cannot be read."""
+def _go_beyond(
+    epoch: int, config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory, ledger: Ledger
+) -> None:
+    """Makes this start a later one than that with this epoch, if the directory is to be trusted; else a StateError."""
+    if not config.trusts_state:
+        raise StateError(
+            f"{directory.folder} has seen {facts['epoch']} starts of run {facts['run_id']}, but the stream {epoch}:"
+            " another aggregator led the run from its own directory, or somebody forged a model; give --trust-state to"
+            " go on from this directory all the same, or an empty --state and --take-over to go on from the stream"
+        )
+    log.warning(
+        "the stream has seen %d starts of run %s, %s only %d; going on from the directory, as --trust-state says",
+        epoch,
+        facts["run_id"],
+        directory.folder,
+        facts["epoch"],
+    )
+    if epoch + 1 < MAX_NUMBER:
+        ledger.record({"epoch": epoch})
+        ledger.record({"min_epoch": epoch + 1})  # workers that followed the other head are to answer again
+    else:
+        log.warning("no start can be later than that one: workers that have seen its model must be started again")
+
+
+def newest_head(transport: Transport, trust: Trust) -> tuple[ModelHead, Buffer] | None:
+    """The newest head on the stream and its payload; None if there is none that can be read and is an aggregator's."""
     body = transport.newest_head()
     if body is None:
         return None
     try:
-        return decode(body, ModelHead)
-    except MalformedMessage as error:
-        log.warning("the newest message on the model stream cannot be read: %s", error)
+        message = decode_from(body, ModelHead, trust=trust)
+    except MessageError as error:
+        log.warning("the newest message on the model stream is passed over: %s", error)
         return None
+    return message.header, message.payload
 
 
 def _beginning(
@@ -92,7 +119,14 @@ def _beginning(
 ) -> dict[str, Any]:
     """The first facts of a new ledger; the model that they name is in its place."""
     if on_stream is not None and on_stream[0].run == config.run and not on_stream[0].is_finished:
-        return _taken_over(config, initial, directory, transport, *on_stream)
+        head = on_stream[0]
+        if config.takes_over:
+            return _taken_over(config, initial, directory, transport, *on_stream)
+        raise StateError(
+            f"run '{head.run}' is open on queue '{config.topology.queue}', at round {head.round},"
+            f" but {directory.folder} has no run; give the --state that the run was begun with, --take-over to go on"
+            " from the model on the broker, or another --run to begin anew"
+        )
     broken = first_not_finite(initial)
     if broken:
         raise TaskError(f"the task's model has NaN or infinity in '{broken}'")
@@ -105,10 +139,20 @@ def _beginning(
         "task": config.task,
         "seed": config.seed,
         **_encoding_facts(config),
+        "began_at": _later_than(on_stream),
         "base_round": 0,
         "base_sha256": written.sha256,
         "epoch": 0,
     }
+
+
+def _later_than(on_stream: tuple[ModelHead, Buffer] | None) -> float:
+    """When a new run begins: now, or just after the run before, whose aggregator's clock may have been ahead of ours.
+
+    Workers take a run that began before one that they have seen for a replay.
+    """
+    before = 0.0 if on_stream is None else on_stream[0].began_at or 0.0
+    return min(max(time.time(), before + _AFTER_RUN_S), _LATEST)
 
 
 def _taken_over(
@@ -145,6 +189,7 @@ def _taken_over(
         "task": config.task,
         "seed": head.seed,
         **_encoding_facts(config),
+        "began_at": head.began_at,
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "epoch": head.epoch,

@@ -11,34 +11,48 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
-from aggregator.events import Event, RunStopped, Watcher, WorkerSeen, unwatched
+from aggregator.events import Event, RunStopped, Watcher, unwatched
 from aggregator.opening import OpenedRun, opened
+from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads
 from aggregator.rounds import (
-    Attendance,
     Contribution,
+    Decision,
+    Duplicate,
     Fold,
-    PartialUploads,
-    Uploads,
+    Late,
+    Refuse,
     decide_on,
     read_partial,
     read_update,
 )
-from aggregator.state import ClosedBy, Ledger, UpdateRow, Verdict
+from aggregator.senders import admission_by, is_by_its_sender
+from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Presence, decode, limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, DamagedFile, MalformedMessage, MessageError, UnfitMessage, malloc
+from broker.wire import limb_bytes_of, names_of, num_bytes_of
+from console import (
+    IS_SHOWN,
+    DamagedBody,
+    DamagedFile,
+    MalformedMessage,
+    MessageError,
+    ReplayedMessage,
+    UnfitMessage,
+    malloc,
+)
 from learning import Task
 
 log = logging.getLogger(__name__)
 
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
+_MAX_SENT_BOTH_WAYS = 1000
 
 
 class Aggregator:
@@ -61,7 +75,21 @@ class Aggregator:
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
-        self._attendance, self._uploads = Attendance(), Uploads()
+        self._sent_both_ways: set[str] = set()
+        """Workers because of whose own updates a partial sum was refused."""
+        self._admission = admission_by(config.membership.rosters, config.admission)
+        self._attendance = Attendance(deadline_s=config.policy.deadline_s)
+        self._uploads, self._conflicts = Uploads(), NameConflicts()
+        self._signs_of_life = SignsOfLife(
+            attendance=self._attendance,
+            uploads=self._uploads,
+            conflicts=self._conflicts,
+            admission=self._admission,
+            trust=config.membership.trust,
+            clock=clock,
+            on_event=self._on_event,
+            on_patience=lambda seconds: self._ledger.record({"patience_s": seconds}),
+        )
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -72,7 +100,15 @@ class Aggregator:
 
     def start(self) -> None:
         """Opens or resumes the run, and makes sure that its newest model is on the stream."""
-        self._opened = opened(self._config, self._task, self._transport, clock=self._clock, on_event=self._on_event)
+        self._opened = opened(
+            self._config,
+            self._task,
+            self._transport,
+            admission=self._admission,
+            conflicts=self._conflicts,
+            clock=self._clock,
+            on_event=self._on_event,
+        )
         last = self._ledger.last_closed_round()
         has_closed = last > self._ledger.base_round()
         if has_closed:  # perhaps just before a kill
@@ -91,10 +127,12 @@ class Aggregator:
 
     def _go_on(self, number: int) -> None:
         """Opens a round in which updates may already have been folded."""
+        self._attendance.recall(self._ledger.workers())
         self._attendance.expect(self._ledger.num_present(), now=self._clock(), patience_s=self._ledger.patience_s())
         self._ledger.open_round(number, now=time.time())
         try:
             current = self._open(number)
+            current.withdraw(self._admission)  # the list may have changed meanwhile
         except DamagedFile as error:
             log.error("%s; doing round %d again", error, number)
             self._ledger.undo_from(number)
@@ -149,6 +187,7 @@ class Aggregator:
         """Commits what is folded, so that the same command resumes from there."""
         if self.is_finished:
             return
+        self._current.refusals.record_dropped()
         self._current.commit()
         number = self._current.number
         log.info("stopped in round %d; run the same command again to go on", number, extra={IS_SHOWN: True})
@@ -168,11 +207,17 @@ class Aggregator:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.PRESENCE:
-            self._see(delivery)
+            self._signs_of_life.take(delivery, refusals=self._current.refusals)
         elif delivery is not None and delivery.source is Source.PARTS:
             self._run.bodies.take(delivery)
         elif delivery is not None:
             self._take(delivery)
+        if self._admission.look():
+            self._attendance.keep_only(self._admission.admits)
+            self._current.withdraw(self._admission)
+        if self._conflicts.is_due(now=self._clock()):
+            self._conflicts.announce(now=self._clock())
+            self._run.broadcaster.announce_conflicts()
         for settled in self._run.bodies.settle():
             self._take_up(settled)
         by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
@@ -182,34 +227,21 @@ class Aggregator:
 
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
-        left_s, of_bodies_s = self._current.time_left(), self._run.bodies.time_left()
-        return left_s if of_bodies_s is None else min(left_s, of_bodies_s + 0.001)
+        times = [self._current.time_left(), self._conflicts.time_left(now=self._clock())]
+        if self._admission.looks_every_s is not None:
+            times.append(self._admission.looks_every_s)
+        of_bodies_s = self._run.bodies.time_left()
+        if of_bodies_s is not None:
+            times.append(of_bodies_s + 0.001)
+        return min(times)
 
     # -- incoming messages ----------------------------------------------------------------------------------
 
-    def _see(self, delivery: Delivery) -> None:
-        """Takes a sign of life."""
-        try:
-            presence, _ = decode(delivery.body, Presence)
-        except MalformedMessage as error:
-            log.warning("sign of life from '%s' dropped: %s", delivery.sender, error)
-            return
-        if presence.worker != delivery.sender:
-            return
-        self._uploads.heard(presence)
-        self._on_event(WorkerSeen(presence=presence))
-        patience_s = self._attendance.patience_s
-        is_conflict = self._attendance.heard(presence, now=self._clock())
-        if self._attendance.patience_s > patience_s:
-            self._ledger.record({"patience_s": self._attendance.patience_s})
-        if is_conflict and self._run.broadcaster.announce_conflict(presence.worker):
-            log.warning(
-                "two workers go by the name '%s'; each round counts only one of them; start one with another --name",
-                presence.worker,
-            )
-
     def _take(self, delivery: Delivery) -> None:
         """Reads a message from the results queue and decides on it, or sets it aside."""
+        is_sum = delivery.shard is not None and self._config.topology.num_shards > 0
+        if not is_sum and self._current.refusals.ignores(delivery):
+            return
         contribution: Contribution | None = None
         with self._suspected(delivery) as refuse_as:
             try:
@@ -218,50 +250,97 @@ class Aggregator:
                 contribution = self._read(delivery)
                 self._decide_on(contribution, delivery)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error))
+                self._refuse(delivery, contribution, error)
 
     def _take_up(self, settled: Settled[Contribution]) -> None:
-        """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
+        """Decides again on a message whose body is there by now; or sets it aside, if that will not come.
+
+        One that would not be folded needs no body: perhaps it is gone because another message had the same update.
+        """
         contribution, delivery, body = settled.message, settled.delivery, settled.body
-        if body is None:
-            self._refuse(delivery, contribution, settled.reason)
+        if body is None and isinstance(self._decision_on(contribution), Fold):
+            self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
-        contribution.received(body.num_blob_bytes)
-        with contextlib.closing(body), self._suspected(delivery) as refuse_as:
+        contribution.received(body.num_blob_bytes if body else 0)
+        with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
                 self._decide_on(contribution, delivery, body)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error))
+                self._refuse(delivery, contribution, error)
 
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
-        decision = decide_on(
+        self._check_admitted(contribution)
+        decision = self._decision_on(contribution)
+        self._check_way(contribution, decision)
+        if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
+            if self._config.membership.has_roster and self._run.bodies.has_same(contribution, delivery):
+                raise ReplayedMessage("it was sent twice, and its body is on its way already")
+            self._run.bodies.expect(contribution, delivery)
+            return
+        updates = self._current.updates
+        bound_before = updates.accumulator.bound
+        updates.take(contribution, self._with_rows(decision, delivery), delivery, body or contribution.in_message)
+        self._current.note_bound(delivery.sender, updates.accumulator.bound - bound_before)
+        for claim in contribution.claims:
+            self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
+
+    def _decision_on(self, contribution: Contribution) -> Decision:
+        return decide_on(
             contribution.claims,
             base_round=contribution.base_round,
             open_round=self._current.number,
             known=self._current.updates.known(contribution),
             max_staleness=self._config.policy.max_staleness,
             weighting=self._config.weighting,
+            most_samples=self._current.most_samples,
         )
-        if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
-            self._run.bodies.expect(contribution, delivery)
-        else:
-            self._current.updates.take(contribution, decision, delivery, body or contribution.in_message)
+
+    def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
+        """The decision; without ledger rows if this sender has had enough of them."""
+        if not isinstance(decision, Late | Duplicate) or not decision.claims:
+            return decision
+        return decision if self._current.refusals.passes_over(delivery.sender) else replace(decision, claims=())
 
     def _read(self, delivery: Delivery) -> Contribution:
         """The update or partial sum in a delivery, judged by its header alone; a MessageError if it is not ours."""
+        if delivery.cut_from:
+            raise MalformedMessage(f"a message of {delivery.num_bytes} bytes; none of this run's updates is that large")
         expected, number = self._run.expected, self._current.number
         contribution: Contribution
         if delivery.shard is None:
-            contribution = read_update(delivery, expected, round_number=number)
+            contribution = read_update(delivery, expected, round_number=number, guard=self._current.guard)
         else:
             contribution = partial = read_partial(delivery, expected, round_number=number)
             self._current.partial_uploads.arrived(partial.shard, partial.base_round, partial.head.sequence)
         for claim in contribution.claims:
             self._uploads.arrived(claim.worker)
         return contribution
+
+    def _check_admitted(self, contribution: Contribution) -> None:
+        """An UnfitMessage if it has the update of a worker that may not count, perhaps not any more."""
+        signer = None if contribution.shard is not None else contribution.signer
+        keys = () if signer is None else signer.keys
+        for claim in contribution.claims:
+            if not self._admission.admits(claim.worker, keys):
+                raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker, keys)}")
+
+    def _check_way(self, contribution: Contribution, decision: Decision) -> None:
+        """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.
+
+        A sum is refused as a whole if one of its updates came by itself and is in already. A worker that sends its
+        update both ways would so keep out all others of its shard, in every round.
+        """
+        if contribution.shard is None:
+            if isinstance(decision, Fold) and contribution.claims[0].worker in self._sent_both_ways:
+                raise UnfitMessage(
+                    "it came by itself and not in a sum of its shard; an earlier one of this worker came both ways, and"
+                    " the sum could not count"
+                )
+        elif isinstance(decision, Refuse) and len(self._sent_both_ways) < _MAX_SENT_BOTH_WAYS:
+            self._sent_both_ways.update(self._current.updates.known(contribution))
 
     @contextlib.contextmanager
     def _suspected(self, delivery: Delivery) -> Iterator[str | None]:
@@ -280,28 +359,18 @@ class Aggregator:
         else:
             self._ledger.survived(message)
 
-    def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str) -> None:
-        number, dead = self._current.number, self._config.topology.dead
-        fields = {"round": number, "worker": delivery.sender, "verdict": Verdict.REFUSED, "reason": reason}
-        log.warning("update from '%s' set aside in %s: %s", delivery.sender, dead, reason, extra=fields)
+    def _refuse(self, delivery: Delivery, contribution: Contribution | None, error: MessageError) -> None:
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
-        self._transport.set_aside(delivery, reason)
-        row = UpdateRow(
-            received_at=time.time(),
-            round=number,
-            verdict=Verdict.REFUSED,
-            reason=reason,
-            worker=delivery.sender,
-            num_bytes=len(delivery.body),
-        )
-        self._current.updates.refused(row)
+        is_by_sender = is_by_its_sender(error, are_signed=self._config.membership.has_roster)
+        self._current.refusals.refuse(delivery, str(error), is_by_sender=is_by_sender)
 
     # -- closing --------------------------------------------------------------------------------------------
 
     def _close_round(self, by: ClosedBy) -> None:
         current, number = self._current, self._current.number
         self._delete_abandoned_uploads(number)
+        current.refusals.record_dropped()
         closed = close_round(current, by, config=self._config, opened=self._run)
         reason = reason_to_end(number, config=self._config, opened=self._run)
         if reason is None:

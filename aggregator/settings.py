@@ -1,37 +1,22 @@
 """All that can be set of an aggregator."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, FilePath, model_validator
 
 from aggregator.config import AggregatorConfig, PartialConfig
-from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, kernel
+from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, WeightLimits, kernel
+from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
-from broker import ServiceSettings, WireSettings
-from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, SharedPatterns, Specs, Topology
+from broker import ServiceSettings, Shared, WireSettings
+from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
 from console import AsText
+from identities import Credentials, IdentitySettings
 from learning import Direction
-
-_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Patterns of the names of the tensors that travel; what they mean is in broker/states/selection.py."""
-
-    patterns: tuple[str, ...] = ("*",)
-
-    @classmethod
-    def parse(cls, text: str) -> "Shared":
-        """Patterns with commas between. Anything else is a ValueError."""
-        return cls(_PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(","))))
-
-    def __str__(self) -> str:
-        return ",".join(self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +70,14 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="fold updates up to this many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
     weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all alike")
+    max_samples: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="samples that count of one update: one with more weighs as if it had this many; none: all"
+    )
+    max_weight: Annotated[float, Field(ge=1)] | None = Field(
+        None,
+        description="how much one update may weigh: at most this many times the median number of samples of the updates"
+        " in the round before; the first round knows only --max-samples; none: no limit",
+    )
     compression: Annotated[AsText[Compression], BeforeValidator(_none_as_text)] = Field(
         Compression(),
         description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, only this share"
@@ -104,7 +97,8 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     )
     stop_metric: str | None = Field(
         None,
-        description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations",
+        description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations,"
+        " of which the median counts, with one vote a worker",
     )
     stop_direction: Literal["min", "max"] | None = Field(
         None,
@@ -133,9 +127,15 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     def _early_stop_has_a_metric(self) -> Self:
         if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
+        if self.weighting == "uniform" and not (self.max_samples is None and self.max_weight is None):
+            raise ValueError("--max-samples and --max-weight are for --weighting samples; uniform weighs all alike")
         if self.stop_metric is None and self.stop_direction is not None:
             raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
+
+    @property
+    def weight_limits(self) -> WeightLimits:
+        return WeightLimits(max_samples=self.max_samples, max_weight=self.max_weight)
 
     @property
     def aim(self) -> Aim:
@@ -151,7 +151,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         return self.compression.model_copy(update={"zstd": self.zstd})
 
 
-class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
+class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # type: ignore[misc]
     """One aggregator: the root, which has the model, or the partial aggregator of one shard."""
 
     role: Literal["root", "partial"] = Field(
@@ -174,9 +174,31 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         Quorum.parse("100%"),
         description="updates that close a round: a count (3), or a share of the workers present (80% or 0.8)",
     )
+    workers_allowed: str | None = Field(
+        None,
+        description="workers that count: names or patterns, separated by commas (hospital-*,lab-3), or a file with one"
+        " a line (a name with a dot or a slash), which is read again when it changes: who is no longer in it is out of"
+        " the open round; by default all",
+    )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
     state: Path = Field(
         Path("state"), description="directory of models, ledger and summary, from which the run goes on"
+    )
+
+    opening_key: FilePath | None = Field(
+        None,
+        description="with --roster, the key that opens updates, if --key is not that of the aggregator they are sealed"
+        " to: its NAME.opening.key; a partial needs it",
+    )
+    take_over: bool = Field(
+        False,
+        description="with an empty --state: go on with the open run of this name from the newest model on the broker,"
+        " whoever put it there",
+    )
+    trust_state: bool = Field(
+        False,
+        description="go on from --state even if the newest model on the broker is of a later start of the run, as after"
+        " a takeover from another directory, or a forged model",
     )
 
     @model_validator(mode="after")
@@ -185,6 +207,8 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             raise ValueError("--role partial needs --shard I/N, such as --shard 0/2")
         if self.role == "root" and self.shard is not None:
             raise ValueError("--shard is for --role partial; the root takes --shards N")
+        if self.shards and not (self.max_samples is None and self.max_weight is None):
+            raise ValueError("--max-samples and --max-weight need each update by itself; leave --shards out")
         if self.shards and self.max_staleness:
             raise ValueError(
                 "--shards needs --max-staleness 0: a partial sum that is late cannot be discounted exactly"
@@ -192,8 +216,17 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
         return self
 
     @property
+    def credentials(self) -> Credentials | None:
+        known = super().credentials
+        opening_keys = () if self.opening_key is None else (self.opening_key,)
+        return None if known is None else replace(known, opening_keys=opening_keys)
+
+    @property
     def config(self) -> AggregatorConfig:
-        """What the root aggregator is to do. A SettingsError where compiled code is asked for and cannot be had."""
+        """What the root aggregator is to do, as nobody on a roster yet.
+
+        A SettingsError where compiled code is asked for and cannot be had.
+        """
         return AggregatorConfig(
             run=self.run,
             task=self.task,
@@ -203,6 +236,7 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             policy=self.policy,
             ending=Ending(rounds=self.rounds, aim=self.aim, stop_at=self.stop_at, patience=self.patience),
             weighting=self.weighting,
+            weight_limits=self.weight_limits,
             local=self.local,
             compression=self.update_compression,
             shared=self.shared.patterns,
@@ -212,7 +246,10 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             commit_every_s=self.commit_every_s,
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
-            recorded=self.model_dump(mode="json", exclude={"broker"}),
+            admission=self.admission,
+            takes_over=self.take_over,
+            trusts_state=self.trust_state,
+            recorded=self.model_dump(mode="json", exclude={"broker", "token"}),
         )
 
     @property
@@ -228,12 +265,18 @@ class AggregatorSettings(RunSettings, ServiceSettings):  # type: ignore[misc]
             new_sum=self.new_sum,
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
+            admission=self.admission,
         )
 
     @property
     def new_sum(self) -> Callable[[Specs], ExactSum]:
         """Makes an empty sum, which is added to by compiled code if that is asked for."""
         return partial(ExactSum, kernel=kernel() if self.compiled_fold else None)
+
+    @property
+    def admission(self) -> Admission:
+        """Who may count. A SettingsError where the list of workers cannot be read."""
+        return Everybody() if self.workers_allowed is None else Allowed(self.workers_allowed)
 
     @property
     def topology(self) -> Topology:

@@ -5,8 +5,8 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 
 from broker.connecting import connect
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, WireSettings, redacted
-from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport
+from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, Shared, WireSettings, redacted
+from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [
     "BlobNews",
@@ -18,9 +18,11 @@ __all__ = [
     "MemoryTransport",
     "Queued",
     "ServiceSettings",
+    "Shared",
     "Source",
     "Transport",
     "WireSettings",
+    "beginning_of",
     "connect",
     "redacted",
 ]

@@ -1,12 +1,16 @@
 """The one place where settings become a Transport: its users do not know which broker is behind it."""
 
+import functools
+import logging
 from collections.abc import Callable
 
 from broker.rabbitmq import RabbitMQ
-from broker.settings import BrokerSettings
+from broker.settings import BrokerSettings, is_in_clear, redacted
 from broker.transport import Transport
 from broker.wire import Topology
 from console import LinkChanged
+
+log = logging.getLogger(__name__)
 
 
 def connect(
@@ -22,4 +26,15 @@ def connect(
     ``topology`` has the names to use and declare, by default those of ``settings.queue`` without shards.
     ``on_link`` is called when a connection is lost or restored, from one of the transport's own threads.
     """
+    if is_in_clear(settings.broker) and not settings.trusted_network:
+        _warn_of_listeners(redacted(settings.broker))
     return RabbitMQ(settings, role=role, topology=topology, on_link=on_link)
+
+
+@functools.cache  # once in a process, however often it connects
+def _warn_of_listeners(where: str) -> None:
+    log.warning(
+        "%s: without TLS, whoever is on the network on the way reads password and models; use amqps://,"
+        " or say --trusted-network if nobody else is on it",
+        where,
+    )

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from broker.transport import BlobNews, BlobUpload, DeadLetter, Delivery, Queued, Source, Transport
+from broker.transport import BlobNews, BlobUpload, DeadLetter, Delivery, Queued, Source, Transport, received
 from broker.wire import Buffer, Topology, partial_key, shard_of
 from console import BlobLost, QueueMissing
 
@@ -56,6 +56,7 @@ class MemoryTransport(Transport):
         self._changed = broker.changed
         self._sources: tuple[Source, ...] = ()
         self._prefetch = 16
+        self._most_bytes: int | None = None
         self._next_head = 0
         self._tags = itertools.count(1)
         self._unacked: dict[int, tuple[str, bytes]] = {}
@@ -64,7 +65,10 @@ class MemoryTransport(Transport):
 
     def declare(self) -> None:
         with self._changed:
+            if self._shard is not None:
+                self._changed.wait_for(lambda: self._broker.is_declared)
             self._broker.is_declared = True
+            self._changed.notify_all()
 
     def remove(self) -> None:
         self.listen()
@@ -80,8 +84,8 @@ class MemoryTransport(Transport):
         with self._changed:
             return self._broker.leaders.setdefault(self._shard, self) is self
 
-    def listen(self, *sources: Source, prefetch: int = 16) -> None:
-        self._sources, self._prefetch = sources, prefetch
+    def listen(self, *sources: Source, prefetch: int = 16, most_bytes: int | None = None) -> None:
+        self._sources, self._prefetch, self._most_bytes = sources, prefetch, most_bytes
         with self._changed:
             self._broker.readers.pop(self, None)
             if Source.UPDATES in sources:
@@ -154,7 +158,7 @@ class MemoryTransport(Transport):
                 return Delivery(source, body, sender)
             tag = next(self._tags)
             self._unacked[tag] = (sender, body)
-            return Delivery(source, body, sender, tag)
+            return received(Delivery(source, body, sender, tag), self._most_bytes)
         return None
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
@@ -174,6 +178,12 @@ class MemoryTransport(Transport):
         with self._changed:
             self._broker.dead.append(DeadLetter(delivery.body, reason, delivery.sender))
         self.ack([delivery])
+
+    def ignore(self, sender: str) -> None:
+        """Does nothing: a delivery costs nothing here."""
+
+    def heed_all(self) -> dict[str, tuple[int, int]]:
+        return {}
 
     def newest_head(self) -> Buffer | None:
         with self._changed:

@@ -1,24 +1,52 @@
 """The settings of the wire: how to behave towards a broker, and which one it is."""
 
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr
+from pydantic import AfterValidator, Field, FilePath, SecretStr, TypeAdapter
 
-from broker.wire import MAX_PART_BYTES, QueueName
-from console import CommandSettings, MetricsSettings
+from broker.wire import MAX_PART_BYTES, QueueName, SharedPatterns
+from console import MetricsSettings, NetworkSettings
 
 
 def _checked_url(url: SecretStr) -> SecretStr:
+    login = url.get_secret_value().partition("://")[2].rpartition("@")[0]
+    unwritten = re.search(r"[#/?\[\]]|%(?![0-9A-Fa-f]{2})", login)
+    if unwritten:
+        sign = unwritten[0]
+        raise ValueError(
+            f"not a broker's URL: it has a {sign} before the last @; in a user name or password write {quote(sign, '')}"
+            f" for it (# is %23, / is %2F, ? is %3F, @ is %40, % is %25)"
+        )
     if not _is_broker_url(url.get_secret_value()):
         raise ValueError("not a broker's URL; expected amqp://USER:PASSWORD@HOST:5672/VHOST, or amqps://…")
     return url
 
 
+_PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
 BrokerUrl = Annotated[SecretStr, AfterValidator(_checked_url)]
 
 
-class WireSettings(CommandSettings):
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Patterns of the names of the tensors that travel; what they mean is in broker/states/selection.py."""
+
+    patterns: tuple[str, ...] = ("*",)
+
+    @classmethod
+    def parse(cls, text: str) -> "Shared":
+        """Patterns with commas between. Anything else is a ValueError."""
+        return cls(_PATTERNS.validate_python(tuple(pattern.strip() for pattern in text.split(","))))
+
+    def __str__(self) -> str:
+        return ",".join(self.patterns)
+
+
+class WireSettings(NetworkSettings):
     """How to behave towards a broker, whichever it is."""
 
     tls_ca: FilePath | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
@@ -60,6 +88,21 @@ def _is_broker_url(url: str) -> bool:
         return parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number; the text would show a part of the password
         return False
+
+
+def is_in_clear(url: SecretStr) -> bool:
+    """Whether passwords and models leave this machine without TLS on their way to the broker."""
+    parts = urlsplit(url.get_secret_value())
+    return parts.scheme == "amqp" and not _is_this_machine(parts.hostname or "")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        own = socket.gethostname().lower()
+        return host == "localhost" or host.endswith(".localhost") or host in (own, own.partition(".")[0])
+    return address.is_loopback or address.is_unspecified
 
 
 def redacted(url: SecretStr | str) -> str:

@@ -11,7 +11,7 @@ aggregator, which made the queue, gets a QueueMissing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -58,6 +58,14 @@ class Delivery:
     session: int = 0
     num_returns: int = 0
     """How often it was delivered before and returned to the queue."""
+    cut_from: int = 0
+    """The size of the message, if ``body`` is only its beginning; 0: it is all there."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the message as it was sent."""
+        return self.cut_from or len(self.body)
+
     part: int = 0
     """Of PARTS: which part of its blob this is."""
     news: BlobNews | None = None
@@ -67,6 +75,23 @@ class Delivery:
     def shard(self) -> int | None:
         """The shard whose partial sum this is; None if it is an update."""
         return shard_in(self.sender)
+
+
+BEGINNING_BYTES = 2**16
+"""What is kept of a message that is too long to be an update: enough to see what it is."""
+
+
+def received(delivery: Delivery, most_bytes: int | None) -> Delivery:
+    """The delivery, or only its beginning if it has more than ``most_bytes`` (None: however long it is)."""
+    return delivery if most_bytes is None or len(delivery.body) <= most_bytes else beginning_of(delivery)
+
+
+def beginning_of(delivery: Delivery) -> Delivery:
+    """The first bytes of a message, at most BEGINNING_BYTES; the rest takes no memory any more."""
+    if len(delivery.body) <= BEGINNING_BYTES:
+        return delivery
+    body = bytes(memoryview(delivery.body)[:BEGINNING_BYTES])
+    return replace(delivery, body=body, cut_from=delivery.num_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +127,10 @@ class Transport(Protocol):
     """The broker, as seen by one process."""
 
     def declare(self) -> None:
-        """Makes every queue and stream that is missing. For the aggregator."""
+        """Makes every queue and stream that is missing. For the aggregator.
+
+        A partial aggregator makes none: it waits until they are there.
+        """
 
     def remove(self) -> None:
         """Deletes what ``declare`` made, with all messages, and stops receiving. For the last process on the queue.
@@ -111,7 +139,10 @@ class Transport(Protocol):
         """
 
     def check(self) -> None:
-        """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the results queue is there."""
+        """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the model stream is there.
+
+        Not the results queue: RabbitMQ tells of a queue only those who may do something with it.
+        """
 
     def lead(self) -> bool:
         """Becomes the one aggregator of this queue; False while another one leads.
@@ -119,9 +150,10 @@ class Transport(Protocol):
         Leadership ends with the connection: from then on every method raises LeadershipLost.
         """
 
-    def listen(self, *sources: Source, prefetch: int = 16) -> None:
+    def listen(self, *sources: Source, prefetch: int = 16, most_bytes: int | None = None) -> None:
         """Starts receiving from these sources; ``prefetch`` bounds the updates received and not yet acked.
 
+        Of messages with more than ``most_bytes``, which can be no updates, only the beginning is delivered.
         MODELS begins with the newest head and goes on with later ones.
         """
 
@@ -141,7 +173,19 @@ class Transport(Protocol):
         """Puts all updates received and not acked back onto the queue; they are delivered again."""
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
-        """Moves an update to the dead letters, with its reason, and acks it."""
+        """Moves an update to the dead letters, with its reason, and acks it once it is there.
+
+        Does not wait for that; ``close`` and ``give_back`` do. Why it cannot be there is raised by ``receive``.
+        """
+
+    def ignore(self, sender: str) -> None:
+        """From now on drops this sender's updates as they arrive, where that is cheaper than delivering them.
+
+        Some may be delivered all the same. Lasts until ``heed_all``.
+        """
+
+    def heed_all(self) -> dict[str, tuple[int, int]]:
+        """Ignores nobody any more; returns how many updates of whom were dropped, and their bytes."""
 
     def newest_head(self) -> Buffer | None:
         """The body of the newest message of the model stream; None if there is none. For the aggregator."""
@@ -165,10 +209,7 @@ class Transport(Protocol):
         """
 
     def read_status(self) -> Buffer | None:
-        """The aggregator's last status, which stays there for others.
-
-        None if there is none yet, or if other readers held it for a whole second. QueueMissing without its queue.
-        """
+        """The aggregator's last status; None if there is none yet. QueueMissing without its stream."""
 
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         """The counts of these queues, by name; a queue that is missing, refused to us or failing is left out."""
@@ -176,7 +217,7 @@ class Transport(Protocol):
     def open_blob(self, name: str) -> BlobUpload:
         """Begins to store parts under ``name``, replacing what was there.
 
-        Where the broker can no longer use that name, ``.1``, ``.2``, … is appended to it.
+        Where the broker can no longer use that name, or somebody else holds it, ``.1``, ``.2``, … is appended to it.
         """
 
     def write_blob(self, name: str, parts: Iterable[bytes]) -> str:

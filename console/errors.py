@@ -2,6 +2,7 @@
 
 FedmqError                     1  FAILED
 ├── SettingsError              2  USAGE        flags, environment or file make no sense
+│   └── IdentityError          2  USAGE        a key, certificate or roster cannot be used
 ├── TaskError                  3  TASK         the task cannot be loaded or does not fit
 ├── BrokerError
 │   ├── BrokerUnreachable      4  UNREACHABLE  temporary: nobody answers, a connection broke
@@ -15,7 +16,10 @@ FedmqError                     1  FAILED
 │   └── DamagedFile            6  STATE        a file in it is not what was written; an earlier one may do
 └── MessageError                               one message is unusable; it is set aside, nobody stops
     ├── MalformedMessage                       it does not decode
+    ├── ForgedMessage                          nobody signed it who may send it
     └── UnfitMessage                           it decodes, but does not fit this run
+        ├── DamagedBody                        its body is not the one that its header announces
+        └── ReplayedMessage                    its signature is right, but it is of no use any more
 """
 
 from enum import IntEnum
@@ -45,6 +49,10 @@ class SettingsError(FedmqError):
     """Settings that cannot be used; the message lists every problem."""
 
     exit_code = ExitCode.USAGE
+
+
+class IdentityError(SettingsError):
+    """A key, a certificate or a roster that cannot be used: missing, open to others, not signed, somebody else's."""
 
 
 class TaskError(FedmqError):
@@ -111,5 +119,17 @@ class MalformedMessage(MessageError):
     """A message that does not decode, or contradicts itself."""
 
 
+class ForgedMessage(MessageError):
+    """A message whose signature is not that of somebody who may send it, or that has none where one is asked for."""
+
+
 class UnfitMessage(MessageError):
     """A message that decodes but does not fit this run: wrong run, shape, numbers or size."""
+
+
+class DamagedBody(UnfitMessage):
+    """A body that is not the one which a header announces: somebody else than its sender may have changed it."""
+
+
+class ReplayedMessage(UnfitMessage):
+    """A signed message that is of no use here any more: anybody who once read it can have sent it again."""

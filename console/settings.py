@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Protocol, Self, TypeVar
 
 import yaml
 from pydantic import Field, PlainSerializer, SecretStr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -18,8 +20,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from console.command import configure_logging
 from console.errors import SettingsError
 from console.log_lines import LogFormat
+
+log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -54,21 +59,13 @@ class CommandSettings(BaseSettings):
         env_parse_none_str=_NONE,
     )
 
+    read_past: ClassVar[frozenset[str]] = frozenset()
+    """Settings of other commands on the same machine that their common file may have, and this command does without."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: LogFormat = Field("text", description="log lines for people, or one JSON object a line")
     live: bool = Field(
         True, description="show progress live, instead of as log lines, where standard error is a terminal"
-    )
-
-
-class MetricsSettings(CommandSettings):
-    """A command that runs for days, and is watched."""
-
-    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        None, description="port that serves metrics to Prometheus, under /metrics; none: no metrics"
-    )
-    metrics_host: str = Field(
-        "127.0.0.1", description="address of that port; 0.0.0.0: open to whoever reaches this machine"
     )
 
 
@@ -93,9 +90,65 @@ def _parser_of(kind: type[Readable]) -> Any:
     return parsed
 
 
+class NetworkSettings(CommandSettings):
+    """A command that speaks over a network."""
+
+    trusted_network: bool = Field(
+        False,
+        description="nobody else is on the network: do not warn that amqp:// is not encrypted, or that a page or"
+        " metrics are open to other machines",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostNames:
+    """Names of machines, in lower case; ``*`` is any name."""
+
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "HostNames":
+        """Names with commas between. Anything else is a ValueError."""
+        names = tuple(name.strip().lower() for name in text.split(",")) if text.strip() else ()
+        wrong = [name for name in names if not re.fullmatch(r"\*|[a-z0-9._-]+", name)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no host's name; expected names with commas between, without ports")
+        return cls(names)
+
+    def __str__(self) -> str:
+        return ",".join(self.names)
+
+
+class ServedSettings(NetworkSettings):
+    """A command that answers over HTTP."""
+
+    token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None,
+        description="password of the page and the metrics: ?token=… once in a browser, elsewhere the header"
+        " Authorization: Bearer …; at least 16 characters; none: whoever reaches the port is answered",
+    )
+    allowed_hosts: AsText[HostNames] = Field(
+        HostNames(),
+        description="further names of this machine by which the page and the metrics may be asked for, separated by"
+        " commas; *: any; localhost, the machine's own name and addresses in numbers always may",
+    )
+
+
+class MetricsSettings(ServedSettings):
+    """A command that runs for days, and is watched."""
+
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="port that serves metrics to Prometheus, under /metrics; none: no metrics"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="address of that port; 0.0.0.0: all of this machine's, so set a --token, too",
+    )
+
+
 def without_password(word: str) -> str:
-    """An argument of a command as others may see it: a URL in it with PASSWORD in place of the password."""
-    return re.sub(r"(//[^/@\s:]*):\S*@", r"\1:PASSWORD@", word)
+    """An argument of a command as others may see it: PASSWORD in place of one in a URL, and of a token."""
+    return re.sub(r"(//[^/@\s:]*):\S*@", r"\1:PASSWORD@", re.sub(r"^(--token=)\S+", r"\1PASSWORD", word))
 
 
 def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
@@ -144,9 +197,32 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
             return (flags, env_settings, *([from_file] if from_file else []))
 
     try:
-        return Sourced()
+        read = Sourced()
     except ValidationError as error:
         raise SettingsError(explained(error, prog)) from error
+    _warn_of_passwords(read, flags())
+    return read
+
+
+def _warn_of_passwords(read: BaseSettings, flags: Mapping[str, Any]) -> None:
+    """Whoever uses this machine can list the arguments of all its processes."""
+    seen = [
+        name for name, given in flags.items() if isinstance(getattr(read, name, None), SecretStr) and _is_secret(given)
+    ]
+    if seen and isinstance(read, CommandSettings):
+        configure_logging(read.log_level, log_format=read.log_format)  # the command does it anew, with its terminal
+    for name in sorted(seen):
+        log.warning(
+            "--%s holds a password, which every user of this machine can see (`ps`); set %s%s in its place",
+            name.replace("_", "-"),
+            ENV_PREFIX,
+            name.upper(),
+        )
+
+
+def _is_secret(given: str) -> bool:
+    """RabbitMQ's own default password is none, and works on its own machine alone."""
+    return "://" not in given or ("//guest:guest@" not in given and without_password(given) != given)
 
 
 def environment_of(settings: BaseSettings, names: Iterable[str]) -> dict[str, str]:
@@ -165,7 +241,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong without repeating a password that was part of it."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(re.sub(r"//[^/@\s]*:[^@\s]*@", "//…@", message))
+        super().error(without_password(message))
 
 
 def _config_parser() -> argparse.ArgumentParser:
@@ -174,7 +250,7 @@ def _config_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, object]:
+def _read_yaml(settings: type[S], path: str, own: str) -> dict[str, object]:
     """What the file says, with its section ``own`` in place of what it says for several commands."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -192,6 +268,8 @@ def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, o
     sections = {name: content.pop(name) for name in SECTIONS if isinstance(content.get(name), dict)}
     content |= sections.get(own, {})
     content = {str(key).replace("-", "_"): None if value == _NONE else value for key, value in content.items()}
+    read_past = settings.read_past if issubclass(settings, CommandSettings) else frozenset()
+    content = {name: value for name, value in content.items() if name not in read_past}
     unknown = sorted(set(content) - set(settings.model_fields))
     if unknown:
         raise SettingsError(
@@ -201,11 +279,11 @@ def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, o
 
 
 def explained(error: ValidationError, prog: str) -> str:
-    """All that is wrong with the settings of a command, on one line, without the broker's URL."""
+    """All that is wrong with the settings of a command, on one line, without passwords."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        given = "" if name == "broker" or not name else f" (given: {problem['input']!r})"
+        given = "" if name in ("broker", "token", "password") or not name else f" (given: {problem['input']!r})"
         flag = f"--{name.replace('_', '-')}: " if name else ""
         problems.append(f"{flag}{problem['msg'].removeprefix('Value error, ')}{given}")
     return f"{'; '.join(problems)}. See {prog} --help."

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -272,7 +273,8 @@ def command_line(prog: str, argv: Sequence[str] | None, *, state: Path | None = 
     words = [*(_started_as(prog) if argv is None else [prog]), *(sys.argv[1:] if argv is None else argv)]
     if state is not None and not any(word == "--state" or word.startswith("--state=") for word in words):
         words += ["--state", str(state)]
-    return shlex.join(without_password(word) for word in words)
+    flagged = pairwise(["", *words])
+    return shlex.join("PASSWORD" if flag == "--token" else without_password(word) for flag, word in flagged)
 
 
 def _started_as(prog: str) -> list[str]:

@@ -1,12 +1,11 @@
 """``fl-dashboard``: serves the page of a run, or of all runs in a folder."""
 
 import contextlib
-import logging
 import signal
-import socket
 from collections.abc import Sequence
 
-from console import ExitCode, SettingsError, StateError, configure_logging, exit_code_of, read_settings
+from console import ExitCode, StateError, configure_logging, exit_code_of, read_settings
+from console.serving import listening, warn_if_open
 from dashboard.live_status import LiveStatus
 from dashboard.server import Dashboard, PageServer
 from dashboard.settings import DashboardSettings
@@ -16,8 +15,8 @@ _DESCRIPTION = "Serves a page that follows a run: learning curves, who trained w
 _EXAMPLES = """\
   fl-dashboard --state state                          then open http://localhost:8080
   fl-dashboard --state runs                           all simulations; the newest first
-  fl-dashboard --state /var/lib/fedmq/run-7 --broker amqp://user:secret@broker:5672/ --queue updates
-  fl-dashboard --host 0.0.0.0 --port 80               open to others: whoever reaches the port sees the run
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-dashboard --state /var/lib/fedmq/run-7 --queue updates
+  fl-dashboard --host 0.0.0.0 --port 80               open to others; give it a FEDMQ_TOKEN first, which they then need
 It only reads: start, stop and kill it as you like."""
 
 
@@ -28,34 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(DashboardSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     configure_logging(settings.log_level, log_format=settings.log_format)
     if not settings.state.is_dir():
         raise StateError(f"--state: there is no folder {settings.state}")
-    with _listening(settings) as listening:
-        port = listening.getsockname()[1]
+    with listening(settings.host, settings.port, what="the page", port_flag="--port") as at:
+        warn_if_open(settings, host=settings.host, what="the page")
+        port = at.getsockname()[1]
         host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else settings.host
-        print(f"http://{host}:{port}/ shows {settings.state}; Ctrl-C ends it", flush=True)
+        wanted = "?token=…" if settings.token else ""  # what is printed may be kept in a log
+        print(f"http://{host}:{port}/{wanted} shows {settings.state}; Ctrl-C ends it", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: None)  # the server shuts down cleanly by itself, then raises it again
         with contextlib.suppress(KeyboardInterrupt):
             live = LiveStatus(settings) if settings.broker else None
-            PageServer(Dashboard(settings.state, live=live), host=settings.host).run(sockets=[listening])
+            PageServer(Dashboard(settings.state, live=live), settings, host=settings.host).run(sockets=[at])
     return ExitCode.OK
-
-
-def _listening(settings: DashboardSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((settings.host, settings.port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise SettingsError(
-            f"cannot serve at {settings.host}:{settings.port}: {error.strerror or error}; choose another --port"
-        ) from error
-    return listening
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Feed:
             if self._live is not None and now - live_at >= _LIVE_EVERY_S:
                 live, live_at = await self._ask_broker(history), now
             if version != known:
-                data, known = await asyncio.to_thread(overview, history), version
+                data, known = await asyncio.to_thread(_overview_in, self._state), version
                 await self._send(data | {"live": live})
             elif live != before:
                 await self._send(data | {"live": live})
@@ -96,3 +96,9 @@ class Feed:
         async with self._changed:
             self._newest = json.dumps(data)
             self._changed.notify_all()
+
+
+def _overview_in(state: Path) -> dict[str, Any]:
+    """With a connection of its own: the reader that waits for it may be cancelled, and closes what it has opened."""
+    with History(state) as history:
+        return overview(history)

@@ -8,14 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 
-import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -29,7 +27,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.history import History, report
-from console import StateError
+from console import ServedSettings, StateError
+from console.serving import Gate, HttpServer
 from dashboard.downloads import rounds_csv, updates_csv
 from dashboard.feed import Feed, Live
 from dashboard.runs import Run, runs_in
@@ -42,7 +41,6 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Dashboard:
@@ -54,9 +52,8 @@ class Dashboard:
         self._feeds: dict[str, Feed] = {}
         self._pages = Environment(loader=PackageLoader("dashboard", "page"), autoescape=True, undefined=StrictUndefined)
 
-    def app(self, *, host: str = "127.0.0.1") -> Starlette:
-        """The app to serve at ``host``. At a loopback address it answers to no other name, whatever other pages ask."""
-        allowed = [*_LOOPBACK, "[::1]"] if host in _LOOPBACK else ["*"]
+    def app(self, settings: ServedSettings, *, host: str) -> Starlette:
+        """The app to serve at ``host``, to those whom the settings let in."""
         return Starlette(
             routes=[
                 Route("/", self._index),
@@ -70,8 +67,8 @@ class Dashboard:
                 Route("/static/{file}", _static),
             ],
             middleware=[
-                Middleware(TrustedHostMiddleware, allowed_hosts=allowed),
                 Middleware(_WithHeaders),
+                Middleware(Gate, settings, host=host),
                 Middleware(GZipMiddleware, minimum_size=2000),
             ],
             exception_handlers={StateError: _unreadable},
@@ -205,11 +202,11 @@ async def _unreadable(request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), status_code=503)
 
 
-class PageServer(uvicorn.Server):
+class PageServer(HttpServer):
     """Serves a dashboard until Ctrl-C, SIGTERM or ``stop``, without waiting for open pages."""
 
-    def __init__(self, dashboard: Dashboard, *, host: str = "127.0.0.1") -> None:
-        super().__init__(uvicorn.Config(dashboard.app(host=host), log_config=None, access_log=False, lifespan="off"))
+    def __init__(self, dashboard: Dashboard, settings: ServedSettings, *, host: str) -> None:
+        super().__init__(dashboard.app(settings, host=host))
         self._dashboard = dashboard
         self._loop: asyncio.AbstractEventLoop | None = None
 

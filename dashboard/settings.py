@@ -7,16 +7,23 @@ from pydantic import Field
 
 from broker import BrokerUrl, WireSettings
 from broker.wire import QueueName
+from console import ServedSettings
+from identities import RosterSettings
 
 
-class DashboardSettings(WireSettings):
+class DashboardSettings(WireSettings, ServedSettings, RosterSettings):
     """One page server."""
+
+    read_past = frozenset({"key", "opening_key"})
 
     state: Path = Field(
         Path("state"),
         description="state directory of a run, or a folder with several of them; the newest is shown first",
     )
-    host: str = Field("127.0.0.1", description="address to serve at; 0.0.0.0: open to whoever reaches this machine")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to serve at; 0.0.0.0: at all of this machine's, so set a --token, too",
+    )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="port to serve at; 0: any free port")
     broker: BrokerUrl | None = Field(
         None, description="URL of the run's RabbitMQ, to show who is present and what waits; by default only the ledger"

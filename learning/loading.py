@@ -19,7 +19,18 @@ from learning.task import Site, Task
 BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
 METHODS = ("model", "train", "evaluate")
 OUR_PACKAGES = frozenset(
-    {"aggregator", "broker", "console", "dashboard", "learning", "operations", "scaffold", "simulation", "worker"}
+    {
+        "aggregator",
+        "broker",
+        "console",
+        "dashboard",
+        "identities",
+        "learning",
+        "operations",
+        "scaffold",
+        "simulation",
+        "worker",
+    }
 )
 
 # Two threads of one process may load the same file: the second waits, and gets the same module.

@@ -1,10 +1,9 @@
 """``fl-dead``: look at the updates that were set aside, then replay or drop them."""
 
-import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from console import (
     printable,
     read_settings,
 )
+from operations.arguments import words_last
 from operations.settings import DeadSettings
 
 _PROG = "fl-dead"
@@ -45,30 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str]) -> ExitCode:
-    settings = read_settings(DeadSettings, _words_last(argv), prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    settings = read_settings(
+        DeadSettings, words_last(DeadSettings, argv), prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES
+    )
     configure_logging(settings.log_level, log_format=settings.log_format)
     commands = {"list": _list, "show": _show, "replay": _replay, "drop": _drop}
     commands[settings.command](settings)
     return ExitCode.OK
-
-
-def _words_last(argv: Iterable[str]) -> list[str]:
-    """The same arguments, flags first: argparse misses the ID in `replay --queue updates ID`."""
-    switches = {"-h", "--help"}
-    switches |= {
-        f"--{field.alias or name}" for name, field in DeadSettings.model_fields.items() if field.annotation is bool
-    }
-    flags: list[str] = []
-    words: list[str] = []
-    left = iter(argv)
-    for word in left:
-        if not word.startswith("-"):
-            words.append(word)
-            continue
-        flags.append(word)
-        if word not in switches and "=" not in word and not word.startswith("--no-"):
-            flags.extend(itertools.islice(left, 1))
-    return [*flags, *words]
 
 
 # -- the commands -------------------------------------------------------------------------------------------

@@ -1,17 +1,22 @@
 """All that can be set of the operators' commands."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg
 
 from broker import BrokerSettings
 from broker.rabbitmq import ID_DIGITS, MAX_LIMIT
-from broker.wire import Topology
+from broker.wire import QueueName, RunName, Topology, WorkerName
+from console import CommandSettings
+from identities import RosterSettings
 
 
-class StatusSettings(BrokerSettings):
+class StatusSettings(BrokerSettings, RosterSettings):
     """One call of the command."""
+
+    read_past = frozenset({"key", "opening_key"})
 
     is_json: bool = Field(False, alias="json", description="print one JSON object")
     watch: bool = Field(False, description="print it again each second, until the run is over")
@@ -19,6 +24,8 @@ class StatusSettings(BrokerSettings):
 
 class DeadSettings(BrokerSettings):
     """One call of the command."""
+
+    read_past = frozenset({"key", "opening_key", "roster", "roster_key"})
 
     command: CliPositionalArg[Literal["list", "show", "replay", "drop"]] = Field(
         description="list, show, replay or drop"
@@ -51,3 +58,74 @@ class DeadSettings(BrokerSettings):
     def dead(self) -> str:
         """The queue's name."""
         return Topology(self.queue).dead
+
+
+class KeysSettings(CommandSettings):
+    """One call of the command."""
+
+    command: CliPositionalArg[Literal["new", "show", "roster", "sign", "revoke", "permissions"]] = Field(
+        description="new, show, roster, sign, revoke or permissions"
+    )
+    names: CliPositionalArg[list[str]] = Field(
+        default=[],
+        description="new: the key's name; show: files to show; roster: files NAME.pub to put onto it; sign: a worker's"
+        " file NAME.pub, or a roster that was changed by hand; revoke: names, key ids or files NAME.pub;"
+        " permissions: names of the broker's users",
+    )
+    role: Literal["worker", "aggregator", "partial", "keeper", "admin", "onlooker"] = Field(
+        "worker", description="new, permissions: whom the key or the broker's user is for; a site is a worker"
+    )
+    keys: Path = Field(
+        Path("keys"),
+        description="new: folder that the key's files are written to; roster, sign, revoke: folder of the admin's key",
+    )
+    key: Path | None = Field(
+        None,
+        description="roster, revoke: the admin's private key, by default admin.key in --keys; sign: the same for a"
+        " roster, and for a worker's NAME.pub its site's private key",
+    )
+    roster: Path = Field(Path("roster.yaml"), description="roster, revoke: file of the roster")
+    roster_key: str | None = Field(
+        None,
+        description="show, roster: whose signature the roster must have: the fingerprint of the admin's key, or its"
+        " file admin.pub",
+    )
+    federation: RunName | None = Field(None, description="roster: the federation's name, when it is begun")
+    min_sites: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="roster: a floor for results of few sites; kept for later, nothing asks for it yet"
+    )
+    sealed_to: WorkerName | None = Field(
+        None, description="roster: the aggregator that updates are sealed to; the first one, unless given"
+    )
+    days: float = Field(7.0, gt=0, le=366, description="sign: days that a worker's certificate is valid")
+
+    queue: QueueName = Field("updates", description="permissions: name of the federation's results queue")
+    vhost: str = Field("/", description="permissions: the broker's virtual host")
+    elastic: bool = Field(
+        False, description="permissions: the user of a site may speak for each of its workers, NAME-…"
+    )
+    shard: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="permissions: the shard of a partial aggregator's user; none: any"
+    )
+    is_json: bool = Field(False, alias="json", description="permissions: as definitions that RabbitMQ imports")
+    password: SecretStr | None = Field(
+        None, description="permissions --json: password of these users, for definitions that make the users as well"
+    )
+
+    @model_validator(mode="after")
+    def _arguments_belong_to_the_command(self) -> Self:
+        if self.command == "new" and len(self.names) != 1:
+            raise ValueError("new takes one name, such as: fl-keys new hospital-a --role worker")
+        if self.command == "new" and self.role == "onlooker":
+            raise ValueError("who only looks on signs nothing, and needs no key")
+        if self.command == "permissions" and self.role == "admin":
+            raise ValueError("the admin signs the roster, and is no user of the broker")
+        if self.command in ("show", "sign", "revoke", "permissions") and not self.names:
+            raise ValueError(f"{self.command} takes at least one argument; see the examples in --help")
+        if self.command == "roster" and not all(name.endswith(".pub") for name in self.names):
+            raise ValueError("roster takes public keys' files, NAME.pub; another roster file is named with --roster")
+        return self
+
+    @property
+    def admin_key(self) -> Path:
+        return self.key or self.keys / "admin.key"

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from broker import Queued, Transport
-from broker.wire import Status, Topology, decode
-from console import BrokerError, MalformedMessage, QueueMissing
+from broker.wire import Message, Protection, Signer, Status, Topology, Trust, decode_from
+from console import BrokerError, MessageError, QueueMissing
 
 _SAYS_EVERY_S = 10.0
 """A running aggregator sends its status at least this often."""
@@ -41,6 +41,10 @@ class Snapshot:
     """By queue: results, those of shards, dead letters."""
     problem: str | None = None
     """Why there is no newer snapshot."""
+    signer: Signer | None = None
+    """Who has signed the status; None: signatures are not checked."""
+    protection: tuple[Protection, ...] = ()
+    """How updates are protected by the roster at hand."""
 
     @property
     def condition(self) -> Condition:
@@ -102,14 +106,19 @@ class Snapshot:
         return self.age_s is not None and self.age_s > _QUIET_S
 
 
-def take_snapshot(transport: Transport, topology: Topology) -> Snapshot:
-    """What the broker has now. QueueMissing if no aggregator made the queues, or one too old to send a status."""
-    status = _status(transport, topology)
+def take_snapshot(transport: Transport, topology: Topology, trust: Trust) -> Snapshot:
+    """What the broker has now; ``trust`` says whose status counts.
+
+    QueueMissing if no aggregator made the queues, or one too old to send a status.
+    """
+    message = _status(transport, topology, trust)
+    status, signer = (None, None) if message is None else (message.header, message.signer)
     known = Topology(topology.queue, num_shards=status.num_shards if status else 0)
-    return Snapshot(time.time(), known, status, transport.queued([*known.update_queues, known.dead]))
+    queued = transport.queued([*known.update_queues, known.dead])
+    return Snapshot(time.time(), known, status, signer=signer, queued=queued)
 
 
-def _status(transport: Transport, topology: Topology) -> Status | None:
+def _status(transport: Transport, topology: Topology, trust: Trust) -> Message[Status] | None:
     try:
         body = transport.read_status()
     except QueueMissing as error:
@@ -117,9 +126,9 @@ def _status(transport: Transport, topology: Topology) -> Status | None:
     if body is None:
         return None
     try:
-        return decode(body, Status)[0]
-    except MalformedMessage as error:
-        raise BrokerError(f"the message in {topology.status} is not an aggregator's: {error}") from error
+        return decode_from(body, Status, trust=trust)
+    except MessageError as error:
+        raise BrokerError(f"the message in {topology.statuses} is not an aggregator's: {error}") from error
 
 
 def _missing(transport: Transport, topology: Topology) -> QueueMissing:

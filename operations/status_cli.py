@@ -24,6 +24,7 @@ from console import (
     exit_code_of,
     read_settings,
 )
+from identities import Membership, onlooker
 from operations.settings import StatusSettings
 from operations.snapshot import Condition, Snapshot, take_snapshot
 from operations.status_view import plain, shown
@@ -31,7 +32,7 @@ from operations.status_view import plain, shown
 _PROG = "fl-status"
 _DESCRIPTION = "Shows a snapshot of run, round, workers and what waits on the queues. It changes nothing."
 _EXAMPLES = """\
-  fl-status --queue updates --broker amqp://user:secret@broker:5672/
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-status --queue updates
   fl-status --watch                       the same again each second, until the run is over
   fl-status --json                        one JSON object, for scripts; with --watch, one a line
 What it shows of the run comes from its aggregator, and is at most a few seconds old while that runs.
@@ -52,7 +53,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     console = Console(highlight=False, markup=False, emoji=False)
     link = _LinkState()
     with contextlib.closing(connect(settings, role="status", on_link=link.on_link)) as transport:
-        snapshots = _snapshots(transport, Topology(settings.queue), link, watch=settings.watch)
+        snapshots = _snapshots(transport, Topology(settings.queue), onlooker(settings), link, watch=settings.watch)
         if settings.is_json:
             snapshot = _print_all(snapshots, _as_json)
         elif console.is_terminal:
@@ -71,14 +72,20 @@ class _LinkState:
         self.problem = change.problem
 
 
-def _snapshots(transport: Transport, topology: Topology, link: _LinkState, *, watch: bool) -> Iterator[Snapshot]:
+def _snapshots(
+    transport: Transport, topology: Topology, member: Membership, link: _LinkState, *, watch: bool
+) -> Iterator[Snapshot]:
     """One snapshot, or one each second until the run is over; while the broker is away, the last one again."""
-    snapshot = take_snapshot(transport, topology)
+
+    def look() -> Snapshot:
+        return replace(take_snapshot(transport, topology, member.trust), protection=member.protection)
+
+    snapshot = look()
     yield snapshot
     while watch and not snapshot.is_over:
         time.sleep(_EVERY_S)
         try:
-            snapshot = replace(snapshot, problem=link.problem) if link.problem else take_snapshot(transport, topology)
+            snapshot = replace(snapshot, problem=link.problem) if link.problem else look()
         except (BrokerUnreachable, BrokerFault, QueueMissing) as error:
             snapshot = replace(snapshot, problem=str(error))
         yield snapshot
@@ -119,6 +126,8 @@ def _as_json(snapshot: Snapshot) -> str:
         "num_waiting": snapshot.num_waiting,
         "num_readers": {name: queued.num_readers for name, queued in snapshot.queued.items()},
         "num_dead": snapshot.num_dead,
+        "signed_by": None if snapshot.signer is None else str(snapshot.signer),
+        "protection": snapshot.protection,
         "problem": snapshot.problem,
         "status": None if snapshot.status is None else snapshot.status.model_dump(mode="json"),
     }

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import secrets
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -22,7 +23,17 @@ examples:
   fl-init hospital-federation
   cd hospital-federation && fl-simulate --config run.yaml"""
 
-FILES = ("task.py", "run.yaml", "worker.yaml", "docker-compose.yml", ".env", ".env.example", "README.md", ".gitignore")
+FILES = (
+    "task.py",
+    "run.yaml",
+    "worker.yaml",
+    "docker-compose.yml",
+    "rabbitmq.conf",
+    ".env",
+    ".env.example",
+    "README.md",
+    ".gitignore",
+)
 _TEMPLATES = {".env": "env.example.j2"}
 """File -> template, where the names differ."""
 _SOURCE_ELSEWHERE = "../fedmq"
@@ -68,6 +79,7 @@ def write_project(folder: Path) -> list[Path]:
         written = []
         for file in FILES:
             written.append(folder / file)
+            written[-1].touch(mode=0o600 if file == ".env" else 0o666)
             written[-1].write_text(_rendered(file, name), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error.strerror}") from error
@@ -83,6 +95,7 @@ def _rendered(file: str, name: str) -> str:
         name=name,
         source=_SOURCE_ELSEWHERE if source is None or file == ".env.example" else source,
         source_found=source is not None,
+        password=secrets.token_urlsafe if file == ".env" else lambda: "change-me",
         run=_run_yaml(name),
         worker=_commented(described(WorkerSettings), {"task": _TASK}),
     )

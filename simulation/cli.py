@@ -18,8 +18,8 @@ from aggregator.history import write_report
 from aggregator.state import StateDirectory
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
-from broker.wire import ModelHead, decode
-from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, read_settings
+from broker.wire import Believing, ModelHead, decode
+from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, private_files, read_settings
 from learning import Measured, Site, Task, load_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
@@ -50,7 +50,10 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     run_settings = settings.of_aggregator()
     state = run_settings.state
     view = SimulationView(f"{settings.task}, {settings.workers:,} workers  state {state}")
-    with Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal:
+    with (
+        Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal,
+        private_files(state),
+    ):
         if settings.log_level == "INFO" and not terminal.is_live:
             log.setLevel(logging.INFO)
         torch.set_num_threads(1)
@@ -163,7 +166,7 @@ class Simulation:
         transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.on_link))
         with contextlib.ExitStack() as stack:
             stack.callback(transport.close)
-            status = StatusSender(transport)
+            status = StatusSender(transport, trust=Believing())
             on_event = fan_out(self._on_event, status.on_event)
             made = Aggregator(self._run_settings.config, self._task, transport, on_event=on_event)
             aggregator = stack.enter_context(contextlib.closing(made))

@@ -45,6 +45,7 @@ class SimulationSettings(RunSettings):
         fields |= {"broker": self.broker} if self.broker else {}
         fields |= {
             "queue": self.queue or own_queue,
+            "take_over": True,  # what is on the queue of this folder is its own
             "quorum": self.quorum or Quorum(count=self.workers),
             "run": "simulation",
             "state": state,

@@ -3,26 +3,28 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
 from aggregator.events import Event, RoundClosed
+from console import ServedSettings, settings_of
 from dashboard.feed import Live
 from dashboard.server import Dashboard, PageServer
 from simulation import simulate
 
 OWN_TASK = Path(__file__).parents[1] / "examples" / "own_task.py"
 SOON_S = 60.0
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @contextmanager
-def served(folder: Path, *, live: Live | None = None) -> Iterator[int]:
-    """The port at which the runs in ``folder`` are served."""
+def served(folder: Path, *, live: Live | None = None, **settings: str) -> Iterator[int]:
+    """The port at which the runs in ``folder`` are served; ``settings`` are those of who is answered."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = PageServer(Dashboard(folder, live=live))
+        server = PageServer(Dashboard(folder, live=live), settings_of(ServedSettings, settings), host="127.0.0.1")
         thread = threading.Thread(target=server.run, args=([listening],), name="page server")
         thread.start()
         try:
@@ -33,12 +35,16 @@ def served(folder: Path, *, live: Live | None = None) -> Iterator[int]:
 
 
 @contextmanager
-def answer(port: int, path: str, *, method: str = "GET", host: str = "localhost") -> Iterator[HTTPResponse]:
+def answer(
+    port: int, path: str, *, method: str = "GET", host: str = "localhost", headers: Mapping[str, str] = NO_HEADERS
+) -> Iterator[HTTPResponse]:
     """What the server says to one request; the path goes out as it is written."""
     connection = HTTPConnection("127.0.0.1", port, timeout=SOON_S)
     try:
         connection.putrequest(method, path, skip_host=True)
         connection.putheader("Host", f"{host}:{port}")
+        for name, value in headers.items():
+            connection.putheader(name, value)
         connection.endheaders()
         yield connection.getresponse()
     finally:

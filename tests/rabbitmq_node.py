@@ -3,6 +3,9 @@
     with RabbitNode(tmp_path) as node:
         connection = pika.BlockingConnection(pika.URLParameters(node.url))
 
+With RABBITMQ_CHROOT set to a folder with another RabbitMQ in it (`debootstrap --include=rabbitmq-server trixie DIR`),
+nodes are of that version. Run by root; the nodes' own folders must have the same path inside as outside.
+
 A node ends with the process that started it, however that process ends: a small guard holds the reading
 end of a pipe whose writing end only the owner has, and kills the node's process group when the pipe closes.
 """
@@ -33,6 +36,8 @@ METHOD_FRAME = b"\x01"
 
 # Erlang's own start script runs the node as whoever calls it. Debian's /usr/sbin/rabbitmq-server is a
 # wrapper that insists on root and switches to the user rabbitmq, so its real script is looked for first.
+CHROOT = os.environ.get("RABBITMQ_CHROOT", "")
+INSIDE = ("chroot", CHROOT) if CHROOT else ()
 SCRIPT_FOLDERS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/sbin"), Path("/opt/rabbitmq/sbin"))
 
 # Ports below the kernel's ephemeral range: a client that reconnects to a dead port inside that range can
@@ -46,6 +51,8 @@ class NodeError(RuntimeError):
 
 def find_scripts() -> Path | None:
     """Return the folder with the real rabbitmq-server and rabbitmqctl, or None where there is no RabbitMQ."""
+    if CHROOT:
+        return SCRIPT_FOLDERS[0]
     on_path = shutil.which("rabbitmq-server")
     folders = [*SCRIPT_FOLDERS, *([Path(on_path).resolve().parent] if on_path else [])]
     for folder in folders:
@@ -184,7 +191,7 @@ class RabbitNode:
         self._write_files()
         atexit.register(self._end_at_exit)
         self._start_epmd()
-        self._beam = GuardedProcess([scripts / "rabbitmq-server"], self._env(), self._log / "console.log")
+        self._beam = GuardedProcess([*INSIDE, scripts / "rabbitmq-server"], self._env(), self._log / "console.log")
         answered = wait_until(lambda: self._speaks_amqp() or not self.is_running, timeout_s=timeout_s)
         if not self.is_running:
             self._give_up("ended while it started")
@@ -215,19 +222,26 @@ class RabbitNode:
 
     def ctl(self, *args: str) -> str:
         """Return what `rabbitmqctl ARGS` against this node prints; raise NodeError when it fails."""
-        command = ["rabbitmqctl", "--quiet", *args]
+        return self._do("rabbitmqctl", "--quiet", *args)
+
+    def shell(self, script: str, *, timeout_s: float = CTL_TIMEOUT_S) -> str:
+        """Return what a shell prints that runs `script`, in which `rabbitmqctl` is for this node."""
+        return self._do("sh", "-ec", f"PATH={self._scripts()}:$PATH\n{script}", timeout_s=timeout_s)
+
+    def _do(self, name: str, *args: str, timeout_s: float = CTL_TIMEOUT_S) -> str:
+        path = self._scripts() / name if name == "rabbitmqctl" else name
         done = subprocess.run(
-            [self._scripts() / command[0], *command[1:]],
+            [*INSIDE, path, *args],
             env=self._env(),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=CTL_TIMEOUT_S,
+            timeout=timeout_s,
         )
         if done.returncode:
             said = done.stderr.strip() or done.stdout.strip()
-            raise NodeError(f"{' '.join(command)} ended with {done.returncode}: {said}")
+            raise NodeError(f"{' '.join((name, *args))} ended with {done.returncode}: {said}")
         return done.stdout
 
     def log_tail(self, *, num_lines: int = 20) -> str:
@@ -253,10 +267,10 @@ class RabbitNode:
     def _start_epmd(self) -> None:
         if self._epmd is not None and self._epmd.is_running:
             return
-        epmd = shutil.which("epmd")
+        epmd = "/usr/bin/epmd" if CHROOT else shutil.which("epmd")
         if epmd is None:
             raise NodeError("no epmd on PATH: it comes with Erlang, next to rabbitmq-server")
-        args = [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"]  # no -daemon: stays our child
+        args = [*INSIDE, epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"]  # no -daemon: stays our child
         self._epmd = GuardedProcess(args, self._env(), self._log / "epmd.log")
         if not wait_until(lambda: _accepts(self._epmd_port), timeout_s=10):
             self._give_up(f"has no epmd: it did not answer on port {self._epmd_port}")

@@ -5,6 +5,7 @@ They are what the field's algorithms will be like, as short as can be.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -66,7 +67,7 @@ class Spool:
         path.touch()
         self._open = (key, _Kept(path, 0.0))
 
-    def add(self, offset: int, piece: Buffer, weight: float) -> None:
+    def add(self, offset: int, piece: Buffer, weight: float, *, most: float = math.inf) -> None:
         assert self._open is not None
         for name, (begin, spec) in self._specs.items():
             low, high = max(begin, offset), min(begin + spec.num_bytes, offset + len(piece))

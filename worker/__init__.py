@@ -4,10 +4,10 @@ From Python: a ``Worker`` with its ``WorkerConfig``, on any transport, and its e
 """
 
 from worker import events
-from worker.carried import OnDisk
 from worker.config import WorkerConfig
 from worker.service import Worker
 from worker.settings import WorkerSettings
+from worker.state import OnDisk
 from worker.trainer import Trainer, derived_seed
 
 __all__ = ["OnDisk", "Trainer", "Worker", "WorkerConfig", "WorkerSettings", "derived_seed", "events"]

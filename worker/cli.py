@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -15,23 +16,24 @@ from console import (
     exit_code_of,
     fan_out,
     malloc,
+    private_files,
     read_settings,
-    served,
 )
+from console.serving import served
+from identities import membership
 from learning import load_task
-from worker.carried import OnDisk
 from worker.config import WorkerConfig
 from worker.device import pick_device
-from worker.metrics import WorkerMetrics
-from worker.name import default_name
+from worker.name import name_of_machine
 from worker.service import Worker
 from worker.settings import WorkerSettings
-from worker.view import WorkerView
+from worker.state import OnDisk, Positions
+from worker.watchers import WorkerMetrics, WorkerView
 
 _PROG = "fl-worker"
 _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."
 _EXAMPLES = """\
-  fl-worker --queue updates --broker amqp://user:secret@broker:5672/ --task digits
+  FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-worker --queue updates --task digits
   fl-worker --task my_task.py:task --name hospital-a --device auto --state /var/lib/fedmq
   fl-worker --task digits --site 0/8 --partition dirichlet:0.5
   fl-worker --check"""
@@ -50,6 +52,8 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
 
 def _check(settings: WorkerSettings) -> ExitCode:
     configure_logging(settings.log_level, log_format=settings.log_format)
+    if settings.credentials is not None:
+        settings.credentials.membership("worker", settings.own_name)
     transport = connect(settings, role="check")
     with contextlib.closing(transport):
         transport.check()
@@ -59,10 +63,11 @@ def _check(settings: WorkerSettings) -> ExitCode:
 
 def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     with contextlib.ExitStack() as stack:
-        name = settings.name or _lasting_name(stack)
+        name = settings.own_name or _name_of_machine(settings, stack)
         view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
         terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
         stack.enter_context(terminal)
+        stack.enter_context(private_files(settings.state))
         carried = OnDisk(settings.state, name) if settings.state else None
         if carried is not None:
             carried.check()
@@ -81,12 +86,15 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             run=settings.run,
             device=device,
             presence_every_s=settings.presence_every_s,
+            membership=membership(settings, "worker", name),
+            policy=settings.policy,
         )
         worker = Worker(
             config,
             task,
             transport,
             carried=carried,
+            positions=Positions(_newest_model(settings, name)),
             on_event=fan_out(view.on_event, metrics.on_event),
             announce_soon=heartbeat.soon,
         )
@@ -98,8 +106,14 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     return ExitCode.OK
 
 
-def _lasting_name(stack: contextlib.ExitStack) -> str:
-    name, lock = default_name()
+def _newest_model(settings: WorkerSettings, name: str) -> Path | None:
+    """Where the newest model seen is noted; of each queue by itself, for runs on two of them go on side by side."""
+    return settings.state / name / f"newest-model-{settings.queue}.json" if settings.state else None
+
+
+def _name_of_machine(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:
+    """A name that no other worker on this machine gets, until the stack is left."""
+    name, lock = name_of_machine(settings.name_prefix)
     stack.enter_context(lock)
     return name
 

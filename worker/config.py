@@ -1,8 +1,10 @@
 """What a worker is given when it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.wire import PRESENCE_EVERY_S, Topology
+from identities import Membership
+from worker.policy import WorkerPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +20,7 @@ class WorkerConfig:
     device: str = "cpu"
     presence_every_s: float = PRESENCE_EVERY_S
     """Most seconds between two calls of ``announce``, which the caller sees to."""
+    membership: Membership = field(default_factory=Membership)
+    """Who it is to the others, and whose models it takes."""
+    policy: WorkerPolicy = field(default_factory=WorkerPolicy)
+    """What it asks of a run before it answers."""

@@ -1,4 +1,4 @@
-"""A name for a worker that was given none: the machine's, with a number if another worker there has that name."""
+"""A name for a worker that was given none, or only its beginning: the machine's, with a number where it is taken."""
 
 import fcntl
 import re
@@ -10,14 +10,17 @@ from typing import IO
 from console import SettingsError
 
 _MAX_ON_ONE_MACHINE = 1000
+_MAX_STEM = 56
+"""Characters of a name before its number; 64 are allowed in all."""
 
 
-def default_name() -> tuple[str, IO[str]]:
-    """The first free name on this machine, and the file whose lock holds it while it is open.
+def name_of_machine(prefix: str = "") -> tuple[str, IO[str]]:
+    """The first free name on this machine that begins so, and the file whose lock holds it while it is open.
 
     A restarted worker gets the name it had, unless another one took it meanwhile. None free is a SettingsError.
     """
-    stem = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:56] or "worker"
+    machine = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "worker"
+    stem = (prefix + machine)[:_MAX_STEM]
     for number in range(1, _MAX_ON_ONE_MACHINE):
         name = stem if number == 1 else f"{stem}-{number}"
         try:

@@ -12,28 +12,23 @@ from typing import Literal
 from torch import nn
 
 from broker import Delivery, Source, Transport
-from broker.states import Encoding, State, chunks, read_model, specs_of
+from broker.states import Encoding, State, read_model, specs_of
 from broker.wire import (
-    MAX_PART_BYTES,
+    MAX_OBJECTION,
     PRESENCE_EVERY_S,
-    BlobRef,
     Buffer,
-    Digest,
     ModelHead,
     Presence,
     UpdateHead,
-    cut,
-    decode,
+    decode_from,
     delta_specs,
     difference,
     encode,
     names_of,
     num_bytes_of,
-    zstd,
 )
-from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc, with_progress
+from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc
 from learning import Measured, Plan, Task
-from worker.carried import HOME, RESIDUAL, Carried, InMemory, Store
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
 from worker.events import (
@@ -46,7 +41,9 @@ from worker.events import (
     Watcher,
     unwatched,
 )
+from worker.state import HOME, RESIDUAL, Carried, InMemory, Positions, Store
 from worker.trainer import Diverged, Trained, Trainer, derived_seed
+from worker.upload import Body, Uploader
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +64,7 @@ class Worker:
         transport: Transport,
         *,
         carried: Store | None = None,
+        positions: Positions | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
         announce_soon: Callable[[], None] | None = None,
@@ -77,12 +75,23 @@ class Worker:
         self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
         """What the worker is doing; announced when it changes, and at intervals."""
         self._name, self._run = config.name, config.run
+        self._trust, self._policy = config.membership.trust, config.policy
+        self._positions = positions or Positions()
         self._transport = transport
         self._topology, self._inline_cap = config.topology, config.inline_cap
         self._trainer = Trainer(task, device=config.device, model=model)
         self._carried: Store = carried or InMemory()
         self._encoding: Encoding | None = None
         self._on_event = on_event
+        self._uploader = Uploader(
+            name=config.name,
+            instance=self.presence.instance,
+            transport=transport,
+            topology=config.topology,
+            inline_cap=config.inline_cap,
+            sealing=config.membership.sealing,
+            on_event=on_event,
+        )
         self._announce_soon = announce_soon or self.announce
         self._newest: tuple[ModelHead, Buffer] | None = None
         self._done: ModelHead | None = None
@@ -134,17 +143,29 @@ class Worker:
     def _see_model(self, delivery: Delivery) -> None:
         """Remembers a model if it is newer than all before it."""
         try:
-            head, payload = decode(delivery.body, ModelHead)
+            message = decode_from(delivery.body, ModelHead, trust=self._trust)
         except MessageError as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
+        head = message.header
         if self._run is not None and head.run != self._run:
             self._skip_run(head)
+            return
+        if message.signer is not None and not self._is_news(head):
             return
         self._mind_conflict(head)
         known = self._newest[0] if self._newest else self._done
         if known is None or known.run_id != head.run_id or head.position > known.position:
-            self._newest = (head, payload)
+            self._newest = (head, message.payload)
+
+    def _is_news(self, head: ModelHead) -> bool:
+        """Whether a signed head is not from before the newest one accepted, which an attacker could send once more."""
+        replayed = self._positions.replayed(head)
+        if replayed:
+            log.warning("a model is dropped: %s", replayed)
+            return False
+        self._positions.accept(head)
+        return True
 
     def _skip_run(self, head: ModelHead) -> None:
         if self._skipped_run_id != head.run_id:
@@ -175,6 +196,10 @@ class Worker:
                 f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
                 f" {', '.join(head.sets)}; install the version that the aggregator has"
             )
+        objection = self._policy.objection_to(head, trained=self._trainer.trained)
+        if objection:
+            self._object(head, objection)
+            return
         misfit = self._trainer.misfit(head.tensors, head.shared)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
@@ -193,6 +218,13 @@ class Worker:
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
+
+    def _object(self, head: ModelHead, objection: str) -> None:
+        """Leaves a head unanswered, and says why at both ends."""
+        if objection[:MAX_OBJECTION] != self.presence.objection:
+            log.error("run %s is not answered: %s", head.run_id, objection)
+            self._on_event(RoundLeft(round=head.round, reason=objection))
+        self._set_state("idle", head.round, objection=objection)
 
     def _delete_last_blob(self, head: ModelHead) -> None:
         """Deletes the blob of an update that came after the run's end, which no aggregator will ever read.
@@ -294,25 +326,29 @@ class Worker:
             )
         )
         begun_at = time.perf_counter()
-        payload, blob, sha256 = self._body(head, encoding, compressed.encoded)
+        sent = self._body(head, encoding, compressed.encoded)
+        if sent.blob is not None:
+            self._last_blob = (head.run_id, sent.blob.name)
         update = UpdateHead(
             tensors=encoding.encoded,
-            sha256=sha256,
-            blob=blob,
+            sha256=sent.sha256,
+            blob=sent.blob,
+            sealed=sent.sealed,
             compression=head.compression,
             run_id=head.run_id,
             worker=self._name,
             instance=self.presence.instance,
             round=head.round,
+            model_sha256=head.sha256,
             num_samples=trained.num_samples,
             train_s=trained.train_s,
             sent_at=time.time(),
             train_metrics=trained.metrics,
             eval_metrics=measured.recorded(),
         )
-        body = encode(update, payload)
+        body = encode(update, sent.payload, trust=self._trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
-        num_bytes = len(body) + (num_bytes_of(encoding.encoded) if blob else 0)
+        num_bytes = len(body) + (num_bytes_of(encoding.encoded) if sent.blob else 0)
         self._on_event(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
         log.info(
             "round %3d → %6d samples %8.2f s training  %s",
@@ -331,40 +367,20 @@ class Worker:
             },
         )
 
-    def _body(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
-        """What ``_payload`` gives; sends again if the blob is lost on the way while the round is open.
+    def _body(self, head: ModelHead, encoding: Encoding, encoded: State) -> Body:
+        """The body of the update; sends it again if its blob is lost on the way while the round is open.
 
         A broker that is killed may forget a stream that it has just made. The aggregator deletes only blobs of rounds
         that are over.
         """
         for _ in range(_MAX_UPLOADS - 1):
             try:
-                return self._payload(head, encoding, encoded)
+                return self._uploader.send(head, encoding, encoded)
             except BlobLost as error:
                 if self._is_over(head):
                     raise
                 log.info("round %3d: %s; sending the update again", head.round, error, extra={"round": head.round})
-        return self._payload(head, encoding, encoded)
-
-    def _payload(self, head: ModelHead, encoding: Encoding, encoded: State) -> tuple[bytes, BlobRef | None, str]:
-        """(payload, blob, digest) of an update's message; a large payload is in its blob already, and empty here."""
-        digest, level = Digest(encoding.encoded), head.compression.zstd
-        pieces = digest.of(chunks(encoded, encoding.encoded))  # hashed while the part before is on its way
-        if num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap):
-            return zstd.compressed(b"".join(pieces), level), None, digest.hex()
-        part_bytes = head.blob.part_bytes if head.blob else MAX_PART_BYTES
-        parts = with_progress(
-            cut(pieces, part_bytes),
-            self._on_event,
-            what=f"update for round {head.round}",
-            is_upload=True,
-            total_bytes=num_bytes_of(encoding.encoded),
-            size_of=len,
-        )
-        name = self._topology.update_blob(self._name, head.run_id, head.round)
-        name = self._transport.write_blob(name, zstd.compressed_parts(parts, level))
-        self._last_blob = (head.run_id, name)
-        return b"", BlobRef(name=name, part_bytes=part_bytes), digest.hex()
+        return self._uploader.send(head, encoding, encoded)
 
     def _encoding_for(self, head: ModelHead) -> Encoding:
         """The last encoding, as long as the model's specs and the compression stay the same."""
@@ -381,6 +397,7 @@ class Worker:
         round_number: int = 0,
         *,
         at_once: bool = False,
+        objection: str | None = None,
     ) -> None:
         self.presence = Presence(
             worker=self._name,
@@ -388,6 +405,7 @@ class Worker:
             state=state,
             round=round_number,
             every_s=self.presence.every_s,
+            objection=None if objection is None else objection[:MAX_OBJECTION],
         )
         if at_once:
             self.announce()
@@ -397,7 +415,7 @@ class Worker:
 
     def announce(self) -> None:
         """Sends a sign of life. May be called from any thread."""
-        self._transport.announce(encode(self.presence), worker=self._name)
+        self._transport.announce(encode(self.presence, trust=self._trust), worker=self._name)
 
 
 class _Cancel:

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from broker import ServiceSettings
-from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, RunName, WorkerName
+from broker import ServiceSettings, Shared
+from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName
 from console import AsText
+from identities import IdentitySettings
 from learning import Site
+from worker.policy import WorkerPolicy
+
+_NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,42 @@ class Part:
         return f"{self.index}/{self.num_parts}"
 
 
-class WorkerSettings(ServiceSettings):
+@dataclass(frozen=True, slots=True)
+class Protections:
+    """What every update of a run has to be."""
+
+    names: frozenset[Protection] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> "Protections":
+        """From ``none``, or names with commas between. Anything else is a ValueError."""
+        names = set() if text == _NONE else {name.strip() for name in text.split(",")}
+        known: set[Protection] = {"signed", "sealed"}
+        if not names <= known:
+            raise ValueError(f"expected signed, sealed, signed,sealed or none, not {text!r}")
+        return cls(frozenset(known & names))
+
+    def __str__(self) -> str:
+        return ",".join(sorted(self.names)) or _NONE
+
+
+def _none_as_text(value: object) -> object:
+    """Flags and files read ``none`` as no value."""
+    return _NONE if value is None else value
+
+
+NameOrBeginning = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-]{1,64}|[A-Za-z0-9_-]{0,32}\*)$")]
+"""A worker's name, or what it begins with and an asterisk."""
+
+
+class WorkerSettings(ServiceSettings, IdentitySettings):
     """One worker at one site."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
-    name: WorkerName | None = Field(
+    name: NameOrBeginning | None = Field(
         None,
-        description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique",
+        description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique;"
+        " site-*: site- and the machine's, for several workers that share a user of the broker",
     )
     run: RunName | None = Field(None, description="take part in this run only, and wait for it; by default in any run")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
@@ -59,14 +92,34 @@ class WorkerSettings(ServiceSettings):
     state: Path | None = Field(
         None,
         description="directory for what is carried from round to round when a run compresses updates or does not"
-        " share all tensors; without one, a restart loses it",
+        " share all tensors, and, with --roster, for the newest model seen, so that no older one is taken for it;"
+        " without one, a restart loses both",
     )
     presence_every_s: float = Field(
         PRESENCE_EVERY_S,
         description=f"seconds between signs of life, {MIN_PRESENCE_EVERY_S:g} to {MAX_PRESENCE_EVERY_S:g};"
         " a worker that is silent for 3.5 times as long, and for 35 s, counts as gone",
     )
-    check: bool = Field(False, description="only check whether the broker and the queue are there; exit code 0 if so")
+    require: Annotated[AsText[Protections], BeforeValidator(_none_as_text)] = Field(
+        Protections(),
+        description="answer only runs whose updates are protected so: signed, sealed or signed,sealed; none: any run",
+    )
+    max_steps_at_least: Annotated[int, Field(ge=0)] = Field(
+        0, description="do not answer a run that limits local training to fewer optimizer steps; 0: answer any"
+    )
+    min_batch: Annotated[int, Field(ge=0)] = Field(
+        0, description="do not answer a run that asks for smaller local batches; 0: answer any"
+    )
+    allow_shared: AsText[Shared] = Field(
+        Shared(),
+        description="tensors that may leave this site: patterns as of the aggregator's --shared; a run that shares"
+        " others is not answered",
+    )
+    check: bool = Field(
+        False,
+        description="only check the settings, with --roster also whether the key is on it, and that the broker and the"
+        " queue are there; exit code 0 if so",
+    )
 
     @field_validator("presence_every_s")
     @classmethod
@@ -77,6 +130,34 @@ class WorkerSettings(ServiceSettings):
                 f" queue for {MAX_PRESENCE_EVERY_S:g} s, and another must be there by then"
             )
         return seconds
+
+    @model_validator(mode="after")
+    def _what_is_required_can_be_had(self) -> Self:
+        if self.require.names and self.roster is None:
+            raise ValueError("--require needs --roster: without one nothing is signed, and any model could claim it")
+        return self
+
+    @property
+    def policy(self) -> WorkerPolicy:
+        """What this site asks of a run before it answers."""
+        return WorkerPolicy(
+            require=self.require.names,
+            min_steps=self.max_steps_at_least,
+            min_batch=self.min_batch,
+            allow_shared=self.allow_shared.patterns,
+        )
+
+    @property
+    def own_name(self) -> str | None:
+        """The name as given, or else that of the key; None if some of it, or all, is to be the machine's."""
+        if self.name is None:
+            return self.credentials.name() if self.credentials else None
+        return None if self.name.endswith("*") else self.name
+
+    @property
+    def name_prefix(self) -> str:
+        """What a name made of the machine's begins with."""
+        return (self.name or "").removesuffix("*")
 
     def site_of(self, name: str) -> Site:
         """Where this worker's task runs."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from broker.states import ALL, State, first_not_finite, shared_state, specs_of
+from broker.states import ALL, State, first_not_finite, shared_state, specs_of, trained_names
 from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, Specs, delta_specs, difference
 from console import FedmqError, TaskError
 from learning import Measured, Plan, Task
@@ -55,6 +55,11 @@ class Trainer:
         self.specs: Specs = specs_of(self._model.state_dict())
         self._fitting: tuple[Specs, Sequence[str]] | None = None
         """What fitted last: it stays the same for a whole run."""
+
+    @property
+    def trained(self) -> set[str]:
+        """The names of the model's trained parameters."""
+        return trained_names(self._model)
 
     def misfit(self, specs: Specs, shared: Sequence[str] = ALL) -> str | None:
         """Why these specs are not those of the shared tensors of this task's model; None if they are."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from broker.wire import Buffer, Digest, Tensors, decompressed
-from console import StateError, UnfitMessage
+from broker.wire import Buffer, Incoming, Seal, Tensors
+from console import StateError
 
 _PIECE_BYTES = 2**20
 """What is read from a file at a time: it stays in the processor's cache while it is added up."""
@@ -33,16 +33,12 @@ class Body(Protocol):
 class InMessage:
     """A body that follows its header in the same message."""
 
-    def __init__(self, head: Tensors, payload: Buffer, *, is_zstd: bool) -> None:
-        self._head, self._payload, self._is_zstd = head, payload, is_zstd
+    def __init__(self, head: Tensors, payload: Buffer, *, is_zstd: bool, seal: Seal | None = None) -> None:
+        self._head, self._payload, self._is_zstd, self._seal = head, payload, is_zstd, seal
         self.num_blob_bytes = 0
 
     def pieces(self) -> Iterator[tuple[int, Buffer]]:
-        content = decompressed(self._payload, self._head.num_bytes) if self._is_zstd else self._payload
-        digest = Digest(self._head.tensors)
-        digest.add(content)
-        _check(digest, self._head)
-        yield 0, content
+        yield Incoming(self._head, are_zstd=self._is_zstd, seal=self._seal).take(self._payload)
 
     def close(self) -> None:
         """Frees nothing: the message is not its own."""
@@ -54,12 +50,11 @@ class InFile:
     The file is gone with the process, however that ends.
     """
 
-    def __init__(self, head: Tensors, *, is_zstd: bool, folder: Path | None) -> None:
+    def __init__(self, head: Tensors, *, is_zstd: bool, folder: Path | None, seal: Seal | None = None) -> None:
         if head.blob is None:
             raise ValueError("its body is in the message")
-        self._head, self._part_bytes, self._is_zstd = head, head.blob.part_bytes, is_zstd
+        self._incoming = Incoming(head, are_zstd=is_zstd, seal=seal)
         self._folder = folder
-        self._digest = Digest(head.tensors)
         self._num_bytes = 0
         self.num_blob_bytes = 0
         try:
@@ -69,7 +64,7 @@ class InFile:
 
     @property
     def is_complete(self) -> bool:
-        return self._num_bytes == self._head.num_bytes
+        return self._incoming.is_complete
 
     @property
     def num_bytes(self) -> int:
@@ -78,16 +73,10 @@ class InFile:
 
     def add(self, part: Buffer) -> None:
         """Stores the next part. UnfitMessage if it is not of the announced size, or at the end not of the digest."""
-        size = min(self._part_bytes, self._head.num_bytes - self._num_bytes)
-        piece = decompressed(part, size) if self._is_zstd else part
-        if len(piece) != size:
-            raise UnfitMessage(f"its body has a part of {len(piece)} bytes where {size} were announced")
-        self._digest.add(piece)
+        _, piece = self._incoming.take(part)
         self._write(piece)
-        self._num_bytes += size
+        self._num_bytes += len(piece)
         self.num_blob_bytes += len(part)
-        if self.is_complete:
-            _check(self._digest, self._head)
 
     def _write(self, piece: Buffer) -> None:
         left = memoryview(piece)
@@ -116,8 +105,3 @@ class InFile:
     def close(self) -> None:
         """Frees the disk."""
         self._file.close()
-
-
-def _check(digest: Digest, head: Tensors) -> None:
-    if digest.hex() != head.sha256:
-        raise UnfitMessage("its body does not match its digest")

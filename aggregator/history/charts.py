@@ -19,7 +19,7 @@ BLUE, ORANGE, GREEN, RED, GREY = "#3d86d6", "#e0921f", "#1f9d78", "#d4552a", "#8
 _MOST_POINTS = 1000
 _MOST_METRICS = 6
 _MOST_BARS = 40
-_MOST_TIMELINE_UPDATES = 600
+MOST_TIMELINE_UPDATES = 600
 _CURVES = (
     ("", "global model, central test data", BLUE, "solid"),
     (AT_SITES, "global model, at the sites", GREEN, "solid"),
@@ -32,6 +32,7 @@ _VERDICT_COLOURS = {
     "refused": RED,
     "abandoned": GREY,
     "undone": GREY,
+    "withdrawn": GREY,
 }
 
 
@@ -99,7 +100,7 @@ def timeline(rounds: Rows, updates: Iterable[Mapping[str, Any]]) -> Figure:
 
     A bar shows training, a pale one transfer and waiting until the aggregator took the update, by the workers' clocks.
     """
-    bars = [update for update in updates if update.get("train_s") is not None][-_MOST_TIMELINE_UPDATES:]
+    bars = [update for update in updates if update.get("train_s") is not None][-MOST_TIMELINE_UPDATES:]
     traces: list[dict[str, Any]] = []
     for verdict in dict.fromkeys(update["verdict"] for update in bars):
         own = [update for update in bars if update["verdict"] == verdict]

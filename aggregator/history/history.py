@@ -14,23 +14,24 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aggregator.history import charts
-from aggregator.state import FORMAT, Verdict
+from aggregator.state import FORMAT, Verdict, columns_of
 from broker.states import specs_of
 from broker.wire import difference
 from console import StateError
 
-_METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
+_METRICS = ("metrics", "worker_metrics", "worker_medians", "train_metrics", "eval_metrics")
 _LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
 
 _CONTRIBUTIONS = """
 SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS num_late,
-    sum(verdict = 'duplicate') AS num_duplicate, sum(verdict = 'refused') AS num_refused,
+    sum(verdict = 'duplicate') AS num_duplicate, sum((verdict = 'refused') * {num_messages}) AS num_refused,
     coalesce(sum(CASE WHEN verdict = 'folded' THEN num_samples END), 0) AS num_samples,
     coalesce(sum(num_bytes), 0) AS num_bytes, avg(CASE WHEN verdict = 'folded' THEN staleness END) AS mean_staleness,
     avg(train_s) AS mean_train_s, avg(queue_s) AS mean_queue_s, max(base_round) AS last_round,
     max(received_at) AS last_seen
-FROM updates GROUP BY worker ORDER BY worker
+FROM updates GROUP BY worker ORDER BY {order} LIMIT ?
 """
+_NO_LIMIT = -1
 
 
 class History:
@@ -47,6 +48,8 @@ class History:
         try:
             self._db = self._opened()
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            has_numbers = "num_messages" in columns_of(self._db, "updates")
+            self._num_messages = "num_messages" if has_numbers else "1"  # as ledgers of 0.1 mean it
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self._path} cannot be read as a ledger: {error}") from error
         if version == 0:
@@ -123,7 +126,11 @@ class History:
         return [_flat(row) for row in self.closed_rounds()]
 
     def closed_rounds(self) -> list[dict[str, Any]]:
-        """The same, with ``metrics`` and ``worker_metrics`` as separate mappings."""
+        """The same, with ``metrics`` and ``worker_metrics`` as separate mappings.
+
+        ``worker_medians`` has the lower and the upper middle value, with one vote a worker; these decide when a run
+        ends and which model is the best.
+        """
         return list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
 
     def open_round(self) -> dict[str, Any] | None:
@@ -132,7 +139,10 @@ class History:
         if row is None or self.is_finished:
             return None
         counts = dict(
-            self._db.execute("SELECT verdict, count(*) FROM updates WHERE round = ? GROUP BY verdict", (row["round"],))
+            self._db.execute(
+                f"SELECT verdict, sum({self._num_messages}) FROM updates WHERE round = ? GROUP BY verdict",
+                (row["round"],),
+            )
         )
         return row | {f"num_{verdict}": counts.get(verdict, 0) for verdict in ("folded", "late", "refused")}
 
@@ -142,11 +152,17 @@ class History:
         """The updates decided in round ``since_round`` or later, in the order of the decisions."""
         return self._rows("SELECT * FROM updates WHERE round >= ? ORDER BY id", since_round)
 
+    def trained(self, *, since_round: int, most: int) -> list[dict[str, Any]]:
+        """The newest of the updates decided in round ``since_round`` or later that say how long they trained."""
+        newest = "SELECT * FROM updates WHERE round >= ? AND train_s IS NOT NULL ORDER BY id DESC LIMIT ?"
+        return list(self._rows(newest, since_round, most))[::-1]
+
     def refused(self, *, most: int = 100) -> list[dict[str, Any]]:
-        """The newest updates that were set aside, with their reasons."""
+        """The newest refused updates, with their reasons; a row with ``num_messages`` above 1 counts that many."""
         return list(
             self._rows(
-                "SELECT received_at, round, worker, num_bytes, reason FROM updates WHERE verdict = ?"
+                f"SELECT received_at, round, worker, num_bytes, {self._num_messages} AS num_messages, reason"
+                " FROM updates WHERE verdict = ?"
                 " ORDER BY id DESC LIMIT ?",
                 Verdict.REFUSED,
                 most,
@@ -156,7 +172,8 @@ class History:
     def totals(self) -> dict[str, dict[str, int]]:
         """Closed ``rounds`` by what closed them; ``updates`` and ``bytes`` received by verdict."""
         rounds = "SELECT closed_by, count(*) FROM rounds WHERE closed_by IS NOT NULL GROUP BY closed_by"
-        updates = "SELECT verdict, count(*), coalesce(sum(num_bytes), 0) FROM updates GROUP BY verdict"
+        num = self._num_messages
+        updates = f"SELECT verdict, sum({num}), coalesce(sum(num_bytes), 0) FROM updates GROUP BY verdict"
         by_verdict = self._db.execute(updates).fetchall()
         return {
             "rounds": dict(self._db.execute(rounds)),
@@ -164,9 +181,14 @@ class History:
             "bytes": {verdict: num_bytes for verdict, _, num_bytes in by_verdict},
         }
 
-    def contributions(self) -> list[dict[str, Any]]:
-        """One row a worker: updates by verdict, samples, bytes, mean staleness, mean seconds, when last seen."""
-        return list(self._rows(_CONTRIBUTIONS))
+    def contributions(self, *, most: int | None = None) -> list[dict[str, Any]]:
+        """One row a worker: updates by verdict, samples, bytes, mean staleness, mean seconds, when last seen.
+
+        In the order of their names; with ``most``, only so many workers, those with the most samples first.
+        """
+        order = "worker" if most is None else "num_samples DESC, worker"
+        query = _CONTRIBUTIONS.format(num_messages=self._num_messages, order=order)
+        return list(self._rows(query, _NO_LIMIT if most is None else most))
 
     def plot(self) -> Any:
         """The learning curves as one ``plotly.graph_objects.Figure``, which a notebook shows by itself."""

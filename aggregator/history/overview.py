@@ -10,20 +10,22 @@ from learning import Measured, rank
 _TIMELINE_ROUNDS = 20
 _MOST_ROUNDS = 500
 _MOST_WORKERS = 200
+_MOST_NAMES = 10_000
+"""Of all that are looked at: anybody could send refused messages under any number of names."""
 
 
 def overview(history: History) -> dict[str, Any]:
     """The run as it is now. Its figures are named ``curve <metric>``, ``timeline`` and ``contributions``."""
-    rounds, workers, summary = history.rounds(), history.contributions(), history.summary
+    rounds, summary = history.rounds(), history.summary
+    workers = history.contributions(most=_MOST_NAMES)
     recent = rounds[-_TIMELINE_ROUNDS:]
     curves = charts.learning_curves(rounds)
     since = recent[0]["round"] if recent else 0
     figures = {f"curve {name}": figure for name, figure in curves.items()} | {
-        "timeline": charts.timeline(recent, history.updates(since_round=since)),
+        "timeline": charts.timeline(recent, history.trained(since_round=since, most=charts.MOST_TIMELINE_UPDATES)),
         "contributions": charts.contributions(workers),
     }
     facts = history.facts
-    most = sorted(workers, key=lambda row: -row["num_samples"])
     return {
         "title": _title(history, facts),
         "run": {name: facts.get(name) for name in ("run", "run_id", "task", "queue")},
@@ -35,8 +37,8 @@ def overview(history: History) -> dict[str, Any]:
         "curves": list(curves),
         "comparison": _comparison(summary or {}),
         "timeline_rounds": (since, recent[-1]["round"]) if recent else None,
-        "workers": most[:_MOST_WORKERS],
-        "num_more_workers": max(0, len(most) - _MOST_WORKERS),
+        "workers": workers[:_MOST_WORKERS],
+        "num_more_workers": max(0, len(workers) - _MOST_WORKERS),
         "refused": history.refused(),
         "rounds": rounds[-_MOST_ROUNDS:],
         "num_more_rounds": max(0, len(rounds) - _MOST_ROUNDS),

@@ -4,6 +4,7 @@ fedmq has one implementation, ``ExactSum``. Another could keep the updates thems
 sum them in another ring; ``aggregator/rounds/open_round.py`` and ``next_model.py`` know only this Protocol.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,11 +44,12 @@ class Accumulator(Protocol):
     def begin_update(self, key: Key) -> None:
         """Announces whose update the next pieces belong to."""
 
-    def add(self, offset: int, piece: Buffer, weight: float) -> None:
+    def add(self, offset: int, piece: Buffer, weight: float, *, most: float = math.inf) -> None:
         """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
 
         A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. An UnfitMessage if it
-        holds NaN or infinity, or cannot be added for another reason; then nothing of this piece was added.
+        holds NaN or infinity, if |weight * delta| reaches ``most``, or if it cannot be added for another reason; then
+        nothing of this piece was added.
         """
 
     def add_limbs(self, offset: int, piece: Buffer, *, bound: float) -> None:

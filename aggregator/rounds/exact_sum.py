@@ -112,14 +112,19 @@ class ExactSum:
     def begin_update(self, key: Key) -> None:
         """Does nothing: the sum does not depend on whose update it is."""
 
-    def add(self, offset: int, piece: Buffer, weight: float) -> None:
+    def add(self, offset: int, piece: Buffer, weight: float, *, most: float = math.inf) -> None:
         """Adds ``weight`` times a piece of an update's payload that begins at byte ``offset``.
 
         A piece begins at a multiple of 8 bytes and ends at one, or at the end of the payload. An UnfitMessage if it
-        holds NaN or infinity, or leaves the range; then nothing of this piece was added.
+        holds NaN or infinity, leaves the range, or reaches ``most``; then nothing of this piece was added.
         """
         slices = list(self._groups.layout.slices(offset, piece))
         bound = self._bound_of(slices, weight)
+        if not bound < most:
+            raise UnfitMessage(
+                f"num_samples times delta reaches {bound:.3g}; a single update must stay below {most:.3g},"
+                " so that there is room for the others"
+            )
         self._admit(bound)
         self._put(slices, weight, bound)
 

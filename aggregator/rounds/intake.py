@@ -1,30 +1,47 @@
 """Is this update one of ours, and does it fit? Nothing that a message says about itself is taken on trust."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
+from aggregator.senders import Guard
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery
 from broker.states import Encoding
 from broker.wire import (
+    MAX_HEADER_BYTES,
     MAX_PART_BYTES,
+    SEAL_BYTES,
     Buffer,
     Folded,
+    PartialHead,
+    Seal,
+    Signer,
+    Specs,
     Tensors,
     Topology,
     UpdateHead,
-    decode,
+    decode_from,
     difference,
     is_name_of,
+    kept,
+    limb_bytes_of,
+    num_bytes_of,
 )
-from console import UnfitMessage
+from console import DamagedBody, ForgedMessage, ReplayedMessage, UnfitMessage
+from identities import Membership, UpdateContext
 
+_HEADER_BYTES = 2**16
+"""More than the header of an update takes, without the specs of its tensors: metrics are most of it."""
 _PREFETCH_BYTES = 64 * 2**20
 _MAX_PREFETCH = 64
 _MIN_PREFETCH = 4
+
+
+def _unknown(round_number: int) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,15 @@ class Expected:
     topology: Topology
     part_bytes: Collection[int] = (MAX_PART_BYTES,)
     """The sizes of part that workers cut a body into: that of the model they had, see ``part_bytes_of``."""
+    model_sha256: Callable[[int], str | None] = _unknown
+    """The digest of the model that a round trains from; None if it is not known here."""
+    membership: Membership = field(default_factory=Membership)
+    """What it has to be, and whose it may be."""
+
+    @property
+    def max_tensors(self) -> int:
+        """Beyond so many it is not looked at which one is wrong."""
+        return 2 * len(self.encoding.encoded) + 100
 
 
 @dataclass(slots=True)
@@ -49,6 +75,12 @@ class Update:
     encoding: Encoding
     num_wire_bytes: int
     """The bytes received: the message, and its blob once that was read."""
+    guard: Guard
+    """What it may do to the round."""
+    seal: Seal | None = None
+    """What opens its body; None: that is in clear."""
+    signer: Signer | None = None
+    """Who signed it; None where senders are believed."""
 
     shard: ClassVar[None] = None
 
@@ -74,7 +106,7 @@ class Update:
 
     @property
     def in_message(self) -> InMessage:
-        return InMessage(self.head, self.payload, is_zstd=self.is_zstd)
+        return InMessage(self.head, self.payload, is_zstd=self.is_zstd, seal=self.seal)
 
     def __str__(self) -> str:
         return f"update of {self.head.worker}"
@@ -92,15 +124,11 @@ class Update:
 
         Raises what ``Body.pieces`` raises, and UnfitMessage on values that no encoder writes.
         """
-        if self.encoding.is_direct:
-            yield from body.pieces()
-            return
-        decoder = self.encoding.decoder()
-        for offset, piece in body.pieces():
-            yield from decoder.pieces(offset, piece)
+        return self.encoding.folded_from(body.pieces())
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
-        accumulator.add(offset, piece, weights[0])
+        self.guard.check(offset, piece)
+        accumulator.add(offset, piece, weights[0], most=self.guard.most)
 
     def remove_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
         accumulator.remove(offset, piece, weights[0])
@@ -132,15 +160,16 @@ def part_bytes_of(model: Tensors) -> int:
     return model.blob.part_bytes if model.blob else MAX_PART_BYTES
 
 
-def read_update(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
+def read_update(delivery: Delivery, expected: Expected, *, round_number: int, guard: Guard | None = None) -> Update:
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    head, payload = decode(delivery.body, UpdateHead)
-    if head.worker != delivery.sender:
-        raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
+    message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
+    head, payload = message.header, message.payload
+    _check_sender(head.worker, delivery.sender, message.signer)
+    outdated = UnfitMessage if message.signer is None else ReplayedMessage
     if head.run_id != expected.run_id:
-        raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
+        raise outdated(f"update of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
-        raise UnfitMessage(f"update for round {head.round}, which is not open; the open one is {round_number}")
+        raise outdated(f"update for round {head.round}, which is not open; the open one is {round_number}")
     if head.compression != expected.encoding.compression:
         raise UnfitMessage(
             f"its compression is {head.compression}; that of this run is {expected.encoding.compression}"
@@ -148,12 +177,55 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int) ->
     problem = foreign_sets(head) or difference(expected.encoding.encoded, head.tensors)
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
+    _check_model(head, expected, is_signed=message.signer is not None)
+    seal = seal_of(head, _context_of(head), expected.membership)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
     if head.blob is not None and head.blob.part_bytes not in expected.part_bytes:
         sizes = " or ".join(map(str, sorted(expected.part_bytes)))
         raise UnfitMessage(f"its blob has parts of {head.blob.part_bytes} bytes; this run has parts of {sizes}")
-    return Update(head, payload, expected.encoding, len(delivery.body))
+    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal, message.signer)
+
+
+def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: Membership) -> Seal | None:
+    """What opens its body; None if that is in clear. An UnfitMessage if that may not be, or if no key here opens it."""
+    if head.sealed is not None:
+        return membership.sealing.unseal(context, head.sealed)
+    if "sealed" in membership.protection:
+        raise UnfitMessage("its body is not sealed, and this run asks for sealed updates")
+    return None
+
+
+def _context_of(head: UpdateHead) -> UpdateContext:
+    return UpdateContext(
+        run_id=head.run_id,
+        round=head.round,
+        worker=head.worker,
+        instance=head.instance,
+        model_sha256=head.model_sha256 or "",
+        specs_sha256=kept(head.tensors).sha256,
+    )
+
+
+def _check_sender(name: str, sender: str, signer: Signer | None) -> None:
+    """Refuses an update that names another worker than its key or, a ForgedMessage then, than its signature."""
+    if signer is not None and signer.name != name:
+        raise ForgedMessage(f"claims to be from {name}, but is signed by {signer}")
+    if name != sender:
+        problem = f"claims to be from {name}, but came with the key of '{sender}'"
+        raise UnfitMessage(problem) if signer is None else ForgedMessage(problem)
+
+
+def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> None:
+    wanted = expected.model_sha256(head.round)
+    if head.model_sha256 is None:
+        if is_signed:
+            raise UnfitMessage("it does not name the model it was trained from, as a signed update must")
+    elif wanted is not None and head.model_sha256 != wanted:
+        outdated = ReplayedMessage if is_signed else UnfitMessage
+        raise outdated(
+            f"it was trained from model {head.model_sha256[:12]}…; that of round {head.round} is {wanted[:12]}…"
+        )
 
 
 def foreign_sets(head: Tensors) -> str | None:
@@ -161,16 +233,18 @@ def foreign_sets(head: Tensors) -> str | None:
     return f"has the tensor sets {', '.join(head.sets)}, but this run has only the model's" if head.sets else None
 
 
-def check_body(head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
+def check_body(head: UpdateHead | PartialHead, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
     """An UnfitMessage unless the body is in the message and of the right size, or in the sender's own blob."""
     if head.blob is None:
         if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
                 raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; it must be sent in parts")
-        elif len(payload) != head.num_bytes:
-            raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
+            return
+        wanted = head.num_bytes + (0 if head.sealed is None else SEAL_BYTES)
+        if len(payload) != wanted:
+            raise DamagedBody(f"its body has {len(payload)} bytes; its tensors need {wanted}")
     elif payload:
-        raise UnfitMessage("it has a body of its own and also names a blob")
+        raise DamagedBody("it has a body of its own and also names a blob")
     elif head.num_bytes == 0:
         raise UnfitMessage("it names a blob for a body of 0 bytes")
     elif not is_name_of(head.blob.name, own_blob):
@@ -186,3 +260,11 @@ def affordable_prefetch(body_bytes: Iterable[int], inline_cap: int) -> int:
     if largest == 0:
         return _MAX_PREFETCH
     return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // largest))
+
+
+def largest_message(encoded: Specs, *, sums: Specs | None) -> int:
+    """The most bytes of a message with an update of these specs, or, with shards, with a sum over ``sums``."""
+    bodies = [num_bytes_of(encoded)] + ([] if sums is None else [limb_bytes_of(sums)])
+    header = len(kept(encoded).packed) + _HEADER_BYTES if sums is None else MAX_HEADER_BYTES
+    body = max((size for size in bodies if size <= MAX_PART_BYTES), default=0)
+    return header + body + body // 64  # zstd makes what it cannot compress a little longer

@@ -6,25 +6,31 @@ from dataclasses import dataclass
 from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
 from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.intake import Expected, Update, check_body, foreign_sets, row_of
+from aggregator.rounds.intake import Expected, Update, check_body, foreign_sets, row_of, seal_of
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.wire import (
     BlobRef,
     Buffer,
-    Digest,
     Folded,
+    KeptSpecs,
     ModelHead,
+    Outgoing,
     PartialHead,
+    Seal,
+    Signer,
     Topology,
     UpdateHead,
     cut,
-    decode,
+    decode_from,
     difference,
     encode,
+    kept,
+    limb_bytes_of,
     partial_key,
 )
 from console import UnfitMessage
+from identities import Membership, UpdateContext
 
 
 def folded_of(update: Update) -> Folded:
@@ -42,43 +48,68 @@ def folded_of(update: Update) -> Folded:
     )
 
 
-def partial_head(
-    model: ModelHead, exact_sum: ExactSum, updates: Sequence[Folded], *, shard: int, sequence: int
-) -> PartialHead:
-    """The head of the sum of these updates, which were trained from ``model``; it does not name its blob yet."""
-    digest = Digest(exact_sum.specs)
-    for piece in exact_sum.limb_pieces():
-        digest.add(piece)
-    return PartialHead(
-        tensors=exact_sum.specs,
-        sha256=digest.hex(),
-        run_id=model.run_id,
-        round=model.round,
-        shard=shard,
-        num_shards=model.num_shards,
-        sequence=sequence,
-        bound=exact_sum.bound,
-        updates=tuple(updates),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialSender:
+    """Sends the partial sums of one shard to the root."""
+
+    transport: Transport
+    topology: Topology
+    shard: int
+    membership: Membership
+    part_bytes: int
+
+    def send(
+        self,
+        exact_sum: ExactSum,
+        updates: Sequence[Folded],
+        *,
+        model: ModelHead,
+        sequence: int,
+        inline_cap: int,
+    ) -> None:
+        """Sends the sum of these updates, which were trained from ``model``; the root's queue has it durably then.
+
+        BlobLost if its blob is deleted meanwhile; a MalformedMessage if the header of so many updates is too large.
+        """
+        specs = kept(exact_sum.specs)
+        num_bytes = limb_bytes_of(specs)
+        seal, sealed = self._seal(model, specs, sequence) if "sealed" in model.protection else (None, None)
+        body, payload, blob = Outgoing(specs, num_bytes, seal=seal), b"", None
+        if num_bytes <= inline_cap:
+            payload = body.whole(exact_sum.limb_pieces())
+        else:
+            name = self.topology.partial_blob(self.shard, model.run_id, model.round, sequence)
+            name = self.transport.write_blob(name, body.parts(cut(exact_sum.limb_pieces(), self.part_bytes)))
+            blob = BlobRef(name=name, part_bytes=self.part_bytes)
+        head = PartialHead(
+            tensors=specs,
+            sha256=body.sha256,
+            blob=blob,
+            run_id=model.run_id,
+            round=model.round,
+            shard=self.shard,
+            num_shards=model.num_shards,
+            sequence=sequence,
+            bound=exact_sum.bound,
+            sealed=sealed,
+            updates=tuple(updates),
+        )
+        self.transport.send_partial(encode(head, payload, trust=self.membership.trust), shard=self.shard)
+
+    def _seal(self, model: ModelHead, specs: KeptSpecs, sequence: int) -> tuple[Seal, str]:
+        return self.membership.sealing.seal(_context_of(model.run_id, model.round, self.shard, sequence, specs))
+
+
+def _context_of(run_id: str, round_number: int, shard: int, sequence: int, specs: KeptSpecs) -> UpdateContext:
+    """That of a sealed sum: in place of worker and instance, its shard and its number."""
+    return UpdateContext(
+        run_id=run_id,
+        round=round_number,
+        worker=partial_key(shard),
+        instance=str(sequence),
+        model_sha256="",
+        specs_sha256=specs.sha256,
     )
-
-
-def send_partial(
-    head: PartialHead,
-    exact_sum: ExactSum,
-    transport: Transport,
-    topology: Topology,
-    *,
-    inline_cap: int,
-    part_bytes: int,
-) -> None:
-    """Returns once the root's queue holds the sum durably. BlobLost if its blob is deleted meanwhile."""
-    if head.num_bytes <= inline_cap:
-        body = encode(head, b"".join(exact_sum.limb_pieces()))
-    else:
-        name = topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)
-        name = transport.write_blob(name, cut(exact_sum.limb_pieces(), part_bytes))
-        body = encode(head.model_copy(update={"blob": BlobRef(name=name, part_bytes=part_bytes)}))
-    transport.send_partial(body, shard=head.shard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +119,10 @@ class PartialSum:
     head: PartialHead
     payload: memoryview
     """Empty when the body is in a blob."""
+    seal: Seal | None = None
+    """What opens its body; None: that is in clear."""
+    signer: Signer | None = None
+    """Who signed it; None where senders are believed."""
 
     @property
     def shard(self) -> int:
@@ -115,7 +150,7 @@ class PartialSum:
 
     @property
     def in_message(self) -> InMessage:
-        return InMessage(self.head, self.payload, is_zstd=False)
+        return InMessage(self.head, self.payload, is_zstd=False, seal=self.seal)
 
     def __str__(self) -> str:
         return f"sum of shard {self.head.shard}"
@@ -140,9 +175,15 @@ class PartialSum:
 
 def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -> PartialSum:
     """The partial sum in a delivery; a MessageError that says what is wrong with it, if anything is."""
-    head, payload = decode(delivery.body, PartialHead)
+    message = decode_from(delivery.body, PartialHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
+    head, payload = message.header, message.payload
     if partial_key(head.shard) != delivery.sender:
         raise UnfitMessage(f"claims to be of shard {head.shard}, but came with the key '{delivery.sender}'")
+    num_shards = expected.topology.num_shards
+    if not num_shards:
+        raise UnfitMessage(f"partial sum of shard {head.shard}, but this run has no shards")
+    if head.num_shards != num_shards:
+        raise UnfitMessage(f"partial sum of shard {head.shard} of {head.num_shards}; this run has {num_shards} shards")
     if head.run_id != expected.run_id:
         raise UnfitMessage(f"partial sum of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
@@ -151,5 +192,7 @@ def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -
     if problem:
         raise UnfitMessage(f"partial sum of shard {head.shard} for round {head.round} {problem}")
     own_blob = expected.topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)
+    context = _context_of(head.run_id, head.round, head.shard, head.sequence, kept(head.tensors))
+    seal = seal_of(head, context, expected.membership)
     check_body(head, payload, own_blob=own_blob)
-    return PartialSum(head, payload)
+    return PartialSum(head, payload, seal, message.signer)

@@ -2,14 +2,18 @@
 
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
 from aggregator.state.early_stop import Aim, Ending
+from aggregator.state.kept_bodies import KeptBodies
 from aggregator.state.ledger import (
     FORMAT,
     Accumulated,
     ClosedBy,
+    FoldedUpdate,
+    KeptBody,
     Ledger,
     RoundResult,
     UpdateRow,
     Verdict,
+    columns_of,
     recorded_metrics,
 )
 from aggregator.state.retention import Retention
@@ -21,6 +25,9 @@ __all__ = [
     "Aim",
     "ClosedBy",
     "Ending",
+    "FoldedUpdate",
+    "KeptBodies",
+    "KeptBody",
     "Ledger",
     "ModelFile",
     "NewModel",
@@ -30,6 +37,7 @@ __all__ = [
     "UpdateRow",
     "Verdict",
     "WrittenModel",
+    "columns_of",
     "companion_specs",
     "recorded_metrics",
     "summarize",

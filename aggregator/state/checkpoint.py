@@ -5,6 +5,7 @@ models/round-00012.safetensors    the model after round 12; round-00000 is the i
 models/round-00012.NAME.safetensors   the server step's state after round 12, if it has any: the model's companion,
                                   one flat float64 tensor NAME, in the order of the model's elements
 models/last.safetensors, best.safetensors   hard links to two of them, for people
+bodies/                           of updates in that sum, as long as they may have to be taken out; see kept_bodies.py
 sum-2-00013-4.safetensors         the open round's sum as of a commit; the numbers: epoch, round, updates folded
 summary.json                      for people and scripts; written at the end
 """
@@ -40,7 +41,8 @@ class StateDirectory:
         self._rounds: set[int] | None = None
         """The rounds whose models may be there; None before the first look."""
         try:
-            self._models.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._models.mkdir(exist_ok=True)
         except OSError as error:
             raise StateError(f"cannot write to the state directory {folder}: {error.strerror}") from error
 
@@ -275,6 +277,20 @@ class ModelFile:
         """The payload, piece by piece."""
         with self._data(specs) as data:
             yield from data.pieces(num_bytes_of(specs))
+
+    def halves(self, specs: Specs) -> dict[str, NDArray[np.float16]]:
+        """The float16 tensors of a model with these specs, flat, by name; read from the file as they are looked at."""
+        found: dict[str, NDArray[np.float16]] = {}
+        start = 0
+        with self._data(specs) as data:
+            first = data.file.tell()
+            for spec in specs:
+                if spec.dtype == "float16" and spec.num_elements:
+                    found[spec.name] = np.memmap(
+                        self.path, np.float16, "r", offset=first + start, shape=(spec.num_elements,)
+                    )
+                start += spec.num_bytes
+        return found
 
     @contextmanager
     def floats(self, specs: Specs) -> Iterator[Floats]:

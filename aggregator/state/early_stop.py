@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from learning import Direction, bare
+from learning import AT_SITES, IN_TRAINING, Direction, bare
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,10 @@ class Ending:
 
     rounds: int
     aim: Aim = Aim()
-    """Stop early on its metric, from the central evaluation or, as ``eval.NAME``, the workers'; without one, never."""
+    """Stop early on its metric, from the central evaluation or, as ``eval.NAME``, the workers'; without one, never.
+
+    Of the workers' values the median counts, so that one worker cannot end a run alone.
+    """
     stop_at: float | None = None
     """Stop when the metric is at least as good as this."""
     patience: int = 0
@@ -46,9 +49,18 @@ class Ending:
         return round_number < self.rounds and self.aim.metric is None
 
 
-def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
-    """The value of a metric in a ledger row of a round: from the central evaluation, or else from the workers."""
-    value = row["metrics"].get(metric, row["worker_metrics"].get(metric))
+def metric_of(row: Mapping[str, Any], metric: str, direction: Direction) -> float | None:
+    """What a metric counts as in a ledger row of a round: from the central evaluation, or else from the workers.
+
+    Of the workers, the median, and of two middle values the worse; rounds closed by 0.1.0 have only means.
+    """
+    if metric in row["metrics"]:
+        return float(row["metrics"][metric])
+    middle = row.get("worker_medians", {}).get(metric)
+    if middle is not None:
+        lower, upper = middle
+        return float(upper if direction is Direction.MIN else lower)
+    value = row["worker_metrics"].get(metric)
     return None if value is None else float(value)
 
 
@@ -56,7 +68,7 @@ def best_round(rounds: Iterable[Mapping[str, Any]], metric: str, direction: Dire
     """The first round with the best value, and that value; None if no round has the metric."""
     best: tuple[int, float] | None = None
     for row in rounds:
-        value = metric_of(row, metric)
+        value = metric_of(row, metric, direction)
         if value is not None and (best is None or direction.is_better(value, best[1])):
             best = (int(row["round"]), value)
     return best
@@ -74,7 +86,13 @@ def reason_to_stop(
         return None
     number, value = best
     if stop_at is not None and not direction.is_better(stop_at, value):
-        return f"{aim.metric} reached {value:.4g} in round {number}"
+        return f"{_named(aim.metric)} reached {value:.4g} in round {number}"
     if patience and last_round - number >= patience:
-        return f"{aim.metric} was not better than in round {number} ({value:.4g}) for {patience} rounds"
+        return f"{_named(aim.metric)} was not better than in round {number} ({value:.4g}) for {patience} rounds"
     return None
+
+
+def _named(metric: str) -> str:
+    """A metric in words."""
+    is_of_workers = metric.startswith((AT_SITES, IN_TRAINING))
+    return f"{metric} (median of the workers)" if is_of_workers else metric

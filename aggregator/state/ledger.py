@@ -2,7 +2,9 @@
 
 ``run``      what the run is (name, id, seed, task, ...), its epoch, and the accumulator file that counts
 ``rounds``   one row a round; the open one has no ``closed_by``
-``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice
+``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice. Of messages
+             that do not count, only some have a row of their own; a row for ``num_messages`` counts the others
+``kept``     the files with the bodies of updates folded in the open round, where those may have to be taken out again
 ``attempts`` messages that came back again and again, while they are being handled
 ``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
              has format 2, so that a fedmq that would ignore the table does not go on with the run
@@ -31,18 +33,32 @@ CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL, closed_by TEXT, seconds REAL,
     num_folded INTEGER, num_late INTEGER, num_refused INTEGER, num_duplicate INTEGER, num_samples INTEGER,
-    metrics TEXT, worker_metrics TEXT, model_sha256 TEXT
+    metrics TEXT, worker_metrics TEXT, model_sha256 TEXT, worker_medians TEXT
 );
 CREATE TABLE updates (
     id INTEGER PRIMARY KEY, received_at REAL NOT NULL, round INTEGER NOT NULL, verdict TEXT NOT NULL, reason TEXT,
     worker TEXT, instance TEXT, base_round INTEGER, staleness INTEGER, num_samples INTEGER, weight REAL,
-    num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT
+    num_bytes INTEGER, train_s REAL, queue_s REAL, train_metrics TEXT, eval_metrics TEXT,
+    num_messages INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX updates_by_round ON updates (round, verdict, worker);
 CREATE TABLE attempts (message TEXT PRIMARY KEY, number INTEGER NOT NULL);
 CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 'folded';
 """
 
+
+_ADDED_COLUMNS = (
+    ("updates", "num_messages", "INTEGER NOT NULL DEFAULT 1"),
+    ("rounds", "worker_medians", "TEXT"),
+)
+"""(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
+
+_KEPT = """
+CREATE TABLE IF NOT EXISTS kept (
+    base_round INTEGER, worker TEXT, file TEXT NOT NULL, sha256 TEXT NOT NULL, keys TEXT NOT NULL,
+    PRIMARY KEY (base_round, worker)
+)
+"""
 
 _COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
 
@@ -58,6 +74,8 @@ class Verdict(StrEnum):
     """It was folded into a round that was then abandoned."""
     UNDONE = "undone"
     """It was folded into a round that had to be done again because one of its files was damaged."""
+    WITHDRAWN = "withdrawn"
+    """It was folded, and taken out again before the round closed, since its worker may not count any more."""
 
 
 class ClosedBy(StrEnum):
@@ -68,7 +86,8 @@ class ClosedBy(StrEnum):
     SHORT = "short"
     """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
     ABANDONED = "abandoned"
-    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``)."""
+    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``). Or their mean took
+    the model out of the range of its dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +113,8 @@ class UpdateRow:
     queue_s: float | None = None
     train_metrics: Mapping[str, float] = field(default_factory=dict)
     eval_metrics: Mapping[str, float] = field(default_factory=dict)
+    num_messages: int = 1
+    """How many messages this row stands for: more than one if they were dropped unread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +129,37 @@ class Accumulated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBody:
+    """Where the body of a folded update is kept until its round closes."""
+
+    base_round: int
+    worker: str
+    file: str
+    sha256: str
+    keys: tuple[bytes, ...] = ()
+    """The ids of the keys by which its worker was known; none where senders are believed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedUpdate:
+    """An update that counts in the open round."""
+
+    base_round: int
+    worker: str
+    staleness: int
+    num_samples: int
+    weight: float
+    """It was added with this."""
+    kept: KeptBody | None
+    """None: it cannot be taken out again, since it came in a partial sum or before bodies were kept."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The ids of the keys by which its worker was known, as far as they were kept."""
+        return self.kept.keys if self.kept else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundResult:
     """How a round ended."""
 
@@ -115,6 +167,8 @@ class RoundResult:
     closed_at: float
     seconds: float
     num_samples: int
+    reason: str | None = None
+    """Why its updates are dropped, if that is not said by ``closed_by`` alone."""
     measured: Measured
     """The new model's metrics on central test data."""
     model_sha256: str
@@ -142,6 +196,10 @@ class Ledger:
             raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to go on")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
+        self._db.execute(_KEPT)
+        for table, column, kind in _ADDED_COLUMNS:
+            if column not in columns_of(self._db, table):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -199,13 +257,39 @@ class Ledger:
     def _open(self, number: int, now: float) -> None:
         self._db.execute("INSERT OR IGNORE INTO rounds (round, opened_at) VALUES (?, ?)", (number, now))
 
-    def commit(self, rows: Iterable[UpdateRow], accumulated: Accumulated | None, *, num_present: int = 0) -> None:
-        """Records that these updates are decided, and that this accumulator file holds the open round's sum."""
+    def commit(
+        self,
+        rows: Iterable[UpdateRow],
+        accumulated: Accumulated | None,
+        *,
+        kept: Iterable[KeptBody] = (),
+        num_present: int = 0,
+    ) -> None:
+        """Records that these updates are decided, and that this accumulator file holds the open round's sum.
+
+        ``kept`` are the bodies of those that can be taken out of it again.
+        """
         with self.transaction():
             self._insert(rows)
+            self._insert_kept(kept)
             self._set({"num_present": num_present})
             if accumulated is not None:
                 self._set({"accumulated": _fields(accumulated)})
+
+    def withdraw(self, updates: Mapping[FoldedUpdate, str], accumulated: Accumulated | None) -> None:
+        """Records that these updates of the open round count no more, each for its reason, and what sum is left.
+
+        None: no update is left in it.
+        """
+        with self.transaction():
+            keys = [(update.base_round, update.worker) for update in updates]
+            self._db.executemany(
+                "UPDATE updates SET verdict = 'withdrawn', reason = ?"
+                " WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+                [(reason, *key) for key, reason in zip(keys, updates.values(), strict=True)],
+            )
+            self._db.executemany("DELETE FROM kept WHERE base_round = ? AND worker = ?", keys)
+            self._set({"accumulated": None if accumulated is None else _fields(accumulated)})
 
     def close_round(
         self,
@@ -223,16 +307,19 @@ class Ledger:
             self._insert(rows)
             if result.closed_by is ClosedBy.ABANDONED:
                 self._db.execute(
-                    "UPDATE updates SET verdict = 'abandoned' WHERE round = ? AND verdict = 'folded'",
-                    (number,),
+                    "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
+                    (result.reason, number),
                 )
+            means, medians = self._worker_metrics(number), self._worker_medians(number)
             counts = dict(
-                self._db.execute("SELECT verdict, count(*) FROM updates WHERE round = ? GROUP BY verdict", (number,))
+                self._db.execute(
+                    "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
+                )
             )
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
                 " num_refused = ?, num_duplicate = ?, num_samples = ?, metrics = ?, worker_metrics = ?,"
-                " model_sha256 = ? WHERE round = ?",
+                " worker_medians = ?, model_sha256 = ? WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -243,12 +330,14 @@ class Ledger:
                     counts.get(Verdict.DUPLICATE, 0),
                     result.num_samples,
                     json.dumps(result.measured.recorded()),
-                    json.dumps(self._worker_metrics(number)),
+                    json.dumps(means),
+                    json.dumps(medians),
                     result.model_sha256,
                     number,
                 ),
             )
             self._insert_companions(number, result.companions)
+            self._db.execute("DELETE FROM kept")
             self._set({"accumulated": None, "num_present": num_present})
             if next_round is not None:
                 self._open(next_round, result.closed_at)
@@ -268,6 +357,7 @@ class Ledger:
                 "UPDATE updates SET verdict = 'undone' WHERE round >= ? AND verdict IN ('folded', 'abandoned')",
                 (number,),
             )
+            self._db.execute("DELETE FROM kept")
             self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
             self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
             self._set({"accumulated": None, "min_epoch": self._epoch or 0})
@@ -306,6 +396,15 @@ class Ledger:
             [tuple(_plain(getattr(row, name)) for name in names) for row in rows],
         )
 
+    def _insert_kept(self, kept: Iterable[KeptBody]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)",
+            [
+                (each.base_round, each.worker, each.file, each.sha256, ",".join(key.hex() for key in each.keys))
+                for each in kept
+            ],
+        )
+
     def _worker_metrics(self, number: int) -> dict[str, float]:
         """What the workers measured: means weighted by samples, under ``train.`` and ``eval.``, in a fixed order."""
         sums: dict[str, float] = {}
@@ -328,6 +427,24 @@ class Ledger:
         means = {key: total / weights[key] for key, total in sums.items()}
         return {key: mean for key, mean in means.items() if math.isfinite(mean)}
 
+    def _worker_medians(self, number: int) -> dict[str, tuple[float, float]]:
+        """What the workers measured, under the same names: the middle value, or both of two, with one vote a worker.
+
+        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'.
+        """
+        values: dict[str, list[float]] = {}
+        rows = self._db.execute(
+            "SELECT worker, max(base_round), train_metrics, eval_metrics FROM updates"
+            " WHERE round = ? AND verdict = 'folded' GROUP BY worker",
+            (number,),
+        )
+        for _, _, trained, evaluated in rows:
+            for prefix, text in (("train", trained), ("eval", evaluated)):
+                for name, value in Measured.of(json.loads(text)).metrics.items():
+                    values.setdefault(f"{prefix}.{name}", []).append(value)
+        ordered = {key: sorted(found) for key, found in values.items()}
+        return {key: (found[(len(found) - 1) // 2], found[len(found) // 2]) for key, found in ordered.items()}
+
     # -- asking ---------------------------------------------------------------------------------------------
 
     def is_folded(self, base_round: int, worker: str) -> str | None:
@@ -343,6 +460,48 @@ class Ledger:
         rows = self._db.execute("SELECT DISTINCT worker FROM updates WHERE round = ? AND verdict = 'folded'", (number,))
         return [str(worker) for (worker,) in rows]
 
+    def folded(self, number: int) -> list[FoldedUpdate]:
+        """The updates that are committed in this round, which is open, in the order in which they came."""
+        rows = self._db.execute(
+            "SELECT base_round, worker, staleness, num_samples, weight, file, sha256, keys"
+            " FROM updates LEFT JOIN kept USING (base_round, worker)"
+            " WHERE round = ? AND verdict = 'folded' ORDER BY id",
+            (number,),
+        )
+        return [
+            FoldedUpdate(
+                base_round=base_round,
+                worker=worker,
+                staleness=staleness,
+                num_samples=num_samples,
+                weight=weight,
+                kept=None if kept[0] is None else _kept_body(base_round, worker, *kept),
+            )
+            for base_round, worker, staleness, num_samples, weight, *kept in rows
+        ]
+
+    def kept_files(self) -> set[str]:
+        """The files with bodies that are kept."""
+        return {str(file) for (file,) in self._db.execute("SELECT file FROM kept")}
+
+    def median_samples(self, *, before: int) -> int | None:
+        """The median num_samples, the lower of two, of the updates in the last round before ``before`` that has any."""
+        (last,) = self._db.execute(
+            "SELECT max(round) FROM updates WHERE verdict = 'folded' AND round < ?", (before,)
+        ).fetchone()
+        rows = self._db.execute(
+            "SELECT num_samples FROM updates WHERE verdict = 'folded' AND round = ? ORDER BY num_samples", (last,)
+        ).fetchall()
+        return int(rows[(len(rows) - 1) // 2][0]) if rows else None
+
+    def workers(self) -> dict[str, bool]:
+        """Worker -> whether an update of it has been folded, of all whose updates were fit to be."""
+        rows = self._db.execute(
+            "SELECT worker, max(verdict IN ('folded', 'abandoned', 'undone', 'withdrawn')) FROM updates"
+            " WHERE verdict != 'refused' AND worker IS NOT NULL GROUP BY worker"
+        )
+        return {str(worker): bool(is_folded) for worker, is_folded in rows}
+
     def accumulated(self) -> Accumulated | None:
         fields = self._fact("accumulated")
         return None if fields is None else Accumulated(**fields)
@@ -354,6 +513,11 @@ class Ledger:
     def patience_s(self) -> float:
         """How long workers may be silent and still count as present; 0 if it was not recorded."""
         return float(self._fact("patience_s") or 0.0)
+
+    def began_at(self) -> float | None:
+        """When the run began, Unix time; None if an earlier version of fedmq began it, which did not record that."""
+        began_at = self._fact("began_at")
+        return None if began_at is None else float(began_at)
 
     def base_round(self) -> int:
         """The round whose model this ledger begins with: 0, unless it took a run over from the stream."""
@@ -378,7 +542,10 @@ class Ledger:
         return dict(self._db.execute("SELECT name, sha256 FROM companions WHERE round = ?", (round_number,)))
 
     def round(self, number: int) -> dict[str, Any]:
-        """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``."""
+        """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``.
+
+        ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper).
+        """
         (row,) = self._closed("AND round = ?", number)
         return row
 
@@ -396,6 +563,7 @@ class Ledger:
                 "metrics": central.metrics,
                 "num_test_samples": central.num_samples,
                 "worker_metrics": json.loads(row["worker_metrics"]),
+                "worker_medians": json.loads(row["worker_medians"] or "{}"),
             }
 
     def close(self) -> None:
@@ -407,8 +575,18 @@ def recorded_metrics(row: Mapping[str, Any]) -> dict[str, float]:
     return Measured(row["metrics"], row.get("num_test_samples")).recorded()
 
 
+def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
+    """The names of a table's columns."""
+    return {str(row[1]) for row in database.execute(f"PRAGMA table_info({table})")}
+
+
 def _fields(value: Accumulated) -> dict[str, Any]:
     return {name: getattr(value, name) for name in Accumulated.__slots__}
+
+
+def _kept_body(base_round: int, worker: str, file: str, sha256: str, keys: str) -> KeptBody:
+    ids = tuple(bytes.fromhex(key) for key in keys.split(",") if key)
+    return KeptBody(base_round=base_round, worker=worker, file=file, sha256=sha256, keys=ids)
 
 
 def _plain(value: object) -> object:

@@ -20,7 +20,8 @@ from aggregator.events import (
 )
 from aggregator.history import History
 from aggregator.state import Verdict, recorded_metrics
-from console import StateError, new_registry
+from console import StateError
+from console.serving import new_registry
 
 SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300, 1800, 7200)
 _ROUNDS_LATE = (0, 1, 2, 3, 5, 10, 20)

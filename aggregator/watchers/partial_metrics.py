@@ -13,7 +13,7 @@ from aggregator.events import (
     UpdateSummed,
 )
 from aggregator.watchers.metrics import SECONDS
-from console import new_registry
+from console.serving import new_registry
 
 
 class PartialMetrics:

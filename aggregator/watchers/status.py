@@ -18,12 +18,13 @@ from aggregator.events import (
     RunOpened,
     RunStopped,
     UpdateDecided,
+    UpdateWithdrawn,
     WorkerSeen,
 )
-from aggregator.rounds import Present
+from aggregator.presence import Present
 from aggregator.state import UpdateRow, Verdict
 from broker import Transport
-from broker.wire import MAX_LISTED, Presence, Status, WorkerStatus, encode
+from broker.wire import MAX_LISTED, Presence, Status, Trust, WorkerStatus, encode
 from console import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class StatusBoard:
                     self._on_presence(event.presence)
                 case UpdateDecided():
                     self._on_answer(event.row, is_committed=False)
+                case UpdateWithdrawn():
+                    self._answered.pop(event.worker, None)
                 case Committed():
                     for row in event.rows:
                         self._on_answer(row, is_committed=True)
@@ -136,6 +139,7 @@ def _status_of(presence: Presence, seen_at: float, *, has_answered: bool) -> Wor
         progress=presence.progress,
         seen_at=seen_at,
         has_answered=has_answered,
+        objection=presence.objection,
     )
 
 
@@ -145,8 +149,8 @@ class StatusSender:
     If sending fails, it logs the error and sends no more; the run goes on.
     """
 
-    def __init__(self, transport: Transport, *, num_shards: int = 0) -> None:
-        self._transport = transport
+    def __init__(self, transport: Transport, *, num_shards: int = 0, trust: Trust) -> None:
+        self._transport, self._trust = transport, trust
         self._board = StatusBoard(num_shards=num_shards)
         self._heartbeat = Heartbeat(self._send, every_s=_EVERY_S)
         self._has_failed = False
@@ -170,7 +174,7 @@ class StatusSender:
         try:
             status = self._board.status()
             if status is not None:
-                self._transport.send_status(encode(status))
+                self._transport.send_status(encode(status, trust=self._trust))
         except Exception:
             self._has_failed = True
             log.exception("cannot send the snapshot for fl-status; sending no more of them; the run goes on")

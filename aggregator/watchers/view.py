@@ -22,9 +22,10 @@ from aggregator.events import (
     RunStopped,
     StandingBy,
     UpdateDecided,
+    UpdateWithdrawn,
     WorkerSeen,
 )
-from aggregator.rounds import Present
+from aggregator.presence import Present
 from aggregator.state import Aim, Verdict
 from broker.wire import Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
@@ -38,6 +39,13 @@ _MARKS = {  # none for late updates: they were for another round
     Verdict.REFUSED: ("✗", "red"),
     Verdict.DUPLICATE: ("✓", "green"),
 }
+_COUNTED_STYLES = {
+    Verdict.LATE: "yellow",
+    Verdict.REFUSED: "red",
+    Verdict.DUPLICATE: "dim",
+    Verdict.WITHDRAWN: "yellow",
+}
+"""Verdict -> how its number is shown, besides that of the folded ones."""
 _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
 
 
@@ -90,6 +98,8 @@ class AggregatorView:
                 self._on_presence(presence)
             case UpdateDecided():
                 self._on_update(event)
+            case UpdateWithdrawn(worker=worker):
+                self._on_withdrawn(worker)
             case RoundMoved():
                 self._move = event
             case Transferring():
@@ -138,11 +148,16 @@ class AggregatorView:
     def _on_update(self, event: UpdateDecided) -> None:
         row = event.row
         self._download.over(f"update of {row.worker}" if event.shard is None else f"sum of shard {event.shard}")
-        self._open_counts[row.verdict] += 1
+        self._open_counts[row.verdict] += row.num_messages
         if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
             return
         if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # a refused update may bear any name
             self._answers[row.worker] = row.verdict
+
+    def _on_withdrawn(self, worker: str) -> None:
+        self._answers.pop(worker, None)
+        self._open_counts[Verdict.FOLDED] -= 1
+        self._counts[Verdict.WITHDRAWN] += 1
 
     def _open_run(self, event: RunOpened) -> None:
         self._forget_run("")
@@ -156,6 +171,7 @@ class AggregatorView:
         self._round, self._round_opened_at, self._move = event.round, self._clock(), None
         self._answers = dict.fromkeys(event.answered, Verdict.FOLDED)
         self._open_counts.clear()
+        self._open_counts[Verdict.FOLDED] = event.num_folded
         self._upload.over()
         self._state = ""
 
@@ -262,6 +278,8 @@ class AggregatorView:
         if verdict is not None:
             mark, style = _MARKS[verdict]
             return Text(f"{mark} {shown}", style=style)
+        if presence is not None and presence.objection is not None:
+            return Text(f"✗ {shown} objects", style="red")
         if presence is None or presence.state not in _STATE_MARKS:
             return Text(f"· {shown}", style="dim")
         mark, style = _STATE_MARKS[presence.state]
@@ -275,7 +293,7 @@ class AggregatorView:
         counts = self._counts + self._open_counts
         if counts:
             words = Text(f"{counts[Verdict.FOLDED]:,} folded")
-            for verdict, style in ((Verdict.LATE, "yellow"), (Verdict.REFUSED, "red"), (Verdict.DUPLICATE, "dim")):
+            for verdict, style in _COUNTED_STYLES.items():
                 if counts[verdict]:
                     words.append(f", {counts[verdict]:,} {verdict}", style=style)
             rows.words("updates", words)

@@ -16,6 +16,8 @@ from console import BrokerError, BrokerFault, BrokerRefused, BrokerUnreachable, 
 _IS_REFUSAL = re.compile(r"\((403|530)\)")
 _NOT_FOUND = 404
 _INTERNAL_ERROR = 541
+_NO_REPLICA = re.compile(r"does not have a (running )?replica")
+"""RabbitMQ 3.10 says it without, 4.0 with ``running``."""
 _AT_ONCE_BYTES = {"_MAX_RECV_BYTES": 2**17, "_MAX_CONSUME_BYTES": 2**19}
 _OUR_CERTIFICATE_REFUSED = re.compile(r"ALERT_(\w*CERTIFICATE|UNKNOWN_CA)")
 
@@ -138,7 +140,7 @@ def _channel_error(code: int, text: str) -> BrokerError:
         return BrokerFault(text)
     if code == _NOT_FOUND:
         return QueueMissing(text)
-    if "delivery acknowledgement" in text or "does not have a replica" in text:
+    if "delivery acknowledgement" in text or _NO_REPLICA.search(text):
         # the consumer timeout, or a stream that is just being made or started: a new channel is all it takes
         return BrokerUnreachable(text)
     return BrokerRefused(f"the broker refuses: {text}")

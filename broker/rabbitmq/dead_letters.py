@@ -3,6 +3,9 @@
 Reading acks nothing: whatever is not replayed or dropped goes back in the order in which it came. RabbitMQ puts it
 ahead of letters not yet read, and behind those read and given back earlier; so a queue keeps its order as long as it
 is read to its end.
+
+Only what came over the dead-letter exchange says who it is from. There, aggregators write what they set aside, and the
+broker moves what was delivered too often; no worker's user may write to it, or to the queue.
 """
 
 import contextlib
@@ -17,7 +20,7 @@ from typing import Any, Self, TypeVar
 from pika.adapters.blocking_connection import BlockingChannel
 
 from broker.rabbitmq.link import Link
-from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, durable
+from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, SET_ASIDE_KEY, durable
 from broker.settings import BrokerSettings
 from broker.wire import Topology, UpdateHead, decode, is_name_of, sender_of, update_key
 from console import BrokerError, MalformedMessage, QueueMissing, UnfitMessage
@@ -40,6 +43,7 @@ _WHY_BY_BROKER = {
     "maxlen": "the queue was full",
 }
 """Reasons in ``x-death``, for messages that the broker itself set aside -> in our words."""
+_NO_REASON = "no reason given"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Letter:
     id: str
     """The same whenever it is read. Letters with the same sender, reason and body share it."""
     sender: str | None
-    """The worker it is from, according to the broker; None if unknown."""
+    """The worker it is from, according to the aggregator or the broker; None if unknown."""
     reason: str
     set_aside_at: datetime | None
     num_bytes: int
@@ -193,20 +197,24 @@ class DeadLetters:
         return head.blob.name if is_name_of(head.blob.name, own) else None
 
     def _origin(self, method: Any, properties: Any) -> tuple[str | None, str, datetime | None]:
-        """(sender, reason, when). What came over the dead-letter exchange still has the headers that its sender
-        wrote, so only what the broker wrote counts there."""
+        """(sender, reason, when).
+
+        What the broker moved still has the headers that its sender wrote, so only the key and what the broker wrote
+        count there. What came another way than over the exchange may be from anybody.
+        """
         headers: dict[str, Any] = properties.headers or {}
-        if SENDER_HEADER in headers and method.exchange != self._topology.dead_letters:
-            reason = _text(headers.get(REASON_HEADER)) or "no reason given"
-            return _text(headers[SENDER_HEADER]), reason, _moment(properties.timestamp)
+        key = _text(method.routing_key) or ""
+        if method.exchange != self._topology.dead_letters:
+            return None, _text(headers.get(REASON_HEADER)) or _NO_REASON, _moment(properties.timestamp)
+        if key == SET_ASIDE_KEY:
+            reason = _text(headers.get(REASON_HEADER)) or _NO_REASON
+            return _text(headers.get(SENDER_HEADER)), reason, _moment(properties.timestamp)
         death = _first(headers.get("x-death"))
         death = death if isinstance(death, dict) else {}
-        keys = (_text(method.routing_key), _text(_first(death.get("routing-keys"))))
-        key = next((key for key in keys if key and key.startswith(update_key(""))), None)
-        why = _text(death.get("reason")) or "no reason given"
+        why = _text(death.get("reason")) or _NO_REASON
         when = death.get("time")
         return (
-            sender_of(key) if key else None,
+            sender_of(key) if key.startswith(update_key("")) else None,
             _WHY_BY_BROKER.get(why, why),
             when if isinstance(when, datetime) else _moment(properties.timestamp),
         )

@@ -7,6 +7,8 @@ import pika
 
 REASON_HEADER = "reason"
 SENDER_HEADER = "sender"
+SET_ASIDE_KEY = "set-aside"
+"""The routing key of what an aggregator sets aside; what the broker itself sets aside keeps the key it came with."""
 PART_HEADER = "part"
 RETURNS_HEADER = "x-delivery-count"
 """Written by the broker; on a first delivery, whatever is there was written by the sender."""

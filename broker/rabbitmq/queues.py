@@ -1,4 +1,4 @@
-"""A ``Topology`` on RabbitMQ: its queues with all their arguments, its exchanges and bindings."""
+"""The root aggregator's ``Topology`` on RabbitMQ: its queues with all their arguments, its exchanges and bindings."""
 
 from typing import Any
 
@@ -26,7 +26,11 @@ DEAD = {
     "x-delivery-limit": 1_000_000,  # fl-dead gives back what it reads, and each return counts
 }
 PRESENCE = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
-STATUS = {"x-max-length": 1, "x-overflow": "drop-head"}
+STATUSES = {
+    "x-queue-type": "stream",
+    "x-stream-max-segment-size-bytes": MIB,
+    "x-max-length-bytes": 4 * MIB,
+}
 BLOB = {"x-queue-type": "stream", "x-max-age": "7D"}
 
 
@@ -38,23 +42,29 @@ def exchanges(topology: Topology) -> dict[str, str]:
 def queues(topology: Topology) -> dict[str, Arguments]:
     """Queue name -> its arguments; all are durable."""
     updates = UPDATES | {"x-dead-letter-exchange": topology.dead_letters}
-    own = {topology.models: MODELS, topology.updates: updates, topology.dead: DEAD}
-    if topology.shard is not None:
-        return own
-    shards = {topology.updates_of(shard): updates for shard in range(topology.num_shards)}
-    return own | {topology.presence: PRESENCE, topology.status: STATUS} | shards
+    return {
+        topology.models: MODELS,
+        topology.updates: updates,
+        topology.dead: DEAD,
+        topology.presence: PRESENCE,
+        topology.statuses: STATUSES,
+        **{topology.updates_of(shard): updates for shard in range(topology.num_shards)},
+    }
+
+
+def outdated(topology: Topology) -> tuple[str, ...]:
+    """Queues of earlier versions, which nobody reads any more."""
+    return (f"{topology.queue}.status",)
 
 
 def bindings(topology: Topology) -> tuple[tuple[str, str, str], ...]:
     """(exchange, queue, routing key)."""
-    inbound, dead = topology.inbound, (topology.dead_letters, topology.dead, "")
-    if topology.shard is not None:
-        return ((inbound, topology.updates, f"update.{topology.shard}.*"), dead)
+    inbound = topology.inbound
     shards = [(inbound, topology.updates_of(shard), f"update.{shard}.*") for shard in range(topology.num_shards)]
     return (
         (inbound, topology.updates, "update.*"),
         (inbound, topology.presence, "presence.*"),
-        dead,
+        (topology.dead_letters, topology.dead, ""),
         *([(inbound, topology.updates, "partial.*")] if shards else []),
         *shards,
     )

@@ -2,7 +2,7 @@
 
 from broker.states.compression import Encoding
 from broker.states.model_body import read_model
-from broker.states.selection import ALL, shared_state
+from broker.states.selection import ALL, selected, shared_state, trained_names
 from broker.states.tensors import (
     DTYPES,
     State,
@@ -27,6 +27,8 @@ __all__ = [
     "is_finite",
     "raw",
     "read_model",
+    "selected",
     "shared_state",
     "specs_of",
+    "trained_names",
 ]

@@ -5,7 +5,7 @@ and none that begins with ``!``. With only ``!`` patterns, all others are shared
 ``trainable`` stands for the parameters that are trained (requires_grad), which leaves out all buffers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -20,22 +20,35 @@ _NOT = "!"
 def shared_state(model: nn.Module, patterns: Sequence[str]) -> State:
     """The tensors of a model that are shared. ValueError if a pattern matches none, or if none is shared."""
     state: State = dict(model.state_dict())
-    trained = {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.requires_grad}
-
-    def matched(pattern: str) -> set[str]:
-        wanted = pattern.removeprefix(_NOT)
-        names = trained if wanted == _TRAINABLE else {name for name in state if fnmatchcase(name, wanted)}
-        if not names & state.keys():
+    trained = trained_names(model)
+    for pattern in patterns:
+        if not _matched(pattern, state, trained):
             raise ValueError(f"'{pattern}' matches no tensor of the model; it has {_listed(list(state))}")
-        return names
-
-    taken = [matched(pattern) for pattern in patterns if not pattern.startswith(_NOT)]
-    left = [matched(pattern) for pattern in patterns if pattern.startswith(_NOT)]
-    names = (set().union(*taken) if taken else state.keys()) - set().union(*left)
+    names = selected(state, patterns, trained=trained)
     shared = {name: tensor for name, tensor in state.items() if name in names}
     if not shared:
         raise ValueError(f"'{','.join(patterns)}' leaves no tensor of the model to share")
     return shared
+
+
+def trained_names(model: nn.Module) -> set[str]:
+    """The names of the parameters that are trained."""
+    return {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.requires_grad}
+
+
+def selected(names: Iterable[str], patterns: Sequence[str], *, trained: Collection[str]) -> set[str]:
+    """Those of the ``names`` that the patterns select; ``trained`` are what ``trainable`` stands for."""
+    names = set(names)
+    taken = [_matched(pattern, names, trained) for pattern in patterns if not pattern.startswith(_NOT)]
+    left = [_matched(pattern, names, trained) for pattern in patterns if pattern.startswith(_NOT)]
+    return (set().union(*taken) if taken else names) - set().union(*left)
+
+
+def _matched(pattern: str, names: Iterable[str], trained: Collection[str]) -> set[str]:
+    wanted = pattern.removeprefix(_NOT)
+    if wanted == _TRAINABLE:
+        return set(names) & set(trained)
+    return {name for name in names if fnmatchcase(name, wanted)}
 
 
 def _listed(names: list[str]) -> str:

@@ -1,13 +1,16 @@
 """What two processes must agree on, as bytes: names, headers, codec. No pika, no PyTorch."""
 
-from broker.wire import tensor_sets, zstd
+from broker.wire import tensor_sets
+from broker.wire.bodies import SEAL_BYTES, Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import decode, encode
+from broker.wire.codec import MAX_HEADER_BYTES, Message, decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
     MAX_METRICS,
     MAX_NUM_SAMPLES,
+    MAX_NUMBER,
+    MAX_OBJECTION,
     MAX_PART_BYTES,
     MAX_PRESENCE_EVERY_S,
     MAX_SHARDS,
@@ -23,6 +26,7 @@ from broker.wire.messages import (
     ModelHead,
     PartialHead,
     Presence,
+    Protection,
     QueueName,
     RunName,
     SharedPatterns,
@@ -31,6 +35,17 @@ from broker.wire.messages import (
     UpdateHead,
     WorkerName,
     WorkerStatus,
+)
+from broker.wire.signatures import (
+    KEY_ID_BYTES,
+    MAX_TRAILER_BYTES,
+    SIGNATURE_BYTES,
+    Believing,
+    Role,
+    Signer,
+    Trailer,
+    Trust,
+    signed_text,
 )
 from broker.wire.specs import (
     Digest,
@@ -41,6 +56,7 @@ from broker.wire.specs import (
     canonical,
     delta_specs,
     difference,
+    kept,
     num_bytes_of,
     num_elements_of,
 )
@@ -55,25 +71,32 @@ from broker.wire.topology import (
     shard_of,
     update_key,
 )
-from broker.wire.zstd import decompressed
 
 __all__ = [
     "HIGH_STEP",
+    "KEY_ID_BYTES",
     "LOW_BITS",
     "LOW_STEP",
+    "MAX_HEADER_BYTES",
     "MAX_LISTED",
     "MAX_LOW",
     "MAX_METRICS",
+    "MAX_NUMBER",
     "MAX_NUM_SAMPLES",
+    "MAX_OBJECTION",
     "MAX_PART_BYTES",
     "MAX_PRESENCE_EVERY_S",
     "MAX_SHARDS",
     "MAX_SUM",
     "MAX_TENSORS",
+    "MAX_TRAILER_BYTES",
     "MAX_ZSTD_LEVEL",
     "METRIC_NAME",
     "MIN_PRESENCE_EVERY_S",
     "PRESENCE_EVERY_S",
+    "SEAL_BYTES",
+    "SIGNATURE_BYTES",
+    "Believing",
     "BlobRef",
     "Buffer",
     "Compression",
@@ -81,30 +104,40 @@ __all__ = [
     "Digest",
     "DtypeName",
     "Folded",
+    "Incoming",
     "KeptSpecs",
     "LocalTraining",
+    "Message",
     "ModelHead",
+    "Outgoing",
     "PartialHead",
     "Presence",
+    "Protection",
     "QueueName",
+    "Role",
     "RunName",
+    "Seal",
     "SharedPatterns",
+    "Signer",
     "Specs",
     "Status",
     "TensorSpec",
     "Tensors",
     "Topology",
+    "Trailer",
+    "Trust",
     "UpdateHead",
     "WorkerName",
     "WorkerStatus",
     "canonical",
     "cut",
     "decode",
-    "decompressed",
+    "decode_from",
     "delta_specs",
     "difference",
     "encode",
     "is_name_of",
+    "kept",
     "limb_bytes_of",
     "limb_specs",
     "names_of",
@@ -115,7 +148,7 @@ __all__ = [
     "sender_of",
     "shard_in",
     "shard_of",
+    "signed_text",
     "tensor_sets",
     "update_key",
-    "zstd",
 ]

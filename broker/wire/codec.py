@@ -1,50 +1,78 @@
-"""One message as bytes, and back. The wire format, version 1:
+"""One message as bytes, and back. The wire format, version 2:
 
-    offset  size  what
-    0       4     b"FMQ" and the version, one byte: 1
-    4       4     length h of the header, unsigned, little-endian; at most 4 MiB
-    8       h     the header: one msgpack map; its keys are the fields in messages.py
-    8+h     p     zero bytes up to the next multiple of 64
-    8+h+p   n     the payload: the tensors' bytes, as specs.py says; empty when the header names a blob
+    offset    size  what
+    0         4     b"FMQ" and the version, one byte: 2
+    4         4     length h of the header, unsigned, little-endian; at most 4 MiB
+    8         4     length t of the trailer, unsigned, little-endian; 0 if the message is not signed
+    12        h     the header: one msgpack map; its keys are the fields in messages.py
+    12+h      t     the trailer: who signed the header, see signatures.py
+    12+h+t    p     zero bytes up to the next multiple of 64
+    12+h+t+p  n     the payload: the tensors' bytes, as specs.py says; empty when the header names a blob
+
+Version 1, which fedmq 0.1 wrote, has neither the trailer nor its length; it is read as a message without a signature.
+
+A signature covers the header, whose ``sha256`` covers the payload. It is verified over the bytes as they came, before
+anything of them is parsed.
 
 A blob holds the payload alone, cut into parts. With zstd (see zstd.py) the payload, or each part, is one frame, and n
 is its size; ``tensors`` and ``sha256`` describe its content. A message has no pickle, no code and no extension types,
 and decoding trusts nothing: every size is checked against what was announced before anything is allocated for it.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from broker.wire.buffers import Buffer
 from broker.wire.messages import MAX_TENSORS, Header, Tensors
+from broker.wire.signatures import MAX_TRAILER_BYTES, Believing, Signer, Trust
 from broker.wire.specs import KeptSpecs, TensorSpec, kept
 from console import MalformedMessage
 
-VERSION = 1
+VERSION = 2
 MAX_HEADER_BYTES = 4 * 2**20
 _MAGIC = b"FMQ"
-_PREFIX_BYTES = 8
+_PREFIX_BYTES = {1: 8, 2: 12}
+"""Version -> bytes before the header."""
 _ALIGNMENT = 64
 
 _SPEC = TypeAdapter(TensorSpec)
 _REMEMBERED_BYTES = 2**16
 """Specs up to this size, those of about a thousand tensors, are remembered: all messages of a run have the same."""
 
+_BELIEVING = Believing()
+
 H = TypeVar("H", bound=Header)
 
 
-def encode(header: Header, payload: Buffer = b"") -> bytes:
-    """The message as one ``bytes``. A header over 4 MiB is a MalformedMessage."""
+@dataclass(frozen=True, slots=True)
+class Message(Generic[H]):
+    """A message as it was received."""
+
+    header: H
+    payload: memoryview
+    signer: Signer | None
+    """Who signed it; None where senders are believed."""
+
+
+def encode(header: Header, payload: Buffer = b"", *, trust: Trust = _BELIEVING) -> bytes:
+    """The message as one ``bytes``, signed as ``trust`` does. A header over 4 MiB is a MalformedMessage."""
     packed = _packed(header)
     if len(packed) > MAX_HEADER_BYTES:
         raise MalformedMessage(f"header of {len(packed)} bytes; at most {MAX_HEADER_BYTES} can travel")
-    prefix = _MAGIC + bytes([VERSION]) + len(packed).to_bytes(4, "little")
-    padding = bytes(_payload_offset(len(packed)) - _PREFIX_BYTES - len(packed))
-    return b"".join((prefix, packed, padding, payload))
+    trailer = trust.sign(kind_of(type(header)), packed)
+    prefix = _MAGIC + bytes([VERSION]) + len(packed).to_bytes(4, "little") + len(trailer).to_bytes(4, "little")
+    end = len(prefix) + len(packed) + len(trailer)
+    return b"".join((prefix, packed, trailer, bytes(_aligned(end) - end), payload))
+
+
+def kind_of(header: type[Header]) -> str:
+    """What a header's ``kind`` says; a signature covers it, too."""
+    return str(header.model_fields["kind"].default)
 
 
 def _packed(header: Header) -> bytes:
@@ -58,37 +86,59 @@ def _packed(header: Header) -> bytes:
 
 
 def decode(body: Buffer, kind: type[H]) -> tuple[H, memoryview]:
-    """The validated header, and the payload as a view of ``body``.
+    """The validated header, and the payload as a view of ``body``; whoever signed it.
 
     Whatever is wrong with the message, a MalformedMessage names it.
     """
-    view = memoryview(body)
-    header_bytes = _header_length(view)
-    packed = view[_PREFIX_BYTES : _PREFIX_BYTES + header_bytes]
-    offset = _payload_offset(header_bytes)
+    message = decode_from(body, kind, trust=_BELIEVING)
+    return message.header, message.payload
+
+
+def decode_from(body: Buffer, kind: type[H], *, trust: Trust, max_tensors: int = MAX_TENSORS) -> Message[H]:
+    """The same with who signed it; a ForgedMessage, before anything is parsed, if ``trust`` does not accept that.
+
+    Specs of more than ``max_tensors`` tensors are refused without a look at them: 100,000 take a second.
+    """
+    framed = _framed(memoryview(body))
+    signer = trust.signer_of(kind_of(kind), framed.header, framed.trailer)
+    return Message(_validated(_unpacked(framed.header, max_tensors), kind), framed.payload, signer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Framed:
+    """The three pieces of a message, not looked into."""
+
+    header: memoryview
+    trailer: memoryview
+    payload: memoryview
+
+
+def _framed(view: memoryview) -> _Framed:
+    start = bytes(view[: _PREFIX_BYTES[VERSION]])
+    if not start.startswith(_MAGIC):
+        raise MalformedMessage(f"not a fedmq message: it begins with {start[:8].hex(' ') or 'nothing'}")
+    num_prefix = _PREFIX_BYTES.get(start[3], 0) if len(start) > 3 else _PREFIX_BYTES[VERSION]
+    if not num_prefix:
+        raise MalformedMessage(f"message format {start[3]}; this fedmq reads formats 1 and {VERSION}")
+    if len(start) < num_prefix:
+        raise MalformedMessage(f"message is cut off after {len(start)} bytes")
+    header = int.from_bytes(start[4:8], "little")
+    if header > MAX_HEADER_BYTES:
+        raise MalformedMessage(f"header of {header} bytes announced; at most {MAX_HEADER_BYTES} are read")
+    trailer = int.from_bytes(start[8:num_prefix], "little")
+    if trailer > MAX_TRAILER_BYTES:
+        raise MalformedMessage(f"trailer of {trailer} bytes announced; at most {MAX_TRAILER_BYTES} are read")
+    after_header = num_prefix + header
+    end = after_header + trailer
+    offset = _aligned(end)
     if len(view) < offset:
         raise MalformedMessage(f"message is cut off: {len(view)} bytes, its header alone needs {offset}")
-    if any(view[_PREFIX_BYTES + header_bytes : offset]):
+    if any(view[end:offset]):
         raise MalformedMessage("padding after the header is not zero")
-    return _validated(_unpacked(packed), kind), view[offset:]
+    return _Framed(view[num_prefix:after_header], view[after_header:end], view[offset:])
 
 
-def _header_length(view: memoryview) -> int:
-    start = bytes(view[:_PREFIX_BYTES])
-    if not start.startswith(_MAGIC):
-        raise MalformedMessage(f"not a fedmq message: it begins with {start.hex(' ') or 'nothing'}")
-    if len(start) < _PREFIX_BYTES:
-        raise MalformedMessage(f"message is cut off after {len(start)} bytes")
-    if start[3] != VERSION:
-        raise MalformedMessage(f"message format {start[3]}; this fedmq reads format {VERSION}")
-    length = int.from_bytes(start[4:8], "little")
-    if length > MAX_HEADER_BYTES:
-        raise MalformedMessage(f"header of {length} bytes announced; at most {MAX_HEADER_BYTES} are read")
-    return length
-
-
-def _payload_offset(header_bytes: int) -> int:
-    end = _PREFIX_BYTES + header_bytes
+def _aligned(end: int) -> int:
     return end + -end % _ALIGNMENT
 
 
@@ -108,7 +158,7 @@ def _unpacker(packed: Buffer) -> msgpack.Unpacker:
     return unpacker
 
 
-def _unpacked(packed: memoryview) -> dict[str, object]:
+def _unpacked(packed: memoryview, max_tensors: int) -> dict[str, object]:
     """The fields. Only ``tensors`` may be long, and it is read tensor by tensor: nothing else has room to grow."""
     unpacker = _unpacker(packed)
     fields: dict[str, object] = {}
@@ -120,7 +170,7 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
             if name == "tensors":
                 begin = unpacker.tell()
                 unpacker.skip()
-                fields[name] = _tensors(packed[begin : unpacker.tell()])
+                fields[name] = _tensors(packed[begin : unpacker.tell()], max_tensors)
             else:
                 fields[name] = unpacker.unpack()
         if unpacker.tell() != len(packed):
@@ -130,18 +180,18 @@ def _unpacked(packed: memoryview) -> dict[str, object]:
     return fields
 
 
-def _tensors(packed: memoryview) -> KeptSpecs:
+def _tensors(packed: memoryview, max_tensors: int) -> KeptSpecs:
+    number = _unpacker(packed).read_array_header()
+    if number > max_tensors:
+        raise MalformedMessage(f"header announces {number} tensors; at most {max_tensors} are read here")
     return _remembered(bytes(packed)) if len(packed) <= _REMEMBERED_BYTES else _specs(packed)
 
 
 def _specs(packed: Buffer) -> KeptSpecs:
     """The specs; stops at the first wrong one, since 100,000 errors would take more room than the message."""
     unpacker = _unpacker(packed)
-    number = unpacker.read_array_header()
-    if number > MAX_TENSORS:
-        raise MalformedMessage(f"header announces {number} tensors; at most {MAX_TENSORS} are read")
     specs = []
-    for index in range(number):
+    for index in range(unpacker.read_array_header()):
         try:
             specs.append(_SPEC.validate_python(unpacker.unpack()))
         except ValidationError as error:

@@ -30,12 +30,16 @@ MAX_LISTED = 500
 """Workers in one status."""
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
+MAX_OBJECTION = 300
+"""Characters of a worker's objection."""
 PRESENCE_EVERY_S = 10.0
 """Seconds between the signs of life of a worker that does not say otherwise."""
 MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 0.1, 60.0
 """A sign of life waits on its queue for 60 s: an aggregator that was away finds one from each worker present."""
 _INTERVALS_TO_BE_GONE = 3.5
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
+Protection = Literal["signed", "sealed"]
+"""``signed``: whoever sends an update signs it; ``sealed``: only the aggregator can read its body."""
 
 WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -43,8 +47,13 @@ QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")
 RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
 Instance = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8,32}$")]
 Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
-RoundNumber = Annotated[StrictInt, Field(ge=0, lt=2**40)]
+MAX_NUMBER = 2**40
+"""Rounds and epochs are below it."""
+RoundNumber = Annotated[StrictInt, Field(ge=0, lt=MAX_NUMBER)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+Objection = Annotated[StrictStr, Field(min_length=1, max_length=MAX_OBJECTION)]
+SealedKey = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{160}$")]
+"""A body's key, sealed to whoever may open it: an HPKE encapsulation (32 bytes) and ciphertext (48), in hex."""
 METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
 MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
 MAX_METRICS = 64
@@ -161,6 +170,7 @@ class Tensors(Header):
 
     tensors: Annotated[Specs, Field(max_length=MAX_TENSORS), WrapValidator(_valid_specs)]
     sha256: Sha256
+    """Over ``tensors`` and the payload; over its parts as they travel if the body is sealed."""
     blob: BlobRef | None = None
     """None: the payload follows the header in the same message."""
     sets: Annotated[tuple[SetName, ...], Field(max_length=16)] = Field(default=(), exclude_if=lambda sets: not sets)
@@ -199,6 +209,12 @@ class ModelHead(Tensors):
         default=None, exclude_if=lambda value: value is None
     )
     """Bytes up to which an update from this model travels in its message, and not as a blob; None: not given."""
+    protection: Annotated[tuple[Protection, ...], Field(max_length=2)] = Field(
+        default=(), exclude_if=lambda value: not value
+    )
+    """What every update from this model has to be."""
+    began_at: Seconds | None = Field(default=None, exclude_if=lambda value: value is None)
+    """When the run began, Unix time at the aggregator: an earlier run's head is a replay. None: not known."""
 
     def cap(self, own: int) -> int:
         """``inline_cap``; if it is not given, as in 0.1.0, the worker's ``own`` setting."""
@@ -226,6 +242,10 @@ class UpdateHead(Tensors):
     """Random for each worker process: two instances of one name at the same time are two workers."""
     round: RoundNumber
     """The round whose model it was trained from."""
+    model_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The digest of that model; None in version 1."""
+    sealed: SealedKey | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The key of the body, which is then sealed; None: the body is in clear."""
     compression: Compression = Compression()
     num_samples: Annotated[StrictInt, Field(ge=1, le=MAX_NUM_SAMPLES)]
     train_s: Seconds
@@ -277,6 +297,8 @@ class PartialHead(Tensors):
     """How many partial sums of this shard for this round came before."""
     bound: Annotated[float, Field(ge=0)]
     """The sum of |weight * delta| is at most this, for every parameter."""
+    sealed: SealedKey | None = Field(default=None, exclude_if=lambda value: value is None)
+    """As in an update."""
     updates: Annotated[
         tuple[Folded, ...], Field(min_length=1, max_length=MAX_FOLDED), AfterValidator(_of_different_workers)
     ]
@@ -307,6 +329,8 @@ class Presence(Header):
         default=None, exclude_if=lambda value: value is None
     )
     """The next one comes within this many seconds; None: within PRESENCE_EVERY_S."""
+    objection: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Why this worker does not answer the newest model, by its own policy; None: it does."""
 
     @property
     def gone_after_s(self) -> float:
@@ -331,6 +355,8 @@ class WorkerStatus(Header):
     """Unix time at the aggregator."""
     has_answered: StrictBool
     """Whether its update for the open round is in."""
+    objection: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
+    """As in its sign of life."""
 
 
 class Status(Header):

@@ -86,6 +86,11 @@ class KeptSpecs(Specs):
         return msgpack.packb([list(spec) for spec in self])  # type: ignore[no-any-return]
 
     @cached_property
+    def sha256(self) -> str:
+        """Of ``packed``, in hex."""
+        return hashlib.sha256(self.packed).hexdigest()
+
+    @cached_property
     def of_delta(self) -> "KeptSpecs":
         """What ``delta_specs`` returns."""
         return canonical(

@@ -4,10 +4,11 @@ What they are on RabbitMQ, with all arguments, is in ``broker/rabbitmq/queues.py
 
 <queue>.models      stream      model heads; written by the aggregator, read by any number of workers
 <queue>             quorum      updates, behind the topic exchange <queue>.in, key update.<worker>
-<queue>.blob.<id>   stream      one large body, in parts; deleted once no one can need it; may end in .1 … .9
+<queue>.blob.<id>   stream      one large body, in parts, behind the topic exchange <queue>.in, key blob.<id>; deleted
+                                once no one can need it; may end in .1 … .9
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
-<queue>.status      classic     one message: the aggregator's last status; readers give it back
+<queue>.statuses    stream      what the aggregator says of itself; only the newest message counts
 <queue>.leader      exclusive   empty; the aggregator whose connection holds it leads, the others stand by
 
 With N shards, a worker's updates go by way of its shard (the first eight bytes, little-endian, of the SHA-256 of its
@@ -71,8 +72,8 @@ class Topology:
         return f"{self.queue}.presence"
 
     @property
-    def status(self) -> str:
-        return f"{self.queue}.status"
+    def statuses(self) -> str:
+        return f"{self.queue}.statuses"
 
     @property
     def leader(self) -> str:
@@ -89,6 +90,13 @@ class Topology:
     def partial_blob(self, shard: int, run_id: str, round_number: int, sequence: int) -> str:
         """The blob of a shard's partial sum for a round; ``sequence`` counts these from 0."""
         return f"{self.queue}.blob.partial.{shard}.{run_id}.{round_number}.{sequence}"
+
+    def blob_key(self, name: str) -> str:
+        """The routing key of a blob's parts: its name within the federation.
+
+        So a topic permission on ``inbound`` says whose blobs a user may fill.
+        """
+        return name.removeprefix(f"{self.queue}.")
 
 
 def names_of(blob: str) -> tuple[str, ...]:
@@ -120,9 +128,17 @@ def partial_key(shard: int) -> str:
 
 
 def sender_of(key: str) -> str:
-    """The worker whose update has this routing key; for a partial sum, the key itself, which is no worker's name."""
+    """The worker whose key this is; for a partial sum, the key itself, which is no worker's name.
+
+    An update may come with any key of its worker's, in RabbitMQ 3.10 by a ``CC`` header: so one worker is one sender.
+    """
     kind, _, rest = key.partition(".")
-    return re.sub(r"^\d+\.", "", rest) if kind == "update" else key
+    if kind == "update":
+        return re.sub(r"^\d+\.", "", rest)
+    if kind == "presence":
+        return rest
+    blob = re.match(r"blob\.update\.([^.]+)\.", key)
+    return blob[1] if blob else key
 
 
 def shard_in(sender: str) -> int | None:

@@ -3,8 +3,6 @@
 A frame must state its size, which must be the one announced in the header: nothing is allocated on its word alone.
 """
 
-from collections.abc import Iterable, Iterator
-
 import zstandard
 
 from broker.wire.buffers import Buffer
@@ -16,11 +14,6 @@ def compressed(part: Buffer, level: int) -> bytes:
     if level == 0:
         return bytes(part)
     return zstandard.ZstdCompressor(level=level, write_content_size=True).compress(part)
-
-
-def compressed_parts(parts: Iterable[bytes], level: int) -> Iterator[bytes]:
-    """Each part as a frame of its own; unchanged at level 0."""
-    return (compressed(part, level) for part in parts) if level else iter(parts)
 
 
 def decompressed(frame: Buffer, num_bytes: int) -> bytes:

@@ -246,6 +246,50 @@ def test_set_aside_takes_an_update_off_the_queue(aggregator: Transport, join: Jo
     assert successor.receive(NOT_COMING_S) is None
 
 
+def test_many_that_are_set_aside_are_all_among_the_dead_letters_and_none_comes_again(
+    aggregator: Transport, join: Join, queue: str
+) -> None:
+    aggregator.listen(Source.UPDATES, prefetch=8)
+    for number in range(100):
+        aggregator.send(bytes([number]), worker="a")
+    for _ in range(100):
+        aggregator.set_aside(expect(aggregator), "not a fedmq message")
+    aggregator.give_back()
+    assert aggregator.receive(NOT_COMING_S) is None
+    dead = Topology(queue).dead
+    assert aggregator.queued([dead])[dead].num_waiting == 100
+
+
+def test_updates_of_an_ignored_sender_are_dropped_and_counted_and_those_of_others_arrive(
+    aggregator: Transport, join: Join
+) -> None:
+    aggregator.listen(Source.UPDATES)
+    aggregator.ignore("bad")
+    for number in range(5):
+        aggregator.send(b"garbage", worker="bad")
+        aggregator.send(bytes([number]), worker="good")
+    arrived = []
+    while arrived.count("good") < 5:
+        delivery = expect(aggregator)
+        aggregator.ack([delivery])
+        arrived.append(delivery.sender)
+    dropped = aggregator.heed_all().get("bad", (0, 0))
+    assert dropped[0] + arrived.count("bad") == 5
+    assert dropped[1] == 7 * dropped[0]
+    aggregator.send(b"garbage", worker="bad")
+    assert expect(aggregator).sender == "bad"
+    assert aggregator.heed_all() == {}
+
+
+def test_of_a_message_that_is_too_long_only_the_beginning_arrives(aggregator: Transport) -> None:
+    aggregator.listen(Source.UPDATES, most_bytes=2**17)
+    for size in (2**17, 2**17 + 1):
+        aggregator.send(bytes(size), worker="a")
+    first, second = expect(aggregator), expect(aggregator)
+    assert (len(first.body), first.num_bytes, first.cut_from) == (2**17, 2**17, 0)
+    assert (len(second.body), second.num_bytes, second.cut_from) == (2**16, 2**17 + 1, 2**17 + 1)
+
+
 def test_a_sign_of_life_arrives_with_its_sender(aggregator: Transport, worker: Transport) -> None:
     aggregator.listen(Source.UPDATES, Source.PRESENCE)
     worker.check()  # connected
@@ -269,7 +313,7 @@ def test_parts_in_zstd_come_out_one_by_one_as_they_were(aggregator: Transport, w
     """Of compressible and of random bytes, at the largest size of a part, where a frame is longer than its part."""
     parts = [bytes(MAX_PART_BYTES), secrets.token_bytes(MAX_PART_BYTES), b"the last one"]
     worker.listen(Source.MODELS)
-    aggregator.write_blob("t-blob.zstd", zstd.compressed_parts(parts, 3))
+    aggregator.write_blob("t-blob.zstd", (zstd.compressed(part, 3) for part in parts))
     try:
         frames = worker.read_blob("t-blob.zstd", 3)
         for part, frame in zip(parts, frames, strict=True):
@@ -424,7 +468,6 @@ def test_with_shards_an_update_goes_to_the_partial_aggregator_of_its_workers_sha
     for shard, partial in enumerate(partials):
         for name in names_of_shard(shard, 2):
             root.send(name.encode(), worker=name, num_shards=2)
-        partial.declare()
         partial.listen(Source.MODELS, Source.UPDATES)
     root.listen(Source.PRESENCE, Source.UPDATES)
     for shard, partial in enumerate(partials):
@@ -433,6 +476,22 @@ def test_with_shards_an_update_goes_to_the_partial_aggregator_of_its_workers_sha
         assert [bytes(delivery.body).decode() for delivery in received] == names_of_shard(shard, 2)
         assert partial.receive(NOT_COMING_S) is None
     assert root.receive(NOT_COMING_S) is None
+
+
+def test_a_partial_aggregator_waits_until_the_root_has_made_the_queues(join: Join) -> None:
+    partial = join(shard=1)
+    is_there = threading.Event()
+
+    def wait() -> None:
+        partial.declare()
+        is_there.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not is_there.wait(NOT_COMING_S)
+    join(num_shards=2).declare()
+    assert is_there.wait(SOON_S)
+    waiting.join()
 
 
 def test_a_partial_sum_and_what_is_passed_on_go_to_the_root(root: Transport, join: Join) -> None:
@@ -497,7 +556,7 @@ def test_all_names_derive_from_the_queue() -> None:
         "updates",
         "updates.dead",
         "updates.presence",
-        "updates.status",
+        "updates.statuses",
     ]
 
 

@@ -32,12 +32,12 @@ SOON_S = 60.0
 COMPRESSED = ("--compression", "int8", "--zstd", "3", "--shared", "weight")
 INLINE: tuple[str, ...] = ()
 
-READ = "worker.carried:_read"
-WRITE = "worker.carried:save_file"
-SYNC = "worker.carried:_sync"
-RENAME = "worker.carried:Path.replace"
-REMOVE = "worker.carried:Path.unlink"
-KEEP = "worker.carried:OnDisk.keep"
+READ = "worker.state.carried:_read"
+WRITE = "worker.state.carried:save_file"
+SYNC = "worker.state.carried:_sync"
+RENAME = "worker.state.carried:Path.replace"
+REMOVE = "worker.state.carried:Path.unlink"
+KEEP = "worker.state.carried:OnDisk.keep"
 
 FIRST, SECOND = "round-00001", "round-00002"
 Moment = tuple[str, str, str, int, str]

@@ -15,6 +15,7 @@ from rabbitmq_node import wait_until
 
 from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER
 from broker.states.tensors import State, chunks, digest_of, specs_of
+from broker.transport import BEGINNING_BYTES
 from broker.wire.buffers import cut
 from broker.wire.codec import encode
 from broker.wire.messages import BlobRef, ModelHead, UpdateHead
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seco
 
 NAMES = ("worker-0", "worker-1")
 NEVER = ("--commit-every-s", "3600")
-SENDER = "mallory"
+SENDER, GARBLER = "mallory", "garbler"
+"""Two, since more than twenty bad messages of one sender in a round are not all kept."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Bad:
     body: bytes
     reason: str
     """A regular expression."""
+    sender: str = SENDER
+
+    @property
+    def kept(self) -> bytes:
+        """What is set aside of it: of one that is too long to be an update, the beginning."""
+        return self.body if len(self.body) < 10**6 else self.body[:BEGINNING_BYTES]
 
 
 def delta(*, bias: float = 0.25, last: float = 0.5) -> State:
@@ -64,14 +72,15 @@ def update(model: ModelHead, state: State, **changes: Any) -> bytes:
 def bad_messages(model: ModelHead) -> Iterator[Bad]:
     """One of each kind, from what is no message at all to what is nearly an update."""
     good = update(model, delta())
-    yield Bad(b"", "not a fedmq message: it begins with nothing")
-    yield Bad(b"\x80\x04\xff garbage" * 100, "not a fedmq message")
-    yield Bad(pickle.dumps({"weight": [0.5] * 6}), "not a fedmq message")
-    yield Bad(b"FMQ\x07" + good[4:], "message format 7; this fedmq reads format 1")
-    yield Bad(b"FMQ\x01" + b"\xff" * 4, "header of 4294967295 bytes announced; at most")
+    yield Bad(b"", "not a fedmq message: it begins with nothing", GARBLER)
+    yield Bad(b"\x80\x04\xff garbage" * 100, "not a fedmq message", GARBLER)
+    yield Bad(pickle.dumps({"weight": [0.5] * 6}), "not a fedmq message", GARBLER)
+    yield Bad(b"FMQ\x07" + good[4:], "message format 7; this fedmq reads formats 1 and 2", GARBLER)
+    yield Bad(b"FMQ\x01" + b"\xff" * 4, "header of 4294967295 bytes announced; at most", GARBLER)
     yield Bad(good[:40], "message is cut off")
     yield Bad(good[:-5], "its body has 27 bytes; its tensors need 32")
-    yield Bad(good + bytes(12_000_000), "its body has 12000032 bytes; its tensors need 32")
+    yield Bad(good + bytes(12), "its body has 44 bytes; its tensors need 32")
+    yield Bad(good + bytes(12_000_000), r"a message of 120\d{5} bytes; none of this run's updates is that large")
     yield Bad(good[:-1] + bytes([good[-1] ^ 1]), "its body does not match its digest")
     yield Bad(update(model, delta(), run_id="other.12345678"), r"update of run other\.12345678; this is run")
     yield Bad(update(model, delta(), round=model.round + 1), "which is not open; the open one is 2")
@@ -95,9 +104,9 @@ def blob_of(federation: Federation, model: ModelHead) -> BlobRef:
     return BlobRef(name=federation.topology.update_blob(SENDER, model.run_id, model.round), part_bytes=16)
 
 
-def publish(federation: Federation, body: bytes) -> None:
+def publish(federation: Federation, body: bytes, *, sender: str = SENDER) -> None:
     with federation.channel() as channel:
-        channel.basic_publish(federation.topology.inbound, update_key(SENDER), body, mandatory=True)
+        channel.basic_publish(federation.topology.inbound, update_key(sender), body, mandatory=True)
 
 
 def dead_letters(federation: Federation) -> list[tuple[bytes, dict[str, Any]]]:
@@ -129,19 +138,19 @@ def test_every_kind_of_bad_message_is_set_aside_with_its_reason_and_training_goe
     model = federation.wait_for_head(2)
     bad = list(bad_messages(model))
     for message in bad:
-        publish(federation, message.body)
+        publish(federation, message.body, sender=message.sender)
     assert wait_until(lambda: num_dead(federation) == len(bad), timeout_s=SOON_S), aggregator.tail
 
     federation.gates.release("worker-1", 2)
 
     assert [aggregator.ends(), *(worker.ends() for worker in workers)] == [0, 0, 0]
     letters = dead_letters(federation)
-    assert [body for body, _ in letters] == [message.body for message in bad]
+    assert [body for body, _ in letters] == [message.kept for message in bad]
     for (_, headers), message in zip(letters, bad, strict=True):
         assert re.search(message.reason, headers[REASON_HEADER])
-        assert headers[SENDER_HEADER] == SENDER
+        assert headers[SENDER_HEADER] == message.sender
     refused = federation.rows("SELECT reason, worker, round FROM updates WHERE verdict = 'refused' ORDER BY id")
-    assert refused == [(headers[REASON_HEADER], SENDER, 2) for _, headers in letters]
+    assert refused == [(headers[REASON_HEADER], headers[SENDER_HEADER], 2) for _, headers in letters]
     assert [row["refused"] for row in federation.summary["rounds"]] == [0, len(bad), 0]
     assert federation.folded() == [(number, name) for number in (1, 2, 3) for name in NAMES]
     assert federation.summary["final"]["model_sha256"] == undisturbed_sha256(*NAMES, rounds=3)

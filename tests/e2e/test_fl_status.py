@@ -15,6 +15,7 @@ from rabbitmq_node import free_port, wait_until
 
 from broker.connecting import connect
 from broker.settings import BrokerSettings
+from broker.wire.signatures import Believing
 from console.errors import ExitCode
 from dashboard.live_status import LiveStatus
 from dashboard.settings import DashboardSettings
@@ -44,7 +45,7 @@ def status(federation: Federation, *, exit_code: ExitCode = ExitCode.OK) -> dict
 def sees(federation: Federation, claim: Callable[[Snapshot], bool]) -> bool:
     """Whether this holds soon, of what the command would see: to start it again and again takes long."""
     with closing(connect(BrokerSettings(broker=federation.broker, queue=federation.queue), role="test")) as transport:
-        return wait_until(lambda: claim(take_snapshot(transport, federation.topology)), timeout_s=SOON_S)
+        return wait_until(lambda: claim(take_snapshot(transport, federation.topology, Believing())), timeout_s=SOON_S)
 
 
 def workers(look: Snapshot) -> dict[str, tuple[str, bool]]:
@@ -80,7 +81,7 @@ def test_it_says_who_is_there_which_round_is_open_and_what_waits(federation: Fed
     assert (seen["state"], seen["is_led"], seen["num_waiting"]) == ("gone", False, both)
 
     with federation.channel() as channel:
-        channel.basic_publish("", federation.topology.status, b"forged <script>")
+        channel.basic_publish("", federation.topology.statuses, b"forged <script>")
     done = run_command(
         "operations.status_cli",
         *("--queue", federation.queue),

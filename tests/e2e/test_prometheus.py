@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from federation import ROOT, Federation
 from rabbitmq_node import GuardedProcess, free_port, wait_until
 
@@ -121,3 +122,11 @@ def test_the_configuration_in_compose_is_one_that_prometheus_takes() -> None:
     config = ROOT / "deploy" / "prometheus" / "prometheus.yml"
     done = subprocess.run([program("promtool"), "check", "config", config], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_aggregator_of_compose_answers_by_the_name_that_prometheus_asks_for() -> None:
+    """The workers are asked for by their addresses, which every process answers to."""
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    (target,) = next(job for job in jobs if job["job_name"] == "aggregator")["static_configs"][0]["targets"]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert services["aggregator"]["environment"]["FEDMQ_ALLOWED_HOSTS"] == target.partition(":")[0]

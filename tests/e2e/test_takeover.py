@@ -1,4 +1,4 @@
-"""A standby without the other's state takes the run over from the newest model on the stream."""
+"""A standby without the other's state takes the run over from the newest model on the stream, if it is to."""
 
 import json
 import time
@@ -24,7 +24,7 @@ def test_a_standby_with_an_empty_state_directory_goes_on_from_the_stream_with_th
     first = federation.aggregator(*RUN)
     first.says("waits for")
     workers = [federation.worker(name) for name in NAMES]
-    standby = federation.aggregator(*RUN, state=other_state)
+    standby = federation.aggregator(*RUN, "--take-over", state=other_state)
     standby.says("another aggregator leads; standing by")
     federation.wait_for_verdict("folded", "worker-0", 3)  # and acked, so it is lost with the first one's state
 

@@ -17,6 +17,7 @@ from rabbitmq_node import RabbitNode, wait_until
 
 from broker.connecting import connect
 from broker.rabbitmq.dead_letters import DeadLetters
+from broker.rabbitmq.properties import SET_ASIDE_KEY
 from broker.rabbitmq.queues import exchanges, queues
 from broker.settings import BrokerSettings
 from broker.states.tensors import chunks, digest_of, specs_of
@@ -70,9 +71,9 @@ class Wire:
             transport.set_aside(delivery, reason)
 
     def put(self, body: bytes, headers: dict[str, Any] | None = None, *, timestamp: int | None = None) -> None:
-        """A dead letter with these properties."""
+        """A dead letter with these properties, as from an aggregator."""
         properties = pika.BasicProperties(headers=headers, timestamp=timestamp, delivery_mode=2)
-        self.channel.basic_publish("", self.topology.dead, body, properties, mandatory=True)
+        self.channel.basic_publish(self.topology.dead_letters, SET_ASIDE_KEY, body, properties, mandatory=True)
 
     def run(self, *argv: str, exit_code: ExitCode = ExitCode.OK) -> str:
         """What fl-dead prints for a person: its output, or its one line of error."""
@@ -376,11 +377,14 @@ def test_what_was_delivered_too_often_is_listed_and_replayed_with_its_own_key(wi
     assert wire.ids() == []
 
 
-def test_a_moved_dead_letter_is_replayed_with_the_key_in_its_x_death(wire: Wire) -> None:
+def test_what_did_not_come_over_the_dead_letter_exchange_is_believed_in_nothing(wire: Wire) -> None:
     death = {"reason": "delivery_limit", "queue": wire.topology.updates, "routing-keys": [update_key("site-c")]}
-    wire.put(update("site-c"), {"x-death": [death]})
-    wire.run("replay", "--all")
-    assert [delivery.sender for delivery in wire.updates()] == ["site-c"]
+    headers = {"reason": "r", "sender": "site-c", "x-death": [death]}
+    properties = pika.BasicProperties(headers=headers, delivery_mode=2)
+    wire.channel.basic_publish("", wire.topology.dead, update("site-c"), properties, mandatory=True)
+    assert [letter["worker"] for letter in wire.listed()] == [None]
+    assert "use `drop`" in wire.run("replay", "--all", exit_code=ExitCode.FAILED)
+    assert wire.updates() == []
 
 
 def test_a_letter_without_a_sender_can_only_be_dropped(wire: Wire) -> None:
@@ -457,9 +461,11 @@ def test_a_missing_queue_has_its_own_exit_code(bare: Wire) -> None:
         assert bare.topology.dead in said
 
 
-def test_a_broker_that_is_not_there_is_unreachable(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["list", "--broker", "amqp://guest:secret@127.0.0.1:1/", "--connect-timeout-s", "0"]
-    assert main(argv) == ExitCode.UNREACHABLE
+def test_a_broker_that_is_not_there_is_unreachable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDMQ_BROKER", "amqp://guest:secret@127.0.0.1:1/")
+    assert main(["list", "--connect-timeout-s", "0"]) == ExitCode.UNREACHABLE
     said = capsys.readouterr().err
     assert said.startswith("fl-dead: no broker at amqp://guest@127.0.0.1:1/")
     assert "secret" not in said

@@ -1,14 +1,11 @@
 """fl-status on a real RabbitMQ, beside an aggregator's wire alone: it takes nothing away, and says what is missing."""
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from rabbitmq_node import RabbitNode, wait_until
@@ -18,6 +15,7 @@ from broker.settings import BrokerSettings
 from broker.transport import Source, Transport
 from broker.wire.codec import encode
 from broker.wire.messages import Status
+from broker.wire.signatures import Believing, Trust
 from broker.wire.topology import Topology
 from console.errors import BrokerUnreachable, ExitCode
 from operations import status_cli
@@ -25,7 +23,6 @@ from operations.snapshot import Snapshot, take_snapshot
 from operations.status_cli import main
 
 SOON_S = 20.0
-MACHINES = Path(__file__).parents[2] / "docs" / "machines.md"
 Shell = Callable[..., tuple[str, str]]
 
 
@@ -83,7 +80,7 @@ def test_queues_that_nobody_leads_and_one_that_leads_and_has_said_nothing_are_to
     ]
     aggregator.listen(Source.UPDATES)
     leads = "an aggregator leads; it has not reported yet"
-    assert wait_until(lambda: take_snapshot(aggregator, Topology(queue)).is_led, timeout_s=SOON_S)
+    assert wait_until(lambda: take_snapshot(aggregator, Topology(queue), Believing()).is_led, timeout_s=SOON_S)
     assert leads in shell()[0]
 
 
@@ -118,7 +115,7 @@ def test_dead_letters_are_counted_with_what_to_do(aggregator: Transport, shell: 
 def test_an_older_aggregators_queues_are_told_from_none(
     aggregator: Transport, shell: Shell, broker_url: str, queue: str
 ) -> None:
-    aggregator._writer.call(lambda link: link.channel("declare").queue_delete(f"{queue}.status"))
+    aggregator._writer.call(lambda link: link.channel("declare").queue_delete(f"{queue}.statuses"))
     out, error = shell(exit_code=ExitCode.UNREACHABLE)
     assert (out, len(error.splitlines())) == ("", 1)
     assert "belongs to an older aggregator, which sends no status; start it again" in error
@@ -130,13 +127,13 @@ def test_it_is_watched_until_the_run_is_over(aggregator: Transport, shell: Shell
     has_said(aggregator, status())
     looks = iter(["look", "away", "finish"])
 
-    def look(transport: Transport, topology: Topology) -> Snapshot:
+    def look(transport: Transport, topology: Topology, trust: Trust) -> Snapshot:
         match next(looks):
             case "away":
                 raise BrokerUnreachable("connection lost")
             case "finish":
                 has_said(aggregator, status("finished"))
-        return take_snapshot(transport, topology)
+        return take_snapshot(transport, topology, trust)
 
     monkeypatch.setattr(status_cli, "take_snapshot", look)
     lines = [json.loads(line) for line in shell("--watch", "--json")[0].splitlines()]
@@ -164,18 +161,14 @@ def test_many_who_look_at_once_all_find_it(aggregator: Transport, broker_url: st
     assert found == [body] * 40
 
 
-def test_the_permissions_that_the_documents_give_an_onlooker_are_enough(
-    aggregator: Transport, shell: Shell, node: RabbitNode, broker_url: str, queue: str
+def test_an_upgraded_broker_loses_the_status_queue_of_earlier_versions(
+    aggregator: Transport, shell: Shell, node: RabbitNode, queue: str
 ) -> None:
-    line = re.search(r"set_permissions onlooker (.*)$", MACHINES.read_text(encoding="utf-8"), re.MULTILINE)
-    assert line is not None
-    allowed = [word.strip("'").replace("updates", queue) for word in line[1].split()]
-    node.ctl("add_user", f"{queue}-onlooker", "secret")
-    node.ctl("set_permissions", f"{queue}-onlooker", *allowed)
-    aggregator.send(b"update", worker="anna")
+    def make(link: Any) -> None:
+        link.channel("declare").queue_declare(f"{queue}.status", durable=True, arguments={"x-max-length": 1})
+
+    aggregator._writer.call(make)
+    aggregator.declare()
     has_said(aggregator, status())
-    where = urlsplit(broker_url)
-    own = f"amqp://{queue}-onlooker:secret@{where.hostname}:{where.port}{where.path}"
-    text, _ = shell(broker=own, exit_code=ExitCode.UNREACHABLE)
-    assert "no aggregator leads: the last one is gone" in text
-    assert f"{queue}: 1 waiting" in text
+    assert "no aggregator leads: the last one is gone" in shell(exit_code=ExitCode.UNREACHABLE)[0]
+    assert f"{queue}.status\n" not in node.ctl("list_queues", "name")

@@ -9,7 +9,7 @@ from aggregator.watchers.metrics import AggregatorMetrics
 from aggregator.watchers.partial_metrics import PartialMetrics
 from broker.wire.messages import Presence
 from scaffold.described import COMMANDS, described
-from worker.metrics import WorkerMetrics
+from worker.watchers.metrics import WorkerMetrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -40,7 +40,7 @@ def test_flags_that_a_page_shows_are_flags_of_that_command(page: Path) -> None:
     flags = {command: {setting.flag for setting in described(settings)} for command, settings in COMMANDS.items()}
     for line in page.read_text(encoding="utf-8").splitlines():
         for command, rest in re.findall(
-            r"(fl-(?:aggregator|worker|simulate|dashboard|status))((?: [^`|#;&(]*)?)", line
+            r"(fl-(?:aggregator|worker|simulate|dashboard|status|keys))((?: [^`|#;&(]*)?)", line
         ):
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", rest):
                 positive = flag.replace("--no-", "--")

@@ -23,51 +23,81 @@ _WIRE = ("console", "broker.wire", "broker")
 _STATES = (*_WIRE, "broker.states")
 ARROWS: dict[str, tuple[str, ...]] = {
     "console": (),
+    "console.serving": ("console",),
     "broker.wire": ("console",),
     "broker": ("console", "broker.wire"),
     "broker.states": _WIRE,
     "broker.rabbitmq": _WIRE,
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
-    "operations": (*_WIRE, "broker.rabbitmq"),
+    "identities": _WIRE,
+    "operations": (*_WIRE, "broker.rabbitmq", "identities"),
     "learning": ("console",),
-    "worker": (*_STATES, "learning"),
+    "worker.state": _STATES,
+    "worker.events": _WIRE,
+    "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
+    "worker": (
+        *_STATES,
+        "console.serving",
+        "identities",
+        "learning",
+        *(f"worker.{room}" for room in ("state", "events", "watchers")),
+    ),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
+    "aggregator.senders": (*_WIRE, "identities", "aggregator.state"),
     "aggregator.bodies": _WIRE,
-    "aggregator.rounds": (*_STATES, *(f"aggregator.{room}" for room in ("state", "events", "bodies"))),
-    "aggregator.config": (*_WIRE, "learning", *(f"aggregator.{room}" for room in ("state", "bodies", "rounds"))),
-    "aggregator.settings": (*_WIRE, "learning", "aggregator.state", "aggregator.rounds", "aggregator.config"),
+    "aggregator.presence": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
+    "aggregator.rounds": (
+        *_STATES,
+        "identities",
+        *(f"aggregator.{room}" for room in ("state", "events", "senders", "bodies")),
+    ),
+    "aggregator.config": (
+        *_WIRE,
+        "identities",
+        "learning",
+        *(f"aggregator.{room}" for room in ("state", "senders", "bodies", "rounds")),
+    ),
+    "aggregator.settings": (
+        *_WIRE,
+        "identities",
+        "learning",
+        *(f"aggregator.{room}" for room in ("state", "senders", "rounds", "config")),
+    ),
     "aggregator.watchers": (
         *_WIRE,
+        "console.serving",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings")),
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "presence", "rounds", "settings")),
     ),
     "aggregator": (
         *_STATES,
+        "console.serving",
+        "identities",
         "learning",
-        *(
-            f"aggregator.{room}"
-            for room in ("state", "events", "history", "bodies", "rounds", "config", "settings", "watchers")
-        ),
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
+        *(f"aggregator.{room}" for room in ("rounds", "config", "settings", "watchers")),
     ),
-    "dashboard": (*_WIRE, "operations", "aggregator.history"),
+    "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
+        "identities",
         "learning",
         "worker",
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
-    "scaffold": (*_WIRE, "operations", "worker", "aggregator", "simulation", "dashboard"),
+    "scaffold": (*_WIRE, "identities", "operations", "worker", "aggregator", "simulation", "dashboard"),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
 
 ONLY_IN = {
+    "cryptography": "identities",
     "pika": "broker.rabbitmq",
     "msgpack": "broker.wire",
     "zstandard": "broker.wire",
-    "rich": ("console", "operations", "worker", "aggregator.watchers", "aggregator", "simulation"),
+    "rich": ("console", "operations", "worker.watchers", "aggregator.watchers", "aggregator", "simulation"),
 }
 MOST_FILES = 12
 """Of a package on one level, besides its door."""
@@ -233,7 +263,7 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
     assert function in {node.name for node in tree_of(path).body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("command", ["operations.status_cli", "operations.dead_cli"])
+@pytest.mark.parametrize("command", ["operations.status_cli", "operations.dead_cli", "operations.keys_cli"])
 def test_a_command_that_only_looks_does_not_wait_for_pytorch(command: str) -> None:
     code = f"import sys, {command}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -269,7 +269,7 @@ def test_a_run_goes_on_only_with_the_compression_and_tensors_it_began_with(
 def test_an_aggregator_with_an_empty_directory_takes_over_only_such_a_run(
     tmp_path: Path, changes: dict[str, object], problem: str
 ) -> None:
-    began = {"compression": "int8", "zstd": 3, "shared": "body.*"}
+    began: dict[str, object] = {"compression": "int8", "zstd": 3, "shared": "body.*", "take_over": True}
     first = EmbeddedRun.make(tmp_path / "first", NamedTask(INITIAL), **began).start()
     first.stop()
     other = EmbeddedRun.make(tmp_path / "other", NamedTask(INITIAL), broker=first.broker, **(began | changes))

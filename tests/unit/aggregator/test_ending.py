@@ -9,7 +9,7 @@ from torch import nn
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from aggregator.state.early_stop import Aim, best_round, reason_to_stop
+from aggregator.state.early_stop import Aim, best_round, metric_of, reason_to_stop
 from aggregator.state.retention import best_of
 from learning.metrics import Direction
 
@@ -235,3 +235,43 @@ def test_a_worker_s_count_of_samples_cannot_turn_the_metrics_of_others(begin: Be
     run.send("b", ONE, eval_metrics={"accuracy": 0.9, "num_samples": -99.0})
     run.settle()
     assert 0.5 <= run.summary["final"]["worker_metrics"]["eval.accuracy"] <= 0.9
+
+
+@pytest.mark.parametrize(
+    ("metric", "honest", "forged", "stop_at"),
+    [("eval.accuracy", 0.4, 1e9, 0.9), ("eval.loss", 2.0, -1e9, 0.1), ("train.loss", 2.0, -1e9, 0.1)],
+)
+@pytest.mark.parametrize("names", [("a", "forger"), ("a", "b", "forger"), ("a", "b", "c", "forger")])
+def test_one_worker_s_metric_ends_no_run_however_many_samples_it_claims(
+    begin: Begin, metric: str, honest: float, forged: float, stop_at: float, names: tuple[str, ...]
+) -> None:
+    run = begin(StateTask(ZERO), quorum=str(len(names)), rounds=9, stop_metric=metric, stop_at=stop_at)
+    place, _, name = metric.partition(".")
+    for worker in names:
+        value, num_samples = (forged, 2**29 - 1) if worker == "forger" else (honest, 10)
+        run.send(worker, ZERO, num_samples=num_samples, **{f"{place}_metrics": {name: value}})
+    run.settle()
+    assert run.round == 2
+    assert not run.aggregator.is_finished
+
+
+def test_a_run_ends_on_the_median_of_its_workers_and_says_so(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="3", rounds=9, stop_metric="eval.accuracy", stop_at=0.9)
+    for worker, value in (("a", 0.2), ("b", 0.91), ("c", 0.95)):
+        run.send(worker, ZERO, eval_metrics={"accuracy": value})
+    run.settle()
+    assert run.summary["stopped"] == "eval.accuracy (median of the workers) reached 0.91 in round 1"
+
+
+@pytest.mark.parametrize(
+    ("row", "direction", "value"),
+    [
+        ({"metrics": {"eval.m": 1.0}, "worker_metrics": {}, "worker_medians": {"eval.m": [2, 3]}}, Direction.MAX, 1.0),
+        ({"metrics": {}, "worker_metrics": {"eval.m": 9.0}, "worker_medians": {"eval.m": [2, 3]}}, Direction.MAX, 2.0),
+        ({"metrics": {}, "worker_metrics": {"eval.m": 9.0}, "worker_medians": {"eval.m": [2, 3]}}, Direction.MIN, 3.0),
+        ({"metrics": {}, "worker_metrics": {"eval.m": 9.0}, "worker_medians": {}}, Direction.MIN, 9.0),
+        ({"metrics": {}, "worker_metrics": {}, "worker_medians": {}}, Direction.MIN, None),
+    ],
+)
+def test_of_two_middle_values_the_worse_counts(row: dict[str, Any], direction: Direction, value: float | None) -> None:
+    assert metric_of(row, "eval.m", direction) == value

@@ -19,7 +19,6 @@ from broker.states.tensors import State, state_from
 from broker.wire.codec import decode
 from broker.wire.messages import ModelHead
 from broker.wire.topology import Topology
-from console.errors import StateError
 from learning import Plan, Site, Split, Supervised, Task
 from simulation.embedded import run_embedded
 from simulation.slot import LocalSlot
@@ -178,12 +177,3 @@ def test_a_model_with_batch_norm_and_odd_buffers_trains_through(tmp_path: Path) 
     assert final["nothing"].shape == (0, 4)
     assert final["norm.running_mean"].abs().sum() > 0
     assert torch.isfinite(final["out.weight"]).all()
-
-
-def test_a_mean_that_leaves_a_tensor_s_range_is_told_with_its_name(begin: Begin) -> None:
-    model = {name: torch.full((3,), 40_000.0, dtype=torch.float16) for name in ("a", "b", "c")}
-    run = begin(StateTask(model), quorum="1")
-    delta = {name: torch.tensor([0.0, 0.0, 30_000.0 * (name == "b")], dtype=torch.float16) for name in model}
-    run.send("site", delta, round=1)
-    with pytest.raises(StateError, match=r"round 1: the mean leaves the range of tensor 'b'; lower --server-lr"):
-        run.settle()

@@ -2,16 +2,19 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
+from aggregator.history import History
 from aggregator.state.ledger import (
     FORMAT,
     Accumulated,
     ClosedBy,
+    KeptBody,
     Ledger,
     RoundResult,
     UpdateRow,
@@ -161,8 +164,45 @@ def test_a_closed_round_counts_its_updates_and_the_next_is_open(ledger: Ledger) 
     assert (closed["metrics"], closed["num_test_samples"]) == ({"loss": 0.5}, 50.0)
     assert recorded_metrics(closed) == {"num_samples": 50.0, "loss": 0.5}
     assert closed["worker_metrics"] == {"train.loss": 1.75, "eval.accuracy": 0.625}
+    assert closed["worker_medians"] == {"train.loss": [1.0, 2.0], "eval.accuracy": [0.5, 1.0]}
     assert ledger.model_sha256(1) == "ab"
     assert (ledger.last_closed_round(), open_rounds(ledger), ledger.accumulated()) == (1, [2], None)
+
+
+def test_a_row_may_count_many_messages(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.close_round(1, [row(verdict=Verdict.REFUSED, num_messages=980)], RESULT, next_round=2, install=nothing)
+    assert ledger.round(1)["num_refused"] == 980
+
+
+def test_a_ledger_of_an_earlier_version_goes_on_and_can_be_read_before_it_does(tmp_path: Path) -> None:
+    """It lacks the columns that count dropped messages and hold the workers' medians."""
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(path)) as ledger:
+        ledger.record({"base_round": 0, "run": "r"})
+        ledger.open_round(1, now=0.5)
+        ledger.close_round(1, [row(verdict=Verdict.REFUSED)], RESULT, next_round=2, install=nothing)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE updates DROP COLUMN num_messages")
+        database.execute("ALTER TABLE rounds DROP COLUMN worker_medians")
+    with History(tmp_path) as history:
+        assert history.totals()["updates"] == {"refused": 1}
+        assert history.refused()[0]["num_messages"] == 1
+        assert history.contributions()[0]["num_refused"] == 1
+    with closing(Ledger(path)) as ledger:
+        assert ledger.round(1)["worker_medians"] == {}
+        ledger.close_round(
+            2, [row(round=2, verdict=Verdict.REFUSED, num_messages=7)], RESULT, next_round=3, install=nothing
+        )
+        assert [each["num_refused"] for each in ledger.rounds()] == [1, 7]
+
+
+def test_the_median_number_of_samples_is_that_of_the_last_round_with_updates(ledger: Ledger) -> None:
+    assert ledger.median_samples(before=1) is None
+    rows = [row(name, num_samples=number) for name, number in (("a", 5), ("b", 9), ("c", 1000), ("d", 7))]
+    ledger.commit([*rows, row("e", verdict=Verdict.LATE, num_samples=1)], ACCUMULATED)
+    assert ledger.median_samples(before=1) is None
+    assert ledger.median_samples(before=2) == ledger.median_samples(before=5) == 7
 
 
 def test_an_abandoned_round_folded_nothing(ledger: Ledger) -> None:
@@ -205,6 +245,35 @@ def test_a_round_that_is_undone_is_open_again_with_nothing_folded(ledger: Ledger
     assert (ledger.last_closed_round(), open_rounds(ledger), ledger.accumulated()) == (1, [2], None)
     assert verdicts(ledger) == ["folded", "undone", "undone"]
     assert ledger.is_folded(2, "site-a") is None
+
+
+def test_an_update_that_is_withdrawn_is_not_folded_and_may_be_again(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    kept = KeptBody(base_round=1, worker="site-a", file="1-00001-0.body", sha256="00", keys=(b"12345678", b"abcdefgh"))
+    ledger.commit([row(weight=10.0), row("site-b", weight=2.5)], ACCUMULATED, kept=[kept])
+    folded = ledger.folded(1)
+    assert [(update.worker, update.weight, update.kept) for update in folded] == [
+        ("site-a", 10.0, kept),
+        ("site-b", 2.5, None),
+    ]
+    assert [update.keys for update in folded] == [kept.keys, ()]
+    assert ledger.kept_files() == {"1-00001-0.body"}
+    ledger.withdraw({folded[0]: "has left"}, None)
+    assert verdicts(ledger) == ["withdrawn", "folded"]
+    assert (ledger.accumulated(), ledger.kept_files(), ledger.is_folded(1, "site-a")) == (None, set(), None)
+    assert ledger.workers() == {"site-a": True, "site-b": True}
+    assert ledger.answered(1) == ["site-b"]
+    ledger.commit([row()], ACCUMULATED, kept=[kept])
+    assert ledger.is_folded(1, "site-a") == "00"
+    ledger.close_round(1, [], RESULT, next_round=2, install=nothing)
+    assert (ledger.kept_files(), ledger.round(1)["num_folded"]) == (set(), 2)
+
+
+def test_bodies_of_a_round_that_is_undone_are_kept_no_more(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.commit([row()], ACCUMULATED, kept=[KeptBody(base_round=1, worker="site-a", file="f", sha256="00")])
+    ledger.undo_from(1)
+    assert (ledger.kept_files(), ledger.folded(1)) == (set(), [])
 
 
 def test_a_ledger_of_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from broker.settings import ServiceSettings
 from broker.states.tensors import State
 from broker.wire.messages import Presence
 from console.errors import SettingsError
-from console.metrics_server import served
+from console.serving.metrics import served
 from worker.events import RoundLeft, RoundTrained, StateChanged, UpdateSent
-from worker.metrics import WorkerMetrics
+from worker.watchers.metrics import WorkerMetrics
 
 ZERO: State = {"w": torch.zeros(2)}
 ONE: State = {"w": torch.ones(2)}

@@ -38,7 +38,7 @@ def changed(**tensors: torch.Tensor) -> State:
 
 def bomb(run: EmbeddedRun) -> bytes:
     packed = msgpack.packb({"tensors": [["w", "float32", [2**39]]]})
-    return b"FMQ\x01" + len(packed).to_bytes(4, "little") + packed + bytes(64)
+    return b"FMQ\x02" + len(packed).to_bytes(4, "little") + bytes(4) + packed + bytes(64)
 
 
 NAN = torch.tensor([0, 0, 0, 0, 0, float("nan")])
@@ -62,6 +62,10 @@ BAD: dict[str, tuple[Bad, str]] = {
         "has the tensor sets control, but this run has only the model's",
     ),
     "extra tensor": (lambda run: run.update("bad", changed(x=NAN)), "has a tensor 'x'"),
+    "far too many tensors": (
+        lambda run: run.update("bad", changed(**{f"x{number}": torch.zeros(1) for number in range(200)})),
+        "announces 203 tensors; at most 106 are read here",
+    ),
     "wrong shape": (lambda run: run.update("bad", changed(w=torch.zeros(2, 3))), "of shape [2, 3], not [6]"),
     "wrong dtype": (lambda run: run.update("bad", changed(w=torch.zeros(6).double())), "of dtype float64"),
     "wrong digest": (lambda run: run.update("bad", DELTA, sha256="0" * 64), "does not match its digest"),
@@ -159,11 +163,12 @@ def test_a_late_update_before_a_broken_blob_is_counted_once(begin: Begin) -> Non
 
 
 def test_a_run_goes_on_under_a_hail_of_bad_updates(begin: Begin) -> None:
+    """From three senders: what one of them sends beyond its quota is not even looked at."""
     run = begin(StateTask(INITIAL), rounds=2)
     makers = [make for name, (make, _) in BAD.items() if "blob" not in name]
     for number in range(2):
-        for make in makers:
-            run.site.send(make(run), worker="bad")
+        for index, make in enumerate(makers):
+            run.site.send(make(run), worker=f"bad-{index % 3}")
         run.settle()
         run.fold_all([("a", DELTA), ("b", DELTA)])
         assert len(run.reasons) == (number + 1) * len(makers)

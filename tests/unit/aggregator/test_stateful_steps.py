@@ -139,9 +139,8 @@ def test_what_a_step_remembers_is_not_taken_from_the_stream(begin: Begin, tmp_pa
     run = begun(begin)
     answer(run, 1)
     run.aggregator.close()
-    elsewhere = EmbeddedRun.make(
-        tmp_path / "elsewhere", run.task, broker=run.broker, toys=("momentum",), rounds=NUM_ROUNDS, quorum="3"
-    )
+    fields = {"rounds": NUM_ROUNDS, "quorum": "3", "take_over": True}
+    elsewhere = EmbeddedRun.make(tmp_path / "elsewhere", run.task, broker=run.broker, toys=("momentum",), **fields)
     with pytest.raises(StateError, match="the state of its server step is only in its state directory"):
         elsewhere.start()
 

@@ -3,10 +3,12 @@
 import msgpack
 import pytest
 
-from broker.wire.codec import MAX_HEADER_BYTES, decode, encode
+from broker.wire.buffers import Buffer
+from broker.wire.codec import MAX_HEADER_BYTES, decode, decode_from, encode
 from broker.wire.messages import ModelHead, Presence, UpdateHead
+from broker.wire.signatures import Believing, Signer
 from broker.wire.specs import TensorSpec
-from console.errors import MalformedMessage
+from console.errors import ForgedMessage, MalformedMessage
 
 PRESENCE = Presence(worker="site-a", instance="0011223344556677", state="training", round=3, progress=0.25)
 FIELDS = PRESENCE.model_dump()
@@ -22,10 +24,21 @@ HEAD = ModelHead(
 )
 
 
-def message(packed: bytes, payload: bytes = b"", *, version: int = 1, announced: int | None = None) -> bytes:
-    length = len(packed) if announced is None else announced
-    padding = bytes(-(8 + len(packed)) % 64)
-    return b"FMQ" + bytes([version]) + length.to_bytes(4, "little") + packed + padding + payload
+def message(
+    packed: bytes,
+    payload: bytes = b"",
+    *,
+    version: int = 2,
+    announced: int | None = None,
+    trailer: bytes = b"",
+    announced_trailer: int | None = None,
+) -> bytes:
+    lengths = [len(packed) if announced is None else announced]
+    if version > 1:
+        lengths.append(len(trailer) if announced_trailer is None else announced_trailer)
+    prefix = b"FMQ" + bytes([version]) + b"".join(length.to_bytes(4, "little") for length in lengths)
+    padding = bytes(-(len(prefix) + len(packed) + len(trailer)) % 64)
+    return prefix + packed + trailer + padding + payload
 
 
 def refusal(body: bytes) -> str:
@@ -49,8 +62,52 @@ def test_a_message_is_magic_version_length_header_padding_payload() -> None:
         "a5726f756e6403"  # round: 3
         "a870726f6772657373cb3fd0000000000000"  # progress: 0.25
     )
-    prefix, padding, payload = "464d5101" + "5f000000", "00" * 25, "7061796c6f6164"
+    prefix, padding, payload = "464d5102" + "5f000000" + "00000000", "00" * 21, "7061796c6f6164"
     assert encode(PRESENCE, b"payload").hex() == prefix + packed + padding + payload
+
+
+class Signed(Believing):
+    """Signs with a word, and accepts no other."""
+
+    def sign(self, kind: str, header: Buffer) -> bytes:
+        return f"signed {kind} {len(header)}".encode()
+
+    def signer_of(self, kind: str, header: Buffer, trailer: Buffer) -> Signer:
+        if bytes(trailer) != self.sign(kind, header):
+            raise ForgedMessage("not the word")
+        return Signer("worker", "site-a")
+
+
+def test_a_signed_message_has_its_trailer_between_header_and_padding() -> None:
+    body = encode(PRESENCE, b"payload", trust=Signed())
+    assert body[8:12] == len(b"signed presence 95").to_bytes(4, "little")
+    assert body[12 + 95 :].startswith(b"signed presence 95\0")
+    received = decode_from(body, Presence, trust=Signed())
+    assert (received.header, bytes(received.payload)) == (PRESENCE, b"payload")
+    assert received.signer == Signer("worker", "site-a")
+    assert decode(body, Presence) == (PRESENCE, b"payload")
+
+
+def test_a_message_without_a_signature_is_from_nobody_known() -> None:
+    assert decode_from(encode(PRESENCE), Presence, trust=Believing()).signer is None
+    with pytest.raises(ForgedMessage):
+        decode_from(encode(PRESENCE), Presence, trust=Signed())
+
+
+def test_a_signature_is_checked_before_the_header_is_parsed() -> None:
+    with pytest.raises(ForgedMessage, match="not the word"):
+        decode_from(message(b"\xc1", trailer=b"forged"), Presence, trust=Signed())
+
+
+def test_a_message_of_version_1_is_read_and_is_not_signed() -> None:
+    body = message(msgpack.packb(FIELDS), b"payload", version=1)
+    assert decode(body, Presence) == (PRESENCE, b"payload")
+    with pytest.raises(ForgedMessage):
+        decode_from(body, Presence, trust=Signed())
+
+
+def test_a_trailer_above_the_limit_is_refused_before_it_is_looked_at() -> None:
+    assert "trailer of 4294967295 bytes announced" in refusal(message(b"\x80", announced_trailer=2**32 - 1))
 
 
 def test_the_payload_begins_at_a_multiple_of_64_bytes_and_is_not_copied() -> None:
@@ -76,12 +133,12 @@ def test_a_body_that_ends_within_the_prefix_is_cut_off() -> None:
 
 def test_a_body_that_ends_within_the_header_or_its_padding_is_cut_off() -> None:
     body = encode(PRESENCE)
-    for length in (9, 50, len(body) - 1):
+    for length in (13, 50, len(body) - 1):
         assert "cut off" in refusal(body[:length])
 
 
 def test_another_version_is_named() -> None:
-    assert "message format 2; this fedmq reads format 1" in refusal(message(b"\x80", version=2))
+    assert "message format 3; this fedmq reads formats 1 and 2" in refusal(message(b"\x80", version=3))
 
 
 def test_a_header_above_the_limit_is_refused_before_it_is_looked_at() -> None:
@@ -179,3 +236,12 @@ def test_messages_with_the_same_specs_share_them_and_a_wrong_one_is_refused_each
 
 def test_specs_that_are_packed_once_give_the_bytes_of_the_whole_map() -> None:
     assert encode(HEAD) == message(msgpack.packb(HEAD.model_dump()))
+
+
+def test_specs_of_more_tensors_than_a_reader_wants_are_not_looked_at() -> None:
+    """The first is wrong, which nobody gets to see: validating 100,000 of them would hold an aggregator up."""
+    body = message(msgpack.packb({"tensors": [[]] * 3}))
+    with pytest.raises(MalformedMessage, match="header announces 3 tensors; at most 2 are read here"):
+        decode_from(body, UpdateHead, trust=Believing(), max_tensors=2)
+    with pytest.raises(MalformedMessage, match=r"tensors\.0"):
+        decode_from(body, UpdateHead, trust=Believing(), max_tensors=3)

@@ -21,7 +21,7 @@ MAP_1000 = b"\xde" + (1000).to_bytes(2, "big")
 
 def message(packed: bytes, *, announced: int | None = None) -> bytes:
     length = len(packed) if announced is None else announced
-    return b"FMQ\x01" + length.to_bytes(4, "little") + packed + bytes(-(8 + len(packed)) % 64)
+    return b"FMQ\x02" + length.to_bytes(4, "little") + bytes(4) + packed + bytes(-(12 + len(packed)) % 64)
 
 
 def peak_bytes(body: bytes) -> int:

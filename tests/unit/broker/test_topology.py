@@ -3,8 +3,6 @@
 from collections import Counter
 from itertools import product
 
-import pytest
-
 from broker.rabbitmq.queues import BLOB, MODELS, bindings, exchanges, queues
 from broker.wire.topology import (
     Topology,
@@ -65,16 +63,27 @@ def test_blobs_of_other_workers_runs_and_rounds_have_other_names() -> None:
     assert topology.update_blob("a", "r", 1) == topology.update_blob("a", "r", 1)
 
 
+def test_the_key_of_a_blob_is_its_name_without_the_queues() -> None:
+    topology = Topology("site.updates")
+    names = [topology.update_blob("a", "r.1", 3), topology.model_blob("r.1", 3), topology.partial_blob(2, "r.1", 3, 0)]
+    keys = ["blob.update.a.r.1.3", "blob.model.r.1.3", "blob.partial.2.r.1.3.0"]
+    assert [topology.blob_key(name) for name in names] == keys
+    assert topology.blob_key(names_of(names[0])[1]) == "blob.update.a.r.1.3.1"
+
+
+def test_no_queue_but_its_own_takes_what_has_the_key_of_a_blob() -> None:
+    kinds = {key.partition(".")[0] for exchange, _, key in bindings(Topology("q", num_shards=2)) if exchange == "q.in"}
+    assert kinds == {"update", "presence", "partial"}
+
+
 def test_routing_keys_match_the_bindings() -> None:
     patterns = {key.partition(".")[0] for _, _, key in bindings(Topology("q"))}
     assert update_key("w").partition(".")[0] in patterns
     assert presence_key("w").partition(".")[0] in patterns
 
 
-@pytest.mark.parametrize("topology", [Topology("q", num_shards=3), Topology("q", shard=2)], ids=["root", "partial"])
-def test_with_shards_every_binding_joins_what_is_declared_and_a_shards_queue_is_like_the_results_queue(
-    topology: Topology,
-) -> None:
+def test_with_shards_every_binding_joins_what_is_declared_and_a_shards_queue_is_like_the_results_queue() -> None:
+    topology = Topology("q", num_shards=3)
     for exchange, queue, _ in bindings(topology):
         assert exchange in exchanges(topology)
         assert queue in queues(topology)
@@ -94,6 +103,14 @@ def test_without_shards_nothing_of_shards_is_declared() -> None:
     topology = Topology("q")
     assert not [name for name in queues(topology) if "shard" in name]
     assert [key for _, _, key in bindings(topology)] == ["update.*", "presence.*", ""]
+
+
+def test_all_keys_that_a_worker_may_use_have_it_as_their_sender() -> None:
+    topology = Topology("q")
+    blob = topology.blob_key(topology.update_blob("site-a", "demo.0a1b2c3d", 3))
+    assert {sender_of(key) for key in (update_key("site-a"), presence_key("site-a"), blob)} == {"site-a"}
+    others = ["blob.model.demo.1", "blob.partial.0.demo.1.0", "blob.update.site-a", "set-aside", "partial.0", "#", ""]
+    assert [sender_of(key) for key in others] == others
 
 
 def test_the_sender_is_read_from_the_key_with_and_without_shards() -> None:

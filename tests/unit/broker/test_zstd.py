@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 import zstandard
 
-from broker.wire.zstd import compressed, compressed_parts, decompressed
+from broker.wire.zstd import compressed, decompressed
 from console.errors import UnfitMessage
 
 PART = bytes(range(256)) * 1024
@@ -19,13 +19,6 @@ def test_a_part_comes_out_as_it_was(part: bytes, level: int) -> None:
 
 def test_level_0_leaves_bodies_and_parts_as_they_are() -> None:
     assert compressed(PART, 0) == PART
-    assert list(compressed_parts([PART, b"x"], 0)) == [PART, b"x"]
-
-
-def test_each_part_is_a_frame_of_its_own() -> None:
-    frames = list(compressed_parts([PART, b"x"], 3))
-    assert [decompressed(frame, size) for frame, size in zip(frames, (len(PART), 1), strict=True)] == [PART, b"x"]
-    assert len(frames[0]) < len(PART) / 10
 
 
 def bomb(num_bytes: int, announced: int) -> bytes:

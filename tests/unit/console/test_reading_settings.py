@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from aggregator.rounds.policy import Quorum
 from aggregator.settings import AggregatorSettings
 from broker.settings import BrokerSettings, redacted
+from console import CommandSettings
 from console.errors import ExitCode, SettingsError
-from console.settings import CommandSettings, environment_of, read_settings
+from console.settings import environment_of, read_settings
 from scaffold.described import COMMANDS, described
 
 SECRET = "Hunter2hunter2"
@@ -125,6 +126,33 @@ def test_settings_told_by_the_environment_are_read_back_as_they_were(
     assert read(kind=Various).model_dump() == Various(**given).model_dump()
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--broker", f"amqps://u:{SECRET}@h/", "--token", SECRET * 2), ["--broker", "--token"]),
+        (("--broker", "amqps://h/", "--log-format", "json"), []),
+        (("--broker", "amqp://guest:guest@localhost/"), []),
+        (("--token", "none"), []),
+    ],
+)
+def test_a_password_in_a_flag_is_told_to_be_seen_by_others(
+    flags: tuple[str, ...], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(*flags)
+    told = capsys.readouterr().err.splitlines()
+    assert [re.search(r"--[a-z]+", line)[0] for line in told] == named  # type: ignore[index]
+    assert all("(`ps`); set FEDMQ_" in line for line in told)
+    assert SECRET not in "".join(told)
+
+
+def test_a_password_in_the_environment_or_a_file_is_not_mentioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDMQ_BROKER", f"amqps://u:{SECRET}@h/")
+    read("--config", config(tmp_path, f"token: {SECRET * 2}\n"))
+    assert capsys.readouterr().err == ""
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMQ_ROUNDS", "")
     assert read().rounds == 20
@@ -179,6 +207,17 @@ def test_a_file_that_is_wrong_is_refused(tmp_path: Path, content: str, told: str
     assert told in problem("--config", config(tmp_path, content))
 
 
+@pytest.mark.parametrize("command", ["fl-worker", "fl-status", "fl-dead list", "fl-dashboard"])
+def test_the_file_of_a_member_serves_all_commands_on_its_machine(tmp_path: Path, command: str) -> None:
+    (tmp_path / "site.key").touch()
+    (tmp_path / "roster.yaml").touch()
+    path = config(
+        tmp_path, f"queue: heart\nroster: {tmp_path}/roster.yaml\nroster-key: 'x'\nkey: {tmp_path}/site.key\n"
+    )
+    name, *words = command.split()
+    assert read("--config", path, *words, kind=COMMANDS[name]).queue == "heart"
+
+
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     assert "No such file" in problem("--config", str(tmp_path / "none.yaml"))
     path = tmp_path / "binary.yaml"
@@ -219,6 +258,24 @@ def test_a_wrong_url_is_told_without_its_password(url: str, tmp_path: Path, monk
     for text in [*texts, problem()]:
         assert "--broker: not a broker's URL" in text
         assert SECRET not in text
+
+
+@pytest.mark.parametrize("sign", [*"#/?[]%"])
+@pytest.mark.parametrize("before", ["", "12", "p@"], ids=["first", "after digits", "after an @"])
+def test_a_password_with_a_sign_of_urls_is_told_how_to_write_it(sign: str, before: str) -> None:
+    """``12#…`` would otherwise be a port, and the user's name the host."""
+    text = problem("--broker", f"amqp://user:{before}{sign}{SECRET}@broker.example:5672/")
+    assert f"it has a {sign} before the last @; in a user name or password write {quote(sign, safe='')} for it" in text
+    assert SECRET not in text
+    written = quote(f"{before}{sign}{SECRET}", safe="")
+    assert redacted(read("--broker", f"amqp://user:{written}@h:5672/").broker) == "amqp://user@h:5672/"
+
+
+@pytest.mark.parametrize("password", ["p@ss", "p:ss", "p%40ss", "p&=+!ss", "pä ss"])
+def test_a_password_that_a_url_may_hold_as_it_is_is_taken(password: str) -> None:
+    assert redacted(read("--broker", f"amqp://user:{password}@h:5672/v%2Fhost?heartbeat=5").broker).startswith(
+        "amqp://user@h:5672/"
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from console.terminal import Terminal, command_line, is_foreground_terminal
         ("--broker=amqps://u:p@ss:w/rd@h/v", "--broker=amqps://u:PASSWORD@h/v"),
         ("amqp://broker:5672/", "amqp://broker:5672/"),
         ("tasks/my_task.py:task", "tasks/my_task.py:task"),
+        ("--token=0123456789abcdef", "--token=PASSWORD"),
     ],
 )
 def test_a_password_is_not_shown(given: str, shown: str) -> None:
@@ -38,6 +39,8 @@ def test_a_command_is_told_as_it_was_typed_with_its_state_directory() -> None:
     argv = ["--task", "my task.py:task", "--broker", "amqp://u:secret@h/"]
     told = command_line("fl-aggregator", argv, state=Path("runs/a"))
     assert told == "fl-aggregator --task 'my task.py:task' --broker amqp://u:PASSWORD@h/ --state runs/a"
+    argv = ["--token", "0123456789abcdef", "--name", "a"]
+    assert command_line("fl-worker", argv) == "fl-worker --token PASSWORD --name a"
     for own in (["--state", "x"], ["--state=x"]):
         assert command_line("fl-aggregator", own, state=Path("x")) == f"fl-aggregator {' '.join(own)}"
     assert command_line("fl-worker", ["--name", "a"]) == "fl-worker --name a"

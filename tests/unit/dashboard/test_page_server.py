@@ -17,6 +17,7 @@ from console.errors import ExitCode
 from dashboard.cli import main
 from simulation import simulate
 
+TOKEN = "0123456789abcdef-token"
 FORGED = "<script>alert(1)</script>"
 
 
@@ -117,6 +118,28 @@ def test_nothing_can_be_written_and_no_other_host_s_page_can_look(port: int) -> 
     assert status(port, "/run/first/", method="POST") == 405
     assert status(port, "/run/first/summary.json", method="DELETE") == 405
     assert status(port, "/", host="evil.example") == 400
+
+
+def test_a_refusal_carries_the_same_headers_as_a_page(port: int) -> None:
+    with answer(port, "/run/first/", host="evil.example") as response:
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/", "/run/first/", "/run/first/events", "/run/first/summary.json", "/static/run.js"])
+def test_with_a_token_nothing_is_given_to_those_without_it(folder: Path, path: str) -> None:
+    with served(folder, token=TOKEN) as port:
+        assert status(port, path) == 401
+        with answer(port, path, headers={"Authorization": f"Bearer {TOKEN}"}) as response:
+            assert response.status == 200
+
+
+def test_a_browser_shows_the_token_once_and_has_a_cookie_from_then_on(folder: Path) -> None:
+    with served(folder, token=TOKEN) as port:
+        with answer(port, f"/run/first/?token={TOKEN}") as response:
+            assert (response.status, response.headers["cache-control"]) == (200, "no-store")
+            cookie = response.headers["set-cookie"].partition(";")[0]
+        with answer(port, "/run/first/", headers={"Cookie": cookie}) as response:
+            assert "<script" in response.read().decode()
 
 
 def test_a_run_is_followed_from_before_its_first_round_to_its_end(tmp_path: Path) -> None:

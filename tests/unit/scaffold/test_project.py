@@ -38,6 +38,11 @@ def settings_in(text: str) -> Iterator[str]:
     return (match[1] for match in re.finditer(r"^ *#?(\w+): ", text, flags=re.MULTILINE))
 
 
+def variables(path: Path) -> dict[str, str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
+
+
 def test_the_project_runs_as_it_is(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,18 +96,45 @@ def test_a_file_reads_well(project: Path, file: str) -> None:
 
 def test_the_compose_file_names_only_what_is_there(project: Path) -> None:
     services = yaml.safe_load((project / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
-    assert set(services) == {"broker", "aggregator", "dashboard", "worker"}
-    commands = {service["command"][0] for name, service in services.items() if name != "broker"}
+    assert set(services) == {"users", "broker", "aggregator", "dashboard", "worker"}
+    commands = {services[name]["command"][0] for name in ("aggregator", "dashboard", "worker")}
     assert commands <= {*COMMANDS}
     for name in ("aggregator", "worker"):
         assert services[name]["command"][2] in FILES
         assert ".:/project:ro" in services[name]["volumes"]
-    env = dict(
-        line.split("=", 1) for line in (project / ".env").read_text().splitlines() if "=" in line and line[0] != "#"
-    )
+    env = variables(project / ".env")
     assert (Path(env["FEDMQ_SOURCE"]) / "Dockerfile").is_file()
     wanted = set(re.findall(r"\$\{(\w+)", (project / "docker-compose.yml").read_text(encoding="utf-8")))
     assert wanted == set(env)
+
+
+def test_each_project_has_passwords_of_its_own_that_nobody_else_can_read(project: Path, tmp_path: Path) -> None:
+    write_project(tmp_path / "other")
+    names = [name for name in variables(project / ".env") if name.endswith("_PASSWORD")]
+    made = [variables(folder / ".env")[name] for folder in (project, tmp_path / "other") for name in names]
+    assert len(names) == 3
+    assert len(set(made)) == 6
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{40,}", password) for password in made)
+    assert (project / ".env").stat().st_mode & 0o077 == 0
+    assert {variables(project / ".env.example")[name] for name in names} == {"change-me"}
+
+
+def test_each_service_has_a_user_of_its_own_at_the_broker(project: Path) -> None:
+    for path in (project / "docker-compose.yml", ROOT / "docker-compose.yml"):
+        services = yaml.safe_load(path.read_text(encoding="utf-8"))["services"]
+        users = {
+            name: re.match(r"amqp://(\w+):", services[name]["environment"]["FEDMQ_BROKER"])[1]  # type: ignore[index]
+            for name in ("aggregator", "dashboard", "worker")
+        }
+        assert users == {"aggregator": "aggregator", "dashboard": "onlooker", "worker": "site"}
+        assert services["worker"]["environment"]["FEDMQ_NAME"] == "site-*"
+        made = re.findall(r'^user "\$\$\w+" (\w+) (\w+)(.*?) *(?:#|$)', services["users"]["command"][2], re.MULTILINE)
+        assert made == [
+            ("aggregator", "aggregator", ""),
+            ("onlooker", "onlooker", ""),
+            ("worker", "site", " --elastic"),
+        ]
+        assert services["broker"]["depends_on"]["users"]["condition"] == "service_completed_successfully"
 
 
 def test_what_is_true_of_this_machine_alone_is_in_no_file_for_git(project: Path) -> None:

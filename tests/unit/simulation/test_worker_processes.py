@@ -34,6 +34,7 @@ def wire(tmp_path: Path) -> dict[str, Any]:
         "heartbeat_s": 7,
         "blocked_timeout_s": 12.5,
         "inline_cap": 0,
+        "trusted_network": True,
     }
     assert wanted.keys() == WireSettings.model_fields.keys()
     assert all(WireSettings.model_fields[name].default != value for name, value in wanted.items())

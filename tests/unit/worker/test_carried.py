@@ -8,8 +8,8 @@ import torch
 
 from broker.states.tensors import State, digest_of
 from console.errors import ExitCode, StateError
-from worker.carried import HOME, RESIDUAL, Carried, InMemory, OnDisk, Store
 from worker.cli import main
+from worker.state.carried import HOME, RESIDUAL, Carried, InMemory, OnDisk, Store
 
 
 def carried(value: float) -> Carried:

@@ -20,9 +20,9 @@ from broker.wire.messages import Compression, ModelHead, UpdateHead
 from broker.wire.specs import delta_specs, num_bytes_of
 from console.errors import StateError, TaskError
 from learning.task import Plan
-from worker.carried import OnDisk, Store
 from worker.config import WorkerConfig
 from worker.service import Worker
+from worker.state.carried import OnDisk, Store
 from worker.trainer import derived_seed
 
 INT8, TOPK = Compression(method="int8"), Compression(method="topk", share=0.01)
@@ -279,7 +279,7 @@ def test_a_full_disk_ends_the_worker_before_it_sends(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     site = Site(carried=OnDisk(tmp_path, "site-a"))
-    monkeypatch.setattr("worker.carried.save_file", full)
+    monkeypatch.setattr("worker.state.carried.save_file", full)
     with pytest.raises(StateError, match="No space left on device"):
         site.answer(1, compression=INT8)
     assert not site.broker.queues[Source.UPDATES]

@@ -531,6 +531,7 @@ def site_whose_uploads_are_lost(num_to_lose: int) -> Site:
     transport = Forgetful(site.broker)
     transport.num_to_lose = num_to_lose
     site.worker._transport = transport
+    site.worker._uploader = replace(site.worker._uploader, transport=transport)
     transport.listen(Source.MODELS)
     site.publish(1)
     return site

@@ -13,12 +13,14 @@ from pydantic import ValidationError
 
 from broker.rabbitmq.queues import PRESENCE
 from broker.wire.messages import MAX_PRESENCE_EVERY_S
-from console.errors import SettingsError, TaskError
+from console.errors import ExitCode, SettingsError, TaskError
 from console.heartbeat import Heartbeat
 from console.settings import read_settings
+from identities import PrivateKeys, Roster
 from learning import Site
+from worker.cli import main
 from worker.device import pick_device
-from worker.name import default_name
+from worker.name import name_of_machine
 from worker.settings import WorkerSettings
 
 
@@ -29,21 +31,35 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_workers_without_a_name_on_one_machine_have_different_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "box")
-    held = [default_name() for _ in range(3)]
+    held = [name_of_machine() for _ in range(3)]
     assert [name for name, _ in held] == ["box", "box-2", "box-3"]
     held[1][1].close()
-    again, lock = default_name()
+    again, lock = name_of_machine()
     assert again == "box-2"
     for file in (lock, held[0][1], held[2][1]):
         file.close()
 
 
+def test_workers_of_which_the_names_begin_alike_are_told_apart_by_machine_and_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    given = WorkerSettings(name="site-*")
+    held = [name_of_machine(given.name_prefix) for _ in range(2)]
+    assert [name for name, _ in held] == ["site-box", "site-box-2"]
+    assert given.own_name is None
+    assert (WorkerSettings(name="*").name_prefix, WorkerSettings().name_prefix) == ("", "")
+    assert WorkerSettings(name="hospital-a").own_name == "hospital-a"
+    for _, lock in held:
+        lock.close()
+
+
 @pytest.mark.parametrize("host", ["pc.example.org", "Müller's Laptop", "x" * 300, "", "a b/c", ".."])
 def test_a_name_made_of_any_host_name_is_a_worker_s_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: host)
-    for _ in range(2):
-        name, lock = default_name()
-        assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)
+    for prefix in ("", "p" * 32):
+        name, lock = name_of_machine(prefix)
+        assert re.fullmatch(prefix + r"[A-Za-z0-9_-]{1,64}", name)
         WorkerSettings(name=name)
         lock.close()
 
@@ -59,7 +75,7 @@ def test_a_name_whose_lock_belongs_to_another_user_is_passed_over(monkeypatch: p
         return original(self, *arguments, **keywords)
 
     monkeypatch.setattr(Path, "open", open_)
-    name, lock = default_name()
+    name, lock = name_of_machine()
     assert name == "box-2"
     lock.close()
 
@@ -97,6 +113,9 @@ def test_a_site_is_what_was_set_or_follows_from_the_name() -> None:
         {"name": "a b"},
         {"name": ""},
         {"name": "a.b"},
+        {"name": "a*b"},
+        {"name": "a**"},
+        {"name": "p" * 33 + "*"},
         {"device": "gpu"},
         {"device": "cuda:x"},
         {"threads": -1},
@@ -137,3 +156,24 @@ def test_a_heartbeat_that_is_left_at_once_never_beats() -> None:
     with Heartbeat(lambda: beats.append(1), every_s=1000):
         pass
     assert not beats
+
+
+def test_check_refuses_a_key_that_is_not_on_the_roster_before_it_asks_the_broker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin, stranger = PrivateKeys.generate("admin", "admin"), PrivateKeys.generate("worker", "hospital-a")
+    Roster(federation="heart", admin=admin.public.signing_key).save(tmp_path / "roster.yaml", admin)
+    key = stranger.save(tmp_path)
+    roster = ("--roster", str(tmp_path / "roster.yaml"), "--roster-key", admin.public.fingerprint)
+
+    code = main(["--check", *roster, "--key", str(key)])
+
+    assert code == ExitCode.USAGE
+    assert "hospital-a" in (said := capsys.readouterr().err)
+    assert "nobody on the roster has key" in said
+
+
+def test_what_a_worker_requires_it_can_only_have_with_a_roster() -> None:
+    with pytest.raises(ValidationError, match="--require needs --roster"):
+        WorkerSettings.model_validate({"require": "signed"})
+    assert WorkerSettings.model_validate({"require": "none"}).require.names == frozenset()

@@ -5,7 +5,7 @@ from unit.rendered import lines_of, text_of
 from broker.wire.messages import ModelHead, Presence
 from console.watching import LinkChanged, Transferring
 from worker.events import ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
-from worker.view import WorkerView
+from worker.watchers.view import WorkerView
 
 INSTANCE = "0" * 8
 

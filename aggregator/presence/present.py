@@ -43,10 +43,18 @@ class Present(Mapping[str, T]):
     def leave(self, worker: str) -> None:
         self._heard.pop(worker, None)
 
-    def forget_silent(self, *, now: float) -> None:
-        """Drops the workers that are gone by now."""
+    def move_to(self, other: "Present[T]", worker: str) -> None:
+        """Hands a worker over as it is."""
+        until, what = self._heard.pop(worker)
+        other.heard(worker, what, until=until)
+
+    def forget_silent(self, *, now: float) -> list[str]:
+        """Drops the workers that are gone by now, and returns their names."""
+        gone = []
         while (at := self.next_at()) is not None and at < now:
-            del self._heard[self._drop_entry()]
+            gone.append(self._drop_entry())
+            del self._heard[gone[-1]]
+        return gone
 
     def next_at(self) -> float | None:
         """When the next one is gone if all stay silent; None: never."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from prometheus_client import Counter, Enum, Gauge, Histogram
 
 from broker.wire import Presence
-from console import new_registry
+from console.serving import new_registry
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, StateChanged, UpdateSent
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300, 1800, 7200)

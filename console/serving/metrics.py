@@ -1,12 +1,14 @@
 """The address at which Prometheus reads a command's metrics."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, make_asgi_app
 from prometheus_client.registry import CollectorRegistry
 
-from console.errors import SettingsError
+from console.serving.gate import Gate
+from console.serving.server import HttpServer, listening, warn_if_open
 from console.settings import MetricsSettings
 
 
@@ -28,16 +30,14 @@ def served(registry: CollectorRegistry, settings: MetricsSettings) -> Iterator[N
     if settings.metrics_port is None:
         yield
         return
-    try:
-        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
-    except OSError as error:
-        where = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise SettingsError(
-            f"cannot serve metrics at {where}: {error.strerror or error}; choose another --metrics-port"
-        ) from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    host = settings.metrics_host
+    with listening(host, settings.metrics_port, what="metrics", port_flag="--metrics-port") as at:
+        warn_if_open(settings, host=host, what="metrics")
+        server = HttpServer(Gate(make_asgi_app(registry), settings, host=host))
+        thread = threading.Thread(target=server.run, args=([at],), name="metrics", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()

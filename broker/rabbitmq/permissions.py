@@ -1,0 +1,96 @@
+"""What each kind of participant may do at the broker, as RabbitMQ's patterns: a stolen password is worth what its owner
+may do, and no more.
+
+Only the aggregator's user may publish to ``amq.default``: a routing key there is the name of any queue. The others
+publish to ``<queue>.in``, where a topic permission ties the routing key to the name. Without a topic permission for an
+exchange, RabbitMQ allows every key, so all roles have one.
+
+Whoever may declare queues or exchanges could have the broker publish past that, by a dead-letter exchange, an alternate
+exchange, or a binding from one exchange to another. For each of these RabbitMQ asks for the right to read the queue or
+exchange that was declared, and nobody but the aggregator has it: a worker reads models, never its own blobs.
+
+RabbitMQ finds a pattern anywhere in a name, unless it is between ``^`` and ``$``.
+"""
+
+import re
+from dataclasses import dataclass
+
+from broker.wire import Topology
+
+_NOTHING = "^$"
+_EVERYTHING = ".*"
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """The patterns of one user in one virtual host."""
+
+    configure: str
+    """Names of queues and exchanges that the user may declare and delete."""
+    write: str
+    """Those that the user may publish to, and bind to an exchange."""
+    read: str
+    """Those that the user may receive from, and bind a queue to."""
+    topic_write: str = _NOTHING
+    """Routing keys that the user may publish to ``<queue>.in`` with."""
+    topic_read: str = _NOTHING
+    """Routing keys that the user may bind a queue to ``<queue>.in`` with."""
+
+
+def worker(topology: Topology, name: str, *, is_elastic: bool = False) -> Permissions:
+    """The worker of this name: sends its updates, fills and deletes its own blobs, reads models.
+
+    With ``is_elastic``, also any worker whose name is this one, a hyphen and something more.
+    """
+    own = re.escape(name) + ("(-[A-Za-z0-9_-]+)?" if is_elastic else "")
+    queue, blobs = re.escape(topology.queue), rf"blob\.update\.{own}\..*"
+    return Permissions(
+        configure=rf"^{queue}\.{blobs}$",
+        write=rf"^{queue}\.(in|{blobs})$",
+        read=rf"^{queue}\.(in|models|blob\.model\..*)$",
+        topic_write=rf"^((update(\.[0-9]+)?|presence)\.{own}|{blobs})$",
+        topic_read=rf"^{blobs}$",
+    )
+
+
+def partial(topology: Topology, shard: int | None = None) -> Permissions:
+    """A partial aggregator, of this shard or (None) of any: reads updates, deletes their blobs, passes updates on."""
+    queue, number = re.escape(topology.queue), "[0-9]+" if shard is None else str(shard)
+    blobs = rf"blob\.partial\.{number}\..*"
+    return Permissions(
+        configure=rf"^{queue}\.(shard\.{number}\.leader|blob\.update\..*|{blobs})$",
+        write=rf"^{queue}\.(in|{blobs})$",
+        read=rf"^{queue}\.(in|models|shard\.{number}|blob\.(model|update)\..*)$",
+        topic_write=rf"^(update\.[^.]*|partial\.{number}|{blobs})$",
+        topic_read=rf"^{blobs}$",
+    )
+
+
+def keeper(topology: Topology, name: str) -> Permissions:
+    """The keeper of this name: reads what it is asked on ``<queue>.keeper``, answers by ``release.<name>``."""
+    own = re.escape(name)
+    queue, blobs = re.escape(topology.queue), rf"blob\.release\.{own}\..*"
+    return Permissions(
+        configure=rf"^{queue}\.{blobs}$",
+        write=rf"^{queue}\.(in|{blobs})$",
+        read=rf"^{queue}\.(in|keeper)$",
+        topic_write=rf"^(release\.{own}|{blobs})$",
+        topic_read=rf"^{blobs}$",
+    )
+
+
+def aggregator(topology: Topology) -> Permissions:
+    """The aggregator, and people at `fl-dead`: everything of this federation."""
+    own = rf"{re.escape(topology.queue)}(\..*)?"
+    return Permissions(
+        configure=f"^{own}$",
+        write=rf"^(amq\.default|{own})$",
+        read=f"^{own}$",
+        topic_write=_EVERYTHING,
+        topic_read=_EVERYTHING,
+    )
+
+
+def onlooker(topology: Topology) -> Permissions:
+    """`fl-status` and `fl-dashboard`: reads what the aggregator says of itself, and changes nothing."""
+    return Permissions(configure=_NOTHING, write=_NOTHING, read=f"^{re.escape(topology.statuses)}$")

@@ -1,0 +1,30 @@
+"""Who is who: keys, certificates, the roster, signatures checked by it, and sealing. Alone to use `cryptography`."""
+
+from identities.certificates import Certificate
+from identities.in_memory import InMemory, in_memory
+from identities.membership import Credentials, Membership
+from identities.private_keys import PrivateKeys
+from identities.public_keys import PublicKeys, fingerprint_given
+from identities.roster import Roster
+from identities.roster_file import Rosters
+from identities.sealing import Sealing, UpdateContext
+from identities.settings import IdentitySettings, RosterSettings, membership, onlooker
+
+__all__ = [
+    "Certificate",
+    "Credentials",
+    "IdentitySettings",
+    "InMemory",
+    "Membership",
+    "PrivateKeys",
+    "PublicKeys",
+    "Roster",
+    "RosterSettings",
+    "Rosters",
+    "Sealing",
+    "UpdateContext",
+    "fingerprint_given",
+    "in_memory",
+    "membership",
+    "onlooker",
+]

@@ -1,0 +1,62 @@
+"""What a site asks of a run before it answers."""
+
+from typing import Any
+
+import pytest
+
+from broker.wire.messages import LocalTraining, ModelHead
+from broker.wire.specs import TensorSpec
+from worker.policy import WorkerPolicy
+
+TENSORS = (TensorSpec("body.weight", "float32", (2, 2)), TensorSpec("head.bias", "float32", (2,)))
+TRAINED = {"body.weight", "head.bias"}
+
+
+def head(**changes: Any) -> ModelHead:
+    fields = {"tensors": TENSORS, "sha256": "0" * 64, "run": "r", "run_id": "r.1", "epoch": 1, "round": 3}
+    return ModelHead.model_validate(fields | {"num_rounds": 9, "seed": 0} | changes)
+
+
+def objection(policy: WorkerPolicy, **changes: Any) -> str | None:
+    return policy.objection_to(head(**changes), trained=TRAINED)
+
+
+def test_without_limits_any_head_is_answered() -> None:
+    assert objection(WorkerPolicy(), local=LocalTraining(max_steps=1, batch_size=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("protection", "said"),
+    [
+        ((), "updates of this run are not sealed and not signed, which --require asks for"),
+        (("signed",), "updates of this run are not sealed, which --require asks for"),
+        (("signed", "sealed"), None),
+    ],
+)
+def test_a_head_that_asks_for_less_protection_is_not_answered(protection: tuple[str, ...], said: str | None) -> None:
+    assert objection(WorkerPolicy(require=frozenset({"signed", "sealed"})), protection=protection) == said
+
+
+@pytest.mark.parametrize(("max_steps", "is_answered"), [(0, True), (9, False), (10, True)])
+def test_a_head_that_asks_for_fewer_steps_is_not_answered(max_steps: int, is_answered: bool) -> None:
+    said = objection(WorkerPolicy(min_steps=10), local=LocalTraining(max_steps=max_steps))
+    assert (said is None) == is_answered
+
+
+@pytest.mark.parametrize(("batch_size", "is_answered"), [(0, True), (1, False), (16, True)])
+def test_a_head_that_asks_for_a_smaller_batch_is_not_answered(batch_size: int, is_answered: bool) -> None:
+    said = objection(WorkerPolicy(min_batch=16), local=LocalTraining(batch_size=batch_size))
+    assert (said is None) == is_answered
+
+
+@pytest.mark.parametrize("allowed", [("body.*",), ("!head.*",), ("*weight",)])
+def test_a_head_that_shares_a_tensor_that_is_to_stay_home_is_not_answered(allowed: tuple[str, ...]) -> None:
+    said = objection(WorkerPolicy(allow_shared=allowed))
+    assert said == "the run shares 'head.bias', which --allow-shared keeps at home"
+    assert objection(WorkerPolicy(allow_shared=allowed), tensors=TENSORS[:1]) is None
+
+
+def test_trainable_stands_for_the_parameters_that_are_trained() -> None:
+    policy = WorkerPolicy(allow_shared=("trainable",))
+    assert policy.objection_to(head(), trained=TRAINED) is None
+    assert policy.objection_to(head(), trained={"body.weight"}) is not None

@@ -1,0 +1,56 @@
+"""What a site asks of a run before it answers: its own words, which no head can change. Pure."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from broker.states import ALL, selected
+from broker.wire import ModelHead, Protection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPolicy:
+    """The site's limits; by default it answers any head."""
+
+    require: frozenset[Protection] = frozenset()
+    """How updates must be protected."""
+    min_steps: int = 0
+    """The fewest local optimizer steps that a head may limit training to; 0: any number."""
+    min_batch: int = 0
+    """The smallest local batch that a head may ask for; 0: any size."""
+    allow_shared: tuple[str, ...] = ALL
+    """Patterns of the names of the tensors that may leave, see selection.py."""
+
+    def objection_to(self, head: ModelHead, *, trained: Collection[str]) -> str | None:
+        """Why this head is not answered, in words for people at both ends; None if it is.
+
+        With few steps on a small batch, a delta says what one sample was (Zhu et al. 2019, "Deep Leakage from
+        Gradients"); ``trained`` are the names of the model's trained parameters.
+        """
+        return (
+            self._missing_protection(head)
+            or self._too_little_training(head)
+            or self._too_many_tensors(head, trained=trained)
+        )
+
+    def _missing_protection(self, head: ModelHead) -> str | None:
+        missing = sorted(self.require - set(head.protection))
+        return f"updates of this run are not {' and not '.join(missing)}, which --require asks for" if missing else None
+
+    def _too_little_training(self, head: ModelHead) -> str | None:
+        steps, batch = head.local.max_steps, head.local.batch_size  # 0: no limit, and all data
+        if 0 < steps < self.min_steps:
+            return f"the run limits training to {steps} steps; --max-steps-at-least is {self.min_steps}"
+        if 0 < batch < self.min_batch:
+            return f"the run trains with batches of {batch}; --min-batch is {self.min_batch}"
+        return None
+
+    def _too_many_tensors(self, head: ModelHead, *, trained: Collection[str]) -> str | None:
+        if self.allow_shared == ALL:
+            return None
+        names = {spec.name for spec in head.tensors}
+        kept = sorted(names - selected(names, self.allow_shared, trained=trained))
+        if not kept:
+            return None
+        more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
+        listed = ", ".join(repr(name[:40]) for name in kept[:3])
+        return f"the run shares {listed}{more}, which --allow-shared keeps at home"
