@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aggregator.config import AggregatorConfig
+from aggregator.presence import NameConflicts
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
-from aggregator.senders import NameConflicts
 from broker import BlobUpload
 from broker.wire import BlobRef, Buffer, Cutter, ModelHead, encode, is_name_of, names_of, num_bytes_of
 from console import Progress

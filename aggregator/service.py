@@ -17,26 +17,25 @@ from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
-from aggregator.events import Event, RunStopped, Watcher, WorkerSeen, unwatched
+from aggregator.events import Event, RunStopped, Watcher, unwatched
 from aggregator.opening import OpenedRun, opened
+from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads
 from aggregator.rounds import (
-    Attendance,
     Contribution,
     Decision,
     Duplicate,
     Fold,
     Late,
-    PartialUploads,
-    Uploads,
+    Refuse,
     decide_on,
     read_partial,
     read_update,
 )
-from aggregator.senders import NameConflicts, is_by_its_sender
+from aggregator.senders import admission_by, is_by_its_sender
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Presence, decode_from, limb_bytes_of, names_of, num_bytes_of
+from broker.wire import limb_bytes_of, names_of, num_bytes_of
 from console import (
     IS_SHOWN,
     DamagedBody,
@@ -53,8 +52,7 @@ log = logging.getLogger(__name__)
 
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
-_MAX_OBJECTIONS = 1000
-_MOST_SHOWN = 10
+_MAX_SENT_BOTH_WAYS = 1000
 
 
 class Aggregator:
@@ -77,10 +75,21 @@ class Aggregator:
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
-        self._objections: dict[str, str] = {}
-        """Worker -> what was last logged of it."""
+        self._sent_both_ways: set[str] = set()
+        """Workers because of whose own updates a partial sum was refused."""
+        self._admission = admission_by(config.membership.rosters, config.admission)
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
+        self._signs_of_life = SignsOfLife(
+            attendance=self._attendance,
+            uploads=self._uploads,
+            conflicts=self._conflicts,
+            admission=self._admission,
+            trust=config.membership.trust,
+            clock=clock,
+            on_event=self._on_event,
+            on_patience=lambda seconds: self._ledger.record({"patience_s": seconds}),
+        )
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -95,6 +104,7 @@ class Aggregator:
             self._config,
             self._task,
             self._transport,
+            admission=self._admission,
             conflicts=self._conflicts,
             clock=self._clock,
             on_event=self._on_event,
@@ -122,6 +132,7 @@ class Aggregator:
         self._ledger.open_round(number, now=time.time())
         try:
             current = self._open(number)
+            current.withdraw(self._admission)  # the list may have changed meanwhile
         except DamagedFile as error:
             log.error("%s; doing round %d again", error, number)
             self._ledger.undo_from(number)
@@ -196,15 +207,17 @@ class Aggregator:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.PRESENCE:
-            self._see(delivery)
+            self._signs_of_life.take(delivery, refusals=self._current.refusals)
         elif delivery is not None and delivery.source is Source.PARTS:
             self._run.bodies.take(delivery)
         elif delivery is not None:
             self._take(delivery)
-        if self._config.admission.look():
-            self._attendance.keep_only(self._config.admission.admits)
+        if self._admission.look():
+            self._attendance.keep_only(self._admission.admits)
+            self._current.withdraw(self._admission)
         if self._conflicts.is_due(now=self._clock()):
-            self._announce_conflicts()
+            self._conflicts.announce(now=self._clock())
+            self._run.broadcaster.announce_conflicts()
         for settled in self._run.bodies.settle():
             self._take_up(settled)
         by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
@@ -215,60 +228,14 @@ class Aggregator:
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
         times = [self._current.time_left(), self._conflicts.time_left(now=self._clock())]
-        if self._config.admission.looks_every_s is not None:
-            times.append(self._config.admission.looks_every_s)
+        if self._admission.looks_every_s is not None:
+            times.append(self._admission.looks_every_s)
         of_bodies_s = self._run.bodies.time_left()
         if of_bodies_s is not None:
             times.append(of_bodies_s + 0.001)
         return min(times)
 
     # -- incoming messages ----------------------------------------------------------------------------------
-
-    def _see(self, delivery: Delivery) -> None:
-        """Takes a sign of life."""
-        try:
-            message = decode_from(delivery.body, Presence, trust=self._config.membership.trust)
-        except MessageError as error:
-            self._current.refusals.drop_sign_of_life(delivery.sender, str(error))
-            return
-        presence, signer = message.header, message.signer
-        if signer is not None and signer.name != presence.worker:
-            reason = f"claims to be from {presence.worker}, but is signed by {signer}"
-            self._current.refusals.drop_sign_of_life(delivery.sender, reason)
-            return
-        if presence.worker != delivery.sender:
-            return
-        if not self._config.admission.admits(presence.worker):
-            return
-        if presence.objection is not None:
-            self._hear_objection(presence.worker, presence.objection)
-        patience_s, was_noted = self._attendance.patience_s, presence.worker in self._attendance
-        is_conflict = self._attendance.heard(presence, now=self._clock())
-        if was_noted or presence.worker in self._attendance or presence.worker in self._objections:
-            self._uploads.heard(presence)
-            self._on_event(WorkerSeen(presence=presence))
-        if self._attendance.patience_s > patience_s:
-            self._ledger.record({"patience_s": self._attendance.patience_s})
-        if is_conflict:
-            self._conflicts.found(presence.worker)
-
-    def _announce_conflicts(self) -> None:
-        """Tells workers that share a name of each other."""
-        names = self._conflicts.announce(now=self._clock())
-        shown = ", ".join(f"'{name}'" for name in names[:_MOST_SHOWN])
-        if len(names) > _MOST_SHOWN:
-            shown += f" and {len(names) - _MOST_SHOWN} more"
-        log.warning(
-            "two workers go by the name %s; each round counts only one of them; start one with another --name", shown
-        )
-        self._run.broadcaster.announce_conflicts()
-
-    def _hear_objection(self, worker: str, objection: str) -> None:
-        """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
-        if self._objections.get(worker) == objection or len(self._objections) >= _MAX_OBJECTIONS:
-            return
-        self._objections[worker] = objection
-        log.warning("worker '%s' does not answer: %s", worker, objection)
 
     def _take(self, delivery: Delivery) -> None:
         """Reads a message from the results queue and decides on it, or sets it aside."""
@@ -286,13 +253,16 @@ class Aggregator:
                 self._refuse(delivery, contribution, error)
 
     def _take_up(self, settled: Settled[Contribution]) -> None:
-        """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
+        """Decides again on a message whose body is there by now; or sets it aside, if that will not come.
+
+        One that would not be folded needs no body: perhaps it is gone because another message had the same update.
+        """
         contribution, delivery, body = settled.message, settled.delivery, settled.body
-        if body is None:
+        if body is None and isinstance(self._decision_on(contribution), Fold):
             self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
-        contribution.received(body.num_blob_bytes)
-        with contextlib.closing(body), self._suspected(delivery) as refuse_as:
+        contribution.received(body.num_blob_bytes if body else 0)
+        with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
@@ -303,15 +273,8 @@ class Aggregator:
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
         self._check_admitted(contribution)
-        decision = decide_on(
-            contribution.claims,
-            base_round=contribution.base_round,
-            open_round=self._current.number,
-            known=self._current.updates.known(contribution),
-            max_staleness=self._config.policy.max_staleness,
-            weighting=self._config.weighting,
-            most_samples=self._current.most_samples,
-        )
+        decision = self._decision_on(contribution)
+        self._check_way(contribution, decision)
         if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
             if self._config.membership.has_roster and self._run.bodies.has_same(contribution, delivery):
                 raise ReplayedMessage("it was sent twice, and its body is on its way already")
@@ -323,6 +286,17 @@ class Aggregator:
         self._current.note_bound(delivery.sender, updates.accumulator.bound - bound_before)
         for claim in contribution.claims:
             self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
+
+    def _decision_on(self, contribution: Contribution) -> Decision:
+        return decide_on(
+            contribution.claims,
+            base_round=contribution.base_round,
+            open_round=self._current.number,
+            known=self._current.updates.known(contribution),
+            max_staleness=self._config.policy.max_staleness,
+            weighting=self._config.weighting,
+            most_samples=self._current.most_samples,
+        )
 
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
@@ -348,8 +322,23 @@ class Aggregator:
     def _check_admitted(self, contribution: Contribution) -> None:
         """An UnfitMessage if it has the update of a worker that may not count."""
         for claim in contribution.claims:
-            if not self._config.admission.admits(claim.worker):
-                raise UnfitMessage(f"worker '{claim.worker}' is not among those that may count (--workers-allowed)")
+            if not self._admission.admits(claim.worker):
+                raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker)}")
+
+    def _check_way(self, contribution: Contribution, decision: Decision) -> None:
+        """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.
+
+        A sum is refused as a whole if one of its updates came by itself and is in already. A worker that sends its
+        update both ways would so keep out all others of its shard, in every round.
+        """
+        if contribution.shard is None:
+            if isinstance(decision, Fold) and contribution.claims[0].worker in self._sent_both_ways:
+                raise UnfitMessage(
+                    "it came by itself and not in a sum of its shard; an earlier one of this worker came both ways, and"
+                    " the sum could not count"
+                )
+        elif isinstance(decision, Refuse) and len(self._sent_both_ways) < _MAX_SENT_BOTH_WAYS:
+            self._sent_both_ways.update(self._current.updates.known(contribution))
 
     @contextlib.contextmanager
     def _suspected(self, delivery: Delivery) -> Iterator[str | None]:

@@ -177,7 +177,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
     workers_allowed: str | None = Field(
         None,
         description="workers that count: names or patterns, separated by commas (hospital-*,lab-3), or a file with one"
-        " a line (a name with a dot or a slash), which is read again when it changes; by default all",
+        " a line (a name with a dot or a slash), which is read again when it changes: who is no longer in it is out of"
+        " the open round; by default all",
     )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
     state: Path = Field(

@@ -64,6 +64,7 @@ class Bench:
         """A round of 10,000 float32 parameters."""
         workload = Workload("overhead", federation.IDLE_BYTES, num_rounds=50)
         yield self._fedmq(workload)
+        yield self._sealed(workload)
         bare = partial(raw_pika.measure_durable_round, workload, self._place)
         yield _measured(workload, raw_pika.DURABLE_ROUND, bare)
         yield from self._peers(workload)
@@ -74,6 +75,7 @@ class Bench:
             yield federation.with_multiples(self._fedmq(workload), workload, self._idle_mb)
             compiled = partial(federation.measure, workload, self._place, is_compiled=True)
             yield _measured(workload, federation.COMPILED, compiled)
+            yield self._sealed(workload)
             for size in (RELEASED_BYTES, RAISED_BYTES):
                 measure = partial(raw_pika.measure, workload, self._place, receive_bytes=size)
                 yield _measured(workload, raw_pika.SIZES[size], measure)
@@ -81,6 +83,10 @@ class Bench:
 
     def _fedmq(self, workload: Workload) -> Row:
         return _measured(workload, FEDMQ, partial(federation.measure, workload, self._place))
+
+    def _sealed(self, workload: Workload) -> Row:
+        measure = partial(federation.measure, workload, self._place, is_sealed=True)
+        return _measured(workload, federation.SEALED, measure)
 
     def _peers(self, workload: Workload) -> Iterator[Row]:
         """Flower's deployment engine takes seconds for any round, so it runs fewer rounds."""

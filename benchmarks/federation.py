@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.figures import FEDMQ, MB, Row
+from benchmarks.members import AGGREGATOR, enrolled
 from benchmarks.monitor import Monitor
 from benchmarks.place import ROOT, Place, wait_for
 from benchmarks.workload import Opened, Workload, row_of
@@ -17,9 +18,10 @@ IDLE_BYTES = 40_000
 
 
 COMPILED = f"{FEDMQ} --compiled-fold"
+SEALED = f"{FEDMQ} --roster, signed and sealed"
 
 
-def measure(workload: Workload, place: Place, *, is_compiled: bool = False) -> Row:
+def measure(workload: Workload, place: Place, *, is_compiled: bool = False, is_sealed: bool = False) -> Row:
     """Seconds from one round to the next, from the ledger, and what all processes used meanwhile."""
     with place.room("fedmq") as room, room.broker() as broker, room.commands() as commands:
         settings = {"FEDMQ_BROKER": broker.url, "MODEL_BYTES": str(workload.num_bytes)}
@@ -27,10 +29,13 @@ def measure(workload: Workload, place: Place, *, is_compiled: bool = False) -> R
         state = room.folder / "state"
         rounds = ("--rounds", str(workload.rounds_to_run), "--quorum", str(workload.num_workers))
         own = ("--state", str(state), *(["--compiled-fold"] if is_compiled else []))
-        aggregator = commands.product("aggregator.cli", *common, *rounds, *own, name="aggregator", **settings)
+        names = [f"worker-{index}" for index in range(workload.num_workers)]
+        keys = enrolled(room.folder / "keys", names) if is_sealed else {}
+        as_aggregator = settings | keys.get(AGGREGATOR, {})
+        aggregator = commands.product("aggregator.cli", *common, *rounds, *own, name="aggregator", **as_aggregator)
         workers = [
-            commands.product("worker.cli", *common, "--name", f"worker-{index}", name=f"worker-{index}", **settings)
-            for index in range(workload.num_workers)
+            commands.product("worker.cli", *common, "--name", name, name=name, **settings | keys.get(name, {}))
+            for name in names
         ]
         roles = {
             "aggregator": [aggregator.pid],
@@ -47,7 +52,8 @@ def measure(workload: Workload, place: Place, *, is_compiled: bool = False) -> R
         num_rounds=len(opened.seconds),
         num_processes={"worker": workload.num_workers},
     )
-    return row_of(workload, COMPILED if is_compiled else FEDMQ, opened.seconds, usage)
+    system = COMPILED if is_compiled else SEALED if is_sealed else FEDMQ
+    return row_of(workload, system, opened.seconds, usage)
 
 
 def idle_mb(place: Place) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Protocol, Self, TypeVar
 
 import yaml
 from pydantic import Field, PlainSerializer, SecretStr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -58,6 +58,9 @@ class CommandSettings(BaseSettings):
         cli_parse_none_str=_NONE,
         env_parse_none_str=_NONE,
     )
+
+    read_past: ClassVar[frozenset[str]] = frozenset()
+    """Settings of other commands on the same machine that their common file may have, and this command does without."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: LogFormat = Field("text", description="log lines for people, or one JSON object a line")
@@ -247,7 +250,7 @@ def _config_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, object]:
+def _read_yaml(settings: type[S], path: str, own: str) -> dict[str, object]:
     """What the file says, with its section ``own`` in place of what it says for several commands."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -265,6 +268,8 @@ def _read_yaml(settings: type[BaseSettings], path: str, own: str) -> dict[str, o
     sections = {name: content.pop(name) for name in SECTIONS if isinstance(content.get(name), dict)}
     content |= sections.get(own, {})
     content = {str(key).replace("-", "_"): None if value == _NONE else value for key, value in content.items()}
+    read_past = settings.read_past if issubclass(settings, CommandSettings) else frozenset()
+    content = {name: value for name, value in content.items() if name not in read_past}
     unknown = sorted(set(content) - set(settings.model_fields))
     if unknown:
         raise SettingsError(

@@ -14,6 +14,8 @@ from identities import RosterSettings
 class DashboardSettings(WireSettings, ServedSettings, RosterSettings):
     """One page server."""
 
+    read_past = frozenset({"key", "opening_key"})
+
     state: Path = Field(
         Path("state"),
         description="state directory of a run, or a folder with several of them; the newest is shown first",

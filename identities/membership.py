@@ -14,7 +14,7 @@ from identities.certificate_file import CertificateFile
 from identities.certificates import Certificate, is_of_site
 from identities.private_keys import PrivateKeys, read_opening_key
 from identities.roster import Roster
-from identities.roster_file import RosterFile
+from identities.roster_file import RosterFile, Rosters
 from identities.sealing import Sealing
 from identities.trust import Certificates, Verified
 
@@ -34,9 +34,14 @@ class Membership:
     """What the roster asks of updates."""
 
     @property
+    def rosters(self) -> Rosters | None:
+        """Where the roster that counts now comes from; None: every sender is believed."""
+        return self.trust.rosters if isinstance(self.trust, Verified) else None
+
+    @property
     def has_roster(self) -> bool:
         """Whether only what is signed counts."""
-        return "signed" in self.protection
+        return self.rosters is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,12 +65,11 @@ def _new(settings: KeysSettings) -> None:
     if keys.opening:
         print(f"{path.with_suffix('.opening.key')} likewise: it opens what is sealed to {name}")
     if settings.role == "admin":
-        print("every process of the federation is given this fingerprint: --roster-key")
+        print("give its fingerprint to everybody in the federation: it is the --roster-key of each process")
     else:
-        print(
-            f"{path.with_suffix('.pub')} goes to the admin of the roster or, for one more worker of a site, to whoever"
-        )
-        print("has the site's key; compare the fingerprint by voice")
+        also = " or, for one more worker of a site, to whoever has the site's key" if settings.role == "worker" else ""
+        print(f"send {path.with_suffix('.pub')} to the admin of the federation{also},")
+        print("and compare this fingerprint by telephone:")
     _print_rows(_of_keys(keys.public))
 
 
@@ -248,7 +247,7 @@ def _print_roster(path: Path, roster_key: str | None) -> None:
     roster = found.checked(fingerprint_given(roster_key) if roster_key else found.signer_fingerprint)
     _print_rows(_of_roster(roster))
     if not roster_key:
-        print("the signature fits; whether that is your admin's key, only the fingerprint can say (--roster-key)")
+        print("the signature is valid; compare the fingerprint with your admin's, or give that as --roster-key")
     print()
     _print_table(list(roster.members()))
 

@@ -16,12 +16,16 @@ from identities import RosterSettings
 class StatusSettings(BrokerSettings, RosterSettings):
     """One call of the command."""
 
+    read_past = frozenset({"key", "opening_key"})
+
     is_json: bool = Field(False, alias="json", description="print one JSON object")
     watch: bool = Field(False, description="print it again each second, until the run is over")
 
 
 class DeadSettings(BrokerSettings):
     """One call of the command."""
+
+    read_past = frozenset({"key", "opening_key", "roster", "roster_key"})
 
     command: CliPositionalArg[Literal["list", "show", "replay", "drop"]] = Field(
         description="list, show, replay or drop"
@@ -69,15 +73,22 @@ class KeysSettings(CommandSettings):
         " permissions: names of the broker's users",
     )
     role: Literal["worker", "aggregator", "partial", "keeper", "admin", "onlooker"] = Field(
-        "worker", description="new, permissions: what the key or the broker's user is for"
+        "worker", description="new, permissions: whom the key or the broker's user is for; a site is a worker"
     )
-    keys: Path = Field(Path("keys"), description="new: folder that the key's files are written to")
+    keys: Path = Field(
+        Path("keys"),
+        description="new: folder that the key's files are written to; roster, sign, revoke: folder of the admin's key",
+    )
     key: Path | None = Field(
-        None, description="private key to sign with: the admin's (not given: admin.key in --keys), or a site's"
+        None,
+        description="roster, revoke: the admin's private key, by default admin.key in --keys; sign: the same for a"
+        " roster, and for a worker's NAME.pub its site's private key",
     )
-    roster: Path = Field(Path("roster.yaml"), description="file of the roster")
+    roster: Path = Field(Path("roster.yaml"), description="roster, revoke: file of the roster")
     roster_key: str | None = Field(
-        None, description="fingerprint of the key that signs the roster, or the file admin.pub"
+        None,
+        description="show, roster: whose signature the roster must have: the fingerprint of the admin's key, or its"
+        " file admin.pub",
     )
     federation: RunName | None = Field(None, description="roster: the federation's name, when it is begun")
     min_sites: Annotated[int, Field(ge=0)] | None = Field(

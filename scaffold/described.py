@@ -45,6 +45,10 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "When to stop early": ("stop_metric", "stop_direction", "stop_at", "patience"),
     "What is kept": ("keep_every", "commit_every_s", "tensorboard", "mlflow"),
     "Partial aggregators": ("role", "shards", "shard", "flush_s"),
+    "Who signs and who counts": ("roster", "roster_key", "key", "opening_key", "workers_allowed"),
+    "What one update may do": ("max_samples", "max_weight"),
+    "Which runs a site answers": ("require", "min_batch", "max_steps_at_least", "allow_shared"),
+    "Recovery": ("take_over", "trust_state"),
     "The broker": (
         "broker",
         "queue",
@@ -57,9 +61,11 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "trusted_network",
     ),
     "Log and metrics": ("log_level", "log_format", "live", "metrics_port", "metrics_host"),
-    "Who is answered": ("token", "allowed_hosts"),
+    "Who may ask for page and metrics": ("token", "allowed_hosts"),
 }
 """Groups as readers look for them. Settings in no group come first, as the command's own, in the model's order."""
+_UNGROUPED = (KeysSettings,)
+"""Commands whose own settings belong to one of their subcommands each, as the descriptions say."""
 GROUP_OF: Mapping[str, str] = {name: group for group, names in _GROUPS.items() for name in names}
 _FIRST = ("task", "run", "rounds", "name", "workers", "state")
 """The settings that users set before all others, where a command has them."""
@@ -104,11 +110,16 @@ def _settings(settings: type[BaseSettings]) -> Iterator[Setting]:
         if field.annotation is not None and not _is_word(field):
             yield Setting(
                 name=field.alias or name,
-                group=GROUP_OF.get(name, OWN),
+                group=_group_of(name, settings),
                 kind=_kind(field.annotation, field),
                 default=_default(field),
                 description=field.description or "",
             )
+
+
+def _group_of(name: str, settings: type[BaseSettings]) -> str:
+    is_own = settings in _UNGROUPED and name in settings.__annotations__
+    return OWN if is_own else GROUP_OF.get(name, OWN)
 
 
 def _is_word(field: FieldInfo) -> bool:

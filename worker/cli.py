@@ -52,6 +52,8 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
 
 def _check(settings: WorkerSettings) -> ExitCode:
     configure_logging(settings.log_level, log_format=settings.log_format)
+    if settings.credentials is not None:
+        settings.credentials.membership("worker", settings.own_name)
     transport = connect(settings, role="check")
     with contextlib.closing(transport):
         transport.check()

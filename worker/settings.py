@@ -92,7 +92,8 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     state: Path | None = Field(
         None,
         description="directory for what is carried from round to round when a run compresses updates or does not"
-        " share all tensors; without one, a restart loses it",
+        " share all tensors, and, with --roster, for the newest model seen, so that no older one is taken for it;"
+        " without one, a restart loses both",
     )
     presence_every_s: float = Field(
         PRESENCE_EVERY_S,
@@ -114,7 +115,11 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         description="tensors that may leave this site: patterns as of the aggregator's --shared; a run that shares"
         " others is not answered",
     )
-    check: bool = Field(False, description="only check whether the broker and the queue are there; exit code 0 if so")
+    check: bool = Field(
+        False,
+        description="only check the settings, with --roster also whether the key is on it, and that the broker and the"
+        " queue are there; exit code 0 if so",
+    )
 
     @field_validator("presence_every_s")
     @classmethod

@@ -17,7 +17,7 @@ class BodyLimits:
     active_s: float = 0.5
     """Without a new part for this long, a body does not keep others from being read."""
     num_of_sender: int = 4
-    """Updates of one worker whose bodies are waited for; one that comes in addition is refused."""
+    """Updates of one worker whose bodies are waited for; for one more, the oldest is given up."""
 
     def longest_s(self, num_bytes: int) -> float:
         """The longest that a body of this size may take."""

@@ -1,7 +1,6 @@
 """A round: when it ends, what counts in it, what its updates are added to, and the next model made from that."""
 
 from aggregator.rounds.accumulator import NewAccumulator
-from aggregator.rounds.attendance import Attendance, PartialUploads, Uploads
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.fold_kernel import kernel
 from aggregator.rounds.intake import (
@@ -16,13 +15,13 @@ from aggregator.rounds.next_model import NextPiece, next_model
 from aggregator.rounds.open_round import Contribution, OpenRound, Stores, add_to
 from aggregator.rounds.partial_sum import PartialSender, folded_of, read_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
-from aggregator.rounds.present import Present
 from aggregator.rounds.steps import FedAvg, Step, state_names
 from aggregator.rounds.verdicts import (
     Decision,
     Duplicate,
     Fold,
     Late,
+    Refuse,
     Weighting,
     WeightLimits,
     base_weight_of,
@@ -30,7 +29,6 @@ from aggregator.rounds.verdicts import (
 )
 
 __all__ = [
-    "Attendance",
     "Close",
     "Contribution",
     "Decision",
@@ -46,15 +44,13 @@ __all__ = [
     "OnShort",
     "OpenRound",
     "PartialSender",
-    "PartialUploads",
-    "Present",
     "Quorum",
+    "Refuse",
     "Round",
     "RoundPolicy",
     "Step",
     "Stores",
     "Update",
-    "Uploads",
     "WeightLimits",
     "Weighting",
     "add_to",

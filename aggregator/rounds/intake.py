@@ -79,6 +79,8 @@ class Update:
     """What it may do to the round."""
     seal: Seal | None = None
     """What opens its body; None: that is in clear."""
+    signer: Signer | None = None
+    """Who signed it; None where senders are believed."""
 
     shard: ClassVar[None] = None
 
@@ -122,12 +124,7 @@ class Update:
 
         Raises what ``Body.pieces`` raises, and UnfitMessage on values that no encoder writes.
         """
-        if self.encoding.is_direct:
-            yield from body.pieces()
-            return
-        decoder = self.encoding.decoder()
-        for offset, piece in body.pieces():
-            yield from decoder.pieces(offset, piece)
+        return self.encoding.folded_from(body.pieces())
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
         self.guard.check(offset, piece)
@@ -187,7 +184,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     if head.blob is not None and head.blob.part_bytes not in expected.part_bytes:
         sizes = " or ".join(map(str, sorted(expected.part_bytes)))
         raise UnfitMessage(f"its blob has parts of {head.blob.part_bytes} bytes; this run has parts of {sizes}")
-    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal)
+    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal, message.signer)
 
 
 def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: Membership) -> Seal | None:

@@ -1,9 +1,19 @@
 """Who sends, and how much of the aggregator's time, disk and patience each may take."""
 
 from aggregator.senders.admission import Admission, Allowed, Everybody
-from aggregator.senders.conflicts import NameConflicts
 from aggregator.senders.guard import Guard
-from aggregator.senders.quota import Quota
+from aggregator.senders.on_roster import admission_by
+from aggregator.senders.quota import NOBODY, Quota
 from aggregator.senders.refusals import Refusals, is_by_its_sender
 
-__all__ = ["Admission", "Allowed", "Everybody", "Guard", "NameConflicts", "Quota", "Refusals", "is_by_its_sender"]
+__all__ = [
+    "NOBODY",
+    "Admission",
+    "Allowed",
+    "Everybody",
+    "Guard",
+    "Quota",
+    "Refusals",
+    "admission_by",
+    "is_by_its_sender",
+]

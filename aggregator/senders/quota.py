@@ -15,6 +15,8 @@ MOST_PASSED_OVER = 10_000
 """Late and repeated updates of such senders, which were fit to be folded: a large run may have many."""
 MOST_NAMED = 100
 """Senders whose dropped messages are counted by name."""
+NOBODY = ""
+"""Who is held responsible for forged messages; no worker has this name."""
 
 
 @dataclass(frozen=True, slots=True)

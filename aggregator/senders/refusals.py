@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from aggregator.senders.quota import MOST_OF_ONE, Quota
+from aggregator.senders.quota import MOST_OF_ONE, NOBODY, Quota
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport, beginning_of
 from console import BrokerError, DamagedBody, ForgedMessage, MessageError, ReplayedMessage, UnfitMessage
@@ -18,8 +18,6 @@ _MOST_DEAD = 10_000
 """Dead letters from which on nothing is added to them: somebody has to look at them first."""
 
 _MOST_SIGNS_LOGGED = 10
-_NOBODY = ""
-"""Who is held responsible for what anybody can have sent; no worker has this name."""
 
 
 def is_by_its_sender(error: MessageError, *, are_signed: bool) -> bool:
@@ -89,7 +87,7 @@ class Refusals:
         ``is_by_sender``: whether the one that it names as its sender is held responsible, see ``is_by_its_sender``.
         """
         sender = delivery.sender
-        responsible = sender if is_by_sender else _NOBODY
+        responsible = sender if is_by_sender else NOBODY
         if not self._quota.keep(responsible):
             self._tell(
                 "",

@@ -162,7 +162,7 @@ def test_a_bad_blob_is_set_aside_once_and_leaves_nothing_in_the_mean(
     federation: Federation, undisturbed_sha256: Callable[..., str], *, is_there: bool
 ) -> None:
     federation.gates.hold("worker-1", 2)
-    aggregator = federation.aggregator("--rounds", "3", "--quorum", "2", *NEVER)
+    aggregator = federation.aggregator("--rounds", "3", "--quorum", "2", "--part-bytes", "16", *NEVER)
     workers = [federation.worker(name) for name in NAMES]
     aggregator.says("round   2 ← worker-0")
     model = federation.wait_for_head(2)
@@ -183,12 +183,11 @@ def test_a_bad_blob_is_set_aside_once_and_leaves_nothing_in_the_mean(
     assert len(dead_letters(federation)) == 1
 
 
-def test_a_late_update_is_told_once_though_a_bad_blob_brings_it_back(federation: Federation) -> None:
-    """Undoing half a blob puts what was not committed back onto the queue, and it is delivered again."""
+def test_a_late_update_is_told_once_though_a_bad_blob_comes_before_the_commit(federation: Federation) -> None:
     gates = federation.gates
     for name, number in (("slow", 1), ("slow", 2), ("quick", 2)):
         gates.hold(name, number)
-    aggregator = federation.aggregator("--rounds", "2", "--quorum", "1", *NEVER, task=DEAF)
+    aggregator = federation.aggregator("--rounds", "2", "--quorum", "1", "--part-bytes", "16", *NEVER, task=DEAF)
     slow = federation.worker("slow", task=DEAF)
     gates.wait_for("slow", 1)
     quick = federation.worker("quick", task=DEAF)

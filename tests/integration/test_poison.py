@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -29,10 +30,10 @@ class Death(BaseException):
 def test_what_kills_the_aggregator_again_and_again_is_set_aside_and_the_rest_is_folded(
     broker_url: str, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deadly(delivery: Delivery, expected: Expected, *, round_number: int) -> Update:
+    def deadly(delivery: Delivery, expected: Expected, **given: Any) -> Update:
         if delivery.sender == "poison":
             raise Death
-        return read_update(delivery, expected, round_number=round_number)
+        return read_update(delivery, expected, **given)
 
     monkeypatch.setattr(aggregator.service, "read_update", deadly)
     task = StateTask(state_of(weight=[1.0, 2.0]))

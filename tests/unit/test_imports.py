@@ -45,8 +45,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
-    "aggregator.senders": (*_WIRE, "aggregator.state"),
+    "aggregator.senders": (*_WIRE, "identities", "aggregator.state"),
     "aggregator.bodies": _WIRE,
+    "aggregator.presence": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
     "aggregator.rounds": (
         *_STATES,
         "identities",
@@ -68,17 +69,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *_WIRE,
         "console.serving",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "events", "history", "rounds", "settings")),
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "presence", "rounds", "settings")),
     ),
     "aggregator": (
         *_STATES,
         "console.serving",
         "identities",
         "learning",
-        *(
-            f"aggregator.{room}"
-            for room in ("state", "events", "history", "senders", "bodies", "rounds", "config", "settings", "watchers")
-        ),
+        *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
+        *(f"aggregator.{room}" for room in ("rounds", "config", "settings", "watchers")),
     ),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation": (

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def test_a_worker_that_is_not_allowed_counts_neither_in_the_mean_nor_as_present(
 
 def with_file(begin: Begin, path: Path, **settings: Any) -> EmbeddedRun:
     run = begin(StateTask(INITIAL), workers_allowed=str(path), **settings)
-    run.aggregator._config = replace(run.aggregator._config, admission=Allowed(str(path), clock=run.clock))
+    run.aggregator._admission = Allowed(str(path), clock=run.clock)
     return run
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.rounds.attendance import Attendance
-from aggregator.rounds.present import Present
+from aggregator.presence.attendance import Attendance
+from aggregator.presence.present import Present
 from broker.wire.messages import Presence
 
 WORKERS = st.sampled_from("abcd")

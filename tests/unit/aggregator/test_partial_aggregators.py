@@ -18,7 +18,7 @@ from unit.aggregator.sharded_run import (
     workers_in,
 )
 
-from aggregator.rounds.attendance import PartialUploads
+from aggregator.presence.uploads import PartialUploads
 from broker.transport import Delivery, Source
 from broker.wire.buffers import cut
 from broker.wire.codec import decode, encode

@@ -207,6 +207,17 @@ def test_a_file_that_is_wrong_is_refused(tmp_path: Path, content: str, told: str
     assert told in problem("--config", config(tmp_path, content))
 
 
+@pytest.mark.parametrize("command", ["fl-worker", "fl-status", "fl-dead list", "fl-dashboard"])
+def test_the_file_of_a_member_serves_all_commands_on_its_machine(tmp_path: Path, command: str) -> None:
+    (tmp_path / "site.key").touch()
+    (tmp_path / "roster.yaml").touch()
+    path = config(
+        tmp_path, f"queue: heart\nroster: {tmp_path}/roster.yaml\nroster-key: 'x'\nkey: {tmp_path}/site.key\n"
+    )
+    name, *words = command.split()
+    assert read("--config", path, *words, kind=COMMANDS[name]).queue == "heart"
+
+
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     assert "No such file" in problem("--config", str(tmp_path / "none.yaml"))
     path = tmp_path / "binary.yaml"

@@ -176,7 +176,7 @@ def test_showing_a_roster_tells_whose_it_is(capsys: pytest.CaptureFixture[str]) 
     begun()
     capsys.readouterr()
     done("show", "roster.yaml")
-    assert "only the fingerprint can say" in capsys.readouterr().out
+    assert "compare the fingerprint with your admin's" in capsys.readouterr().out
     done("show", "roster.yaml", "--roster-key", "keys/admin.pub")
     said = capsys.readouterr().out
     assert "only the fingerprint can say" not in said

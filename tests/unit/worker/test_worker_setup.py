@@ -13,10 +13,12 @@ from pydantic import ValidationError
 
 from broker.rabbitmq.queues import PRESENCE
 from broker.wire.messages import MAX_PRESENCE_EVERY_S
-from console.errors import SettingsError, TaskError
+from console.errors import ExitCode, SettingsError, TaskError
 from console.heartbeat import Heartbeat
 from console.settings import read_settings
+from identities import PrivateKeys, Roster
 from learning import Site
+from worker.cli import main
 from worker.device import pick_device
 from worker.name import name_of_machine
 from worker.settings import WorkerSettings
@@ -160,3 +162,18 @@ def test_what_a_worker_requires_it_can_only_have_with_a_roster() -> None:
     with pytest.raises(ValidationError, match="--require needs --roster"):
         WorkerSettings.model_validate({"require": "signed"})
     assert WorkerSettings.model_validate({"require": "none"}).require.names == frozenset()
+
+
+def test_check_refuses_a_key_that_is_not_on_the_roster_before_it_asks_the_broker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin, stranger = PrivateKeys.generate("admin", "admin"), PrivateKeys.generate("worker", "hospital-a")
+    Roster(federation="heart", admin=admin.public.signing_key).save(tmp_path / "roster.yaml", admin)
+    key = stranger.save(tmp_path)
+    roster = ("--roster", str(tmp_path / "roster.yaml"), "--roster-key", admin.public.fingerprint)
+
+    code = main(["--check", *roster, "--key", str(key)])
+
+    assert code == ExitCode.USAGE
+    assert "hospital-a" in (said := capsys.readouterr().err)
+    assert "nobody on the roster has key" in said

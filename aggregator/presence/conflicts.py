@@ -3,9 +3,13 @@
 Whoever can send signs of life can make up any number of such names, so heads and log lines go out for many at once.
 """
 
+import logging
 import math
 
+log = logging.getLogger(__name__)
+
 _MOST_NAMES = 1000
+_MOST_SHOWN = 10
 _EVERY_S = 10.0
 
 
@@ -36,8 +40,13 @@ class NameConflicts:
         """Seconds until names are due; infinity if there are none."""
         return max(0.0, self._not_before - now) if self._new else math.inf
 
-    def announce(self, *, now: float) -> list[str]:
-        """The new names, which count as announced from now on."""
+    def announce(self, *, now: float) -> None:
+        """Logs the new names, which count as announced from now on; the next head is to have them."""
         names, self._new = self._new, []
         self._not_before = now + _EVERY_S
-        return names
+        shown = ", ".join(f"'{name}'" for name in names[:_MOST_SHOWN])
+        if len(names) > _MOST_SHOWN:
+            shown += f" and {len(names) - _MOST_SHOWN} more"
+        log.warning(
+            "two workers go by the name %s; each round counts only one of them; start one with another --name", shown
+        )

@@ -1,0 +1,9 @@
+"""Who is there: what signs of life tell of workers."""
+
+from aggregator.presence.attendance import Attendance
+from aggregator.presence.conflicts import NameConflicts
+from aggregator.presence.present import Present
+from aggregator.presence.signs_of_life import SignsOfLife
+from aggregator.presence.uploads import PartialUploads, Uploads
+
+__all__ = ["Attendance", "NameConflicts", "PartialUploads", "Present", "SignsOfLife", "Uploads"]

@@ -1,0 +1,74 @@
+"""Signs of life as they arrive: each is checked, and then told to all that goes by them."""
+
+import logging
+from collections.abc import Callable
+
+from aggregator.events import Watcher, WorkerSeen
+from aggregator.presence.attendance import Attendance
+from aggregator.presence.conflicts import NameConflicts
+from aggregator.presence.uploads import Uploads
+from aggregator.senders import Admission, Refusals
+from broker import Delivery
+from broker.wire import Presence, Trust, decode_from
+from console import MessageError
+
+log = logging.getLogger(__name__)
+
+_MAX_OBJECTIONS = 1000
+
+
+class SignsOfLife:
+    """Those of one run. ``on_patience`` takes how long workers may be silent, in seconds, each time that it grows."""
+
+    def __init__(
+        self,
+        *,
+        attendance: Attendance,
+        uploads: Uploads,
+        conflicts: NameConflicts,
+        admission: Admission,
+        trust: Trust,
+        clock: Callable[[], float],
+        on_event: Watcher,
+        on_patience: Callable[[float], None],
+    ) -> None:
+        self._attendance, self._uploads, self._conflicts = attendance, uploads, conflicts
+        self._admission, self._trust, self._clock = admission, trust, clock
+        self._on_event, self._on_patience = on_event, on_patience
+        self._objections: dict[str, str] = {}
+        """Worker -> what was last logged of it."""
+
+    def take(self, delivery: Delivery, *, refusals: Refusals) -> None:
+        """Takes a sign of life. ``refusals``, those of the open round, log the ones that cannot be read."""
+        try:
+            message = decode_from(delivery.body, Presence, trust=self._trust)
+        except MessageError as error:
+            refusals.drop_sign_of_life(delivery.sender, str(error))
+            return
+        presence, signer = message.header, message.signer
+        if signer is not None and signer.name != presence.worker:
+            reason = f"claims to be from {presence.worker}, but is signed by {signer}"
+            refusals.drop_sign_of_life(delivery.sender, reason)
+        elif presence.worker == delivery.sender and self._admission.admits(presence.worker):
+            self._heard(presence)
+
+    def _heard(self, presence: Presence) -> None:
+        worker, attendance = presence.worker, self._attendance
+        if presence.objection is not None:
+            self._log_objection(worker, presence.objection)
+        patience_s, was_noted = attendance.patience_s, worker in attendance
+        is_conflict = attendance.heard(presence, now=self._clock())
+        if was_noted or worker in attendance or worker in self._objections:
+            self._uploads.heard(presence)
+            self._on_event(WorkerSeen(presence=presence))
+        if attendance.patience_s > patience_s:
+            self._on_patience(attendance.patience_s)
+        if is_conflict:
+            self._conflicts.found(worker)
+
+    def _log_objection(self, worker: str, objection: str) -> None:
+        """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
+        if self._objections.get(worker) == objection or len(self._objections) >= _MAX_OBJECTIONS:
+            return
+        self._objections[worker] = objection
+        log.warning("worker '%s' does not answer: %s", worker, objection)
