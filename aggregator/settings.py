@@ -14,7 +14,7 @@ from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
 from broker import ServiceSettings, Shared, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
-from console import AsText
+from console import AsText, NoneAsText
 from identities import Credentials, IdentitySettings
 from learning import Direction
 
@@ -41,11 +41,6 @@ class Shard:
 def _number_as_text(value: object) -> object:
     """A YAML file may say ``quorum: 3``."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _none_as_text(value: object) -> object:
-    """Flags and files read ``none`` as no value."""
-    return "none" if value is None else value
 
 
 QuorumAsText = Annotated[AsText[Quorum], BeforeValidator(_number_as_text)]
@@ -79,7 +74,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="most weight of one update, in multiples of the median number of samples of the last round's"
         " updates; the first round goes by --max-samples alone; none: no limit",
     )
-    compression: Annotated[AsText[Compression], BeforeValidator(_none_as_text)] = Field(
+    compression: Annotated[AsText[Compression], NoneAsText] = Field(
         Compression(),
         description="how updates travel: none, float16, bfloat16, int8, or topk:0.01 (of each tensor, only this share"
         " of its elements, those that changed most); a worker adds what is left out to its next update",

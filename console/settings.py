@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Protocol, Self, TypeVar
 
 import yaml
-from pydantic import Field, PlainSerializer, SecretStr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import to_jsonable_python
 from pydantic_settings import (
     BaseSettings,
@@ -88,6 +96,10 @@ def _parser_of(kind: type[Readable]) -> Any:
         return given if isinstance(given, kind) else kind.parse(as_text(given))
 
     return parsed
+
+
+NoneAsText = BeforeValidator(lambda value: _NONE if value is None else value)
+"""For an ``AsText`` setting of which ``none`` is one of the values: flags and files read that word as no value."""
 
 
 class NetworkSettings(CommandSettings):

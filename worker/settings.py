@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from broker import ServiceSettings, Shared
 from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName
-from console import AsText
+from console import AsText, NoneAsText
 from identities import IdentitySettings
 from learning import Site
 from worker.policy import WorkerPolicy
@@ -54,11 +54,6 @@ class Protections:
         return ",".join(sorted(self.names)) or _NONE
 
 
-def _none_as_text(value: object) -> object:
-    """Flags and files read ``none`` as no value."""
-    return _NONE if value is None else value
-
-
 NameOrBeginning = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-]{1,64}|[A-Za-z0-9_-]{0,32}\*)$")]
 """A worker's name, or what it begins with and an asterisk."""
 
@@ -100,7 +95,7 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         description=f"seconds between signs of life, {MIN_PRESENCE_EVERY_S:g} to {MAX_PRESENCE_EVERY_S:g};"
         " a worker that is silent for 3.5 times as long, and for 35 s, counts as gone",
     )
-    require: Annotated[AsText[Protections], BeforeValidator(_none_as_text)] = Field(
+    require: Annotated[AsText[Protections], NoneAsText] = Field(
         Protections(),
         description="answer only runs whose updates are protected so: signed, sealed or signed,sealed; none: any run",
     )
