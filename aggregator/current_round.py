@@ -145,7 +145,7 @@ class CurrentRound:
         names = ", ".join(new[:_MOST_NAMED]) + (f" and {len(new) - _MOST_NAMED} more" if new[_MOST_NAMED:] else "")
         log.warning(
             "round %d: the updates of %s still count in it, though their workers do not any more: they came in sums of"
-            " several, or before the aggregator had a list that may change",
+            " several, before the aggregator had a list that may change, or while its disk was nearly full",
             self.number,
             names,
         )

@@ -296,7 +296,8 @@ class PartialAggregator:
     def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery, body: Body | None = None) -> None:
         head, known_instance = update.head, current.known.get(update.head.worker)
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
-        is_ours = not is_of_other_shard and self._admission.admits(head.worker)
+        keys = update.signer.keys if update.signer else ()  # revoked, perhaps, while the body was on its way
+        is_ours = not is_of_other_shard and self._admission.admits(head.worker, keys)
         if head.round != current.number or not current.are_summed or not is_ours:
             self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
         elif known_instance is None and body is None and self._bodies.has_to_wait(update):

@@ -302,7 +302,7 @@ class Aggregator:
         """The decision; without ledger rows if this sender has had enough of them."""
         if not isinstance(decision, Late | Duplicate) or not decision.claims:
             return decision
-        return decision if self._current.refusals.passes_over(delivery.sender) else replace(decision, claims=())
+        return decision if self._current.refusals.passes_over(delivery) else replace(decision, claims=())
 
     def _read(self, delivery: Delivery) -> Contribution:
         """The update or partial sum in a delivery, judged by its header alone; a MessageError if it is not ours."""
@@ -320,10 +320,12 @@ class Aggregator:
         return contribution
 
     def _check_admitted(self, contribution: Contribution) -> None:
-        """An UnfitMessage if it has the update of a worker that may not count."""
+        """An UnfitMessage if it has the update of a worker that may not count, perhaps not any more."""
+        signer = None if contribution.shard is not None else contribution.signer
+        keys = () if signer is None else signer.keys
         for claim in contribution.claims:
-            if not self._admission.admits(claim.worker):
-                raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker)}")
+            if not self._admission.admits(claim.worker, keys):
+                raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker, keys)}")
 
     def _check_way(self, contribution: Contribution, decision: Decision) -> None:
         """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.

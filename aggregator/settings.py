@@ -71,12 +71,13 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     )
     weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all alike")
     max_samples: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="samples that count of one update: one with more weighs as if it had this many; none: all"
+        None,
+        description="most samples that an update counts for: one with more weighs as if it had this many; none: all",
     )
     max_weight: Annotated[float, Field(ge=1)] | None = Field(
         None,
-        description="how much one update may weigh: at most this many times the median number of samples of the updates"
-        " in the round before; the first round knows only --max-samples; none: no limit",
+        description="most weight of one update, in multiples of the median number of samples of the last round's"
+        " updates; the first round goes by --max-samples alone; none: no limit",
     )
     compression: Annotated[AsText[Compression], BeforeValidator(_none_as_text)] = Field(
         Compression(),
@@ -98,7 +99,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     stop_metric: str | None = Field(
         None,
         description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations,"
-        " of which the median counts, with one vote a worker",
+        " of which the median counts, with one vote a worker, if more than half of the workers in a round measure it",
     )
     stop_direction: Literal["min", "max"] | None = Field(
         None,
@@ -187,8 +188,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
 
     opening_key: FilePath | None = Field(
         None,
-        description="with --roster, the key that opens updates, if --key is not that of the aggregator they are sealed"
-        " to: its NAME.opening.key; a partial needs it",
+        description="with --roster, the file NAME.opening.key of the aggregator that updates are sealed to; needed if"
+        " --key is another's, as at a partial aggregator",
     )
     take_over: bool = Field(
         False,
@@ -197,8 +198,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
     )
     trust_state: bool = Field(
         False,
-        description="go on from --state even if the newest model on the broker is of a later start of the run, as after"
-        " a takeover from another directory, or a forged model",
+        description="go on from --state even if the newest model on the broker is of a later start of the run: another"
+        " directory's, after --take-over, or a forged one",
     )
 
     @model_validator(mode="after")

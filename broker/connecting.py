@@ -34,7 +34,7 @@ def connect(
 @functools.cache  # once in a process, however often it connects
 def _warn_of_listeners(where: str) -> None:
     log.warning(
-        "%s: without TLS, whoever is on the network on the way reads password and models; use amqps://,"
-        " or say --trusted-network if nobody else is on it",
+        "%s: without TLS, others on the network can read password and models; use amqps://, or --trusted-network if"
+        " nobody else is on it",
         where,
     )

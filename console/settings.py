@@ -95,7 +95,7 @@ class NetworkSettings(CommandSettings):
 
     trusted_network: bool = Field(
         False,
-        description="nobody else is on the network: do not warn that amqp:// is not encrypted, or that a page or"
+        description="nobody else is on the network: do not warn that amqp:// is not encrypted, or that page or"
         " metrics are open to other machines",
     )
 
@@ -125,12 +125,12 @@ class ServedSettings(NetworkSettings):
     token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
         None,
         description="password of the page and the metrics: ?token=… once in a browser, elsewhere the header"
-        " Authorization: Bearer …; at least 16 characters; none: whoever reaches the port is answered",
+        " Authorization: Bearer …; at least 16 characters; none: anybody who reaches the port is answered",
     )
     allowed_hosts: AsText[HostNames] = Field(
         HostNames(),
-        description="further names of this machine by which the page and the metrics may be asked for, separated by"
-        " commas; *: any; localhost, the machine's own name and addresses in numbers always may",
+        description="further host names under which the page and the metrics are served, separated by commas; *: any;"
+        " localhost, the machine's own name and IP addresses always are",
     )
 
 

@@ -7,7 +7,7 @@ from broker import BrokerSettings, Transport, connect
 from broker.wire import Topology
 from console import BrokerError, settings_of
 from dashboard.settings import DashboardSettings
-from identities import trust_of
+from identities import onlooker
 from operations import Condition, take_snapshot
 
 _PATIENCE_S = 2.0
@@ -20,14 +20,14 @@ class LiveStatus:
         fields = {name: getattr(settings, name) for name in BrokerSettings.model_fields}
         self._settings = settings_of(BrokerSettings, fields | {"connect_timeout_s": _PATIENCE_S})
         self._topology = Topology(settings.queue)
-        self._trust = trust_of(settings)
+        self._member = onlooker(settings)
         self._transport: Transport | None = None
 
     def __call__(self) -> dict[str, Any] | None:
         """The status as the page takes it; None if there is none."""
         try:
             self._transport = self._transport or connect(self._settings, role="dashboard")
-            snapshot = take_snapshot(self._transport, self._topology, self._trust)
+            snapshot = take_snapshot(self._transport, self._topology, self._member.trust)
         except BrokerError:
             self.close()
             return None
@@ -45,6 +45,13 @@ class LiveStatus:
                 number for name, number in snapshot.num_waiting.items() if name != snapshot.topology.dead
             ),
             "num_dead": snapshot.num_dead,
+            "signed_by": None if snapshot.signer is None else str(snapshot.signer),
+            "protection": self._member.protection,
+            "objections": [
+                {"worker": worker.name, "objection": worker.objection}
+                for worker in status.workers
+                if worker.objection is not None
+            ],
             "workers": [{"name": worker.name, "state": worker.state} for worker in status.workers],
         }
 

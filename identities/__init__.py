@@ -8,7 +8,7 @@ from identities.public_keys import PublicKeys, fingerprint_given
 from identities.roster import Roster
 from identities.roster_file import Rosters
 from identities.sealing import Sealing, UpdateContext
-from identities.settings import IdentitySettings, RosterSettings, membership, trust_of
+from identities.settings import IdentitySettings, RosterSettings, membership, onlooker
 
 __all__ = [
     "Certificate",
@@ -26,5 +26,5 @@ __all__ = [
     "fingerprint_given",
     "in_memory",
     "membership",
-    "trust_of",
+    "onlooker",
 ]

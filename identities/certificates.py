@@ -39,7 +39,7 @@ CLOCK_TOLERANCE_S = 300
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A site's word that a key is that of a worker of its own."""
+    """A site's statement that a key belongs to one of its own workers."""
 
     site_key_id: bytes
     worker: str

@@ -252,7 +252,7 @@ class Roster(_Entry):
 
     @classmethod
     def read(cls, path: Path) -> "SignedRoster":
-        """From a file, signed or not; whoever signed it, see ``SignedRoster.checked``."""
+        """From a file, signed or not. Nothing is checked yet, see ``SignedRoster.checked``."""
         return SignedRoster.parse(read_text(path), str(path))
 
 
@@ -297,7 +297,7 @@ class SignedRoster:
         return bytes.fromhex(named[1]) if named else b""
 
     def unchecked(self) -> Roster:
-        """What is written, whoever wrote it: for the admin who is about to sign it."""
+        """The roster without a check of its signature: for the admin who is about to sign it."""
         return validated(Roster, self.body, self.where)
 
     def checked(self, fingerprint: str) -> Roster:

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, FilePath, model_validator
 
-from broker.wire import Believing, Role, Trust
+from broker.wire import Role
 from console import CommandSettings
 from identities.membership import Credentials, Membership
 from identities.public_keys import fingerprint_given
@@ -15,16 +15,16 @@ log = logging.getLogger(__name__)
 
 
 class RosterSettings(CommandSettings):
-    """Whose word counts: for commands that only check what others sign."""
+    """The roster by which signatures are checked: for commands that sign nothing themselves."""
 
     roster: FilePath | None = Field(
         None,
-        description="file of who takes part, as fl-keys roster makes it; read again when it changes. With it, what is"
-        " not signed by somebody on it counts for nothing; without it, senders are believed",
+        description="file that names the members of the federation and their keys, made by fl-keys roster; read again"
+        " when it changes. With it, messages that no member has signed are refused; without it, senders are believed",
     )
     roster_key: str | None = Field(
         None,
-        description="whose signature the roster must have: the fingerprint of the admin's key, or its file admin.pub",
+        description="key that must have signed the roster: the fingerprint of the admin's key, or its file admin.pub",
     )
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class IdentitySettings(RosterSettings):
         if self.roster is None and self.key is not None:
             raise ValueError("--key needs --roster, which says whose key it is")
         if self.roster is not None and self.key is None:
-            raise ValueError("--roster needs --key: what is not signed counts for nothing with those who have a roster")
+            raise ValueError("--roster needs --key: the others who have the roster refuse what is not signed")
         return self
 
     @property
@@ -64,10 +64,10 @@ class IdentitySettings(RosterSettings):
         return None if known is None else replace(known, key=self.key)
 
 
-def trust_of(settings: RosterSettings) -> Trust:
-    """Whose word counts for somebody who only looks on."""
+def onlooker(settings: RosterSettings) -> Membership:
+    """As somebody who signs nothing, and checks what others sign if there is a roster."""
     credentials = settings.credentials
-    return Believing() if credentials is None else credentials.onlooker().trust
+    return Membership() if credentials is None else credentials.onlooker()
 
 
 def membership(settings: IdentitySettings, role: Role, name: str | None = None) -> Membership:
@@ -78,5 +78,7 @@ def membership(settings: IdentitySettings, role: Role, name: str | None = None) 
     credentials = settings.credentials
     if credentials is not None:
         return credentials.membership(role, name)
-    log.info("senders are believed: who has a password of the broker can send in any name; --roster ends that")
+    log.info(
+        "senders are believed: anybody with a password of the broker can send in any name; --roster verifies senders"
+    )
     return Membership()

@@ -23,7 +23,7 @@ MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
     "presence": ("worker",),
     "partial": ("partial", "aggregator"),
 }
-"""Kind of message -> whose word it can be. Partials pass updates on as they came, signed by their workers."""
+"""Kind of message -> the roles that may sign it. Partials pass updates on as they came, signed by their workers."""
 
 _REMEMBERED = 4096
 

@@ -170,7 +170,8 @@ def _signed_by(admin: PrivateKeys, path: Path) -> Roster:
 def _save(settings: KeysSettings, roster: Roster, admin: PrivateKeys) -> None:
     roster.save(settings.roster, admin)
     print(f"{settings.roster} is version {roster.version} of {roster.federation}, signed by {admin.public.fingerprint}")
-    print("copy it to every machine of the federation, in place of the old one: no process has to be restarted")
+    is_first = roster.version == 1
+    print("copy it to every machine of the federation" + ("" if is_first else "; no process has to be restarted"))
 
 
 def _sign_certificate(settings: KeysSettings, path: Path) -> None:

@@ -75,7 +75,7 @@ def definitions(
 
 
 def _user(name: str, role: Role, password: str) -> dict[str, Any]:
-    """Whoever looks on may also look at RabbitMQ's own page. The hash is one of RabbitMQ's: salt, SHA-256 of both."""
+    """An onlooker may also use RabbitMQ's own page. The hash has RabbitMQ's form: salt, then SHA-256 of both."""
     salt = secrets.token_bytes(4)
     return {
         "name": name,

@@ -87,7 +87,7 @@ class KeysSettings(CommandSettings):
     roster: Path = Field(Path("roster.yaml"), description="roster, revoke: file of the roster")
     roster_key: str | None = Field(
         None,
-        description="show, roster: whose signature the roster must have: the fingerprint of the admin's key, or its"
+        description="show, roster: key that must have signed the roster: the fingerprint of the admin's key, or its"
         " file admin.pub",
     )
     federation: RunName | None = Field(None, description="roster: the federation's name, when it is begun")

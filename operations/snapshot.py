@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from broker import Queued, Transport
-from broker.wire import Status, Topology, Trust, decode_from
+from broker.wire import Message, Protection, Signer, Status, Topology, Trust, decode_from
 from console import BrokerError, MessageError, QueueMissing
 
 _SAYS_EVERY_S = 10.0
@@ -41,6 +41,10 @@ class Snapshot:
     """By queue: results, those of shards, dead letters."""
     problem: str | None = None
     """Why there is no newer snapshot."""
+    signer: Signer | None = None
+    """Who has signed the status; None: signatures are not checked."""
+    protection: tuple[Protection, ...] = ()
+    """How updates are protected by the roster at hand."""
 
     @property
     def condition(self) -> Condition:
@@ -107,12 +111,14 @@ def take_snapshot(transport: Transport, topology: Topology, trust: Trust) -> Sna
 
     QueueMissing if no aggregator made the queues, or one too old to send a status.
     """
-    status = _status(transport, topology, trust)
+    message = _status(transport, topology, trust)
+    status, signer = (None, None) if message is None else (message.header, message.signer)
     known = Topology(topology.queue, num_shards=status.num_shards if status else 0)
-    return Snapshot(time.time(), known, status, transport.queued([*known.update_queues, known.dead]))
+    queued = transport.queued([*known.update_queues, known.dead])
+    return Snapshot(time.time(), known, status, signer=signer, queued=queued)
 
 
-def _status(transport: Transport, topology: Topology, trust: Trust) -> Status | None:
+def _status(transport: Transport, topology: Topology, trust: Trust) -> Message[Status] | None:
     try:
         body = transport.read_status()
     except QueueMissing as error:
@@ -120,7 +126,7 @@ def _status(transport: Transport, topology: Topology, trust: Trust) -> Status | 
     if body is None:
         return None
     try:
-        return decode_from(body, Status, trust=trust).header
+        return decode_from(body, Status, trust=trust)
     except MessageError as error:
         raise BrokerError(f"the message in {topology.statuses} is not an aggregator's: {error}") from error
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker import Transport, connect
-from broker.wire import Topology, Trust
+from broker.wire import Topology
 from console import (
     BrokerFault,
     BrokerUnreachable,
@@ -24,7 +24,7 @@ from console import (
     exit_code_of,
     read_settings,
 )
-from identities import trust_of
+from identities import Membership, onlooker
 from operations.settings import StatusSettings
 from operations.snapshot import Condition, Snapshot, take_snapshot
 from operations.status_view import plain, shown
@@ -53,7 +53,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     console = Console(highlight=False, markup=False, emoji=False)
     link = _LinkState()
     with contextlib.closing(connect(settings, role="status", on_link=link.on_link)) as transport:
-        snapshots = _snapshots(transport, Topology(settings.queue), trust_of(settings), link, watch=settings.watch)
+        snapshots = _snapshots(transport, Topology(settings.queue), onlooker(settings), link, watch=settings.watch)
         if settings.is_json:
             snapshot = _print_all(snapshots, _as_json)
         elif console.is_terminal:
@@ -73,18 +73,19 @@ class _LinkState:
 
 
 def _snapshots(
-    transport: Transport, topology: Topology, trust: Trust, link: _LinkState, *, watch: bool
+    transport: Transport, topology: Topology, member: Membership, link: _LinkState, *, watch: bool
 ) -> Iterator[Snapshot]:
     """One snapshot, or one each second until the run is over; while the broker is away, the last one again."""
-    snapshot = take_snapshot(transport, topology, trust)
+
+    def look() -> Snapshot:
+        return replace(take_snapshot(transport, topology, member.trust), protection=member.protection)
+
+    snapshot = look()
     yield snapshot
     while watch and not snapshot.is_over:
         time.sleep(_EVERY_S)
         try:
-            if link.problem:
-                snapshot = replace(snapshot, problem=link.problem)
-            else:
-                snapshot = take_snapshot(transport, topology, trust)
+            snapshot = replace(snapshot, problem=link.problem) if link.problem else look()
         except (BrokerUnreachable, BrokerFault, QueueMissing) as error:
             snapshot = replace(snapshot, problem=str(error))
         yield snapshot
@@ -125,6 +126,8 @@ def _as_json(snapshot: Snapshot) -> str:
         "num_waiting": snapshot.num_waiting,
         "num_readers": {name: queued.num_readers for name, queued in snapshot.queued.items()},
         "num_dead": snapshot.num_dead,
+        "signed_by": None if snapshot.signer is None else str(snapshot.signer),
+        "protection": snapshot.protection,
         "problem": snapshot.problem,
         "status": None if snapshot.status is None else snapshot.status.model_dump(mode="json"),
     }

@@ -65,7 +65,13 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     yield "state", _state(snapshot)
     if status is not None and snapshot.condition in (Condition.RUNNING, Condition.GONE):
         yield "updates", f"{status.num_folded} of {status.target} folded{_deadline(snapshot)}"
-        yield "workers", f"{status.num_present} present"
+        num_objecting = sum(worker.objection is not None for worker in status.workers)
+        yield (
+            "workers",
+            f"{status.num_present} present" + (f", {num_objecting} of them not answering" if num_objecting else ""),
+        )
+    if snapshot.signer is not None:
+        yield "roster", f"status signed by {snapshot.signer}; updates are {' and '.join(snapshot.protection)}"
     yield from _queues(snapshot)
 
 
@@ -113,7 +119,7 @@ def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
     return [
         (
             worker.name,
-            worker.state if worker.objection is None else f"objects: {worker.objection}",
+            worker.state if worker.objection is None else "objects",
             str(worker.round),
             f"{worker.progress:.0%}" if worker.state == "training" else "",
             _ago(max(0.0, snapshot.at_there - worker.seen_at)),
@@ -123,12 +129,16 @@ def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
     ]
 
 
-def _more(snapshot: Snapshot) -> list[str]:
-    return (
-        [f"and {snapshot.status.num_more_workers} more workers"]
-        if snapshot.status and snapshot.status.num_more_workers
-        else []
-    )
+def _more(snapshot: Snapshot) -> Iterator[str]:
+    """What does not fit into the table: the rest of the workers, and why some do not answer."""
+    status = snapshot.status
+    if status is None:
+        return
+    if status.num_more_workers:
+        yield f"and {status.num_more_workers} more workers"
+    for worker in status.workers:
+        if worker.objection is not None:
+            yield f"{printable(worker.name)} does not answer: {printable(worker.objection)}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> Table:

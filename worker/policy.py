@@ -1,4 +1,4 @@
-"""What a site asks of a run before it answers: its own words, which no head can change. Pure."""
+"""What a site requires of a run before it answers. No head can change it. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ the same transaction as the update. One is taken out again in the same way: from
 saved under a new name; one transaction records that name and that the update is withdrawn; only then its body goes.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -33,8 +34,13 @@ from aggregator.state import (
 )
 from broker import Delivery, Transport
 from broker.states import Encoding
-from broker.wire import Buffer, Seal, Signer, Tensors
+from broker.wire import Buffer, Seal, Signer, Tensors, limb_bytes_of, num_bytes_of
 from console import UnfitMessage
+
+log = logging.getLogger(__name__)
+
+_ROOM_IN_SUMS = 4
+"""The room that has to be left when a body is kept, in sums: for two of them and a model, with some to spare."""
 
 Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
@@ -162,6 +168,7 @@ class OpenRound:
         """(base round, worker) -> instance, of updates folded since the last commit."""
         self._deliveries: list[Delivery] = []
         self._blobs: list[str] = []
+        self._is_short_of_room = False
         self._kept: list[KeptBody] = []
         """The bodies of updates folded since the last commit, if they are kept."""
         self._oldest_at: float | None = None
@@ -224,6 +231,17 @@ class OpenRound:
         self._remember(contribution, rows, delivery, fold_s=fold_s)
 
     def _keep(self, update: Contribution, body: Body) -> None:
+        encoding = self._stores.encoding
+        needed = num_bytes_of(encoding.encoded) + _ROOM_IN_SUMS * limb_bytes_of(encoding.folded)
+        if not self._stores.bodies.has_room(needed):
+            if not self._is_short_of_room:
+                self._is_short_of_room = True
+                log.warning(
+                    "round %d: the disk is nearly full, and bodies of updates are not kept any more: if their workers"
+                    " leave, they still count in this round",
+                    self.number,
+                )
+            return
         file, sha256 = self._stores.bodies.write(self.number, (piece for _, piece in body.pieces()))
         keys, (claim,) = update.signer.keys if update.signer else (), update.claims
         self._kept.append(

@@ -106,9 +106,14 @@ def is_path(text: str) -> bool:
 
 
 def _read(path: Path) -> tuple[str, ...]:
-    """The patterns in a file: one a line; what follows a # is a comment. A SettingsError names a line that is none."""
+    """The patterns in a file: one a line; what follows a # is a comment. A SettingsError names a line that is none.
+
+    Without any it is a SettingsError, too: it is rather being written, or was emptied by a full disk, than meant.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     patterns = tuple(line for line in (line.partition("#")[0].strip() for line in lines) if line)
+    if not patterns:
+        raise SettingsError(f"{path} names nobody")
     _check(patterns, str(path))
     return patterns
 

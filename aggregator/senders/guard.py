@@ -1,6 +1,6 @@
 """What a single update may do to a round: how much of the sum's range it may take, and where it may take the model.
 
-Both are known while its body is read, so that whoever breaks them is the one who is refused, and not who comes last.
+Both are checked while its body is read, so that the update that breaks a limit is refused, and not the last to arrive.
 """
 
 from collections.abc import Mapping

@@ -71,9 +71,12 @@ class Refusals:
         self._drop(delivery, sender)
         return True
 
-    def passes_over(self, sender: str) -> bool:
-        """Counts a late or repeated update of this sender; False if it is to leave no row."""
-        return self._quota.pass_over(sender)
+    def passes_over(self, delivery: Delivery) -> bool:
+        """Counts a late or repeated update; False if it is to leave no row of its own."""
+        is_kept = self._quota.pass_over(delivery.sender)
+        if not is_kept:
+            self._quota.drop(delivery.sender, delivery.num_bytes)
+        return is_kept
 
     def drop_sign_of_life(self, sender: str, reason: str) -> None:
         """Logs why a sign of life counts for nothing; of the first ones in a round only."""

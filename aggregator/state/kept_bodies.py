@@ -7,6 +7,7 @@ A name is used once. A file counts from the commit on that names it, with its di
 
 import hashlib
 import os
+import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,10 @@ class KeptBodies:
         self._folder, self._epoch = folder / "bodies", epoch
         self._num_written = 0
         self._unsynced: list[Path] = []
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether so many bytes are free on its disk."""
+        return shutil.disk_usage(self._folder.parent).free >= num_bytes
 
     def write(self, round_number: int, pieces: Iterable[Buffer]) -> tuple[str, str]:
         """Writes a body, not yet durably; returns the name of its file and its digest."""

@@ -427,23 +427,29 @@ class Ledger:
         means = {key: total / weights[key] for key, total in sums.items()}
         return {key: mean for key, mean in means.items() if math.isfinite(mean)}
 
-    def _worker_medians(self, number: int) -> dict[str, tuple[float, float]]:
+    def _worker_medians(self, number: int) -> dict[str, tuple[float, float] | None]:
         """What the workers measured, under the same names: the middle value, or both of two, with one vote a worker.
 
-        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'.
+        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'. None
+        for what no more than half of them measured: one worker may be the only one that has such a metric.
         """
         values: dict[str, list[float]] = {}
+        num_workers = 0
         rows = self._db.execute(
             "SELECT worker, max(base_round), train_metrics, eval_metrics FROM updates"
             " WHERE round = ? AND verdict = 'folded' GROUP BY worker",
             (number,),
         )
         for _, _, trained, evaluated in rows:
+            num_workers += 1
             for prefix, text in (("train", trained), ("eval", evaluated)):
                 for name, value in Measured.of(json.loads(text)).metrics.items():
                     values.setdefault(f"{prefix}.{name}", []).append(value)
         ordered = {key: sorted(found) for key, found in values.items()}
-        return {key: (found[(len(found) - 1) // 2], found[len(found) // 2]) for key, found in ordered.items()}
+        return {
+            key: (found[(len(found) - 1) // 2], found[len(found) // 2]) if 2 * len(found) > num_workers else None
+            for key, found in ordered.items()
+        }
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -544,7 +550,8 @@ class Ledger:
     def round(self, number: int) -> dict[str, Any]:
         """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``.
 
-        ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper).
+        ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper),
+        or None of what too few of them measured.
         """
         (row,) = self._closed("AND round = ?", number)
         return row

@@ -225,7 +225,8 @@ class RabbitMQ(Transport):
             channel.basic_ack(method.delivery_tag)
             return
         returns = (properties.headers or {}).get(RETURNS_HEADER)
-        num_returns = returns if isinstance(returns, int) else 0  # on a first delivery, the sender wrote it
+        # on a first delivery, the sender wrote it
+        num_returns = returns if method.redelivered and isinstance(returns, int) else 0
         self._unacked.add(method.delivery_tag)
         delivery = Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns)
         self._inbox.put(received(delivery, self._most_bytes))

@@ -3,7 +3,7 @@
 from broker.wire import tensor_sets
 from broker.wire.bodies import SEAL_BYTES, Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import MAX_HEADER_BYTES, decode, decode_from, encode
+from broker.wire.codec import MAX_HEADER_BYTES, Message, decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_LISTED,
@@ -107,6 +107,7 @@ __all__ = [
     "Incoming",
     "KeptSpecs",
     "LocalTraining",
+    "Message",
     "ModelHead",
     "Outgoing",
     "PartialHead",

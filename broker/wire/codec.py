@@ -86,7 +86,7 @@ def _packed(header: Header) -> bytes:
 
 
 def decode(body: Buffer, kind: type[H]) -> tuple[H, memoryview]:
-    """The validated header, and the payload as a view of ``body``; whoever signed it.
+    """The validated header, and the payload as a view of ``body``. Signatures are not checked.
 
     Whatever is wrong with the message, a MalformedMessage names it.
     """

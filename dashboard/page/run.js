@@ -72,7 +72,10 @@ function showOpenRound(data) {
   if (live) notes.push(`${live.num_present} workers present`, `${live.num_waiting} messages wait`);
   if (live && live.num_dead) notes.push(`${live.num_dead} set aside`);
   if (open.num_late) notes.push(`${open.num_late} late`);
+  if (live && live.signed_by) notes.push(`signed by ${live.signed_by}`, `updates ${live.protection.join(" and ")}`);
   by("open-note").textContent = notes.join(" · ");
+  by("objections").textContent = (live?.objections ?? [])
+    .map((each) => `${each.worker} does not answer: ${each.objection}`).join("\n");
   by("open-progress").value = data.num_rounds ? (open.round - 1 + (wanted ? Math.min(1, folded / wanted) : 0)) / data.num_rounds : 0;
 }
 

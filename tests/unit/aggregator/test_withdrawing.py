@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from broker.memory import MemoryTransport
 from broker.states.compression import Encoding
 from broker.states.tensors import State, specs_of
 from broker.wire.codec import encode
+from broker.wire.messages import MAX_PART_BYTES, BlobRef
 from broker.wire.specs import delta_specs
 from console.errors import DamagedFile
 from identities import Certificate, InMemory, Membership, PrivateKeys, Roster, in_memory
@@ -194,6 +196,23 @@ def test_a_stale_update_goes_with_the_weight_that_it_came_with(runs: Runs) -> No
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["goes on", "restarted"])
+def test_an_accumulator_that_keeps_the_updates_lets_one_go_and_takes_it_again(runs: Runs, restarts: bool) -> None:
+    expected = runs.without_b(toys=("spool",))
+    run = runs.begin(commit_every_s=AT_ONCE_S, toys=("spool",))
+    for worker in "abc":
+        answer(run, worker)
+    leave(run, runs.allowed)
+    leave(run, runs.allowed, "abcd")
+    answer(run, "b")
+    if restarts:
+        run = runs.again(run)
+    leave(run, runs.allowed)
+    answer(run, "d")
+    assert closed(run) == expected
+    assert rows(run)[1::2] == [("b", "withdrawn"), ("b", "withdrawn")]
+
+
 def test_its_row_says_why_and_it_counts_nowhere_any_more(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     run = runs.begin(commit_every_s=AT_ONCE_S)
     for worker in "ab":
@@ -278,6 +297,20 @@ def test_without_a_list_that_may_change_no_body_is_kept(begin: Begin) -> None:
     run = begin(StateTask(INITIAL), commit_every_s=AT_ONCE_S, workers_allowed="a,b")
     run.fold_all([("a", delta("a"))])
     assert kept(run) == []
+
+
+def test_with_a_disk_that_is_nearly_full_no_body_is_kept_and_the_run_goes_on(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runs.begin(commit_every_s=AT_ONCE_S)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100_000))
+    for worker in "ab":
+        answer(run, worker)
+    assert kept(run) == []
+    leave(run, runs.allowed)
+    assert rows(run) == [("a", "folded"), ("b", "folded")]
+    assert sum("the disk is nearly full" in record.message for record in caplog.records) == 1
+    assert sum("still count in it" in record.message for record in caplog.records) == 1
 
 
 def test_what_was_folded_before_there_was_a_list_stays_and_is_named_once(
@@ -508,6 +541,22 @@ def test_an_update_under_a_key_that_is_revoked_is_out_although_its_site_has_a_ne
     assert federation.folded == ["a", "b"]
 
 
+def test_an_update_whose_body_comes_after_its_key_was_revoked_is_refused(federation: Federation) -> None:
+    run, values = federation.run, delta("b")
+    blob = BlobRef(name=run.topology.update_blob("b", run.head.run_id, 1), part_bytes=MAX_PART_BYTES)
+    head = run.update_head("b", values, blob=blob, model_sha256=run.head.sha256)
+    run.broker.blobs[blob.name] = ()
+    trust = Verified(federation.rosters, federation.known.keys["b"], clock=time.time)
+    run.site.send(encode(head, trust=trust), worker="b")
+    run.settle()
+    new = PrivateKeys.generate("worker", "b")
+    federation.change(federation.known.roster.without(["b"]).with_members([new.public]))
+    run.broker.blobs[blob.name] = (payload_of(values),)
+    run.settle()
+    assert run.reasons == ["worker 'b' is on the roster, but not the key that its update is signed with"]
+    assert federation.folded == []
+
+
 def test_a_worker_with_a_certificate_goes_with_its_key_or_with_its_site(federation: Federation) -> None:
     keys = {name: PrivateKeys.generate("worker", name) for name in ("b-1", "b-2")}
     for name, own in keys.items():
@@ -615,5 +664,5 @@ def test_what_the_root_has_of_a_shard_stays_until_the_round_closes_and_is_named_
     assert run.root.num_folded == 3
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
         f"round 1: the updates of {SHARDED[0]} still count in it, though their workers do not any more: they came in"
-        " sums of several, or before the aggregator had a list that may change"
+        " sums of several, before the aggregator had a list that may change, or while its disk was nearly full"
     ]

@@ -1,5 +1,6 @@
 """What is found on a broker, and how a person reads it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from broker.memory import MemoryBroker, MemoryTransport
 from broker.transport import Queued, Source
 from broker.wire.codec import encode
 from broker.wire.messages import Presence, Status, WorkerStatus
-from broker.wire.signatures import Believing
+from broker.wire.signatures import Believing, Signer
 from broker.wire.topology import Topology
 from console.errors import BrokerError, QueueMissing
 from console.watching import LinkChanged
+from identities import Membership
 from operations import status_cli
 from operations.snapshot import Condition, Snapshot, take_snapshot
 from operations.status_view import plain, shown
@@ -68,6 +70,21 @@ def look(said: Status | None, results: Queued | None = LED, *, num_shards: int =
 def test_the_last_word_and_who_reads_the_results_say_how_it_is(found: Snapshot, condition: Condition) -> None:
     assert found.condition is condition
     assert found.is_over is (condition is Condition.FINISHED)
+
+
+def test_who_does_not_answer_is_told_with_the_reason_in_full_on_any_terminal() -> None:
+    reason = "updates of this run are not sealed, which --require asks for; " + "x" * 100
+    found = look(status(workers=[worker("anna", objection=reason), worker("bert")]))
+    for text in (plain(found), text_of(shown(found), width=60)):
+        assert "2 present, 1 of them not answering" in text
+        told = text[text.index("anna does not answer") :]
+        assert "".join(told.split()) == "".join(f"anna does not answer: {reason}".split())
+
+
+def test_who_signs_and_how_updates_travel_is_told_where_there_is_a_roster() -> None:
+    found = replace(look(status()), signer=Signer("aggregator", "center"), protection=("signed", "sealed"))
+    assert "status signed by aggregator center; updates are signed and sealed" in plain(found)
+    assert "signed" not in plain(look(status()))
 
 
 def test_times_are_by_the_clock_of_an_aggregator_that_is_there() -> None:
@@ -197,7 +214,7 @@ def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_ask
     asked = [look(status()), look(status(state="finished"))]
     monkeypatch.setattr(status_cli, "take_snapshot", lambda transport, topology, trust: asked.pop(0))
     link = status_cli._LinkState()
-    looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), Believing(), link, watch=True)
+    looks = status_cli._snapshots(MemoryTransport(MemoryBroker()), Topology("q"), Membership(), link, watch=True)
     assert next(looks).problem is None
     link.on_link(LinkChanged(name="writer", problem="no broker at …; trying again"))
     for _ in range(3):
