@@ -7,13 +7,14 @@ from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
 from aggregator.presence import Attendance, PartialUploads
 from aggregator.rounds import Close, Extended, OpenRound, Round, decide
-from aggregator.senders import Guard, Refusals
+from aggregator.senders import Admission, Guard, Refusals
 from aggregator.state import ClosedBy
 from console import IS_SHOWN
 
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 30.0
+_MOST_NAMED = 8
 
 
 class CurrentRound:
@@ -32,6 +33,7 @@ class CurrentRound:
             dead=config.topology.dead,
             is_known=attendance.has_folded,
             on_row=self.updates.refused,
+            are_signed=config.membership.has_roster,
         )
         """Of messages that do not count in it."""
         self.most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))
@@ -44,6 +46,8 @@ class CurrentRound:
         self._answered = opened.stores.ledger.answered
         self._last_move: RoundMoved | None = None
         self._largest = (0.0, "")
+        self._stuck: set[str] = set()
+        """Workers whose updates cannot be taken out, as was said."""
         self._begin(report_in_s=_REPORT_EVERY_S)
 
     def _begin(self, *, report_in_s: float) -> None:
@@ -115,6 +119,36 @@ class CurrentRound:
     def commit(self) -> None:
         """Makes all decisions durable, then acks their messages."""
         self.updates.commit(num_present=self.num_present)
+
+    def withdraw(self, admission: Admission) -> None:
+        """Takes out the folded updates of workers that are not admitted any more, after a commit of what is pending.
+
+        DamagedFile if what was kept for that is damaged; then none is out.
+        """
+        self.commit()
+        leaving = {
+            update: admission.reason(update.worker, update.keys)
+            for update in self.updates.folded()
+            if not admission.admits(update.worker, update.keys)
+        }
+        self._warn_of_stuck({update.worker for update in leaving if update.kept is None})
+        can_leave = {update: reason for update, reason in leaving.items() if update.kept is not None}
+        if can_leave:
+            self.updates.withdraw(can_leave)
+
+    def _warn_of_stuck(self, workers: set[str]) -> None:
+        """Says once of each worker that its update stays although it should be out."""
+        new = sorted(workers - self._stuck)
+        if not new:
+            return
+        self._stuck.update(new)
+        names = ", ".join(new[:_MOST_NAMED]) + (f" and {len(new) - _MOST_NAMED} more" if new[_MOST_NAMED:] else "")
+        log.warning(
+            "round %d: the updates of %s still count in it, though their workers do not any more: they came in sums of"
+            " several, before the aggregator had a list that may change, or while its disk was nearly full",
+            self.number,
+            names,
+        )
 
     def emit_opened(self) -> None:
         """Informs the watchers that its model is out."""

@@ -80,6 +80,18 @@ class UpdateDecided:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateWithdrawn:
+    """A folded update of the open round does not count any more, since its worker does not. It is final."""
+
+    round: int
+    """The round whose model it was trained from."""
+    worker: str
+    num_samples: int
+    reason: str
+    """In words that follow the worker's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SumDecided:
     """What becomes of a partial sum; emitted after the decisions on each update in it."""
 
@@ -191,6 +203,7 @@ Event = (
     | WorkerSeen
     | Transferring
     | UpdateDecided
+    | UpdateWithdrawn
     | SumDecided
     | Committed
     | RoundClosed

@@ -16,7 +16,8 @@ from aggregator.events import RunOpened, Watcher
 from aggregator.presence import NameConflicts
 from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
 from aggregator.run import Run, open_run
-from aggregator.state import Ledger, Retention, StateDirectory
+from aggregator.senders import Admission
+from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from broker import Source, Transport
 from broker.states import Encoding, State, shared_state, specs_of
 from broker.wire import MAX_TENSORS, delta_specs, limb_bytes_of, num_bytes_of
@@ -54,11 +55,15 @@ def opened(
     task: Task,
     transport: Transport,
     *,
+    admission: Admission,
     conflicts: NameConflicts,
     clock: Callable[[], float],
     on_event: Watcher,
 ) -> OpenedRun:
-    """Opens or resumes the run. After an error, only the transport stays open."""
+    """Opens or resumes the run. After an error, only the transport stays open.
+
+    Where the answer of ``admission`` may change, what is folded from updates is kept until their round closes.
+    """
     directory = StateDirectory(config.state)
     with contextlib.ExitStack() as on_error:
         ledger = Ledger(directory.ledger)
@@ -72,13 +77,17 @@ def opened(
         transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         run = open_run(config, shared, directory=directory, ledger=ledger, transport=transport)
         directory.remove_unfinished()
+        bodies = KeptBodies(config.state, epoch=run.epoch)
+        bodies.remove_all(but=ledger.kept_files())
         ledger.record({"settings": dict(config.recorded)})
         stores = Stores(
             epoch=run.epoch,
             directory=directory,
             ledger=ledger,
+            bodies=bodies,
+            keeps_bodies=admission.looks_every_s is not None,
             transport=transport,
-            specs=encoding.folded,
+            encoding=encoding,
             new_accumulator=config.new_accumulator,
             clock=clock,
             on_event=on_event,

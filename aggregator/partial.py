@@ -42,7 +42,7 @@ from aggregator.rounds import (
     read_update,
 )
 from aggregator.run import newest_head
-from aggregator.senders import Quota
+from aggregator.senders import NOBODY, Quota, admission_by, is_by_its_sender
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -50,7 +50,6 @@ from broker.wire import (
     ModelHead,
     Specs,
     UpdateHead,
-    decode,
     decode_from,
     delta_specs,
     num_bytes_of,
@@ -89,6 +88,7 @@ class PartialAggregator:
             membership=config.membership,
             part_bytes=config.part_bytes,
         )
+        self._admission = admission_by(config.membership.rosters, config.admission)
         self._is_stopping = False
         self._prefetch = self._most_bytes = 0
         """0 before there is a model, when no updates are requested."""
@@ -144,7 +144,8 @@ class PartialAggregator:
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
         delivery = self._transport.receive(timeout_s)
-        self._config.admission.look()
+        if self._admission.look():
+            self._leave_out()
         if delivery is not None and delivery.source is Source.MODELS:
             self._see_model(delivery)
         elif delivery is not None and delivery.source is Source.PARTS:
@@ -259,22 +260,25 @@ class PartialAggregator:
         if current is not None and current.quota.is_used_up(delivery.sender):
             self._drop(current, delivery)
             return
-        if current is None or delivery.num_returns >= _SUSPECT_AFTER:
-            if current is not None:
-                current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
+        if current is None:
             self._pass_on(delivery)
+            return
+        if delivery.num_returns >= _SUSPECT_AFTER:
+            current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
+            self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
             return
         try:
             update = read_update(delivery, current.expected, round_number=current.number)
-        except MessageError:
-            if current.precedes(_head_of(delivery)):
+        except MessageError as error:
+            if not current.precedes(self._head_of(delivery)):
+                is_kept = current.quota.keep(self._responsible_for(delivery, error))
+                self._pass_on_or_drop(current, delivery, is_kept)
+            elif current.quota.pass_over(delivery.sender):
                 self._early.append((delivery, self._clock() + self._config.flush_s))
-            elif current.quota.keep(delivery.sender):
-                self._pass_on(delivery)
             else:
                 self._drop(current, delivery)
-            return
-        self._decide_on(current, update, delivery)
+        else:
+            self._decide_on(current, update, delivery)
 
     def _take_up(self, settled: Settled[Update]) -> None:
         """Decides again on an update whose body is there by now; or passes it on, if that will not come."""
@@ -283,7 +287,7 @@ class PartialAggregator:
         if body is None:
             log.warning("update from '%s' passed on unchanged: %s", delivery.sender, settled.reason)
             current.known.setdefault(update.head.worker, update.head.instance)
-            self._pass_on(delivery)
+            self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
             return
         update.received(body.num_blob_bytes)
         with contextlib.closing(body):
@@ -292,17 +296,20 @@ class PartialAggregator:
     def _decide_on(self, current: "_ShardRound", update: Update, delivery: Delivery, body: Body | None = None) -> None:
         head, known_instance = update.head, current.known.get(update.head.worker)
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
-        is_ours = not is_of_other_shard and self._config.admission.admits(head.worker)
+        keys = update.signer.keys if update.signer else ()  # revoked, perhaps, while the body was on its way
+        is_ours = not is_of_other_shard and self._admission.admits(head.worker, keys)
         if head.round != current.number or not current.are_summed or not is_ours:
-            self._pass_on(delivery)
+            self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
         elif known_instance is None and body is None and self._bodies.has_to_wait(update):
-            if self._waits(update, delivery):
-                return
+            self._bodies.expect(update, delivery)
+            return
         elif known_instance is None:
             self._fold(current, update, delivery, body or update.in_message)
         elif known_instance != head.instance:
-            self._send(current)  # so that the root gets the worker's first update first
-            self._pass_on(delivery)
+            is_passed_on = current.quota.pass_over(delivery.sender)
+            if is_passed_on:
+                self._send(current)  # so that the root gets the worker's first update first
+            self._pass_on_or_drop(current, delivery, is_passed_on)
         elif current.pending.has(head.worker):
             current.pending.deliveries.append(_tag_of(delivery))  # the first delivery may be from a lost session
         else:
@@ -310,22 +317,31 @@ class PartialAggregator:
         if head.round == current.number:
             current.known.setdefault(head.worker, head.instance)
 
-    def _waits(self, update: Update, delivery: Delivery) -> bool:
-        """Has an update wait for its body; False if too many of its worker do, and it is passed on."""
-        try:
-            self._bodies.expect(update, delivery)
-        except UnfitMessage as error:
-            log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)
+    def _pass_on_or_drop(self, current: "_ShardRound", delivery: Delivery, is_passed_on: bool) -> None:
+        if is_passed_on:
             self._pass_on(delivery)
-            return False
-        return True
+        else:
+            self._drop(current, delivery)
+
+    def _head_of(self, delivery: Delivery) -> UpdateHead | None:
+        """The head of an update, whatever model it is for; None if it is none, or not its sender's."""
+        try:
+            message = decode_from(delivery.body, UpdateHead, trust=self._config.membership.trust)
+        except MessageError:
+            return None
+        is_by_sender = message.signer is None or message.signer.name == message.header.worker == delivery.sender
+        return message.header if is_by_sender else None
+
+    def _responsible_for(self, delivery: Delivery, error: MessageError) -> str:
+        is_by_sender = is_by_its_sender(error, are_signed=self._config.membership.has_roster)
+        return delivery.sender if is_by_sender else NOBODY
 
     def _drop(self, current: "_ShardRound", delivery: Delivery) -> None:
         """Drops a message of which the root has had enough of the kind in this round."""
         if not current.has_dropped:
             current.has_dropped = True
             log.warning(
-                "round %3d: too many messages that are no updates of this run, now from '%s'; dropping further ones",
+                "round %3d: too many messages that cannot be summed, now from '%s'; dropping further ones",
                 current.number,
                 delivery.sender,
                 extra={"round": current.number, "worker": delivery.sender},
@@ -333,9 +349,9 @@ class PartialAggregator:
         self._transport.ack([delivery])
 
     def _pass_on_early(self, delivery: Delivery) -> None:
-        head = _head_of(delivery)
-        assert head is not None
-        self._passed_early[head.run_id, head.round, head.worker] = head.instance
+        head = self._head_of(delivery)
+        if head is not None:  # its sender may have left the roster meanwhile
+            self._passed_early[head.run_id, head.round, head.worker] = head.instance
         self._pass_on(delivery)
 
     def _pass_on(self, delivery: Delivery) -> None:
@@ -405,6 +421,21 @@ class PartialAggregator:
         )
         return True
 
+    def _leave_out(self) -> None:
+        """Starts the sum over if somebody in it may not count any more; the root refuses what is passed on to it."""
+        current = self._round
+        left = (
+            []
+            if current is None
+            else [u.worker for u in current.pending.updates if not self._admission.admits(u.worker)]
+        )
+        if current is None or not left:
+            return
+        log.warning(
+            "round %3d: starting the sum over without %s, which may not count any more", current.number, ", ".join(left)
+        )
+        self._start_over(current)
+
     def _start_over(self, current: "_ShardRound") -> None:
         """Forgets the updates that were folded but not sent, and has them delivered again."""
         for folded in current.pending.updates:
@@ -439,7 +470,7 @@ class _ShardRound:
         """Worker -> instance, of the updates for this round that were folded or passed on."""
         self.num_sums = 0
         self.quota = Quota(is_known=usual.__contains__)
-        """Of messages that are no updates of this run, and are passed on all the same for the root to judge."""
+        """Of messages that are not summed, and are passed on all the same for the root to judge."""
         self.has_dropped = False
         self.pending = _Pending(self._new_sum(expected.encoding.folded))
 
@@ -481,13 +512,6 @@ class _Pending:
         if update.blob_name is not None:
             self.blobs.append(update.blob_name)
         self.last_at = now
-
-
-def _head_of(delivery: Delivery) -> UpdateHead | None:
-    try:
-        return decode(delivery.body, UpdateHead)[0]
-    except MalformedMessage:
-        return None
 
 
 def _tag_of(delivery: Delivery) -> Delivery:

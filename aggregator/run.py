@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 
 _ENCODING_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
 """How updates look in a run whose ledger does not say."""
+_AFTER_RUN_S = 1.0
+"""Between the beginnings of two runs."""
+_LATEST = 1e12 - 1
+"""The latest beginning that a head can say; without a roster, anybody may have written the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +139,20 @@ def _beginning(
         "task": config.task,
         "seed": config.seed,
         **_encoding_facts(config),
-        "began_at": time.time(),
+        "began_at": _later_than(on_stream),
         "base_round": 0,
         "base_sha256": written.sha256,
         "epoch": 0,
     }
+
+
+def _later_than(on_stream: tuple[ModelHead, Buffer] | None) -> float:
+    """When a new run begins: now, or just after the run before, whose aggregator's clock may have been ahead of ours.
+
+    Workers take a run that began before one that they have seen for a replay.
+    """
+    before = 0.0 if on_stream is None else on_stream[0].began_at or 0.0
+    return min(max(time.time(), before + _AFTER_RUN_S), _LATEST)
 
 
 def _taken_over(

@@ -26,21 +26,33 @@ from aggregator.rounds import (
     Duplicate,
     Fold,
     Late,
+    Refuse,
     decide_on,
     read_partial,
     read_update,
 )
+from aggregator.senders import admission_by, is_by_its_sender
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import limb_bytes_of, names_of, num_bytes_of
-from console import IS_SHOWN, DamagedFile, ForgedMessage, MalformedMessage, MessageError, UnfitMessage, malloc
+from console import (
+    IS_SHOWN,
+    DamagedBody,
+    DamagedFile,
+    MalformedMessage,
+    MessageError,
+    ReplayedMessage,
+    UnfitMessage,
+    malloc,
+)
 from learning import Task
 
 log = logging.getLogger(__name__)
 
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
+_MAX_SENT_BOTH_WAYS = 1000
 
 
 class Aggregator:
@@ -63,13 +75,16 @@ class Aggregator:
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
+        self._sent_both_ways: set[str] = set()
+        """Workers because of whose own updates a partial sum was refused."""
+        self._admission = admission_by(config.membership.rosters, config.admission)
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
         self._signs_of_life = SignsOfLife(
             attendance=self._attendance,
             uploads=self._uploads,
             conflicts=self._conflicts,
-            admission=config.admission,
+            admission=self._admission,
             trust=config.membership.trust,
             clock=clock,
             on_event=self._on_event,
@@ -89,6 +104,7 @@ class Aggregator:
             self._config,
             self._task,
             self._transport,
+            admission=self._admission,
             conflicts=self._conflicts,
             clock=self._clock,
             on_event=self._on_event,
@@ -116,6 +132,7 @@ class Aggregator:
         self._ledger.open_round(number, now=time.time())
         try:
             current = self._open(number)
+            current.withdraw(self._admission)  # the list may have changed meanwhile
         except DamagedFile as error:
             log.error("%s; doing round %d again", error, number)
             self._ledger.undo_from(number)
@@ -195,8 +212,9 @@ class Aggregator:
             self._run.bodies.take(delivery)
         elif delivery is not None:
             self._take(delivery)
-        if self._config.admission.look():
-            self._attendance.keep_only(self._config.admission.admits)
+        if self._admission.look():
+            self._attendance.keep_only(self._admission.admits)
+            self._current.withdraw(self._admission)
         if self._conflicts.is_due(now=self._clock()):
             self._conflicts.announce(now=self._clock())
             self._run.broadcaster.announce_conflicts()
@@ -210,8 +228,8 @@ class Aggregator:
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
         times = [self._current.time_left(), self._conflicts.time_left(now=self._clock())]
-        if self._config.admission.looks_every_s is not None:
-            times.append(self._config.admission.looks_every_s)
+        if self._admission.looks_every_s is not None:
+            times.append(self._admission.looks_every_s)
         of_bodies_s = self._run.bodies.time_left()
         if of_bodies_s is not None:
             times.append(of_bodies_s + 0.001)
@@ -232,36 +250,34 @@ class Aggregator:
                 contribution = self._read(delivery)
                 self._decide_on(contribution, delivery)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
+                self._refuse(delivery, contribution, error)
 
     def _take_up(self, settled: Settled[Contribution]) -> None:
-        """Decides again on a message whose body is there by now; or sets it aside, if that will not come."""
+        """Decides again on a message whose body is there by now; or sets it aside, if that will not come.
+
+        One that would not be folded needs no body: perhaps it is gone because another message had the same update.
+        """
         contribution, delivery, body = settled.message, settled.delivery, settled.body
-        if body is None:
-            self._refuse(delivery, contribution, settled.reason, is_forged=False)
+        if body is None and isinstance(self._decision_on(contribution), Fold):
+            self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
-        contribution.received(body.num_blob_bytes)
-        with contextlib.closing(body), self._suspected(delivery) as refuse_as:
+        contribution.received(body.num_blob_bytes if body else 0)
+        with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
                 self._decide_on(contribution, delivery, body)
             except MessageError as error:
-                self._refuse(delivery, contribution, str(error), is_forged=isinstance(error, ForgedMessage))
+                self._refuse(delivery, contribution, error)
 
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
         self._check_admitted(contribution)
-        decision = decide_on(
-            contribution.claims,
-            base_round=contribution.base_round,
-            open_round=self._current.number,
-            known=self._current.updates.known(contribution),
-            max_staleness=self._config.policy.max_staleness,
-            weighting=self._config.weighting,
-            most_samples=self._current.most_samples,
-        )
+        decision = self._decision_on(contribution)
+        self._check_way(contribution, decision)
         if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
+            if self._config.membership.has_roster and self._run.bodies.has_same(contribution, delivery):
+                raise ReplayedMessage("it was sent twice, and its body is on its way already")
             self._run.bodies.expect(contribution, delivery)
             return
         updates = self._current.updates
@@ -271,11 +287,22 @@ class Aggregator:
         for claim in contribution.claims:
             self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
 
+    def _decision_on(self, contribution: Contribution) -> Decision:
+        return decide_on(
+            contribution.claims,
+            base_round=contribution.base_round,
+            open_round=self._current.number,
+            known=self._current.updates.known(contribution),
+            max_staleness=self._config.policy.max_staleness,
+            weighting=self._config.weighting,
+            most_samples=self._current.most_samples,
+        )
+
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
         if not isinstance(decision, Late | Duplicate) or not decision.claims:
             return decision
-        return decision if self._current.refusals.passes_over(delivery.sender) else replace(decision, claims=())
+        return decision if self._current.refusals.passes_over(delivery) else replace(decision, claims=())
 
     def _read(self, delivery: Delivery) -> Contribution:
         """The update or partial sum in a delivery, judged by its header alone; a MessageError if it is not ours."""
@@ -293,10 +320,27 @@ class Aggregator:
         return contribution
 
     def _check_admitted(self, contribution: Contribution) -> None:
-        """An UnfitMessage if it has the update of a worker that may not count."""
+        """An UnfitMessage if it has the update of a worker that may not count, perhaps not any more."""
+        signer = None if contribution.shard is not None else contribution.signer
+        keys = () if signer is None else signer.keys
         for claim in contribution.claims:
-            if not self._config.admission.admits(claim.worker):
-                raise UnfitMessage(f"worker '{claim.worker}' is not among those that may count (--workers-allowed)")
+            if not self._admission.admits(claim.worker, keys):
+                raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker, keys)}")
+
+    def _check_way(self, contribution: Contribution, decision: Decision) -> None:
+        """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.
+
+        A sum is refused as a whole if one of its updates came by itself and is in already. A worker that sends its
+        update both ways would so keep out all others of its shard, in every round.
+        """
+        if contribution.shard is None:
+            if isinstance(decision, Fold) and contribution.claims[0].worker in self._sent_both_ways:
+                raise UnfitMessage(
+                    "it came by itself and not in a sum of its shard; an earlier one of this worker came both ways, and"
+                    " the sum could not count"
+                )
+        elif isinstance(decision, Refuse) and len(self._sent_both_ways) < _MAX_SENT_BOTH_WAYS:
+            self._sent_both_ways.update(self._current.updates.known(contribution))
 
     @contextlib.contextmanager
     def _suspected(self, delivery: Delivery) -> Iterator[str | None]:
@@ -315,10 +359,11 @@ class Aggregator:
         else:
             self._ledger.survived(message)
 
-    def _refuse(self, delivery: Delivery, contribution: Contribution | None, reason: str, *, is_forged: bool) -> None:
+    def _refuse(self, delivery: Delivery, contribution: Contribution | None, error: MessageError) -> None:
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
-        self._current.refusals.refuse(delivery, reason, is_forged=is_forged)
+        is_by_sender = is_by_its_sender(error, are_signed=self._config.membership.has_roster)
+        self._current.refusals.refuse(delivery, str(error), is_by_sender=is_by_sender)
 
     # -- closing --------------------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     stop_metric: str | None = Field(
         None,
         description="stop early on this metric of the central evaluation, or on eval.NAME of the workers' evaluations,"
-        " of which the median counts, with one vote a worker",
+        " of which the median counts, with one vote a worker, if more than half of the workers in a round measure it",
     )
     stop_direction: Literal["min", "max"] | None = Field(
         None,
@@ -173,7 +173,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
     workers_allowed: str | None = Field(
         None,
         description="workers that count: names or patterns, separated by commas (hospital-*,lab-3), or a file with one"
-        " a line (a name with a dot or a slash), which is read again when it changes; by default all",
+        " a line (a name with a dot or a slash), which is read again when it changes: who is no longer in it is out of"
+        " the open round; by default all",
     )
     run: RunName = Field("federation", description="name of the run; a state directory belongs to one run")
     state: Path = Field(

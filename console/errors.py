@@ -18,6 +18,8 @@ FedmqError                     1  FAILED
     ├── MalformedMessage                       it does not decode
     ├── ForgedMessage                          nobody signed it who may send it
     └── UnfitMessage                           it decodes, but does not fit this run
+        ├── DamagedBody                        its body is not the one that its header announces
+        └── ReplayedMessage                    its signature is right, but it is of no use any more
 """
 
 from enum import IntEnum
@@ -123,3 +125,11 @@ class ForgedMessage(MessageError):
 
 class UnfitMessage(MessageError):
     """A message that decodes but does not fit this run: wrong run, shape, numbers or size."""
+
+
+class DamagedBody(UnfitMessage):
+    """A body that is not the one which a header announces: somebody else than its sender may have changed it."""
+
+
+class ReplayedMessage(UnfitMessage):
+    """A signed message that is of no use here any more: anybody who once read it can have sent it again."""

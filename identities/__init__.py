@@ -6,6 +6,7 @@ from identities.membership import Credentials, Membership
 from identities.private_keys import PrivateKeys
 from identities.public_keys import PublicKeys, fingerprint_given
 from identities.roster import Roster
+from identities.roster_file import Rosters
 from identities.sealing import Sealing, UpdateContext
 from identities.settings import IdentitySettings, RosterSettings, membership, onlooker
 
@@ -19,6 +20,7 @@ __all__ = [
     "PublicKeys",
     "Roster",
     "RosterSettings",
+    "Rosters",
     "Sealing",
     "UpdateContext",
     "fingerprint_given",

@@ -14,14 +14,15 @@ from identities.certificate_file import CertificateFile
 from identities.certificates import Certificate, is_of_site
 from identities.private_keys import PrivateKeys, read_opening_key
 from identities.roster import Roster
-from identities.roster_file import RosterFile
+from identities.roster_file import RosterFile, Rosters
 from identities.sealing import Sealing
 from identities.trust import Certificates, Verified
 
 log = logging.getLogger(__name__)
 
-_DAYS_IN_MEMORY = 3660.0
-"""A certificate that never leaves the process which has the site's key is as good as that key."""
+_DAYS_IN_MEMORY = 365.0 * 1000
+"""A key that never leaves the process which has the site's key is as good as that key: whatever this machine's clock
+says, its certificate is valid, from 1970 on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,16 @@ class Membership:
     sealing: Sealing = field(default_factory=Sealing)
     protection: tuple[Protection, ...] = ()
     """What the roster asks of updates."""
+
+    @property
+    def rosters(self) -> Rosters | None:
+        """Where the roster that counts now comes from; None: every sender is believed."""
+        return self.trust.rosters if isinstance(self.trust, Verified) else None
+
+    @property
+    def has_roster(self) -> bool:
+        """Whether only what is signed counts."""
+        return "signed" in self.protection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +114,7 @@ class Credentials:
             return keys, certificates
         assert name is not None
         own = PrivateKeys.generate("worker", name)
-        return own, _Issued(Certificate.issue(keys, own.public, now=self.clock(), days=_DAYS_IN_MEMORY))
+        return own, _Issued(Certificate.issue(keys, own.public, now=0.0, days=_DAYS_IN_MEMORY))
 
 
 @dataclass(frozen=True, slots=True)

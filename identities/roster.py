@@ -5,7 +5,7 @@ b"fedmq roster|" and the exact bytes of the body.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +156,22 @@ class Roster(_Entry):
             party = self.aggregators.get(name) if role == "aggregator" else self.keepers.get(name)
             opening = party.opening_key if role in ("aggregator", "keeper") and party else None
             yield PublicKeys(role=role, name=name, signing_key=key, opening_key=opening)
+
+    def admits(self, worker: str, keys: Sequence[bytes] = ()) -> bool:
+        """Whether a worker of this name is one of a site on it, and whether the ``Signer.keys`` of a message count.
+
+        Without ``keys``, whatever its messages are signed with.
+        """
+        site = self._site_of(worker)
+        if site is None or not self.revoked_ids.isdisjoint((key_id_of(bytes.fromhex(self.sites[site])), *keys)):
+            return False
+        return not keys or keys[-1] in self.holders
+
+    def _site_of(self, worker: str) -> str | None:
+        """The name of the site that a worker is of; None if that is not on it."""
+        parts = worker.split("-")
+        names = ("-".join(parts[:end]) for end in range(1, len(parts) + 1))
+        return next((name for name in names if name in self.sites), None)
 
     # -- changes, each with the next version --------------------------------------------------------------------
 

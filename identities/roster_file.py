@@ -16,11 +16,16 @@ _log = logging.getLogger(__name__)
 class Rosters(Protocol):
     """Where the roster that counts now comes from."""
 
+    looks_every_s: float | None
+    """How often ``current`` is worth calling, in seconds; None: the roster never changes."""
+
     def current(self) -> Roster: ...
 
 
 class FixedRoster:
     """A roster that does not change."""
+
+    looks_every_s: float | None = None
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
@@ -35,6 +40,8 @@ class RosterFile:
     ``clock`` gives seconds. The file is looked at once a second at most, and read if it is another one. One that
     cannot be used is refused with a warning, and the roster before it goes on counting.
     """
+
+    looks_every_s: float | None = 1.0
 
     def __init__(self, path: Path, fingerprint: str, *, clock: Callable[[], float]) -> None:
         """An IdentityError if there is no usable roster to begin with."""

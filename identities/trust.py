@@ -57,13 +57,15 @@ class Verified:
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._rosters, self._keys, self._certificates, self._clock = rosters, keys, certificates, clock
+        self.rosters = rosters
+        """Where the roster that counts now comes from."""
+        self._keys, self._certificates, self._clock = keys, certificates, clock
         self._admitted: OrderedDict[bytes, _Admitted] = OrderedDict()
 
     @property
     def roster(self) -> Roster:
         """The one that counts now."""
-        return self._rosters.current()
+        return self.rosters.current()
 
     def signer(self) -> Signer:
         """Who the others take this process for. An IdentityError if they would refuse what it signs."""
@@ -71,7 +73,8 @@ class Verified:
             raise IdentityError("this process has no key, and can sign nothing")
         public = self._keys.public
         try:
-            return _signer_of(self._holder(public.key_id, self._certificate()))
+            certificate = self._certificate()
+            return _signer_of(self._holder(public.key_id, certificate), certificate=certificate)
         except ForgedMessage as error:
             raise IdentityError(
                 f"the key of {public.role} {public.name} ({public.fingerprint}) would be refused: {error}"
@@ -98,7 +101,7 @@ class Verified:
                 f"the signature does not fit: this {kind} was changed on its way,"
                 f" or somebody else sent it in the name of {holder.role} {holder.name}"
             ) from None
-        return _signer_of(holder)
+        return _signer_of(holder, certificate=parts.certificate)
 
     def _certificate(self) -> bytes:
         return self._certificates.current().packed if self._certificates else b""
@@ -140,10 +143,11 @@ class Verified:
         return known.worker_key
 
 
-def _signer_of(holder: Holder) -> Signer:
+def _signer_of(holder: Holder, *, certificate: bytes) -> Signer:
     if holder.role == "admin":
         raise ForgedMessage("the admin's key signs rosters, and no messages")
-    return Signer(holder.role, holder.name)
+    of_site = (Certificate.parse(certificate).site_key_id,) if certificate else ()
+    return Signer(holder.role, holder.name, (holder.key_id, *of_site))
 
 
 def _a(kind: str) -> str:

@@ -1,8 +1,11 @@
 """The test vectors of docs/wire.md: messages as bytes, with what is in them. Made by the product's own code.
 
+Keys are known bytes. What is sealed is random: the vector that is there stays.
+
 PYTHONPATH=tests:. python -m wire_vectors docs/vectors.json
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -10,13 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from broker.states.compression import Encoding
 from broker.states.tensors import State, chunks, digest_of, specs_of
+from broker.wire.bodies import Outgoing
+from broker.wire.buffers import cut
 from broker.wire.codec import encode
-from broker.wire.messages import Compression, Header, ModelHead, Presence, Status, UpdateHead, WorkerStatus
-from broker.wire.specs import delta_specs
+from broker.wire.messages import BlobRef, Compression, Header, ModelHead, Presence, Status, UpdateHead, WorkerStatus
+from broker.wire.signatures import Believing, Trust
+from broker.wire.specs import delta_specs, kept
 from broker.wire.zstd import compressed
+from identities.certificates import Certificate
+from identities.private_keys import PrivateKeys
+from identities.roster import Roster
+from identities.roster_file import FixedRoster
+from identities.sealing import Sealing, UpdateContext
+from identities.trust import Verified
 
 SEED = 11
 MODEL: State = {
@@ -30,6 +44,34 @@ DELTA: State = {
     "steps": torch.tensor(1),
 }
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk:0.01")
+
+SEALED = "update, sealed, in two parts"
+NOW = 1.7e9
+
+
+def golden(first: int) -> bytes:
+    """The 32 bytes of a private key that everybody knows."""
+    return bytes(range(first, first + 32))
+
+
+OPENING = X25519PrivateKey.from_private_bytes(golden(0))
+ADMIN = PrivateKeys.of("admin", "admin", Ed25519PrivateKey.from_private_bytes(golden(96)))
+SITE = PrivateKeys.of("worker", "hospital-a", Ed25519PrivateKey.from_private_bytes(golden(0)))
+WORKER = PrivateKeys.of("worker", "hospital-a-7", Ed25519PrivateKey.from_private_bytes(golden(32)))
+AGGREGATOR = PrivateKeys.of("aggregator", "aggregator", Ed25519PrivateKey.from_private_bytes(golden(64)), OPENING)
+CERTIFICATE = Certificate.issue(SITE, WORKER.public, now=NOW, days=7)
+ROSTER = Roster(federation="demo", admin=ADMIN.public.signing_key).with_members([AGGREGATOR.public, SITE.public])
+
+
+class _Fixed:
+    def current(self) -> Certificate:
+        return CERTIFICATE
+
+
+def trust_of(keys: PrivateKeys) -> Verified:
+    """How the owner of these keys signs, on the vectors' roster."""
+    certificates = _Fixed() if keys is WORKER else None
+    return Verified(FixedRoster(ROSTER), keys, certificates, clock=lambda: NOW)
 
 
 def vectors() -> Iterator[dict[str, Any]]:
@@ -71,15 +113,31 @@ def vectors() -> Iterator[dict[str, Any]]:
         workers=(worker,),
     )
     yield _vector("status", status, {})
+    yield _signed("model, signed", head, MODEL, AGGREGATOR)
+    yield _signed("presence, signed", presence, {}, SITE)
+    yield _signed("presence, signed, on a certificate", _by(WORKER, presence), {}, WORKER)
+    encoding = Encoding(delta_specs(specs_of(MODEL)), Compression())
+    update = _update_head(encoding, DELTA)
+    yield _signed("update, signed", update, DELTA, SITE)
+    yield _signed("update, signed, on a certificate", _by(WORKER, update), DELTA, WORKER)
 
 
 def _update(compression: Compression) -> dict[str, Any]:
     encoding = Encoding(delta_specs(specs_of(MODEL)), compression)
     encoded = encoding.encode(DELTA, seed=SEED)
-    head = UpdateHead(
+    vector = _vector(f"update, {compression}", _update_head(encoding, encoded), encoded, zstd=compression.zstd)
+    return vector | {"delta": _delta_in(encoding, encoded)}
+
+
+def _delta_in(encoding: Encoding, encoded: State) -> dict[str, list[float]]:
+    return {spec.name: encoding.decoded(encoded, spec).flatten().tolist() for spec in encoding.specs}
+
+
+def _update_head(encoding: Encoding, encoded: State) -> UpdateHead:
+    return UpdateHead(
         tensors=encoding.encoded,
         sha256=digest_of(encoded),
-        compression=compression,
+        compression=encoding.compression,
         run_id="demo.0a1b2c3d",
         worker="hospital-a",
         instance="0123456789abcdef",
@@ -91,16 +149,65 @@ def _update(compression: Compression) -> dict[str, Any]:
         train_metrics={"loss": 0.25},
         eval_metrics={"accuracy": 0.75, "num_samples": 30.0},
     )
-    name = f"update, {compression}"
-    vector = _vector(name, head, encoded, zstd=compression.zstd)
-    decoded = {spec.name: encoding.decoded(encoded, spec) for spec in encoding.specs}
-    return vector | {"delta": {key: tensor.flatten().tolist() for key, tensor in decoded.items()}}
 
 
-def _vector(name: str, head: Header, state: State, *, zstd: int = 0) -> dict[str, Any]:
+def _by(keys: PrivateKeys, head: Header) -> Header:
+    return head.model_copy(update={"worker": keys.public.name})
+
+
+def _signed(name: str, head: Header, state: State, keys: PrivateKeys) -> dict[str, Any]:
+    """A vector that also has the public key of whoever signed it, and of the site that admitted that one."""
+    vector = _vector(name, head, state, trust=trust_of(keys)) | {"public_key": keys.public.signing_key}
+    if isinstance(head, UpdateHead):
+        vector["delta"] = {key: tensor.flatten().tolist() for key, tensor in state.items()}
+    if keys is WORKER:
+        vector["certificate"] = {
+            "site_public_key": SITE.public.signing_key,
+            "worker": CERTIFICATE.worker,
+            "valid_from": CERTIFICATE.valid_from,
+            "valid_until": CERTIFICATE.valid_until,
+        }
+    return vector
+
+
+def sealed_vector() -> dict[str, Any]:
+    """An update whose body is sealed: another one each time."""
+    encoding = Encoding(delta_specs(specs_of(MODEL)), Compression())
+    head = _update_head(encoding, DELTA)
+    context = UpdateContext(
+        run_id=head.run_id,
+        round=head.round,
+        worker=head.worker,
+        instance=head.instance,
+        model_sha256=head.model_sha256 or "",
+        specs_sha256=hashlib.sha256(kept(head.tensors).packed).hexdigest(),
+    )
+    seal, key = Sealing(lambda: ROSTER.opening_key).seal(context)
+    body = Outgoing(head.tensors, head.num_bytes, seal=seal)
+    blob = BlobRef(name="updates.blob.update.hospital-a.demo.0a1b2c3d.4", part_bytes=2048)
+    parts = list(body.parts(cut(chunks(DELTA, head.tensors), blob.part_bytes)))
+    head = head.model_copy(update={"sha256": body.sha256, "sealed": key, "blob": blob})
+    signed = _vector(SEALED, head, {}, trust=trust_of(SITE))
+    return signed | {
+        "public_key": SITE.public.signing_key,
+        "parts": [part.hex() for part in parts],
+        "delta": _delta_in(encoding, DELTA),
+    }
+
+
+def _vector(name: str, head: Header, state: State, *, zstd: int = 0, trust: Trust | None = None) -> dict[str, Any]:
     payload = compressed(b"".join(chunks(state, specs_of(state))), zstd)
-    return {"name": name, "bytes": encode(head, payload).hex(), "header": head.model_dump(mode="json")}
+    message = encode(head, payload, trust=trust or Believing())
+    return {"name": name, "bytes": message.hex(), "header": head.model_dump(mode="json")}
+
+
+def _written(path: Path) -> list[dict[str, Any]]:
+    """All vectors; the sealed one as it is in this file, if it is."""
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    sealed = next((vector for vector in there if vector["name"] == SEALED), None)
+    return [*vectors(), sealed or sealed_vector()]
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(list(vectors()), indent=1) + "\n", encoding="utf-8")
+    file = Path(sys.argv[1])
+    file.write_text(json.dumps(_written(file), indent=1) + "\n", encoding="utf-8")

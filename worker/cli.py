@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -30,7 +31,6 @@ from worker.state import OnDisk, Positions
 from worker.watchers import WorkerMetrics, WorkerView
 
 _PROG = "fl-worker"
-_NEWEST_MODEL = "newest-model.json"
 _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."
 _EXAMPLES = """\
   FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-worker --queue updates --task digits
@@ -94,7 +94,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             task,
             transport,
             carried=carried,
-            positions=Positions(settings.state / name / _NEWEST_MODEL if settings.state else None),
+            positions=Positions(_newest_model(settings, name)),
             on_event=fan_out(view.on_event, metrics.on_event),
             announce_soon=heartbeat.soon,
         )
@@ -104,6 +104,11 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
         stack.enter_context(heartbeat)
         worker.run()
     return ExitCode.OK
+
+
+def _newest_model(settings: WorkerSettings, name: str) -> Path | None:
+    """Where the newest model seen is noted; of each queue by itself, for runs on two of them go on side by side."""
+    return settings.state / name / f"newest-model-{settings.queue}.json" if settings.state else None
 
 
 def _name_of_machine(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:

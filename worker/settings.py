@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from broker import ServiceSettings, Shared
 from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName
@@ -125,6 +125,12 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
                 f" queue for {MAX_PRESENCE_EVERY_S:g} s, and another must be there by then"
             )
         return seconds
+
+    @model_validator(mode="after")
+    def _what_is_required_can_be_had(self) -> Self:
+        if self.require.names and self.roster is None:
+            raise ValueError("--require needs --roster: without one nothing is signed, and any model could claim it")
+        return self
 
     @property
     def policy(self) -> WorkerPolicy:

@@ -124,11 +124,27 @@ class Arrivals(Generic[M]):
             not message.keys.isdisjoint(each.message.keys) for each in self._all()
         )
 
+    def has_same(self, message: M, delivery: Delivery) -> bool:
+        """Whether this very message, from the same session, waits already."""
+        return any(
+            each.delivery.sender == delivery.sender
+            and each.delivery.session == delivery.session
+            and each.message.head == message.head
+            for each in self._all()
+        )
+
     def expect(self, message: M, delivery: Delivery) -> None:
-        """Has a message wait. UnfitMessage if too many of its sender do; a shard may have any number."""
-        num_of_sender = sum(each.delivery.sender == delivery.sender for each in self._all())
-        if delivery.shard is None and num_of_sender >= self._limits.num_of_sender:
-            raise UnfitMessage(f"the bodies of {num_of_sender} other updates of '{delivery.sender}' are on their way")
+        """Has a message wait. If too many of its sender do, the oldest that is not being read is given up.
+
+        The newest is worth more than the oldest: a worker that was restarted has written its blob anew. A shard may
+        have any number.
+        """
+        waiting = [each for each in self._waiting if each.delivery.sender == delivery.sender]
+        num_read = sum(each.waiting.delivery.sender == delivery.sender for each in self._reading.values())
+        if delivery.shard is None and waiting and len(waiting) + num_read >= self._limits.num_of_sender:
+            self._waiting.remove(waiting[0])
+            reason = f"the bodies of {self._limits.num_of_sender} newer updates of '{delivery.sender}' are on their way"
+            self._settled.append(Settled(waiting[0].message, waiting[0].delivery, None, reason))
         self._waiting.append(_Waiting(message, delivery))
 
     # -- what comes -----------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ class BodyLimits:
     base_s: float = 20.0
     bytes_per_s: int = 256 * 2**10
     """A whole body may take ``base_s``, and a second more for each ``bytes_per_s`` of it."""
-    num_active: int = 3
+    num_active: int = 2
     """Bodies read at a time, which bounds the disk they take, as long as their parts come."""
     active_s: float = 0.5
     """Without a new part for this long, a body does not keep others from being read."""
     num_of_sender: int = 4
-    """Updates of one worker whose bodies are waited for; one that comes in addition is refused."""
+    """Updates of one worker whose bodies are waited for; for one more, the oldest is given up."""
 
     def longest_s(self, num_bytes: int) -> float:
         """The longest that a body of this size may take."""

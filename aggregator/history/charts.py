@@ -32,6 +32,7 @@ _VERDICT_COLOURS = {
     "refused": RED,
     "abandoned": GREY,
     "undone": GREY,
+    "withdrawn": GREY,
 }
 
 

@@ -14,7 +14,7 @@ from console import MessageError
 
 log = logging.getLogger(__name__)
 
-_MAX_OBJECTIONS = 1000
+_MAX_OBJECTIONS, _MAX_OBJECTIONS_OF_ONE = 1000, 10
 
 
 class SignsOfLife:
@@ -35,8 +35,8 @@ class SignsOfLife:
         self._attendance, self._uploads, self._conflicts = attendance, uploads, conflicts
         self._admission, self._trust, self._clock = admission, trust, clock
         self._on_event, self._on_patience = on_event, on_patience
-        self._objections: dict[str, str] = {}
-        """Worker -> what was last logged of it."""
+        self._objections: dict[str, set[str]] = {}
+        """Worker -> what was logged of it."""
 
     def take(self, delivery: Delivery, *, refusals: Refusals) -> None:
         """Takes a sign of life. ``refusals``, those of the open round, log the ones that cannot be read."""
@@ -46,9 +46,10 @@ class SignsOfLife:
             refusals.drop_sign_of_life(delivery.sender, str(error))
             return
         presence, signer = message.header, message.signer
-        if presence.worker != delivery.sender or (signer is not None and signer.name != presence.worker):
-            return
-        if self._admission.admits(presence.worker):
+        if signer is not None and signer.name != presence.worker:
+            reason = f"claims to be from {presence.worker}, but is signed by {signer}"
+            refusals.drop_sign_of_life(delivery.sender, reason)
+        elif presence.worker == delivery.sender and self._admission.admits(presence.worker):
             self._heard(presence)
 
     def _heard(self, presence: Presence) -> None:
@@ -66,8 +67,10 @@ class SignsOfLife:
             self._conflicts.found(worker)
 
     def _log_objection(self, worker: str, objection: str) -> None:
-        """Logs once why a worker does not answer; beyond the first thousand workers, only the watchers know."""
-        if self._objections.get(worker) == objection or len(self._objections) >= _MAX_OBJECTIONS:
+        """Logs once why a worker does not answer; of a thousand workers at most, and a few reasons of each."""
+        if worker not in self._objections and len(self._objections) >= _MAX_OBJECTIONS:
             return
-        self._objections[worker] = objection
-        log.warning("worker '%s' does not answer: %s", worker, objection)
+        logged = self._objections.setdefault(worker, set())
+        if objection not in logged and len(logged) < _MAX_OBJECTIONS_OF_ONE:
+            logged.add(objection)
+            log.warning("worker '%s' does not answer: %s", worker, objection)

@@ -30,7 +30,7 @@ from broker.wire import (
     limb_bytes_of,
     num_bytes_of,
 )
-from console import UnfitMessage
+from console import DamagedBody, ForgedMessage, ReplayedMessage, UnfitMessage
 from identities import Membership, UpdateContext
 
 _HEADER_BYTES = 2**16
@@ -79,6 +79,8 @@ class Update:
     """What it may do to the round."""
     seal: Seal | None = None
     """What opens its body; None: that is in clear."""
+    signer: Signer | None = None
+    """Who signed it; None where senders are believed."""
 
     shard: ClassVar[None] = None
 
@@ -122,12 +124,7 @@ class Update:
 
         Raises what ``Body.pieces`` raises, and UnfitMessage on values that no encoder writes.
         """
-        if self.encoding.is_direct:
-            yield from body.pieces()
-            return
-        decoder = self.encoding.decoder()
-        for offset, piece in body.pieces():
-            yield from decoder.pieces(offset, piece)
+        return self.encoding.folded_from(body.pieces())
 
     def add_piece(self, accumulator: Accumulator, offset: int, piece: Buffer, weights: Sequence[float]) -> None:
         self.guard.check(offset, piece)
@@ -167,13 +164,12 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
     message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
     head, payload = message.header, message.payload
-    if head.worker != delivery.sender:
-        raise UnfitMessage(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
-    check_signer(message.signer, head.worker)
+    _check_sender(head.worker, delivery.sender, message.signer)
+    outdated = UnfitMessage if message.signer is None else ReplayedMessage
     if head.run_id != expected.run_id:
-        raise UnfitMessage(f"update of run {head.run_id}; this is run {expected.run_id}")
+        raise outdated(f"update of run {head.run_id}; this is run {expected.run_id}")
     if not 1 <= head.round <= round_number:
-        raise UnfitMessage(f"update for round {head.round}, which is not open; the open one is {round_number}")
+        raise outdated(f"update for round {head.round}, which is not open; the open one is {round_number}")
     if head.compression != expected.encoding.compression:
         raise UnfitMessage(
             f"its compression is {head.compression}; that of this run is {expected.encoding.compression}"
@@ -188,7 +184,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     if head.blob is not None and head.blob.part_bytes not in expected.part_bytes:
         sizes = " or ".join(map(str, sorted(expected.part_bytes)))
         raise UnfitMessage(f"its blob has parts of {head.blob.part_bytes} bytes; this run has parts of {sizes}")
-    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal)
+    return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal, message.signer)
 
 
 def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: Membership) -> Seal | None:
@@ -211,10 +207,13 @@ def _context_of(head: UpdateHead) -> UpdateContext:
     )
 
 
-def check_signer(signer: Signer | None, name: str) -> None:
-    """An UnfitMessage if somebody else than the one it names has signed a message."""
+def _check_sender(name: str, sender: str, signer: Signer | None) -> None:
+    """Refuses an update that names another worker than its key or, a ForgedMessage then, than its signature."""
     if signer is not None and signer.name != name:
-        raise UnfitMessage(f"claims to be from {name}, but is signed by {signer}")
+        raise ForgedMessage(f"claims to be from {name}, but is signed by {signer}")
+    if name != sender:
+        problem = f"claims to be from {name}, but came with the key of '{sender}'"
+        raise UnfitMessage(problem) if signer is None else ForgedMessage(problem)
 
 
 def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> None:
@@ -223,7 +222,8 @@ def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> No
         if is_signed:
             raise UnfitMessage("it does not name the model it was trained from, as a signed update must")
     elif wanted is not None and head.model_sha256 != wanted:
-        raise UnfitMessage(
+        outdated = ReplayedMessage if is_signed else UnfitMessage
+        raise outdated(
             f"it was trained from model {head.model_sha256[:12]}…; that of round {head.round} is {wanted[:12]}…"
         )
 
@@ -239,10 +239,12 @@ def check_body(head: UpdateHead | PartialHead, payload: Buffer, *, own_blob: str
         if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
                 raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; it must be sent in parts")
-        elif len(payload) != head.num_bytes + (0 if head.sealed is None else SEAL_BYTES):
-            raise UnfitMessage(f"its body has {len(payload)} bytes; its tensors need {head.num_bytes}")
+            return
+        wanted = head.num_bytes + (0 if head.sealed is None else SEAL_BYTES)
+        if len(payload) != wanted:
+            raise DamagedBody(f"its body has {len(payload)} bytes; its tensors need {wanted}")
     elif payload:
-        raise UnfitMessage("it has a body of its own and also names a blob")
+        raise DamagedBody("it has a body of its own and also names a blob")
     elif head.num_bytes == 0:
         raise UnfitMessage("it names a blob for a body of 0 bytes")
     elif not is_name_of(head.blob.name, own_blob):

@@ -4,22 +4,43 @@ The commit rule, the only one that neither loses nor double-counts an update:
 1. an update is folded only if its key is neither committed nor pending;
 2. a commit saves the accumulator under a new name, then, in one transaction, records that name and the updates in it;
 3. only then are their blobs deleted and the updates acked; an update delivered again is recognised by its key.
+
+Where workers may leave a running run, the body of each folded update is kept as a file until the round closes, named in
+the same transaction as the update. One is taken out again in the same way: from a commit on, the sum without it is
+saved under a new name; one transaction records that name and that the update is withdrawn; only then its body goes.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, assert_never
 
 from aggregator.bodies import Body, InMessage
-from aggregator.events import Committed, SumDecided, UpdateDecided, Watcher
+from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdrawn, Watcher
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
-from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse
-from aggregator.state import Accumulated, Ledger, RoundResult, StateDirectory, UpdateRow, Verdict
+from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse, discount
+from aggregator.state import (
+    Accumulated,
+    FoldedUpdate,
+    KeptBodies,
+    KeptBody,
+    Ledger,
+    RoundResult,
+    StateDirectory,
+    UpdateRow,
+    Verdict,
+)
 from broker import Delivery, Transport
-from broker.wire import Buffer, Seal, Specs, Tensors
+from broker.states import Encoding
+from broker.wire import Buffer, Seal, Signer, Tensors, limb_bytes_of, num_bytes_of
 from console import UnfitMessage
+
+log = logging.getLogger(__name__)
+
+_ROOM_IN_SUMS = 4
+"""The room that has to be left when a body is kept, in sums: for two of them and a model, with some to spare."""
 
 Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
@@ -35,6 +56,10 @@ class Contribution(Protocol):
     @property
     def seal(self) -> Seal | None:
         """What opens each part of its body; None: that is in clear."""
+
+    @property
+    def signer(self) -> Signer | None:
+        """Who signed it; None where senders are believed."""
 
     @property
     def is_zstd(self) -> bool:
@@ -121,9 +146,12 @@ class Stores:
     epoch: int
     directory: StateDirectory
     ledger: Ledger
+    bodies: KeptBodies
+    keeps_bodies: bool
+    """Whether updates may have to be taken out of the open round again."""
     transport: Transport
-    specs: Specs
-    """The tensors folded from an update."""
+    encoding: Encoding
+    """How updates travel, and what is folded from them."""
     new_accumulator: NewAccumulator
     clock: Callable[[], float]
     on_event: Watcher
@@ -140,6 +168,9 @@ class OpenRound:
         """(base round, worker) -> instance, of updates folded since the last commit."""
         self._deliveries: list[Delivery] = []
         self._blobs: list[str] = []
+        self._is_short_of_room = False
+        self._kept: list[KeptBody] = []
+        """The bodies of updates folded since the last commit, if they are kept."""
         self._oldest_at: float | None = None
         self._load()
 
@@ -148,7 +179,7 @@ class OpenRound:
         self._committed = committed
         self.num_folded = committed.num_folded if committed else 0
         self.total = committed.num_samples if committed else 0
-        self.accumulator = self._stores.new_accumulator(self._stores.specs)
+        self.accumulator = self._stores.new_accumulator(self._stores.encoding.folded)
         if committed is not None:
             self.accumulator.load(self._stores.directory, committed)
 
@@ -187,6 +218,8 @@ class OpenRound:
         """Adds all of its updates to the accumulator."""
         begun_at = time.perf_counter()
         add_to(self.accumulator, contribution, body, decision.weights)
+        if self._stores.keeps_bodies and contribution.shard is None:
+            self._keep(contribution, body)
         fold_s = (time.perf_counter() - begun_at) / len(contribution.claims)
         self.num_folded += len(contribution.claims)
         self.total += sum(decision.base_weights)
@@ -196,6 +229,24 @@ class OpenRound:
             row = contribution.row(claim, Verdict.FOLDED, received_at=received_at, round_number=self.number)
             rows.append(replace(row, weight=float(weight)))
         self._remember(contribution, rows, delivery, fold_s=fold_s)
+
+    def _keep(self, update: Contribution, body: Body) -> None:
+        encoding = self._stores.encoding
+        needed = num_bytes_of(encoding.encoded) + _ROOM_IN_SUMS * limb_bytes_of(encoding.folded)
+        if not self._stores.bodies.has_room(needed):
+            if not self._is_short_of_room:
+                self._is_short_of_room = True
+                log.warning(
+                    "round %d: the disk is nearly full, and bodies of updates are not kept any more: if their workers"
+                    " leave, they still count in this round",
+                    self.number,
+                )
+            return
+        file, sha256 = self._stores.bodies.write(self.number, (piece for _, piece in body.pieces()))
+        keys, (claim,) = update.signer.keys if update.signer else (), update.claims
+        self._kept.append(
+            KeptBody(base_round=update.base_round, worker=claim.worker, file=file, sha256=sha256, keys=keys)
+        )
 
     def _pass_over(
         self,
@@ -274,11 +325,15 @@ class OpenRound:
         accumulated = self._committed
         if accumulated is None or accumulated.num_folded != self.num_folded:
             accumulated = self._save() if self.num_folded else None
-        self._stores.ledger.commit(self._rows, accumulated, num_present=num_present)
+        self._stores.bodies.sync()
+        self._stores.ledger.commit(self._rows, accumulated, kept=self._kept, num_present=num_present)
         self._committed = accumulated
         self._emit_committed(begun_at)
         self._settle()
-        needed = self.accumulator.files() | ({accumulated.file} if accumulated else set())
+        self._remove_old_sums()
+
+    def _remove_old_sums(self) -> None:
+        needed = self.accumulator.files() | ({self._committed.file} if self._committed else set())
         self._stores.directory.remove_sums(self._stores.epoch, but=needed)
 
     def _save(self) -> Accumulated:
@@ -290,6 +345,47 @@ class OpenRound:
             num_folded=self.num_folded,
             num_samples=self.total,
         )
+
+    # -- taking updates out again ---------------------------------------------------------------------------
+
+    def folded(self) -> list[FoldedUpdate]:
+        """The updates that count, once all are committed."""
+        return self._stores.ledger.folded(self.number)
+
+    def withdraw(self, updates: Mapping[FoldedUpdate, str]) -> None:
+        """Takes updates whose bodies are kept out, each for its reason, as if they had never been in.
+
+        All must be committed, and nothing else may be pending. A DamagedFile if a body is not what was kept; then none
+        of them is out.
+        """
+        bodies = {update: update.kept for update in updates if update.kept is not None}
+        for body in bodies.values():
+            self._stores.bodies.check(body.file, body.sha256)
+        for update, body in bodies.items():
+            self._take_out(update, body)
+        accumulated = self._save() if self.num_folded else None
+        self._stores.ledger.withdraw(updates, accumulated)
+        self._committed = accumulated
+        for update, reason in updates.items():
+            self._emit_withdrawn(update, reason)
+        self._stores.bodies.remove(body.file for body in bodies.values())
+        self._remove_old_sums()
+
+    def _take_out(self, update: FoldedUpdate, body: KeptBody) -> None:
+        for offset, piece in self._stores.encoding.folded_from(self._stores.bodies.pieces(body.file)):
+            self.accumulator.remove(offset, piece, update.weight)
+        self.accumulator.end_removal(Key(update.base_round, update.worker))
+        self.num_folded -= 1
+        self.total -= round(update.weight / discount(update.staleness))  # an integer, as it was decided on
+
+    def _emit_withdrawn(self, update: FoldedUpdate, reason: str) -> None:
+        self._stores.on_event(
+            UpdateWithdrawn(
+                round=update.base_round, worker=update.worker, num_samples=update.num_samples, reason=reason
+            )
+        )
+
+    # -- closing --------------------------------------------------------------------------------------------
 
     def close(
         self, result: RoundResult, *, next_round: int | None, install: Callable[[], None], num_present: int = 0
@@ -308,12 +404,13 @@ class OpenRound:
         """Acks, and frees what the round needed, once its end is committed and its events are out."""
         self._settle()
         self._stores.directory.remove_sums(self._stores.epoch)
+        self._stores.bodies.remove_all()
 
     def _settle(self) -> None:
         transport = self._stores.transport
         transport.delete_blobs(self._blobs)  # before the acks: after a kill in between, nothing would name them
         if self._deliveries:
             transport.ack(self._deliveries)
-        self._rows, self._deliveries, self._blobs = [], [], []
+        self._rows, self._deliveries, self._blobs, self._kept = [], [], [], []
         self._instances.clear()
         self._oldest_at = None

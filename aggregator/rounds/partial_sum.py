@@ -18,6 +18,7 @@ from broker.wire import (
     Outgoing,
     PartialHead,
     Seal,
+    Signer,
     Topology,
     UpdateHead,
     cut,
@@ -120,6 +121,8 @@ class PartialSum:
     """Empty when the body is in a blob."""
     seal: Seal | None = None
     """What opens its body; None: that is in clear."""
+    signer: Signer | None = None
+    """Who signed it; None where senders are believed."""
 
     @property
     def shard(self) -> int:
@@ -192,4 +195,4 @@ def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -
     context = _context_of(head.run_id, head.round, head.shard, head.sequence, kept(head.tensors))
     seal = seal_of(head, context, expected.membership)
     check_body(head, payload, own_blob=own_blob)
-    return PartialSum(head, payload, seal)
+    return PartialSum(head, payload, seal, message.signer)

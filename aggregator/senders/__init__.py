@@ -2,7 +2,18 @@
 
 from aggregator.senders.admission import Admission, Allowed, Everybody
 from aggregator.senders.guard import Guard
-from aggregator.senders.quota import Quota
-from aggregator.senders.refusals import Refusals
+from aggregator.senders.on_roster import admission_by
+from aggregator.senders.quota import NOBODY, Quota
+from aggregator.senders.refusals import Refusals, is_by_its_sender
 
-__all__ = ["Admission", "Allowed", "Everybody", "Guard", "Quota", "Refusals"]
+__all__ = [
+    "NOBODY",
+    "Admission",
+    "Allowed",
+    "Everybody",
+    "Guard",
+    "Quota",
+    "Refusals",
+    "admission_by",
+    "is_by_its_sender",
+]

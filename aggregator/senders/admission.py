@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +23,11 @@ class Admission(Protocol):
     looks_every_s: float | None
     """How often ``look`` is worth calling, in seconds; None: the answer never changes."""
 
-    def admits(self, worker: str) -> bool:
-        """Whether this worker counts."""
+    def admits(self, worker: str, keys: Sequence[bytes] = ()) -> bool:
+        """Whether this worker counts; ``keys``, as ``Signer`` has them, are those by which it is known, if any."""
+
+    def reason(self, worker: str, keys: Sequence[bytes] = ()) -> str:
+        """Why a worker that is not admitted is not, in words that follow its name."""
 
     def look(self) -> bool:
         """Looks who is admitted now; True if that differs from before. Cheap if called often."""
@@ -35,8 +38,11 @@ class Everybody:
 
     looks_every_s: float | None = None
 
-    def admits(self, worker: str) -> bool:
+    def admits(self, worker: str, keys: Sequence[bytes] = ()) -> bool:
         return True
+
+    def reason(self, worker: str, keys: Sequence[bytes] = ()) -> str:
+        return "is not among those that may count"
 
     def look(self) -> bool:
         return False
@@ -65,7 +71,10 @@ class Allowed:
         except OSError as error:
             raise SettingsError(f"--workers-allowed: {self._path} cannot be read: {error.strerror}") from error
 
-    def admits(self, worker: str) -> bool:
+    def reason(self, worker: str, keys: Sequence[bytes] = ()) -> str:
+        return "is not among those that may count (--workers-allowed)"
+
+    def admits(self, worker: str, keys: Sequence[bytes] = ()) -> bool:
         return any(fnmatch.fnmatchcase(worker, pattern) for pattern in self._patterns)
 
     def look(self) -> bool:
@@ -97,9 +106,14 @@ def is_path(text: str) -> bool:
 
 
 def _read(path: Path) -> tuple[str, ...]:
-    """The patterns in a file: one a line; what follows a # is a comment. A SettingsError names a line that is none."""
+    """The patterns in a file: one a line; what follows a # is a comment. A SettingsError names a line that is none.
+
+    Without any it is a SettingsError, too: it is rather being written, or was emptied by a full disk, than meant.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     patterns = tuple(line for line in (line.partition("#")[0].strip() for line in lines) if line)
+    if not patterns:
+        raise SettingsError(f"{path} names nobody")
     _check(patterns, str(path))
     return patterns
 

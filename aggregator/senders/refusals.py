@@ -5,10 +5,10 @@ import logging
 import time
 from collections.abc import Callable
 
-from aggregator.senders.quota import MOST_OF_ONE, Quota
+from aggregator.senders.quota import MOST_OF_ONE, NOBODY, Quota
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport, beginning_of
-from console import BrokerError
+from console import BrokerError, DamagedBody, ForgedMessage, MessageError, ReplayedMessage, UnfitMessage
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +18,23 @@ _MOST_DEAD = 10_000
 """Dead letters from which on nothing is added to them: somebody has to look at them first."""
 
 _MOST_SIGNS_LOGGED = 10
-_NOBODY = ""
-"""Who is held responsible for forged messages; no worker has this name."""
+
+
+def is_by_its_sender(error: MessageError, *, are_signed: bool) -> bool:
+    """Whether a bad message is the doing of the one that it names as its sender, as far as can be known.
+
+    Where messages are signed, only what that one has signed for the model of the open round: all else can be sent by
+    anybody, who would otherwise have an honest worker ignored.
+    """
+    if not are_signed:
+        return not isinstance(error, ForgedMessage)
+    return isinstance(error, UnfitMessage) and not isinstance(error, DamagedBody | ReplayedMessage)
 
 
 class Refusals:
     """The refusals of one round. ``on_row`` takes the ledger rows; ``dead`` is the queue of the dead letters.
 
-    ``is_known``: whether a name has had an update folded in this run.
+    ``is_known``: whether a name has had an update folded in this run. ``are_signed``: as of ``Quota``.
     """
 
     def __init__(
@@ -36,9 +45,10 @@ class Refusals:
         dead: str,
         is_known: Callable[[str], bool],
         on_row: Callable[[UpdateRow], None],
+        are_signed: bool = False,
     ) -> None:
         self._round, self._transport, self._dead, self._on_row = round_number, transport, dead, on_row
-        self._quota = Quota(is_known=is_known)
+        self._quota = Quota(is_known=is_known, are_signed=are_signed)
         self._bytes_left = _MOST_BYTES
         self._has_room: bool | None = None
         """Whether dead letters may still be added; None: not looked up in this round."""
@@ -61,9 +71,12 @@ class Refusals:
         self._drop(delivery, sender)
         return True
 
-    def passes_over(self, sender: str) -> bool:
-        """Counts a late or repeated update of this sender; False if it is to leave no row."""
-        return self._quota.pass_over(sender)
+    def passes_over(self, delivery: Delivery) -> bool:
+        """Counts a late or repeated update; False if it is to leave no row of its own."""
+        is_kept = self._quota.pass_over(delivery.sender)
+        if not is_kept:
+            self._quota.drop(delivery.sender, delivery.num_bytes)
+        return is_kept
 
     def drop_sign_of_life(self, sender: str, reason: str) -> None:
         """Logs why a sign of life counts for nothing; of the first ones in a round only."""
@@ -71,13 +84,13 @@ class Refusals:
         if self._num_signs_dropped <= _MOST_SIGNS_LOGGED:
             log.warning("sign of life from '%s' dropped: %s", sender, reason)
 
-    def refuse(self, delivery: Delivery, reason: str, *, is_forged: bool = False) -> None:
+    def refuse(self, delivery: Delivery, reason: str, *, is_by_sender: bool = True) -> None:
         """Sets a message aside with its reason, or drops it. Either way it comes no more.
 
-        ``is_forged``: the one that it names as its sender has not signed it, and is not held responsible.
+        ``is_by_sender``: whether the one that it names as its sender is held responsible, see ``is_by_its_sender``.
         """
         sender = delivery.sender
-        responsible = _NOBODY if is_forged else sender
+        responsible = sender if is_by_sender else NOBODY
         if not self._quota.keep(responsible):
             self._tell(
                 "",

@@ -2,10 +2,13 @@
 
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
 from aggregator.state.early_stop import Aim, Ending
+from aggregator.state.kept_bodies import KeptBodies
 from aggregator.state.ledger import (
     FORMAT,
     Accumulated,
     ClosedBy,
+    FoldedUpdate,
+    KeptBody,
     Ledger,
     RoundResult,
     UpdateRow,
@@ -22,6 +25,9 @@ __all__ = [
     "Aim",
     "ClosedBy",
     "Ending",
+    "FoldedUpdate",
+    "KeptBodies",
+    "KeptBody",
     "Ledger",
     "ModelFile",
     "NewModel",

@@ -5,6 +5,7 @@ models/round-00012.safetensors    the model after round 12; round-00000 is the i
 models/round-00012.NAME.safetensors   the server step's state after round 12, if it has any: the model's companion,
                                   one flat float64 tensor NAME, in the order of the model's elements
 models/last.safetensors, best.safetensors   hard links to two of them, for people
+bodies/                           of updates in that sum, as long as they may have to be taken out; see kept_bodies.py
 sum-2-00013-4.safetensors         the open round's sum as of a commit; the numbers: epoch, round, updates folded
 summary.json                      for people and scripts; written at the end
 """

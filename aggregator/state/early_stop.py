@@ -52,13 +52,16 @@ class Ending:
 def metric_of(row: Mapping[str, Any], metric: str, direction: Direction) -> float | None:
     """What a metric counts as in a ledger row of a round: from the central evaluation, or else from the workers.
 
-    Of the workers, the median, and of two middle values the worse; rounds closed by 0.1.0 have only means.
+    Of the workers, the median, and of two middle values the worse, if more than half of them measured it; rounds closed
+    by 0.1.0 have only means.
     """
     if metric in row["metrics"]:
         return float(row["metrics"][metric])
-    middle = row.get("worker_medians", {}).get(metric)
-    if middle is not None:
-        lower, upper = middle
+    medians = row.get("worker_medians", {})
+    if metric in medians:
+        if medians[metric] is None:
+            return None
+        lower, upper = medians[metric]
         return float(upper if direction is Direction.MIN else lower)
     value = row["worker_metrics"].get(metric)
     return None if value is None else float(value)

@@ -4,6 +4,7 @@
 ``rounds``   one row a round; the open one has no ``closed_by``
 ``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice. Of messages
              that do not count, only some have a row of their own; a row for ``num_messages`` counts the others
+``kept``     the files with the bodies of updates folded in the open round, where those may have to be taken out again
 ``attempts`` messages that came back again and again, while they are being handled
 ``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
              has format 2, so that a fedmq that would ignore the table does not go on with the run
@@ -52,6 +53,13 @@ _ADDED_COLUMNS = (
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
+_KEPT = """
+CREATE TABLE IF NOT EXISTS kept (
+    base_round INTEGER, worker TEXT, file TEXT NOT NULL, sha256 TEXT NOT NULL, keys TEXT NOT NULL,
+    PRIMARY KEY (base_round, worker)
+)
+"""
+
 _COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
 
 
@@ -66,6 +74,8 @@ class Verdict(StrEnum):
     """It was folded into a round that was then abandoned."""
     UNDONE = "undone"
     """It was folded into a round that had to be done again because one of its files was damaged."""
+    WITHDRAWN = "withdrawn"
+    """It was folded, and taken out again before the round closed, since its worker may not count any more."""
 
 
 class ClosedBy(StrEnum):
@@ -119,6 +129,37 @@ class Accumulated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBody:
+    """Where the body of a folded update is kept until its round closes."""
+
+    base_round: int
+    worker: str
+    file: str
+    sha256: str
+    keys: tuple[bytes, ...] = ()
+    """The ids of the keys by which its worker was known; none where senders are believed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedUpdate:
+    """An update that counts in the open round."""
+
+    base_round: int
+    worker: str
+    staleness: int
+    num_samples: int
+    weight: float
+    """It was added with this."""
+    kept: KeptBody | None
+    """None: it cannot be taken out again, since it came in a partial sum or before bodies were kept."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The ids of the keys by which its worker was known, as far as they were kept."""
+        return self.kept.keys if self.kept else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundResult:
     """How a round ended."""
 
@@ -155,6 +196,7 @@ class Ledger:
             raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to go on")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
+        self._db.execute(_KEPT)
         for table, column, kind in _ADDED_COLUMNS:
             if column not in columns_of(self._db, table):
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
@@ -215,13 +257,39 @@ class Ledger:
     def _open(self, number: int, now: float) -> None:
         self._db.execute("INSERT OR IGNORE INTO rounds (round, opened_at) VALUES (?, ?)", (number, now))
 
-    def commit(self, rows: Iterable[UpdateRow], accumulated: Accumulated | None, *, num_present: int = 0) -> None:
-        """Records that these updates are decided, and that this accumulator file holds the open round's sum."""
+    def commit(
+        self,
+        rows: Iterable[UpdateRow],
+        accumulated: Accumulated | None,
+        *,
+        kept: Iterable[KeptBody] = (),
+        num_present: int = 0,
+    ) -> None:
+        """Records that these updates are decided, and that this accumulator file holds the open round's sum.
+
+        ``kept`` are the bodies of those that can be taken out of it again.
+        """
         with self.transaction():
             self._insert(rows)
+            self._insert_kept(kept)
             self._set({"num_present": num_present})
             if accumulated is not None:
                 self._set({"accumulated": _fields(accumulated)})
+
+    def withdraw(self, updates: Mapping[FoldedUpdate, str], accumulated: Accumulated | None) -> None:
+        """Records that these updates of the open round count no more, each for its reason, and what sum is left.
+
+        None: no update is left in it.
+        """
+        with self.transaction():
+            keys = [(update.base_round, update.worker) for update in updates]
+            self._db.executemany(
+                "UPDATE updates SET verdict = 'withdrawn', reason = ?"
+                " WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+                [(reason, *key) for key, reason in zip(keys, updates.values(), strict=True)],
+            )
+            self._db.executemany("DELETE FROM kept WHERE base_round = ? AND worker = ?", keys)
+            self._set({"accumulated": None if accumulated is None else _fields(accumulated)})
 
     def close_round(
         self,
@@ -269,6 +337,7 @@ class Ledger:
                 ),
             )
             self._insert_companions(number, result.companions)
+            self._db.execute("DELETE FROM kept")
             self._set({"accumulated": None, "num_present": num_present})
             if next_round is not None:
                 self._open(next_round, result.closed_at)
@@ -288,6 +357,7 @@ class Ledger:
                 "UPDATE updates SET verdict = 'undone' WHERE round >= ? AND verdict IN ('folded', 'abandoned')",
                 (number,),
             )
+            self._db.execute("DELETE FROM kept")
             self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
             self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
             self._set({"accumulated": None, "min_epoch": self._epoch or 0})
@@ -326,6 +396,15 @@ class Ledger:
             [tuple(_plain(getattr(row, name)) for name in names) for row in rows],
         )
 
+    def _insert_kept(self, kept: Iterable[KeptBody]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)",
+            [
+                (each.base_round, each.worker, each.file, each.sha256, ",".join(key.hex() for key in each.keys))
+                for each in kept
+            ],
+        )
+
     def _worker_metrics(self, number: int) -> dict[str, float]:
         """What the workers measured: means weighted by samples, under ``train.`` and ``eval.``, in a fixed order."""
         sums: dict[str, float] = {}
@@ -348,23 +427,29 @@ class Ledger:
         means = {key: total / weights[key] for key, total in sums.items()}
         return {key: mean for key, mean in means.items() if math.isfinite(mean)}
 
-    def _worker_medians(self, number: int) -> dict[str, tuple[float, float]]:
+    def _worker_medians(self, number: int) -> dict[str, tuple[float, float] | None]:
         """What the workers measured, under the same names: the middle value, or both of two, with one vote a worker.
 
-        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'.
+        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'. None
+        for what no more than half of them measured: one worker may be the only one that has such a metric.
         """
         values: dict[str, list[float]] = {}
+        num_workers = 0
         rows = self._db.execute(
             "SELECT worker, max(base_round), train_metrics, eval_metrics FROM updates"
             " WHERE round = ? AND verdict = 'folded' GROUP BY worker",
             (number,),
         )
         for _, _, trained, evaluated in rows:
+            num_workers += 1
             for prefix, text in (("train", trained), ("eval", evaluated)):
                 for name, value in Measured.of(json.loads(text)).metrics.items():
                     values.setdefault(f"{prefix}.{name}", []).append(value)
         ordered = {key: sorted(found) for key, found in values.items()}
-        return {key: (found[(len(found) - 1) // 2], found[len(found) // 2]) for key, found in ordered.items()}
+        return {
+            key: (found[(len(found) - 1) // 2], found[len(found) // 2]) if 2 * len(found) > num_workers else None
+            for key, found in ordered.items()
+        }
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -381,6 +466,30 @@ class Ledger:
         rows = self._db.execute("SELECT DISTINCT worker FROM updates WHERE round = ? AND verdict = 'folded'", (number,))
         return [str(worker) for (worker,) in rows]
 
+    def folded(self, number: int) -> list[FoldedUpdate]:
+        """The updates that are committed in this round, which is open, in the order in which they came."""
+        rows = self._db.execute(
+            "SELECT base_round, worker, staleness, num_samples, weight, file, sha256, keys"
+            " FROM updates LEFT JOIN kept USING (base_round, worker)"
+            " WHERE round = ? AND verdict = 'folded' ORDER BY id",
+            (number,),
+        )
+        return [
+            FoldedUpdate(
+                base_round=base_round,
+                worker=worker,
+                staleness=staleness,
+                num_samples=num_samples,
+                weight=weight,
+                kept=None if kept[0] is None else _kept_body(base_round, worker, *kept),
+            )
+            for base_round, worker, staleness, num_samples, weight, *kept in rows
+        ]
+
+    def kept_files(self) -> set[str]:
+        """The files with bodies that are kept."""
+        return {str(file) for (file,) in self._db.execute("SELECT file FROM kept")}
+
     def median_samples(self, *, before: int) -> int | None:
         """The median num_samples, the lower of two, of the updates in the last round before ``before`` that has any."""
         (last,) = self._db.execute(
@@ -394,7 +503,7 @@ class Ledger:
     def workers(self) -> dict[str, bool]:
         """Worker -> whether an update of it has been folded, of all whose updates were fit to be."""
         rows = self._db.execute(
-            "SELECT worker, max(verdict IN ('folded', 'abandoned', 'undone')) FROM updates"
+            "SELECT worker, max(verdict IN ('folded', 'abandoned', 'undone', 'withdrawn')) FROM updates"
             " WHERE verdict != 'refused' AND worker IS NOT NULL GROUP BY worker"
         )
         return {str(worker): bool(is_folded) for worker, is_folded in rows}
@@ -441,7 +550,8 @@ class Ledger:
     def round(self, number: int) -> dict[str, Any]:
         """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``.
 
-        ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper).
+        ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper),
+        or None of what too few of them measured.
         """
         (row,) = self._closed("AND round = ?", number)
         return row
@@ -479,6 +589,11 @@ def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
 
 def _fields(value: Accumulated) -> dict[str, Any]:
     return {name: getattr(value, name) for name in Accumulated.__slots__}
+
+
+def _kept_body(base_round: int, worker: str, file: str, sha256: str, keys: str) -> KeptBody:
+    ids = tuple(bytes.fromhex(key) for key in keys.split(",") if key)
+    return KeptBody(base_round=base_round, worker=worker, file=file, sha256=sha256, keys=ids)
 
 
 def _plain(value: object) -> object:

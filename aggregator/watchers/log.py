@@ -2,7 +2,7 @@
 
 import logging
 
-from aggregator.events import Event, RoundClosed, SumDecided, UpdateDecided
+from aggregator.events import Event, RoundClosed, SumDecided, UpdateDecided, UpdateWithdrawn
 from aggregator.state import UpdateRow, Verdict
 from console import IS_SHOWN
 
@@ -29,6 +29,8 @@ def log_event(event: Event) -> None:
     match event:
         case UpdateDecided(row=row, shard=None) if row.verdict is not Verdict.REFUSED:
             _log_update(row)
+        case UpdateWithdrawn():
+            _log_withdrawn(event)
         case SumDecided():
             _log_sum(event)
         case RoundClosed():
@@ -51,6 +53,23 @@ def _log_update(row: UpdateRow) -> None:
             "train_s": row.train_s,
             "verdict": row.verdict,
             IS_SHOWN: True,
+        },
+    )
+
+
+def _log_withdrawn(event: UpdateWithdrawn) -> None:
+    log.warning(
+        "round %3d → %-16s %6d samples  withdrawn: it %s",
+        event.round,
+        event.worker,
+        event.num_samples,
+        event.reason,
+        extra={
+            "round": event.round,
+            "worker": event.worker,
+            "num_samples": event.num_samples,
+            "verdict": Verdict.WITHDRAWN,
+            "reason": event.reason,
         },
     )
 

@@ -18,6 +18,7 @@ from aggregator.events import (
     RunOpened,
     RunStopped,
     UpdateDecided,
+    UpdateWithdrawn,
     WorkerSeen,
 )
 from aggregator.presence import Present
@@ -72,6 +73,8 @@ class StatusBoard:
                     self._on_presence(event.presence)
                 case UpdateDecided():
                     self._on_answer(event.row, is_committed=False)
+                case UpdateWithdrawn():
+                    self._answered.pop(event.worker, None)
                 case Committed():
                     for row in event.rows:
                         self._on_answer(row, is_committed=True)

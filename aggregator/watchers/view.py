@@ -22,6 +22,7 @@ from aggregator.events import (
     RunStopped,
     StandingBy,
     UpdateDecided,
+    UpdateWithdrawn,
     WorkerSeen,
 )
 from aggregator.presence import Present
@@ -38,6 +39,13 @@ _MARKS = {  # none for late updates: they were for another round
     Verdict.REFUSED: ("✗", "red"),
     Verdict.DUPLICATE: ("✓", "green"),
 }
+_COUNTED_STYLES = {
+    Verdict.LATE: "yellow",
+    Verdict.REFUSED: "red",
+    Verdict.DUPLICATE: "dim",
+    Verdict.WITHDRAWN: "yellow",
+}
+"""Verdict -> how its number is shown, besides that of the folded ones."""
 _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
 
 
@@ -90,6 +98,8 @@ class AggregatorView:
                 self._on_presence(presence)
             case UpdateDecided():
                 self._on_update(event)
+            case UpdateWithdrawn(worker=worker):
+                self._on_withdrawn(worker)
             case RoundMoved():
                 self._move = event
             case Transferring():
@@ -144,6 +154,11 @@ class AggregatorView:
         if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # a refused update may bear any name
             self._answers[row.worker] = row.verdict
 
+    def _on_withdrawn(self, worker: str) -> None:
+        self._answers.pop(worker, None)
+        self._open_counts[Verdict.FOLDED] -= 1
+        self._counts[Verdict.WITHDRAWN] += 1
+
     def _open_run(self, event: RunOpened) -> None:
         self._forget_run("")
         self._aim = event.aim
@@ -156,6 +171,7 @@ class AggregatorView:
         self._round, self._round_opened_at, self._move = event.round, self._clock(), None
         self._answers = dict.fromkeys(event.answered, Verdict.FOLDED)
         self._open_counts.clear()
+        self._open_counts[Verdict.FOLDED] = event.num_folded
         self._upload.over()
         self._state = ""
 
@@ -277,7 +293,7 @@ class AggregatorView:
         counts = self._counts + self._open_counts
         if counts:
             words = Text(f"{counts[Verdict.FOLDED]:,} folded")
-            for verdict, style in ((Verdict.LATE, "yellow"), (Verdict.REFUSED, "red"), (Verdict.DUPLICATE, "dim")):
+            for verdict, style in _COUNTED_STYLES.items():
                 if counts[verdict]:
                     words.append(f", {counts[verdict]:,} {verdict}", style=style)
             rows.words("updates", words)

@@ -9,10 +9,8 @@ import math
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,8 +18,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.rabbitmq.aside import Aside
+from broker.rabbitmq.blobs import BlobConsumer, Part, Upload, ack_of
+from broker.rabbitmq.counts import COUNT_LAGS_S, is_there, num_waiting, queued
 from broker.rabbitmq.link import Link
-from broker.rabbitmq.properties import PART_HEADER, RETURNS_HEADER, durable, fleeting
+from broker.rabbitmq.newest_status import NewestStatus
+from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
 from broker.settings import BrokerSettings
 from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, received
@@ -39,20 +40,15 @@ from console import (
 
 log = logging.getLogger(__name__)
 
-_NOT_FOUND = 404
 _LOCKED = 405
-_UNFIT = 406
 
-_BLOB_PREFETCH = 2
-_PARTS_ON_THEIR_WAY = 1
-"""Parts that wait for the writer, besides the one it is sending, while the next is prepared."""
+_MOST_SIGN_BYTES = 2**13
+"""More than any sign of life takes."""
+_MOST_SENDERS, _MOST_SIGNS_OF_ONE = 10_000, 10
+"""Senders whose signs of life wait in the inbox, and how many of each."""
+
 _BLOB_STALL_S, _LOOK_UP_S = 60.0, 1.0
-_NEWEST_S = 10.0
-_REST_OF_CHUNK_S = 0.05
-"""Within it, the next message of a chunk of a stream arrives."""
-_STATUS_PREFETCH = 100
-_COUNT_LAGS_S = 1.5
-"""For up to a second, RabbitMQ may report a stream that holds messages as empty."""
+_NEWEST_HEAD_S = 10.0
 
 _QUORUM_QUEUE_SETTLES_S = 1.0
 """A quorum queue younger than this may not survive a kill -9 of RabbitMQ 3.10."""
@@ -76,16 +72,16 @@ class RabbitMQ(Transport):
         self._on_link = on_link
         self._role = role
         self._topology = topology or Topology(settings.queue)
-        self._inbox: queue.SimpleQueue[Delivery | _Part | FedmqError | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Delivery | Part | FedmqError | None] = queue.SimpleQueue()
         self._newest: Delivery | None = None
         self._newest_lock = threading.Lock()
         self._session = 0
         self._unacked: set[int] = set()
         """Tags of this session's updates; only the reader's thread touches them."""
-        self._status = _NewestStatus(self._topology.statuses)
-        self._consumers: set[_BlobConsumer] = set()
+        self._status = NewestStatus(self._topology.statuses)
+        self._consumers: set[BlobConsumer] = set()
         """Of all blobs that are being read."""
-        self._fetches: dict[str, _BlobConsumer] = {}
+        self._fetches: dict[str, BlobConsumer] = {}
         """Blob name -> its consumer, for those whose parts go to ``receive``."""
         self._leads = False
         self._declares = False
@@ -101,6 +97,9 @@ class RabbitMQ(Transport):
         self._aside = Aside(self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put)
         self._ignored: dict[str, list[int]] = {}
         """Sender -> number and bytes of its updates that were dropped; the reader's thread counts."""
+        self._signs: Counter[str] = Counter()
+        """Sender -> its signs of life in the inbox."""
+        self._signs_lock = threading.Lock()
 
     # -- queues ---------------------------------------------------------------------------------------------
 
@@ -114,10 +113,10 @@ class RabbitMQ(Transport):
     def _find(self, link: Link) -> None:
         """Raises unless the root aggregator has made what a partial aggregator needs."""
         for name in (self._topology.models, self._topology.updates):
-            _declare_passive(link, name)
+            num_waiting(link, name)
 
     def _declare(self, link: Link) -> None:
-        is_new = not all(_is_there(link, name) for name in self._topology.update_queues)
+        is_new = not all(is_there(link, name) for name in self._topology.update_queues)
         channel = link.channel("declare")
         for name in outdated(self._topology):
             channel.queue_delete(name)
@@ -147,7 +146,7 @@ class RabbitMQ(Transport):
     def check(self) -> None:
         models = self._topology.models
         try:
-            self._writer.call(lambda link: _declare_passive(link, models), is_retried=False)
+            self._writer.call(lambda link: num_waiting(link, models), is_retried=False)
         except QueueMissing as error:
             raise QueueMissing(
                 f"the broker answers, and has no stream '{models}': fl-aggregator makes it at its first start;"
@@ -226,13 +225,28 @@ class RabbitMQ(Transport):
             channel.basic_ack(method.delivery_tag)
             return
         returns = (properties.headers or {}).get(RETURNS_HEADER)
-        num_returns = returns if isinstance(returns, int) else 0  # on a first delivery, the sender wrote it
+        # on a first delivery, the sender wrote it
+        num_returns = returns if method.redelivered and isinstance(returns, int) else 0
         self._unacked.add(method.delivery_tag)
         delivery = Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns)
         self._inbox.put(received(delivery, self._most_bytes))
 
     def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        self._inbox.put(Delivery(Source.PRESENCE, body, _text(method.routing_key).removeprefix(presence_key(""))))
+        """Drops what is beyond the limits: the broker sends signs of life as fast as they come, read or not."""
+        sender = _text(method.routing_key).removeprefix(presence_key(""))
+        if len(body) > _MOST_SIGN_BYTES:
+            return
+        with self._signs_lock:
+            if self._signs[sender] >= _MOST_SIGNS_OF_ONE or len(self._signs) >= _MOST_SENDERS:
+                return
+            self._signs[sender] += 1
+        self._inbox.put(Delivery(Source.PRESENCE, body, sender))
+
+    def _sign_taken(self, sender: str) -> None:
+        with self._signs_lock:
+            self._signs[sender] -= 1
+            if self._signs[sender] <= 0:
+                del self._signs[sender]
 
     def receive(self, timeout_s: float | None = None) -> Delivery | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -246,7 +260,7 @@ class RabbitMQ(Transport):
                 raise item
             if item is None:
                 return None
-            if isinstance(item, _Part):
+            if isinstance(item, Part):
                 delivery = self._handed_out(item)
                 if delivery is not None:
                     return delivery
@@ -255,7 +269,10 @@ class RabbitMQ(Transport):
                 with self._newest_lock:  # of several heads only the newest is of use
                     item, self._newest = self._newest, None
                 return item
-            if item.source is Source.PRESENCE or item.session == self._session:
+            if item.source is Source.PRESENCE:
+                self._sign_taken(item.sender)
+                return item
+            if item.session == self._session:
                 return item  # and not an update of an earlier session, which is delivered again
 
     def wake(self) -> None:
@@ -313,7 +330,7 @@ class RabbitMQ(Transport):
         return self._writer.call(self._read_newest)
 
     def _read_newest(self, link: Link) -> Buffer | None:
-        is_counted = _declare_passive(link, self._topology.models) > 0
+        is_counted = num_waiting(link, self._topology.models) > 0
         heads: list[bytes] = []
         channel = link.channel("newest")
         channel.basic_qos(prefetch_count=1)
@@ -323,7 +340,7 @@ class RabbitMQ(Transport):
             heads[:] = [body]
 
         tag = channel.basic_consume(self._topology.models, on_head, arguments={"x-stream-offset": "last"})
-        deadline = time.monotonic() + (_NEWEST_S if is_counted else _COUNT_LAGS_S)
+        deadline = time.monotonic() + (_NEWEST_HEAD_S if is_counted else COUNT_LAGS_S)
         while not heads and time.monotonic() < deadline:
             link.wait_for_events(0.5)
         link.wait_for_events(0.1)  # the rest of the last chunk
@@ -361,7 +378,7 @@ class RabbitMQ(Transport):
         found = {}
         for name in names:
             try:
-                found[name] = self._writer.call(partial(_queued, name=name), is_retried=False)
+                found[name] = self._writer.call(partial(queued, name=name), is_retried=False)
             except (QueueMissing, BrokerRefused, BrokerFault):
                 continue
         return found
@@ -383,7 +400,7 @@ class RabbitMQ(Transport):
     # -- blobs ----------------------------------------------------------------------------------------------
 
     def open_blob(self, name: str) -> BlobUpload:
-        return _BlobUpload(self._writer, self._topology, self._declare_anew(name))
+        return Upload(self._writer, self._topology, self._declare_anew(name))
 
     def _declare_anew(self, name: str) -> str:
         """Makes a new, empty stream of this name, filled by way of the exchange; or of the next name, if a kill in
@@ -407,8 +424,8 @@ class RabbitMQ(Transport):
         raise BlobLost(f"the broker cannot make a stream {name}")
 
     def read_blob(self, name: str, num_parts: int) -> Iterator[Buffer]:
-        arrived: queue.SimpleQueue[_Part] = queue.SimpleQueue()
-        consumer = _BlobConsumer(name, arrived.put, doors=self._doors(name))
+        arrived: queue.SimpleQueue[Part] = queue.SimpleQueue()
+        consumer = BlobConsumer(name, arrived.put, doors=self._doors(name))
         self._consumers.add(consumer)
         num_read = 0
         try:
@@ -423,13 +440,13 @@ class RabbitMQ(Transport):
                         break
                     if part.news is not None:
                         raise BlobLost(f"blob {name} {part.news}")
-                    self._reading().post(_ack_of(part))
+                    self._reading().post(ack_of(part))
                     num_read += 1
                     yield part.body
         finally:
             self._stop(consumer)
 
-    def _next_of(self, arrived: "queue.SimpleQueue[_Part]", name: str) -> "_Part":
+    def _next_of(self, arrived: "queue.SimpleQueue[Part]", name: str) -> "Part":
         deadline = time.monotonic() + _BLOB_STALL_S
         while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
@@ -438,7 +455,7 @@ class RabbitMQ(Transport):
         raise BlobLost(f"blob {name} ends before its last part")
 
     def fetch(self, name: str, num_parts: int) -> None:
-        consumer = _BlobConsumer(name, self._inbox.put, doors=self._doors(name), num_parts=num_parts)
+        consumer = BlobConsumer(name, self._inbox.put, doors=self._doors(name), num_parts=num_parts)
         self._fetches[name] = consumer
         self._consumers.add(consumer)
         session = self._session
@@ -465,17 +482,17 @@ class RabbitMQ(Transport):
         for name in tuple(self._fetches):
             self.stop_fetching(name)
 
-    def _stop(self, consumer: "_BlobConsumer") -> None:
+    def _stop(self, consumer: "BlobConsumer") -> None:
         self._consumers.discard(consumer)
         self._reading().post(consumer.stop)
 
-    def _handed_out(self, part: "_Part") -> Delivery | None:
+    def _handed_out(self, part: "Part") -> Delivery | None:
         """A part as ``receive`` gives it; None if its blob is not being fetched any more."""
         name, consumer = part.consumer.name, part.consumer
         if self._fetches.get(name) is not consumer:
             return None
         if part.news is None:
-            self._reading().post(_ack_of(part))
+            self._reading().post(ack_of(part))
         is_last = part.news is None and part.index + 1 == consumer.num_parts
         if is_last or part.news not in (None, BlobNews.QUIET):
             self.stop_fetching(name)
@@ -514,164 +531,6 @@ class RabbitMQ(Transport):
         return self._reader
 
 
-class _BlobUpload:
-    """A blob being written: a part is on its way while the next is prepared."""
-
-    def __init__(self, writer: Link, topology: Topology, name: str) -> None:
-        self._writer, self._topology, self._name = writer, topology, name
-        self._num_parts = 0
-        self._on_their_way: deque[Future[None]] = deque()
-
-    def write(self, part: bytes) -> None:
-        publish = partial(_publish_part, topology=self._topology, name=self._name, index=self._num_parts, part=part)
-        self._on_their_way.append(self._writer.submit(publish))
-        self._num_parts += 1
-        self._wait_until_left(_PARTS_ON_THEIR_WAY)
-
-    def finish(self) -> str:
-        self._wait_until_left(0)
-        return self._name
-
-    def _wait_until_left(self, num: int) -> None:
-        try:
-            while len(self._on_their_way) > num:
-                self._writer.result_of(self._on_their_way.popleft())
-        except QueueMissing as error:
-            raise BlobLost(f"blob {self._name} was deleted while it was being written") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of a blob on its way from the reader's thread to the caller's, or news of the blob."""
-
-    consumer: "_BlobConsumer"
-    index: int = 0
-    body: bytes = b""
-    channel: BlockingChannel | None = None
-    tag: int = 0
-    news: BlobNews | None = None
-
-
-class _BlobConsumer:
-    """Reads one blob in the reader's thread; ``put`` gets its parts in order, each once, and what goes wrong.
-
-    Started again on a new connection, it goes on after the last part that it has put. What did not come by one of the
-    blob's own ``doors``, (exchange, routing key), is no part of it: on RabbitMQ 3.10, a ``CC`` header passes the topic
-    permissions.
-    """
-
-    def __init__(
-        self, name: str, put: Callable[[_Part], None], *, doors: Collection[tuple[str, str]], num_parts: int = 0
-    ) -> None:
-        self.name, self.num_parts = name, num_parts
-        self._doors = doors
-        self._put = put
-        self._role = f"blob {name}"
-        self._next_part = 0
-
-    def start(self, link: Link) -> None:
-        channel = link.channel(self._role, confirms=False)
-        channel.basic_qos(prefetch_count=_BLOB_PREFETCH)
-        channel.add_on_cancel_callback(lambda frame: self.tell(BlobNews.GONE))
-        try:
-            channel.basic_consume(self.name, self._on_part, arguments={"x-stream-offset": "first"})
-        except ChannelClosedByBroker as error:
-            if error.reply_code not in (_LOCKED, _UNFIT):
-                raise
-            raise BlobLost(f"blob {self.name} {BlobNews.UNREADABLE}: {error.reply_text}") from error
-        link.need(channel)
-
-    def _on_part(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        if (method.exchange, method.routing_key) not in self._doors:
-            if channel.is_open:
-                channel.basic_ack(method.delivery_tag)
-            return
-        index = (properties.headers or {}).get(PART_HEADER)
-        if not isinstance(index, int) or not 0 <= index <= self._next_part:
-            self.tell(BlobNews.OUT_OF_ORDER)
-        elif index < self._next_part:  # published twice, or read before a reconnect
-            if channel.is_open:
-                channel.basic_ack(method.delivery_tag)
-        else:
-            self._next_part += 1
-            self._put(_Part(self, index, body, channel, method.delivery_tag))
-
-    def ask(self, link: Link) -> None:
-        """Has the broker answer, and takes what it sent before."""
-        link.channel(self._role, confirms=False).basic_qos(prefetch_count=_BLOB_PREFETCH)
-        link.wait_for_events(0)
-        self.tell(BlobNews.QUIET)
-
-    def tell(self, news: BlobNews) -> None:
-        self._put(_Part(self, news=news))
-
-    def fail(self, error: BaseException) -> None:
-        """It could not be started."""
-        if isinstance(error, QueueMissing):
-            self.tell(BlobNews.GONE)
-        elif isinstance(error, BlobLost | BrokerRefused):
-            log.warning("blob %s cannot be read: %s", self.name, error)
-            self.tell(BlobNews.UNREADABLE)
-        else:
-            self.tell(BlobNews.INTERRUPTED)
-
-    def stop(self, link: Link) -> None:
-        link.close_channel(self._role)
-
-
-class _NewestStatus:
-    """The newest message of the status stream, by a consumer that stays.
-
-    To cancel one that a message is on its way to, pika rejects the message, and RabbitMQ 3.10 closes a connection
-    that rejects a stream's.
-    """
-
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
-        self._channel: BlockingChannel | None = None
-        """The one that consumes; None before the first read, and when the stream was deleted."""
-        self._body: bytes | None = None
-        self._num_seen = 0
-
-    def read(self, link: Link) -> bytes | None:
-        """Its body; None if there is none."""
-        channel = link.channel("status")
-        if channel is self._channel:
-            link.wait_for_events(0)
-        else:
-            self._subscribe(link, channel)
-        return self._body
-
-    def _subscribe(self, link: Link, channel: BlockingChannel) -> None:
-        self._channel, self._body = None, None
-        is_counted = _declare_passive(link, self._stream) > 0
-        channel.basic_qos(prefetch_count=_STATUS_PREFETCH)
-        channel.add_on_cancel_callback(lambda frame: self._forget())
-        channel.basic_consume(self._stream, self._on_status, arguments={"x-stream-offset": "last"})
-        self._channel = channel
-        num_seen = self._num_seen
-        deadline = time.monotonic() + (_NEWEST_S if is_counted else _COUNT_LAGS_S)
-        while self._num_seen == num_seen and time.monotonic() < deadline:
-            link.wait_for_events(0.5)
-        while self._num_seen > num_seen:
-            num_seen = self._num_seen
-            link.wait_for_events(_REST_OF_CHUNK_S)
-
-    def _on_status(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        channel.basic_ack(method.delivery_tag)
-        self._body = body
-        self._num_seen += 1
-
-    def _forget(self) -> None:
-        self._channel, self._body = None, None
-
-
-def _publish_part(link: Link, *, topology: Topology, name: str, index: int, part: bytes) -> None:
-    """Returns once the broker has the part; one that a lost connection interrupts is published again, in its turn."""
-    exchange, key = topology.inbound, topology.blob_key(name)
-    link.channel("publish").basic_publish(exchange, key, part, durable({PART_HEADER: index}), mandatory=True)
-
-
 def _delete(link: Link, name: str) -> bool:
     """False if another connection holds a queue of this name for itself."""
     try:
@@ -686,31 +545,3 @@ def _delete(link: Link, name: str) -> bool:
 def _text(key: str | bytes) -> str:
     """A routing key; pika leaves one that is not UTF-8 as bytes."""
     return key if isinstance(key, str) else key.decode("utf-8", "replace")
-
-
-def _ack_of(part: _Part) -> Callable[[Link], None]:
-    def do(link: Link) -> None:
-        if part.channel is not None and part.channel.is_open:
-            part.channel.basic_ack(part.tag)
-
-    return do
-
-
-def _declare_passive(link: Link, name: str) -> int:
-    """How many messages are in a queue; a channel error 404 if the queue is missing."""
-    return _queued(link, name).num_waiting
-
-
-def _queued(link: Link, name: str) -> Queued:
-    found = link.channel("check").queue_declare(name, passive=True).method
-    return Queued(int(found.message_count), int(found.consumer_count))
-
-
-def _is_there(link: Link, name: str) -> bool:
-    try:
-        _declare_passive(link, name)
-    except ChannelClosedByBroker as error:
-        if error.reply_code != _NOT_FOUND:
-            raise
-        return False
-    return True

@@ -23,7 +23,7 @@ with random numbers from a seed: the same delta and seed give the same bytes.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -81,6 +81,18 @@ class Encoding:
                 raw[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
             offset += len(chunk)
         return torch.from_numpy(raw).view(DTYPES[form.folded.dtype]).reshape(spec.shape)
+
+    def folded_from(self, body: Iterable[Piece]) -> Iterator[Piece]:
+        """(offset, bytes) of what is folded from a body that comes in pieces, in order and cut between elements.
+
+        UnfitMessage for numbers that no encoder writes.
+        """
+        if self.is_direct:
+            yield from body
+            return
+        decoder = self.decoder()
+        for offset, piece in body:
+            yield from decoder.pieces(offset, piece)
 
     def decoder(self) -> "Decoder":
         """A decoder for one body."""

@@ -12,7 +12,7 @@ from broker.wire.buffers import Buffer
 from broker.wire.messages import Tensors
 from broker.wire.specs import Digest, Specs
 from broker.wire.zstd import compressed, decompressed
-from console import UnfitMessage
+from console import DamagedBody, UnfitMessage
 
 SEAL_BYTES = 16
 """By which a sealed part is longer."""
@@ -71,13 +71,16 @@ class Incoming:
     def take(self, part: Buffer) -> tuple[int, Buffer]:
         """(offset, tensors' bytes) of the next part.
 
-        An UnfitMessage if it is not of the announced size, or if, with the last one, the digest is another.
+        A DamagedBody if it is not of the announced size, or if, with the last one, the digest is another.
         """
         size = min(self._part_bytes, self._head.num_bytes - self._offset)
         is_last = self._offset + size == self._head.num_bytes
-        piece = self._content(part, size, is_last=is_last)
+        try:
+            piece = self._content(part, size, is_last=is_last)
+        except UnfitMessage as error:
+            raise DamagedBody(str(error)) from error
         if is_last and self._digest.hex() != self._head.sha256:
-            raise UnfitMessage("its body does not match its digest")
+            raise DamagedBody("its body does not match its digest")
         offset, self._offset = self._offset, self._offset + size
         self._num_taken += 1
         return offset, piece

@@ -17,7 +17,7 @@ it says whose key it is: without it, another site could certify the same key und
 certificate in place, and be taken for the sender of somebody else's message.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
 from broker.wire.buffers import Buffer
@@ -38,6 +38,8 @@ class Signer:
 
     role: Role
     name: str
+    keys: tuple[bytes, ...] = field(default=(), compare=False)
+    """The ids of the keys that show it: the one that signed and, if a certificate admits that one, its site's."""
 
     def __str__(self) -> str:
         return f"{self.role} {self.name}"

@@ -16,7 +16,7 @@ PACES = {"anna": 0.0, "ben": 0.12}
 """Anna's update comes first, and is committed before Ben's comes."""
 
 CELL_TIMEOUT_S = 60.0
-EMPTY_STREAM_S = {"broker.rabbitmq.transport:_COUNT_LAGS_S": 0.2}
+EMPTY_STREAM_S = {"broker.rabbitmq.transport:COUNT_LAGS_S": 0.2}
 """For the first start alone, where there is surely no head to wait for."""
 
 

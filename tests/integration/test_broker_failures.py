@@ -14,7 +14,7 @@ from rabbitmq_node import RabbitNode
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Source
-from console.errors import QueueMissing
+from console.errors import BrokerUnreachable, QueueMissing
 from console.watching import LinkChanged
 
 SOON_S = 30.0
@@ -239,6 +239,25 @@ def test_a_blob_whose_name_the_broker_cannot_use_any_more_gets_the_next_one(
     assert [bytes(part) for part in reader.read_blob(name, 2)] == [b"part one", b"part two"]
     assert said(caplog, "stream t-half-made cannot be used any more")
     writer.delete_blobs([name])
+
+
+def test_who_reads_a_blob_that_does_not_end_hears_at_once_that_it_should_give_up(
+    connect: Callable[[str], RabbitMQ],
+) -> None:
+    writer, reader = connect("writer"), connect("reader")
+    reader.declare()
+    reader.listen(Source.MODELS)
+    writer.write_blob("t-endless", [b"part one"])
+    try:
+        parts = reader.read_blob("t-endless", 2)
+        assert bytes(next(parts)) == b"part one"
+        begun_at = time.monotonic()
+        reader.give_up_waiting()
+        with pytest.raises(BrokerUnreachable):
+            next(parts)
+        assert time.monotonic() - begun_at < 2
+    finally:
+        writer.delete_blobs(["t-endless"])
 
 
 def test_what_was_confirmed_survives_the_kill_of_the_broker(mortal_node: RabbitNode, queue: str) -> None:

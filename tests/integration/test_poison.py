@@ -14,10 +14,14 @@ from aggregator.rounds.intake import Expected, Update, read_update
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from broker.connecting import connect
+from broker.rabbitmq.properties import RETURNS_HEADER, durable
+from broker.rabbitmq.transport import RabbitMQ
+from broker.settings import BrokerSettings
 from broker.states.tensors import chunks, digest_of, specs_of
-from broker.transport import Delivery
+from broker.transport import Delivery, Source
 from broker.wire.codec import encode
 from broker.wire.messages import UpdateHead
+from broker.wire.topology import Topology, update_key
 
 MOST_LIVES = 12
 SOON_S = 20.0
@@ -64,6 +68,25 @@ def test_what_kills_the_aggregator_again_and_again_is_set_aside_and_the_rest_is_
     verdicts = dict(leader_rows(tmp_path / "run"))
     assert verdicts == {"poison": "refused", "good": "folded", "fine": "folded"}
     assert lives > 3
+
+
+def test_how_often_a_sender_says_that_its_message_came_back_counts_for_nothing(broker_url: str, queue: str) -> None:
+    """Each message that came back often costs the aggregator two writes to its disk."""
+    settings = BrokerSettings(broker=SecretStr(broker_url), queue=queue)
+    with closing(RabbitMQ(settings, role="aggregator")) as transport:
+        transport.declare()
+        transport.listen(Source.UPDATES)
+        key, properties = update_key("mallory"), durable({RETURNS_HEADER: 7})
+        transport._writer.call(
+            lambda link: link.channel("publish").basic_publish(Topology(queue).inbound, key, b"garbage", properties)
+        )
+        returns = []
+        for _ in range(2):
+            delivery = transport.receive(SOON_S)
+            assert delivery is not None
+            returns.append(delivery.num_returns)
+            transport.give_back()
+    assert returns == [0, 1]
 
 
 def update_of(leader: Aggregator, worker: str) -> bytes:

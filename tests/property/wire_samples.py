@@ -9,7 +9,17 @@ import torch
 from aggregator.rounds.exact_sum import ExactSum
 from broker.states.tensors import DTYPES, State, chunks, digest_of, specs_of
 from broker.wire.codec import encode
-from broker.wire.messages import BlobRef, Compression, LocalTraining, ModelHead, PartialHead, UpdateHead
+from broker.wire.messages import (
+    BlobRef,
+    Compression,
+    Header,
+    LocalTraining,
+    ModelHead,
+    PartialHead,
+    Presence,
+    Status,
+    UpdateHead,
+)
 from broker.wire.specs import Digest
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -124,6 +134,27 @@ MODELS = [
     encode(model_head(SMALL, compression=TOPK, shared=("*", "!x")), payload_of(SMALL)),
 ]
 
+PRESENCE = Presence(worker="site-a", instance="0123456789abcdef", state="training", round=3, progress=0.5)
+STATUS = Status(
+    run="demo",
+    run_id="demo.0a1b2c3d",
+    state="running",
+    sent_at=1.7e9,
+    round=3,
+    num_rounds=20,
+    num_folded=1,
+    target=2,
+    num_present=2,
+)
+HEADERS: dict[type[Header], list[tuple[Header, bytes]]] = {
+    UpdateHead: [(update_head(SMALL), payload_of(SMALL)), (update_head(SMALL, blob=BLOB), b"")],
+    ModelHead: [(model_head(SMALL), payload_of(SMALL)), (model_head(SMALL, blob=BLOB, is_finished=True), b"")],
+    PartialHead: [(partial_head(SMALL), sum_of(SMALL)[0])],
+    Presence: [(PRESENCE, b"")],
+    Status: [(STATUS, b"")],
+}
+"""Valid headers of each kind with their payloads, for tests that sign them."""
+
 
 def message(packed: bytes, payload: bytes = b"", *, trailer: bytes = b"") -> bytes:
     """A message around any header bytes and any trailer."""
@@ -189,6 +220,15 @@ BREAKS = st.lists(
 
 def header_bytes(body: bytes) -> bytes:
     return body[12 : 12 + int.from_bytes(body[4:8], "little")]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, originals: list[bytes]) -> bytes:
+    """Valid bytes of any kind after one to three blows."""
+    target = draw(st.sampled_from(originals))
+    for blow, at, number in draw(BREAKS):
+        target = blow(target, at % max(1, len(target)), number)
+    return target
 
 
 @st.composite

@@ -45,7 +45,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.history": (*_STATES, "learning", "aggregator.state"),
-    "aggregator.senders": (*_WIRE, "aggregator.state"),
+    "aggregator.senders": (*_WIRE, "identities", "aggregator.state"),
     "aggregator.bodies": _WIRE,
     "aggregator.presence": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
     "aggregator.rounds": (

@@ -5,6 +5,7 @@ remembered: a forged one could otherwise lock genuine heads out.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,10 @@ def _write(path: Path, accepted: _Accepted) -> None:
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(accepted)), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(accepted)))
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave an empty file, and the worker would not start
         temporary.replace(path)
     except OSError as error:
         raise StateError(f"cannot write {path}: {error.strerror}; make room, and the same command goes on") from error

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from broker.wire.buffers import cut
 from broker.wire.codec import decode, encode
 from broker.wire.messages import BlobRef, ModelHead, Presence, UpdateHead
 from broker.wire.topology import Topology
+from identities.membership import Membership
 from learning.task import Plan
 
 INSTANCE = "0123456789abcdef"
+BELIEVING = Membership()
 
 
 def state_of(**values: Any) -> State:
@@ -91,6 +93,7 @@ class EmbeddedRun:
     site: MemoryTransport
     toys: Sequence[str] = ()
     """See toys.py."""
+    membership: Membership = BELIEVING
 
     @classmethod
     def make(
@@ -102,13 +105,14 @@ class EmbeddedRun:
         clock: Clock | None = None,
         on_event: Watcher = unwatched,
         toys: Sequence[str] = (),
+        membership: Membership = BELIEVING,
         **changes: Any,
     ) -> "EmbeddedRun":
         fields = {"task": "mine", "rounds": 3, "quorum": "2", "state": folder} | changes
         settings, broker, clock = AggregatorSettings(**fields), broker or MemoryBroker(), clock or Clock()
-        config = with_toys(settings.config, *toys)
+        config = replace(with_toys(settings.config, *toys), membership=membership)
         aggregator = Aggregator(config, problem, MemoryTransport(broker), clock=clock, on_event=on_event)
-        return cls(folder, problem, settings, broker, clock, aggregator, MemoryTransport(broker), toys)
+        return cls(folder, problem, settings, broker, clock, aggregator, MemoryTransport(broker), toys, membership)
 
     def start(self) -> "EmbeddedRun":
         self.aggregator.start()
@@ -130,7 +134,8 @@ class EmbeddedRun:
         """Ends the aggregator as kill -9 would, nothing committed; returns the next one, not started."""
         self.aggregator.close()
         changes = self.settings.model_dump(exclude={"broker"})
-        return EmbeddedRun.make(self.folder, self.task, broker=self.broker, clock=self.clock, toys=self.toys, **changes)
+        own = {"broker": self.broker, "clock": self.clock, "toys": self.toys, "membership": self.membership}
+        return EmbeddedRun.make(self.folder, self.task, **own, **changes)
 
     def stop(self) -> None:
         """Ends the aggregator as SIGTERM would."""

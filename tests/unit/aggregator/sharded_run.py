@@ -2,14 +2,14 @@
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from unit.aggregator.embedded_run import EmbeddedRun, StateTask
+from unit.aggregator.embedded_run import BELIEVING, EmbeddedRun, StateTask
 
 from aggregator.events import PartialWatcher, unwatched
 from aggregator.partial import PartialAggregator
@@ -20,6 +20,7 @@ from broker.transport import Source
 from broker.wire.codec import decode
 from broker.wire.messages import PartialHead
 from broker.wire.topology import shard_of
+from identities.membership import Membership
 
 FLUSH_S = 0.2
 
@@ -56,13 +57,21 @@ class ShardedRun:
         run.partials = [run.partial(shard) for shard in range(num_shards)]
         return run
 
-    def partial(self, index: int, *, on_event: PartialWatcher = unwatched, **changes: Any) -> PartialAggregator:
+    def partial(
+        self,
+        index: int,
+        *,
+        on_event: PartialWatcher = unwatched,
+        membership: Membership = BELIEVING,
+        **changes: Any,
+    ) -> PartialAggregator:
         own = {"role": "partial", "shard": f"{index}/{self.root.settings.shards}", "flush_s": FLUSH_S}
         shared = {name: getattr(self.root.settings, name) for name in ("run", "queue", "inline_cap", "part_bytes")}
         settings = AggregatorSettings(**(shared | own | changes))
         self.root.site.declare()  # or it would wait for that
         transport = MemoryTransport(self.root.broker, shard=index)
-        return PartialAggregator(settings.partial_config, transport, clock=self.root.clock, on_event=on_event)
+        config = replace(settings.partial_config, membership=membership)
+        return PartialAggregator(config, transport, clock=self.root.clock, on_event=on_event)
 
     def start(self) -> "ShardedRun":
         """The partials first, so that they see the first round open."""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,17 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing_and_says_so_once(
     assert [allowed.admits(name) for name in "ab"] == [False, True]
 
 
+def test_a_file_that_names_nobody_is_taken_for_one_that_is_being_written(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "allowed.txt"
+    path.write_text("a\n", encoding="utf-8")
+    allowed = Allowed(str(path), clock=clock)
+    path.write_text("# nobody yet\n", encoding="utf-8")
+    for _ in range(3):
+        clock.now += 1
+        assert not allowed.look()
+    assert allowed.admits("a")
+
+
 def test_a_worker_that_is_not_allowed_counts_neither_in_the_mean_nor_as_present(begin: Begin) -> None:
     run = begin(StateTask(INITIAL), quorum="100%", workers_allowed="site-*")
     for name in ("site-a", "stranger"):
@@ -98,7 +108,7 @@ def test_a_worker_that_is_not_allowed_counts_neither_in_the_mean_nor_as_present(
 
 def with_file(begin: Begin, path: Path, **settings: Any) -> EmbeddedRun:
     run = begin(StateTask(INITIAL), workers_allowed=str(path), **settings)
-    run.aggregator._config = replace(run.aggregator._config, admission=Allowed(str(path), clock=run.clock))
+    run.aggregator._admission = Allowed(str(path), clock=run.clock)
     return run
 
 

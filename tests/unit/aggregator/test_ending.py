@@ -263,9 +263,20 @@ def test_a_run_ends_on_the_median_of_its_workers_and_says_so(begin: Begin) -> No
     assert run.summary["stopped"] == "eval.accuracy (median of the workers) reached 0.91 in round 1"
 
 
+def test_a_metric_that_no_more_than_half_of_the_workers_measure_ends_no_run(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="4", rounds=2, stop_metric="eval.accuracy", stop_at=0.9)
+    for number, reporting in ((1, "a"), (2, "ab")):
+        for worker in "abcd":
+            metrics = {"accuracy": 0.99} if worker in reporting else {}
+            run.send(worker, ZERO, round=number, eval_metrics=metrics)
+        run.settle()
+    assert run.summary["stopped"] == "all 2 rounds are done"
+
+
 @pytest.mark.parametrize(
     ("row", "direction", "value"),
     [
+        ({"metrics": {}, "worker_metrics": {"eval.m": 9.0}, "worker_medians": {"eval.m": None}}, Direction.MAX, None),
         ({"metrics": {"eval.m": 1.0}, "worker_metrics": {}, "worker_medians": {"eval.m": [2, 3]}}, Direction.MAX, 1.0),
         ({"metrics": {}, "worker_metrics": {"eval.m": 9.0}, "worker_medians": {"eval.m": [2, 3]}}, Direction.MAX, 2.0),
         ({"metrics": {}, "worker_metrics": {"eval.m": 9.0}, "worker_medians": {"eval.m": [2, 3]}}, Direction.MIN, 3.0),

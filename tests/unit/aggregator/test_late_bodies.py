@@ -18,7 +18,6 @@ from broker.transport import BlobNews, Delivery, Source
 from broker.wire.buffers import cut
 from broker.wire.codec import encode
 from broker.wire.messages import BlobRef
-from console.errors import UnfitMessage
 from console.watching import Transferring
 
 ZERO: State = {"w": torch.zeros(4, dtype=torch.float64)}
@@ -197,9 +196,45 @@ def test_of_one_worker_only_a_few_updates_wait(begin: Begin) -> None:
     announce(run, "stalled", ONE)
     for _ in range(LIMITS.num_of_sender):
         announce(run, "stalled", ONE)
-    assert run.reasons == ["the bodies of 4 other updates of 'stalled' are on their way"]
+    assert run.reasons == ["the bodies of 4 newer updates of 'stalled' are on their way"]
     run.fold_all([("a", ONE), ("b", TWO)])
     assert run.round == 2
+
+
+def test_a_worker_that_was_restarted_again_and_again_while_nobody_read_has_its_last_update_folded(begin: Begin) -> None:
+    """Each time it wrote its blob anew, with other bytes: sealed ones always are."""
+    run = begun(begin, quorum="1")
+    name, blob = name_of(run, "a"), BlobRef(name=name_of(run, "a"), part_bytes=8)
+    for number in range(2 * LIMITS.num_of_sender):
+        head = run.update_head("a", ONE, blob=blob, sha256=f"{number:064}", instance=f"{number:08}")
+        run.site.send(encode(head), worker="a")
+    run.site.send(encode(run.update_head("a", TWO, blob=blob)), worker="a")
+    run.broker.blobs[name] = tuple(cut([payload_of(TWO)], 8))
+    run.settle()
+    assert run.model["w"].tolist() == [2.0] * 4
+
+
+def test_a_repeated_update_whose_blob_is_gone_is_a_duplicate_and_no_bad_one(begin: Begin) -> None:
+    run = begun(begin, quorum="2")
+    first = announce(run, "a", ONE)
+    second = BlobRef(name=f"{first}.1", part_bytes=8)
+    run.broker.blobs[second.name] = ()
+    run.site.send(encode(run.update_head("a", ONE, blob=second, instance="ffffffff")), worker="a")
+    run.settle()
+    write(run, first, ONE)
+    run.site.delete_blobs([second.name])
+    run.settle()
+    assert run.reasons == []
+    assert run.verdicts() == [("a", "folded"), ("a", "duplicate")]
+
+
+def test_a_body_that_never_came_of_a_closed_round_is_late_and_no_bad_one(begin: Begin) -> None:
+    run = begun(begin)
+    announce(run, "late", ONE)
+    run.fold_all([("a", ONE), ("b", TWO)])
+    run.pass_time(LIMITS.stall_s)
+    assert run.reasons == []
+    assert run.verdicts("worker, verdict, base_round")[-1] == ("late", "late", 1)
 
 
 def test_a_window_full_of_late_bodies_lets_others_in_by_a_commit(begin: Begin) -> None:
@@ -257,9 +292,9 @@ class Bench:
             on_event=self.events.append,
         )
 
-    def expect(self, worker: str, session: int = 1) -> str:
+    def expect(self, worker: str, session: int = 1, **changes: Any) -> str:
         name = name_of(self.run, worker)
-        body = encode(self.run.update_head(worker, ONE, blob=BlobRef(name=name, part_bytes=8)))
+        body = encode(self.run.update_head(worker, ONE, blob=BlobRef(name=name, part_bytes=8), **changes))
         delivery = Delivery(Source.UPDATES, body, worker, session=session)
         update = read_update(delivery, self.run.aggregator._run.expected, round_number=1)
         self.arrivals.expect(update, delivery)
@@ -362,9 +397,11 @@ def test_how_far_each_is_is_told(bench: Callable[..., Bench]) -> None:
     assert told == [("update of a", 0, 32), ("update of a", 32, 32)]
 
 
-def test_more_than_a_few_of_one_worker_are_refused(bench: Callable[..., Bench]) -> None:
+def test_of_more_than_a_few_of_one_worker_the_oldest_is_given_up(bench: Callable[..., Bench]) -> None:
     at = bench(num_of_sender=2)
-    at.expect("a"), at.expect("a")
-    with pytest.raises(UnfitMessage, match="the bodies of 2 other updates of 'a'"):
-        at.expect("a")
+    for instance in ("aaaaaaaa", "bbbbbbbb", "cccccccc"):
+        at.expect("a", instance=instance)
     at.expect("b")
+    (given_up,) = at.arrivals.settle()
+    assert given_up.message.head.instance == "aaaaaaaa"
+    assert given_up.reason == "the bodies of 2 newer updates of 'a' are on their way"

@@ -14,6 +14,7 @@ from aggregator.state.ledger import (
     FORMAT,
     Accumulated,
     ClosedBy,
+    KeptBody,
     Ledger,
     RoundResult,
     UpdateRow,
@@ -244,6 +245,35 @@ def test_a_round_that_is_undone_is_open_again_with_nothing_folded(ledger: Ledger
     assert (ledger.last_closed_round(), open_rounds(ledger), ledger.accumulated()) == (1, [2], None)
     assert verdicts(ledger) == ["folded", "undone", "undone"]
     assert ledger.is_folded(2, "site-a") is None
+
+
+def test_an_update_that_is_withdrawn_is_not_folded_and_may_be_again(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    kept = KeptBody(base_round=1, worker="site-a", file="1-00001-0.body", sha256="00", keys=(b"12345678", b"abcdefgh"))
+    ledger.commit([row(weight=10.0), row("site-b", weight=2.5)], ACCUMULATED, kept=[kept])
+    folded = ledger.folded(1)
+    assert [(update.worker, update.weight, update.kept) for update in folded] == [
+        ("site-a", 10.0, kept),
+        ("site-b", 2.5, None),
+    ]
+    assert [update.keys for update in folded] == [kept.keys, ()]
+    assert ledger.kept_files() == {"1-00001-0.body"}
+    ledger.withdraw({folded[0]: "has left"}, None)
+    assert verdicts(ledger) == ["withdrawn", "folded"]
+    assert (ledger.accumulated(), ledger.kept_files(), ledger.is_folded(1, "site-a")) == (None, set(), None)
+    assert ledger.workers() == {"site-a": True, "site-b": True}
+    assert ledger.answered(1) == ["site-b"]
+    ledger.commit([row()], ACCUMULATED, kept=[kept])
+    assert ledger.is_folded(1, "site-a") == "00"
+    ledger.close_round(1, [], RESULT, next_round=2, install=nothing)
+    assert (ledger.kept_files(), ledger.round(1)["num_folded"]) == (set(), 2)
+
+
+def test_bodies_of_a_round_that_is_undone_are_kept_no_more(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    ledger.commit([row()], ACCUMULATED, kept=[KeptBody(base_round=1, worker="site-a", file="f", sha256="00")])
+    ledger.undo_from(1)
+    assert (ledger.kept_files(), ledger.folded(1)) == (set(), [])
 
 
 def test_a_ledger_of_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from aggregator.events import (
     RunStopped,
     StandingBy,
     UpdateDecided,
+    UpdateWithdrawn,
     WorkerSeen,
 )
 from aggregator.state.early_stop import Aim
@@ -261,3 +262,12 @@ def test_a_worker_that_is_silent_or_leaves_is_not_present(view: AggregatorView, 
     view.on_event(seen("c", "leaving"))
     assert line_with(view, "workers").endswith("1 present")
     assert "▸ b" in text_of(view)
+
+
+def test_an_update_that_was_taken_out_is_counted_as_such(view: AggregatorView) -> None:
+    view.on_event(RoundOpened(round=1, num_folded=2, answered=["anna", "ben"]))  # after a restart
+    view.on_event(decided("cleo"))
+    view.on_event(UpdateWithdrawn(round=1, worker="ben", num_samples=1, reason="is not on the roster"))
+    view.on_event(moved(2))
+    assert line_with(view, "updates  ").endswith("2 folded, 1 withdrawn")
+    assert line_with(view, "workers  ").endswith("2 answered")

@@ -702,3 +702,43 @@ def test_a_number_that_no_partial_counts_to_is_not_believed() -> None:
     uploads.arrived(0, 3, 2)
     uploads.arrived(0, 3, 2**40)
     assert len(uploads.unknown()) < 100
+
+
+def test_a_body_that_does_not_come_holds_up_no_other_of_its_shard_and_the_root_judges_it(make: Make) -> None:
+    run = make(quorum="5", inline_cap=0, part_bytes=64)
+    body = run.root.update(A[0], delta_of(A[0], 1), blob_bytes=64)
+    name = run.root.topology.update_blob(A[0], run.root.head.run_id, 1)
+    run.root.broker.blobs[name] = run.root.broker.blobs[name][:1]
+    run.send_bytes(A[0], body)
+    run.answer(EVERYBODY[1:], blob_bytes=64)
+    run.settle()
+    run.pass_time()
+    assert run.root.round == 2
+    run.settle()
+    run.root.settle()  # with the model of the next round, its partial passed it on
+    assert sorted(worker for worker, verdict in run.root.verdicts() if verdict == "folded") == sorted(EVERYBODY[1:])
+    assert run.root.verdicts("worker, verdict")[-1] == (A[0], "late")
+    assert run.left_in_shards() == 0
+
+
+def test_an_update_that_repeats_one_of_a_sum_on_its_way_waits_for_that_sum(make: Make) -> None:
+    """Or the sum would be refused as a whole, and the others in it with it."""
+    run = make(quorum="6", inline_cap=0, part_bytes=64)
+    run.answer(A, blob_bytes=64)
+    run.step_partials()
+    run.root.clock.now += FLUSH_S
+    run.step_partials()
+    (_, body) = run.waiting()[0]
+    head = decode(body, PartialHead)[0]
+    assert head.blob is not None
+    parts = run.root.broker.blobs[head.blob.name]
+    run.root.broker.blobs[head.blob.name] = parts[:1]
+    again = run.root.update(A[0], delta_of(A[0], 1), num_samples=samples_of(A[0]), instance="ffffffffffffffff")
+    run.root.site.send(again, worker=A[0])
+    run.root.settle()
+    assert run.root.num_folded == 0
+    run.root.broker.blobs[head.blob.name] = parts
+    run.root.settle()
+    assert run.root.num_folded == len(A)
+    assert run.root.reasons == []
+    assert run.root.verdicts("worker, verdict")[-1] == (A[0], "duplicate")

@@ -130,6 +130,17 @@ def test_repeated_and_late_updates_of_one_sender_leave_a_bounded_number_of_rows(
     assert rows == [("duplicate", 20, 20), ("folded", 1, 1), ("refused", 80, 1)]
 
 
+def test_a_site_whose_old_updates_are_replayed_in_bulk_has_its_new_one_folded(begin: Begin) -> None:
+    run = begin(StateTask(INITIAL), quorum="2", rounds=3)
+    old = run.update("a", DELTA)
+    run.fold_all([("b", DELTA), ("c", DELTA)])
+    for _ in range(5 * MOST_OF_ONE):
+        run.site.send(old, worker="a")
+    run.fold_all([("a", DELTA), ("b", DELTA)])
+    assert run.closed("num_folded") == [(2,), (2,)]
+    assert len(run.query("SELECT id FROM updates WHERE verdict = 'late'")) == MOST_OF_ONE
+
+
 def test_of_a_message_that_is_too_long_to_be_an_update_the_beginning_is_kept(begin: Begin) -> None:
     run = begin(StateTask(INITIAL))
     hail(run, "bad", num=1, body=b"x" * 15_000_000)
@@ -269,7 +280,7 @@ def test_forged_messages_do_not_make_an_honest_sender_ignored() -> None:
         delivery = transport.receive(0)
         assert delivery is not None
         assert not refusals.ignores(delivery)
-        refusals.refuse(delivery, "it is not signed", is_forged=True)
+        refusals.refuse(delivery, "it is not signed", is_by_sender=False)
     refusals.record_dropped()
     assert len(broker.dead) == MOST_OF_ONE
     assert (rows[-1].worker, rows[-1].num_messages) == (None, 30)
@@ -281,3 +292,12 @@ def test_garbage_signs_of_life_make_ten_warnings(begin: Begin, caplog: pytest.Lo
         run.site.announce(b"garbage", worker="bad")
     run.settle()
     assert warnings(caplog, "sign of life from 'bad' dropped") == 10
+
+
+def test_objections_of_one_worker_make_ten_warnings_however_many_it_has(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(StateTask(INITIAL))
+    for number in range(100):
+        run.announce("talkative", objection=f"reason {number}")
+    assert warnings(caplog, "'talkative' does not answer") == 10

@@ -9,7 +9,7 @@ import pytest
 import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
-from aggregator.events import Committed, RoundMoved, RoundOpened, RunOpened, UpdateDecided, WorkerSeen
+from aggregator.events import Committed, RoundMoved, RoundOpened, RunOpened, UpdateDecided, UpdateWithdrawn, WorkerSeen
 from aggregator.state.ledger import UpdateRow, Verdict
 from aggregator.watchers.status import StatusBoard, StatusSender
 from broker.memory import MemoryTransport
@@ -195,3 +195,14 @@ def test_one_that_cannot_be_sent_is_told_once_and_ends_nothing(begin: Begin, cap
     assert [record.message for record in caplog.records] == [
         "cannot send the snapshot for fl-status; sending no more of them; the run goes on"
     ]
+
+
+def test_a_worker_whose_update_was_taken_out_has_not_answered() -> None:
+    seen = Seen()
+    for event in (opened(), RoundOpened(round=1, num_folded=0), presence("a"), presence("b")):
+        seen.board.on_event(event)
+    seen.board.on_event(Committed(rows=(folded("a"), folded("b")), seconds=0.1))
+    seen.board.on_event(UpdateWithdrawn(round=1, worker="a", num_samples=1, reason="is not on the roster"))
+    seen.board.on_event(moved(1))
+    assert [(worker.name, worker.has_answered) for worker in seen.status.workers] == [("a", False), ("b", True)]
+    assert seen.status.num_folded == 1

@@ -1,5 +1,6 @@
 """Which of directory and stream is believed when they disagree: neither, unless the command says so."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from broker.states.tensors import digest_of
 from broker.wire.codec import encode
 from broker.wire.messages import MAX_NUMBER, BlobRef
 from console import StateError
+from worker.state import Positions
 
 ZERO, ONE, EVIL = state_of(w=[0.0]), state_of(w=[1.0]), state_of(w=[666.0])
 
@@ -92,3 +94,25 @@ def test_no_queue_is_deleted_because_a_forged_head_names_it_as_its_blob(begin: B
     other = another(run, tmp_path / "other").start()
     assert "updates.blob.update.a.x.1" in run.broker.blobs
     other.aggregator.close()
+
+
+def test_a_run_after_one_whose_aggregator_had_its_clock_an_hour_ahead_is_the_later_one_for_workers(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr("aggregator.run.time.time", lambda: now + 3600)
+    first = begin(StateTask(ZERO), rounds=1)
+    first.fold_all([("a", ONE), ("b", ONE)])
+    monkeypatch.undo()
+    positions = Positions()
+    positions.accept(first.head)
+    second = begin(StateTask(ZERO), folder="second", broker=first.broker, run="second")
+    assert positions.replayed(second.head) is None
+
+
+def test_a_forged_head_of_the_end_of_time_does_not_keep_a_new_run_from_beginning(begin: Begin) -> None:
+    first = begin(StateTask(ZERO), rounds=1)
+    first.fold_all([("a", ONE), ("b", ONE)])
+    forge(first, began_at=1e12 - 0.5)
+    second = begin(StateTask(ZERO), folder="second", broker=first.broker, run="second")
+    assert second.round == 1

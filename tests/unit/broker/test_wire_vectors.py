@@ -10,9 +10,17 @@ import msgpack
 import numpy as np
 import pytest
 import zstandard
-from wire_vectors import vectors
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from wire_vectors import OPENING, ROSTER, SEALED, SITE, trust_of, vectors
 
 from broker.wire import messages
+from broker.wire.bodies import Incoming
+from broker.wire.codec import decode_from
+from identities.sealing import Sealing, UpdateContext
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
@@ -23,7 +31,7 @@ NUMPY = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "
 
 def test_the_code_makes_the_vectors() -> None:
     made = {vector["name"]: vector for vector in vectors()}
-    assert made.keys() == VECTORS.keys()
+    assert [*made, SEALED] == [*VECTORS]
     for name, vector in made.items():
         assert json.loads(json.dumps(vector["header"])) == VECTORS[name]["header"]
         assert vector.get("delta") == VECTORS[name].get("delta")
@@ -43,7 +51,7 @@ def test_a_decoder_that_follows_the_page_reads_a_vector(name: str) -> None:
     vector = VECTORS[name]
     header, payload = framed(bytes.fromhex(vector["bytes"]))
     assert json.loads(json.dumps(header)) == vector["header"]
-    if "tensors" not in header:
+    if "tensors" not in header or "sealed" in header:
         assert payload == b""
         return
     if header.get("compression", {}).get("zstd") and header["kind"] == "update":
@@ -56,6 +64,100 @@ def test_a_decoder_that_follows_the_page_reads_a_vector(name: str) -> None:
         assert state["weight"][1, 299] == np.float32(299 / 256)
     else:
         assert delta_of(header, state) == vector["delta"]
+
+
+# -- signatures and sealing, with nothing but the page and a library of ciphers ------------------------------------
+
+SIGNED = [name for name, vector in VECTORS.items() if "public_key" in vector]
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_the_signature_of_a_vector_is_as_the_page_says(name: str) -> None:
+    vector = VECTORS[name]
+    message = bytes.fromhex(vector["bytes"])
+    length, trailer_length = struct.unpack("<II", message[4:12])
+    header, trailer = message[12 : 12 + length], message[12 + length : 12 + length + trailer_length]
+    key_id, signature, certificate = trailer[:8], trailer[8:72], trailer[72:]
+    public = bytes.fromhex(vector["public_key"])
+    assert key_id == hashlib.sha256(public).digest()[:8]
+    kind = vector["header"]["kind"].encode()
+    text = b"fedmq/2|" + kind + b"|" + struct.pack("<H", len(certificate)) + certificate + header
+    Ed25519PublicKey.from_public_bytes(public).verify(signature, text)
+    with pytest.raises(InvalidSignature):
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, text[:-1] + bytes([text[-1] ^ 1]))
+    assert bool(certificate) == ("certificate" in vector)
+    if certificate:
+        assert certified(certificate, public) == vector["certificate"]
+
+
+def certified(certificate: bytes, worker_key: bytes) -> dict[str, Any]:
+    """What a certificate says, by the table of the page."""
+    name = certificate[58 : 58 + certificate[57]]
+    signature = certificate[58 + len(name) :]
+    assert (certificate[0], len(signature), certificate[9:41]) == (1, 64, worker_key)
+    site = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
+    assert certificate[1:9] == hashlib.sha256(site.public_bytes_raw()).digest()[:8]
+    site.verify(signature, b"fedmq certificate|" + certificate[:-64])
+    valid_from, valid_until = struct.unpack("<QQ", certificate[41:57])
+    return {
+        "site_public_key": site.public_bytes_raw().hex(),
+        "worker": name.decode(),
+        "valid_from": valid_from,
+        "valid_until": valid_until,
+    }
+
+
+def test_the_sealed_vector_opens_as_the_page_says() -> None:
+    vector = VECTORS[SEALED]
+    header, parts = vector["header"], [bytes.fromhex(part) for part in vector["parts"]]
+    packed = msgpack.packb(header["tensors"])
+    fields = [
+        "fedmq update v1",
+        header["run_id"],
+        str(header["round"]),
+        header["worker"],
+        header["instance"],
+        header["model_sha256"],
+        hashlib.sha256(packed).hexdigest(),
+    ]
+    info = b"".join(struct.pack(">H", len(field)) + field.encode() for field in fields)
+    opening = X25519PrivateKey.from_private_bytes(bytes(range(32)))
+    suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+    cipher = AESGCM(suite.decrypt(bytes.fromhex(header["sealed"]), opening, info=info))
+    body = b""
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        bound = hashlib.sha256(info).digest() + struct.pack(">I?", number, is_last)
+        body += cipher.decrypt(number.to_bytes(12, "big"), part, bound)
+    assert [len(part) for part in parts] == [2048 + 16, len(body) - 2048 + 16]
+    assert hashlib.sha256(packed + b"".join(parts)).hexdigest() == header["sha256"]
+    assert delta_of(header, tensors_of(header["tensors"], body)) == vector["delta"]
+
+
+def test_the_code_believes_and_opens_the_vectors() -> None:
+    for name in SIGNED:
+        vector = VECTORS[name]
+        kind = {"model": messages.ModelHead, "presence": messages.Presence, "update": messages.UpdateHead}
+        message = decode_from(bytes.fromhex(vector["bytes"]), kind[vector["header"]["kind"]], trust=trust_of(SITE))
+        assert message.signer is not None
+        assert message.signer.name == vector["header"].get("worker", "aggregator")
+    update = decode_from(bytes.fromhex(VECTORS[SEALED]["bytes"]), messages.UpdateHead, trust=trust_of(SITE)).header
+    context = UpdateContext(
+        run_id=update.run_id,
+        round=update.round,
+        worker=update.worker,
+        instance=update.instance,
+        model_sha256=update.model_sha256 or "",
+        specs_sha256=hashlib.sha256(msgpack.packb(VECTORS[SEALED]["header"]["tensors"])).hexdigest(),
+    )
+    seal = Sealing(lambda: ROSTER.opening_key, [OPENING]).unseal(context, update.sealed or "")
+    body = Incoming(update, seal=seal)
+    opened = b"".join(bytes(body.take(bytes.fromhex(part))[1]) for part in VECTORS[SEALED]["parts"])
+    assert body.is_complete
+    assert (
+        delta_of(VECTORS[SEALED]["header"], tensors_of(update.model_dump()["tensors"], opened))
+        == VECTORS[SEALED]["delta"]
+    )
 
 
 def framed(message: bytes) -> tuple[dict[str, Any], bytes]:

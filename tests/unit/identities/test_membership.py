@@ -1,6 +1,8 @@
 """A process as a member of its federation: which key it may come with, and what it can do then."""
 
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,14 @@ def test_the_key_of_another_role_or_name_is_refused(files: Files) -> None:
         files.of("hospital-a").membership("aggregator")
     with pytest.raises(IdentityError, match="the name is hospital-b"):
         files.of("hospital-a").membership("worker", "hospital-b")
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
+def test_a_worker_that_its_site_s_own_key_admits_needs_no_right_clock(files: Files, ahead_s: float) -> None:
+    site = replace(files.of("hospital-a"), clock=lambda: time.time() + ahead_s)
+    trailer = site.membership("worker", "hospital-a-2").trust.sign("update", b"header")
+    checks = files.of("center").membership("aggregator").trust
+    assert checks.signer_of("update", b"header", trailer) == Signer("worker", "hospital-a-2")
 
 
 def test_the_key_of_a_site_admits_a_worker_of_the_site_by_any_name(files: Files) -> None:

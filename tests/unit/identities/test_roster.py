@@ -271,3 +271,27 @@ def test_a_clock_that_is_set_back_does_not_stop_the_looking(watched: Watched) ->
 def test_a_process_does_not_start_with_a_roster_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="No such file"):
         RosterFile(tmp_path / "roster.yaml", FINGERPRINT, clock=Clock())
+
+
+@pytest.mark.parametrize("name", ["hospital-a", "hospital-b-7", "hospital-a-7-2"])
+def test_a_roster_admits_its_sites_and_their_workers(name: str) -> None:
+    assert FEDERATION.roster.admits(name)
+
+
+@pytest.mark.parametrize("name", ["hospital", "hospital-aa", "hospital-c", "aggregator", "shard-0", ""])
+def test_a_roster_admits_no_other_names(name: str) -> None:
+    assert not FEDERATION.roster.admits(name)
+
+
+def test_a_site_whose_key_is_revoked_is_not_admitted_even_where_it_is_still_listed() -> None:
+    key_id = FEDERATION.keys["hospital-a"].public.key_id
+    listed = Roster.model_validate(FEDERATION.roster.model_dump() | {"revoked": (key_id.hex(),)})
+    assert [listed.admits(name) for name in ("hospital-a", "hospital-a-7", "hospital-b")] == [False, False, True]
+
+
+def test_keys_count_while_none_is_revoked_and_the_last_is_on_the_roster() -> None:
+    site, other = FEDERATION.keys["hospital-a"].public.key_id, b"12345678"
+    assert FEDERATION.roster.admits("hospital-a", [site])
+    assert FEDERATION.roster.admits("hospital-a-7", [other, site])
+    assert not FEDERATION.roster.admits("hospital-a-7", [other])
+    assert not FEDERATION.roster.without([], [other]).admits("hospital-a-7", [other, site])

@@ -302,3 +302,10 @@ def test_a_certificate_for_another_key_is_refused_at_the_start(files: Files) -> 
     Certificate.issue(SITE, other.public, now=NOW, days=7).save(files.certificate)
     with pytest.raises(IdentityError, match=f"is for key {other.public.key_id.hex()}"):
         files.trust(files.worker)
+
+
+def test_a_signer_has_the_ids_of_the_keys_that_show_who_it_is() -> None:
+    site = trust_of().signer_of("update", HEADER, trust_of(SITE).sign("update", HEADER))
+    worker = trust_of().signer_of("update", HEADER, trust_of(WORKER, CERTIFICATE).sign("update", HEADER))
+    assert site.keys == (SITE.public.key_id,)
+    assert worker.keys == (WORKER.public.key_id, SITE.public.key_id)

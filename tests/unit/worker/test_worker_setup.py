@@ -171,3 +171,9 @@ def test_check_refuses_a_key_that_is_not_on_the_roster_before_it_asks_the_broker
     assert code == ExitCode.USAGE
     assert "hospital-a" in (said := capsys.readouterr().err)
     assert "nobody on the roster has key" in said
+
+
+def test_what_a_worker_requires_it_can_only_have_with_a_roster() -> None:
+    with pytest.raises(ValidationError, match="--require needs --roster"):
+        WorkerSettings.model_validate({"require": "signed"})
+    assert WorkerSettings.model_validate({"require": "none"}).require.names == frozenset()

@@ -1,0 +1,144 @@
+"""Bodies in streams of their own: written part by part, and read again beside everything else."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
+
+from broker.rabbitmq.link import Link
+from broker.rabbitmq.properties import PART_HEADER, durable
+from broker.transport import BlobNews
+from broker.wire import Topology
+from console import BlobLost, BrokerRefused, QueueMissing
+
+log = logging.getLogger(__name__)
+
+_LOCKED, _UNFIT = 405, 406
+_PREFETCH = 2
+_PARTS_ON_THEIR_WAY = 1
+"""Parts that wait for the writer, besides the one it is sending, while the next is prepared."""
+
+
+class Upload:
+    """A blob being written: a part is on its way while the next is prepared."""
+
+    def __init__(self, writer: Link, topology: Topology, name: str) -> None:
+        self._writer, self._topology, self._name = writer, topology, name
+        self._num_parts = 0
+        self._on_their_way: deque[Future[None]] = deque()
+
+    def write(self, part: bytes) -> None:
+        publish = partial(_publish_part, topology=self._topology, name=self._name, index=self._num_parts, part=part)
+        self._on_their_way.append(self._writer.submit(publish))
+        self._num_parts += 1
+        self._wait_until_left(_PARTS_ON_THEIR_WAY)
+
+    def finish(self) -> str:
+        self._wait_until_left(0)
+        return self._name
+
+    def _wait_until_left(self, num: int) -> None:
+        try:
+            while len(self._on_their_way) > num:
+                self._writer.result_of(self._on_their_way.popleft())
+        except QueueMissing as error:
+            raise BlobLost(f"blob {self._name} was deleted while it was being written") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a blob on its way from the reader's thread to the caller's, or news of the blob."""
+
+    consumer: "BlobConsumer"
+    index: int = 0
+    body: bytes = b""
+    channel: BlockingChannel | None = None
+    tag: int = 0
+    news: BlobNews | None = None
+
+
+class BlobConsumer:
+    """Reads one blob in the reader's thread; ``put`` gets its parts in order, each once, and what goes wrong.
+
+    Started again on a new connection, it goes on after the last part that it has put. What did not come by one of the
+    blob's own ``doors``, (exchange, routing key), is no part of it: on RabbitMQ 3.10, a ``CC`` header passes the topic
+    permissions.
+    """
+
+    def __init__(
+        self, name: str, put: Callable[[Part], None], *, doors: Collection[tuple[str, str]], num_parts: int = 0
+    ) -> None:
+        self.name, self.num_parts = name, num_parts
+        self._doors = doors
+        self._put = put
+        self._role = f"blob {name}"
+        self._next_part = 0
+
+    def start(self, link: Link) -> None:
+        channel = link.channel(self._role, confirms=False)
+        channel.basic_qos(prefetch_count=_PREFETCH)
+        channel.add_on_cancel_callback(lambda frame: self.tell(BlobNews.GONE))
+        try:
+            channel.basic_consume(self.name, self._on_part, arguments={"x-stream-offset": "first"})
+        except ChannelClosedByBroker as error:
+            if error.reply_code not in (_LOCKED, _UNFIT):
+                raise
+            raise BlobLost(f"blob {self.name} {BlobNews.UNREADABLE}: {error.reply_text}") from error
+        link.need(channel)
+
+    def _on_part(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        if (method.exchange, method.routing_key) not in self._doors:
+            if channel.is_open:
+                channel.basic_ack(method.delivery_tag)
+            return
+        index = (properties.headers or {}).get(PART_HEADER)
+        if not isinstance(index, int) or not 0 <= index <= self._next_part:
+            self.tell(BlobNews.OUT_OF_ORDER)
+        elif index < self._next_part:  # published twice, or read before a reconnect
+            if channel.is_open:
+                channel.basic_ack(method.delivery_tag)
+        else:
+            self._next_part += 1
+            self._put(Part(self, index, body, channel, method.delivery_tag))
+
+    def ask(self, link: Link) -> None:
+        """Has the broker answer, and takes what it sent before."""
+        link.channel(self._role, confirms=False).basic_qos(prefetch_count=_PREFETCH)
+        link.wait_for_events(0)
+        self.tell(BlobNews.QUIET)
+
+    def tell(self, news: BlobNews) -> None:
+        self._put(Part(self, news=news))
+
+    def fail(self, error: BaseException) -> None:
+        """It could not be started."""
+        if isinstance(error, QueueMissing):
+            self.tell(BlobNews.GONE)
+        elif isinstance(error, BlobLost | BrokerRefused):
+            log.warning("blob %s cannot be read: %s", self.name, error)
+            self.tell(BlobNews.UNREADABLE)
+        else:
+            self.tell(BlobNews.INTERRUPTED)
+
+    def stop(self, link: Link) -> None:
+        link.close_channel(self._role)
+
+
+def _publish_part(link: Link, *, topology: Topology, name: str, index: int, part: bytes) -> None:
+    """Returns once the broker has the part; one that a lost connection interrupts is published again, in its turn."""
+    exchange, key = topology.inbound, topology.blob_key(name)
+    link.channel("publish").basic_publish(exchange, key, part, durable({PART_HEADER: index}), mandatory=True)
+
+
+def ack_of(part: Part) -> Callable[[Link], None]:
+    def do(link: Link) -> None:
+        if part.channel is not None and part.channel.is_open:
+            part.channel.basic_ack(part.tag)
+
+    return do
