@@ -42,7 +42,7 @@ class Membership:
     @property
     def has_roster(self) -> bool:
         """Whether only what is signed counts."""
-        return "signed" in self.protection
+        return self.rosters is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ class Time:
 class ChangingRoster:
     """The roster that counts now."""
 
-    looks_every_s = 1.0
+    looks_every_s: float | None = 1.0
 
     def __init__(self, roster: Roster = FEDERATION.roster) -> None:
         self.roster = roster

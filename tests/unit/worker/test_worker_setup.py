@@ -158,6 +158,12 @@ def test_a_heartbeat_that_is_left_at_once_never_beats() -> None:
     assert not beats
 
 
+def test_what_a_worker_requires_it_can_only_have_with_a_roster() -> None:
+    with pytest.raises(ValidationError, match="--require needs --roster"):
+        WorkerSettings.model_validate({"require": "signed"})
+    assert WorkerSettings.model_validate({"require": "none"}).require.names == frozenset()
+
+
 def test_check_refuses_a_key_that_is_not_on_the_roster_before_it_asks_the_broker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,9 +177,3 @@ def test_check_refuses_a_key_that_is_not_on_the_roster_before_it_asks_the_broker
     assert code == ExitCode.USAGE
     assert "hospital-a" in (said := capsys.readouterr().err)
     assert "nobody on the roster has key" in said
-
-
-def test_what_a_worker_requires_it_can_only_have_with_a_roster() -> None:
-    with pytest.raises(ValidationError, match="--require needs --roster"):
-        WorkerSettings.model_validate({"require": "signed"})
-    assert WorkerSettings.model_validate({"require": "none"}).require.names == frozenset()
