@@ -79,7 +79,7 @@ HEAD = "broker.rabbitmq.transport:RabbitMQ.broadcast"
 SEND = "broker.rabbitmq.transport:RabbitMQ.send"
 ACK = "broker.rabbitmq.transport:RabbitMQ.ack"
 DELETE = "broker.rabbitmq.transport:RabbitMQ.delete_blobs"
-READ_PART = "broker.rabbitmq.transport:_ack_of"
+READ_PART = "broker.rabbitmq.transport:ack_of"
 QUEUE = "pika.adapters.blocking_connection:BlockingChannel.queue_declare"
 ON_WIRE = "pika.channel:Channel.basic_publish"
 TAKE_PART = "worker.service:Worker._take_part"
@@ -191,7 +191,7 @@ def _of_partial(name: str, target: str, calls: tuple[tuple[str, int], ...], abou
 PARTIAL = [
     *_of_partial("leading", LEAD, _both(1)),
     *_of_partial("queues declared", DECLARE, _both(1)),
-    *_of_partial("open round seen", NEWEST, _both(1)),
+    Point("before open round seen", "partial-0", NEWEST, "before", _both(1)),  # the root may not have made it yet
     *_of_partial("model of the second round seen", PARTIAL_OPEN, _both(2)),
     *_of_partial("fold, first of a round", PARTIAL_FOLD, _both(3)),
     Point("in mid-fold", "partial-0", ADD, "after", _both(3)),

@@ -4,10 +4,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from rabbitmq_node import RabbitNode, skip_without_rabbitmq
+from rabbitmq_node import RabbitNode, skip_without_rabbitmq, wait_until
 
-from broker import BrokerSettings, Source, connect
-from console import BrokerRefused, settings_of
+from broker import BrokerSettings, Source, Transport, connect
+from console import BrokerFault, BrokerRefused, BrokerUnreachable, settings_of
 from operations.keys_cli import main
 
 SOON_S = 20.0
@@ -21,6 +21,15 @@ USERS = {
 def settings(node: RabbitNode, user: str, password: str) -> BrokerSettings:
     url = f"amqp://{user}:{password}@127.0.0.1:{node.port}/"
     return settings_of(BrokerSettings, {"broker": url, "connect_timeout_s": 0.0})
+
+
+def _is_there(worker: Transport) -> bool:
+    """Whether a node that has just started has its streams up again."""
+    try:
+        worker.check()
+    except (BrokerFault, BrokerUnreachable):
+        return False
+    return True
 
 
 def test_a_new_broker_has_these_users_alone_and_a_changed_password_counts_from_its_next_start(
@@ -56,7 +65,7 @@ def test_a_new_broker_has_these_users_alone_and_a_changed_password_counts_from_i
         write("site", "site-2")
         node.restart()
         with closing(connect(settings(node, "site", "site-2"), role="worker")) as worker:
-            worker.check()
+            assert wait_until(lambda: _is_there(worker), timeout_s=SOON_S)
         for user, password in (("site", "site-1"), ("guest", "guest")):
             with (
                 closing(connect(settings(node, user, password), role="worker")) as worker,

@@ -175,7 +175,7 @@ def test_the_samples_are_valid_before_they_are_broken() -> None:
         decode(body, UpdateHead)
     for body in MODELS:
         decode(body, ModelHead)
-    expected = Expected("demo.0a1b2c3d", Encoding(specs_of(SMALL), Compression()), Topology("updates"))
+    expected = Expected("demo.0a1b2c3d", Encoding(specs_of(SMALL), Compression()), Topology("updates", num_shards=1))
     for body in PARTIALS:
         read_partial(Delivery(Source.UPDATES, body, partial_key(0)), expected, round_number=3)
     whole = read_partial(Delivery(Source.UPDATES, PARTIALS[0], partial_key(0)), expected, round_number=3)

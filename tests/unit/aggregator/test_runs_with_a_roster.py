@@ -226,7 +226,9 @@ def test_a_site_that_asks_for_more_than_the_run_is_heard_once_and_nobody_waits_f
         assert status is not None
         run.root.site.send_status(encode(status, trust=FEDERATION.trust(AGGREGATOR)))
         snapshot = take_snapshot(run.root.site, run.root.topology, FEDERATION.trust())
-        assert "objects: updates of this run are not sealed, which --require asks for" in plain(snapshot)
+        assert "hospital-b does not answer: updates of this run are not sealed, which --require asks for" in plain(
+            snapshot
+        )
         run.play()
         assert run.root.aggregator.is_finished
         assert run.root.query("SELECT DISTINCT worker, verdict FROM updates") == [("hospital-a", "folded")]
