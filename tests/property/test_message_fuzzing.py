@@ -119,7 +119,7 @@ def test_a_broken_partial_sum_is_decoded_or_malformed(body: bytes) -> None:
 @given(broken(PARTIALS) | altered(PARTIALS) | garbage(), st.binary(max_size=70))
 def test_a_root_reads_any_partial_sum_or_refuses_it_and_its_sum_stays_in_its_range(body: bytes, part: bytes) -> None:
     """Through its whole way: header, fit, blob, digest, sum."""
-    expected = Expected("demo.0a1b2c3d", Encoding(specs_of(SMALL), Compression()), Topology("updates"))
+    expected = Expected("demo.0a1b2c3d", Encoding(specs_of(SMALL), Compression()), Topology("updates", num_shards=1))
     transport = MemoryTransport(MemoryBroker())
     transport.write_blob(SUM_BLOB.name, [part[number : number + 16] for number in range(0, 70, 16)])
     exact_sum = ExactSum(expected.encoding.folded)
