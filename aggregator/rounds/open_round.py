@@ -325,7 +325,6 @@ class OpenRound:
         accumulated = self._committed
         if accumulated is None or accumulated.num_folded != self.num_folded:
             accumulated = self._save() if self.num_folded else None
-        self._stores.bodies.sync()
         self._stores.ledger.commit(self._rows, accumulated, kept=self._kept, num_present=num_present)
         self._committed = accumulated
         self._emit_committed(begun_at)

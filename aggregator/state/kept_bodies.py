@@ -2,7 +2,9 @@
 
 bodies/2-00013-4.body             what travelled, opened and without zstd; the numbers: epoch, round, serial number
 
-A name is used once. A file counts from the commit on that names it, with its digest; it is synced before.
+A name is used once. A file counts from the commit on that names it, with its digest. It is not synced: a kill loses
+nothing, and after a power cut a file that is not what was written is known by its digest; the round is then done again
+if its update has to be taken out, which is rarer than every commit would be slower.
 """
 
 import hashlib
@@ -23,42 +25,25 @@ class KeptBodies:
     def __init__(self, folder: Path, *, epoch: int) -> None:
         self._folder, self._epoch = folder / "bodies", epoch
         self._num_written = 0
-        self._unsynced: list[Path] = []
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether so many bytes are free on its disk."""
         return shutil.disk_usage(self._folder.parent).free >= num_bytes
 
     def write(self, round_number: int, pieces: Iterable[Buffer]) -> tuple[str, str]:
-        """Writes a body, not yet durably; returns the name of its file and its digest."""
+        """Writes a body; returns the name of its file and its digest."""
         name = f"{self._epoch}-{round_number:05d}-{self._num_written}.body"
         path, sha256 = self._folder / name, hashlib.sha256()
         self._num_written += 1
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             with open(path, "xb", opener=_private) as file:
-                self._unsynced.append(path)
                 for piece in pieces:
                     sha256.update(piece)
                     file.write(piece)
         except OSError as error:
             raise _not_written(path, error) from error
         return name, sha256.hexdigest()
-
-    def sync(self) -> None:
-        """Makes durable what was written."""
-        if not self._unsynced:
-            return
-        for path in (*self._unsynced, self._folder):
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                raise _not_written(path, error) from error
-        self._unsynced.clear()
 
     def check(self, name: str, sha256: str) -> None:
         """A DamagedFile unless the file has the body that was written."""
@@ -88,7 +73,6 @@ class KeptBodies:
         """Removes the other files, except those of a later epoch: they are another aggregator's."""
         names = [path.name for path in self._folder.glob("*.body") if int(path.name.split("-")[0]) <= self._epoch]
         self.remove(name for name in names if name not in but)
-        self._unsynced.clear()
 
 
 def _private(path: str, flags: int) -> int:

@@ -363,7 +363,6 @@ class Killed(BaseException):
 
 STEPS: list[tuple[type, str]] = [
     (KeptBodies, "write"),
-    (KeptBodies, "sync"),
     (Ledger, "commit"),
     (Ledger, "_insert_kept"),
     (KeptBodies, "check"),
