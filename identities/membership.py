@@ -66,13 +66,14 @@ class Credentials:
         rosters = RosterFile(self.roster, self.fingerprint, clock=self.clock)
         keys, certificates = self._keys_as(role, name)
         trust = Verified(rosters, keys, certificates, clock=self.clock)
-        _check_signer(trust.signer(), role, name)
+        signer = trust.signer()
+        _check_signer(signer, role, name)
         own = [] if keys.opening is None else [keys.opening]
         private = [*own, *map(read_opening_key, self.opening_keys)]
         roster = rosters.current()
         if role in ("aggregator", "partial"):
             _check_opens(roster, private)
-        log.info("%s signs with key %s", trust.signer(), keys.public.fingerprint)
+        log.info("%s signs with key %s", signer, keys.public.fingerprint)
         log.info(
             "roster of %s, version %d, signed by %s: %d sites; updates are signed%s",
             roster.federation,
@@ -90,8 +91,9 @@ class Credentials:
 
     def name(self) -> str:
         """The name in the certificate, or else that of the key."""
-        certificates = self._certificates(self._read_key())
-        return self._read_key().public.name if certificates is None else certificates.current().worker
+        keys = self._read_key()
+        certificates = self._certificates(keys)
+        return keys.public.name if certificates is None else certificates.current().worker
 
     def _read_key(self) -> PrivateKeys:
         return PrivateKeys.read(self._key)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from broker.wire import Buffer
+from broker.wire import Buffer, UpdateHead, kept
 from console import IdentityError, UnfitMessage
 
 SEALED_KEY_BYTES = 80
@@ -44,6 +44,18 @@ class UpdateContext:
     """Hex digest of the model it was trained from."""
     specs_sha256: str
     """Hex digest of the specs of the update's tensors, as they are packed in its header."""
+
+    @classmethod
+    def of(cls, head: UpdateHead) -> "UpdateContext":
+        """That of the update with this header."""
+        return cls(
+            run_id=head.run_id,
+            round=head.round,
+            worker=head.worker,
+            instance=head.instance,
+            model_sha256=head.model_sha256 or "",
+            specs_sha256=kept(head.tensors).sha256,
+        )
 
     @property
     def info(self) -> bytes:

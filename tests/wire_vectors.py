@@ -5,7 +5,6 @@ Keys are known bytes. What is sealed is random: the vector that is there stays.
 PYTHONPATH=tests:. python -m wire_vectors docs/vectors.json
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from broker.wire.buffers import cut
 from broker.wire.codec import encode
 from broker.wire.messages import BlobRef, Compression, Header, ModelHead, Presence, Status, UpdateHead, WorkerStatus
 from broker.wire.signatures import Believing, Trust
-from broker.wire.specs import delta_specs, kept
+from broker.wire.specs import delta_specs
 from broker.wire.zstd import compressed
 from identities.certificates import Certificate
 from identities.private_keys import PrivateKeys
@@ -174,15 +173,7 @@ def sealed_vector() -> dict[str, Any]:
     """An update whose body is sealed: another one each time."""
     encoding = Encoding(delta_specs(specs_of(MODEL)), Compression())
     head = _update_head(encoding, DELTA)
-    context = UpdateContext(
-        run_id=head.run_id,
-        round=head.round,
-        worker=head.worker,
-        instance=head.instance,
-        model_sha256=head.model_sha256 or "",
-        specs_sha256=hashlib.sha256(kept(head.tensors).packed).hexdigest(),
-    )
-    seal, key = Sealing(lambda: ROSTER.opening_key).seal(context)
+    seal, key = Sealing(lambda: ROSTER.opening_key).seal(UpdateContext.of(head))
     body = Outgoing(head.tensors, head.num_bytes, seal=seal)
     blob = BlobRef(name="updates.blob.update.hospital-a.demo.0a1b2c3d.4", part_bytes=2048)
     parts = list(body.parts(cut(chunks(DELTA, head.tensors), blob.part_bytes)))

@@ -56,7 +56,6 @@ class Trainer:
         self._fitting: tuple[Specs, Sequence[str]] | None = None
         """What fitted last: it stays the same for a whole run."""
 
-    @property
     def trained(self) -> set[str]:
         """The names of the model's trained parameters."""
         return trained_names(self._model)

@@ -21,7 +21,7 @@ from broker.wire import BlobRef, Seal, Tensors
 from console import Progress, Transferring, UnfitMessage
 
 
-class Message(Protocol):
+class WithBody(Protocol):
     """What names a body: an update or a partial sum. As text, it says whose it is."""
 
     @property
@@ -44,7 +44,7 @@ class Message(Protocol):
         """Its body, if that is in the message."""
 
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=WithBody)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,14 +42,12 @@ class SignsOfLife:
         """Takes a sign of life. ``refusals``, those of the open round, log the ones that cannot be read."""
         try:
             message = decode_from(delivery.body, Presence, trust=self._trust)
+            message.check_signer(message.header.worker)
         except MessageError as error:
             refusals.drop_sign_of_life(delivery.sender, str(error))
             return
-        presence, signer = message.header, message.signer
-        if signer is not None and signer.name != presence.worker:
-            reason = f"claims to be from {presence.worker}, but is signed by {signer}"
-            refusals.drop_sign_of_life(delivery.sender, reason)
-        elif presence.worker == delivery.sender and self._admission.admits(presence.worker):
+        presence = message.header
+        if presence.worker == delivery.sender and self._admission.admits(presence.worker):
             self._heard(presence)
 
     def _heard(self, presence: Presence) -> None:

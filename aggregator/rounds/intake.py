@@ -164,7 +164,10 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
     message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
     head, payload = message.header, message.payload
-    _check_sender(head.worker, delivery.sender, message.signer)
+    message.check_signer(head.worker)
+    if head.worker != delivery.sender:
+        by_another = UnfitMessage if message.signer is None else ForgedMessage
+        raise by_another(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
     outdated = UnfitMessage if message.signer is None else ReplayedMessage
     if head.run_id != expected.run_id:
         raise outdated(f"update of run {head.run_id}; this is run {expected.run_id}")
@@ -178,7 +181,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
     _check_model(head, expected, is_signed=message.signer is not None)
-    seal = seal_of(head, _context_of(head), expected.membership)
+    seal = seal_of(head, UpdateContext.of(head), expected.membership)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
     if head.blob is not None and head.blob.part_bytes not in expected.part_bytes:
@@ -194,26 +197,6 @@ def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: 
     if "sealed" in membership.protection:
         raise UnfitMessage("its body is not sealed, and this run asks for sealed updates")
     return None
-
-
-def _context_of(head: UpdateHead) -> UpdateContext:
-    return UpdateContext(
-        run_id=head.run_id,
-        round=head.round,
-        worker=head.worker,
-        instance=head.instance,
-        model_sha256=head.model_sha256 or "",
-        specs_sha256=kept(head.tensors).sha256,
-    )
-
-
-def _check_sender(name: str, sender: str, signer: Signer | None) -> None:
-    """Refuses an update that names another worker than its key or, a ForgedMessage then, than its signature."""
-    if signer is not None and signer.name != name:
-        raise ForgedMessage(f"claims to be from {name}, but is signed by {signer}")
-    if name != sender:
-        problem = f"claims to be from {name}, but came with the key of '{sender}'"
-        raise UnfitMessage(problem) if signer is None else ForgedMessage(problem)
 
 
 def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> None:

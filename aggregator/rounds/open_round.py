@@ -12,12 +12,12 @@ saved under a new name; one transaction records that name and that the update is
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, assert_never
 
-from aggregator.bodies import Body, InMessage
+from aggregator.bodies import Body, WithBody
 from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdrawn, Watcher
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
 from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse, discount
@@ -34,7 +34,7 @@ from aggregator.state import (
 )
 from broker import Delivery, Transport
 from broker.states import Encoding
-from broker.wire import Buffer, Seal, Signer, Tensors, limb_bytes_of, num_bytes_of
+from broker.wire import Buffer, Signer, limb_bytes_of, num_bytes_of
 from console import UnfitMessage
 
 log = logging.getLogger(__name__)
@@ -46,24 +46,12 @@ Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
 
 
-class Contribution(Protocol):
+class Contribution(WithBody, Protocol):
     """One message with one or several updates: an ``Update`` or a ``PartialSum``."""
-
-    @property
-    def head(self) -> Tensors:
-        """Its header, which describes its body."""
-
-    @property
-    def seal(self) -> Seal | None:
-        """What opens each part of its body; None: that is in clear."""
 
     @property
     def signer(self) -> Signer | None:
         """Who signed it; None where senders are believed."""
-
-    @property
-    def is_zstd(self) -> bool:
-        """Whether its body, or each part of it, is a zstd frame."""
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -80,14 +68,6 @@ class Contribution(Protocol):
     @property
     def blob_name(self) -> str | None:
         """The blob that holds its body; None if the body is in the message."""
-
-    @property
-    def keys(self) -> Set[tuple[int, str]]:
-        """(base round, worker) of each update in it."""
-
-    @property
-    def in_message(self) -> InMessage:
-        """Its body, if that is in the message."""
 
     def received(self, num_bytes: int) -> None:
         """Has it count bytes of its blob."""

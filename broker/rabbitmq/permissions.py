@@ -13,7 +13,7 @@ RabbitMQ finds a pattern anywhere in a name, unless it is between ``^`` and ``$`
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.wire import Topology
 
@@ -43,38 +43,42 @@ def worker(topology: Topology, name: str, *, is_elastic: bool = False) -> Permis
     With ``is_elastic``, also any worker whose name is this one, a hyphen and something more.
     """
     own = re.escape(name) + ("(-[A-Za-z0-9_-]+)?" if is_elastic else "")
-    queue, blobs = re.escape(topology.queue), rf"blob\.update\.{own}\..*"
-    return Permissions(
-        configure=rf"^{queue}\.{blobs}$",
-        write=rf"^{queue}\.(in|{blobs})$",
-        read=rf"^{queue}\.(in|models|blob\.model\..*)$",
-        topic_write=rf"^((update(\.[0-9]+)?|presence)\.{own}|{blobs})$",
-        topic_read=rf"^{blobs}$",
+    return _sender(
+        topology,
+        blobs=rf"blob\.update\.{own}\..*",
+        read=r"in|models|blob\.model\..*",
+        keys=rf"(update(\.[0-9]+)?|presence)\.{own}",
     )
 
 
 def partial(topology: Topology, shard: int | None = None) -> Permissions:
     """A partial aggregator, of this shard or (None) of any: reads updates, deletes their blobs, passes updates on."""
-    queue, number = re.escape(topology.queue), "[0-9]+" if shard is None else str(shard)
+    number = "[0-9]+" if shard is None else str(shard)
     blobs = rf"blob\.partial\.{number}\..*"
-    return Permissions(
-        configure=rf"^{queue}\.(shard\.{number}\.leader|blob\.update\..*|{blobs})$",
-        write=rf"^{queue}\.(in|{blobs})$",
-        read=rf"^{queue}\.(in|models|shard\.{number}|blob\.(model|update)\..*)$",
-        topic_write=rf"^(update\.[^.]*|partial\.{number}|{blobs})$",
-        topic_read=rf"^{blobs}$",
+    own = _sender(
+        topology,
+        blobs=blobs,
+        read=rf"in|models|shard\.{number}|blob\.(model|update)\..*",
+        keys=rf"update\.[^.]*|partial\.{number}",
     )
+    queue = re.escape(topology.queue)
+    return replace(own, configure=rf"^{queue}\.(shard\.{number}\.leader|blob\.update\..*|{blobs})$")
 
 
 def keeper(topology: Topology, name: str) -> Permissions:
     """The keeper of this name: reads what it is asked on ``<queue>.keeper``, answers by ``release.<name>``."""
     own = re.escape(name)
-    queue, blobs = re.escape(topology.queue), rf"blob\.release\.{own}\..*"
+    return _sender(topology, blobs=rf"blob\.release\.{own}\..*", read="in|keeper", keys=rf"release\.{own}")
+
+
+def _sender(topology: Topology, *, blobs: str, read: str, keys: str) -> Permissions:
+    """Of one that publishes by these ``keys``, fills ``blobs`` of its own, and may ``read`` others': patterns all."""
+    queue = re.escape(topology.queue)
     return Permissions(
         configure=rf"^{queue}\.{blobs}$",
         write=rf"^{queue}\.(in|{blobs})$",
-        read=rf"^{queue}\.(in|keeper)$",
-        topic_write=rf"^(release\.{own}|{blobs})$",
+        read=rf"^{queue}\.({read})$",
+        topic_write=rf"^({keys}|{blobs})$",
         topic_read=rf"^{blobs}$",
     )
 

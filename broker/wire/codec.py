@@ -31,7 +31,7 @@ from broker.wire.buffers import Buffer
 from broker.wire.messages import MAX_TENSORS, Header, Tensors
 from broker.wire.signatures import MAX_TRAILER_BYTES, Believing, Signer, Trust
 from broker.wire.specs import KeptSpecs, TensorSpec, kept
-from console import MalformedMessage
+from console import ForgedMessage, MalformedMessage
 
 VERSION = 2
 MAX_HEADER_BYTES = 4 * 2**20
@@ -57,6 +57,11 @@ class Message(Generic[H]):
     payload: memoryview
     signer: Signer | None
     """Who signed it; None where senders are believed."""
+
+    def check_signer(self, name: str) -> None:
+        """A ForgedMessage if it is signed, but not by the one of this name."""
+        if self.signer is not None and self.signer.name != name:
+            raise ForgedMessage(f"claims to be from {name}, but is signed by {self.signer}")
 
 
 def encode(header: Header, payload: Buffer = b"", *, trust: Trust = _BELIEVING) -> bytes:

@@ -17,6 +17,7 @@ from wire_samples import (
     UPDATES,
     altered,
     broken,
+    folded_or_refused,
     garbage,
     model_head,
     payload_of,
@@ -95,18 +96,7 @@ def test_an_aggregator_reads_any_update_or_refuses_it_and_its_sum_stays_finite(b
     broker = MemoryBroker()
     transport = MemoryTransport(broker)
     transport.write_blob("updates.blob.update.site-a.demo.0a1b2c3d.3", [part[:16], part[16:]])
-    exact_sum = ExactSum(expected.encoding.folded)
-    try:
-        update = read_update(Delivery(Source.UPDATES, body, "site-a"), expected, round_number=5)
-        with body_of(update, transport) as whole:
-            add_to(exact_sum, update, whole, [1.0])
-    except (MessageError, BlobLost) as error:
-        reason = str(error)
-        assert not any(limb.any() for limb in exact_sum.limbs().values())
-    else:
-        reason = "none"
-    assert reason
-    assert all(abs(mean_of(exact_sum, spec, 1)).max(initial=0) < 2**30 for spec in exact_sum.specs)
+    folded_or_refused(body, expected, transport)
 
 
 @settings(max_examples=1000)

@@ -5,9 +5,14 @@ from typing import Any
 import hypothesis.strategies as st
 import msgpack
 import torch
+from bodies import body_of
+from exact_sums import mean_of
 
 from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.intake import Expected, read_update
+from aggregator.rounds.open_round import add_to
 from broker.states.tensors import DTYPES, State, chunks, digest_of, specs_of
+from broker.transport import Delivery, Source, Transport
 from broker.wire.codec import encode
 from broker.wire.messages import (
     BlobRef,
@@ -21,6 +26,7 @@ from broker.wire.messages import (
     UpdateHead,
 )
 from broker.wire.specs import Digest
+from console.errors import BlobLost, MessageError
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -154,6 +160,26 @@ HEADERS: dict[type[Header], list[tuple[Header, bytes]]] = {
     Status: [(STATUS, b"")],
 }
 """Valid headers of each kind with their payloads, for tests that sign them."""
+
+
+def folded_or_refused(body: bytes, expected: Expected, transport: Transport) -> ExactSum | None:
+    """An update of site-a through its whole way: header, fit, body, digest, sum. None if it is refused.
+
+    Either way the sum holds no more than it may; and nothing of what is refused, for which there is a reason.
+    """
+    exact_sum = ExactSum(expected.encoding.folded)
+    try:
+        update = read_update(Delivery(Source.UPDATES, body, "site-a"), expected, round_number=5)
+        with body_of(update, transport) as whole:
+            add_to(exact_sum, update, whole, [1.0])
+    except (MessageError, BlobLost) as error:
+        reason = str(error)
+    else:
+        assert all(abs(mean_of(exact_sum, spec, 1)).max(initial=0) < 2**30 for spec in exact_sum.specs)
+        return exact_sum
+    assert reason
+    assert not any(limb.any() for limb in exact_sum.limbs().values())
+    return None
 
 
 def message(packed: bytes, payload: bytes = b"", *, trailer: bytes = b"") -> bytes:

@@ -18,7 +18,6 @@ from broker.transport import Source, Transport
 from broker.wire.codec import decode, encode
 from broker.wire.messages import Folded, ModelHead, PartialHead, Presence, Status, UpdateHead
 from broker.wire.signatures import Trailer
-from broker.wire.specs import kept
 from broker.wire.topology import partial_key
 from console.errors import ExitCode
 from identities.membership import Credentials, Membership
@@ -235,14 +234,7 @@ def assert_that_nobody_reads(update: bytes, federation: Federation, model_head: 
         transport.listen(Source.MODELS)
         parts = [bytes(part) for part in transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes))]
     secret = delta_of("hospital-a", model_head)
-    context = UpdateContext(
-        run_id=head.run_id,
-        round=head.round,
-        worker=head.worker,
-        instance=head.instance,
-        model_sha256=head.model_sha256 or "",
-        specs_sha256=kept(head.tensors).sha256,
-    )
+    context = UpdateContext.of(head)
     opener = keys.as_aggregator().sealing.unseal(context, head.sealed or "")
     opened = b"".join(opener.part(index, index == len(parts) - 1, part) for index, part in enumerate(parts))
     everything = update + b"".join(parts)

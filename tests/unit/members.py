@@ -14,7 +14,6 @@ from broker.wire.buffers import cut
 from broker.wire.codec import encode
 from broker.wire.messages import BlobRef, Protection
 from broker.wire.signatures import Believing, Trust
-from broker.wire.specs import kept
 from identities.certificates import Certificate
 from identities.in_memory import AGGREGATOR, in_memory
 from identities.membership import Membership
@@ -102,14 +101,7 @@ def signed_update(
     head = run.update_head(worker, delta, **({"model_sha256": run.head.sha256} | changes))
     seal = sealed = None
     if sealed_to is not None:
-        context = UpdateContext(
-            run_id=head.run_id,
-            round=head.round,
-            worker=head.worker,
-            instance=head.instance,
-            model_sha256=head.model_sha256 or "",
-            specs_sha256=kept(head.tensors).sha256,
-        )
+        context = UpdateContext.of(head)
         seal, sealed = Sealing(lambda: sealed_to).seal(context)
     body = Outgoing(head.tensors, head.num_bytes, seal=seal)
     payload, blob = b"", None

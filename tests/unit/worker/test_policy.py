@@ -18,7 +18,7 @@ def head(**changes: Any) -> ModelHead:
 
 
 def objection(policy: WorkerPolicy, **changes: Any) -> str | None:
-    return policy.objection_to(head(**changes), trained=TRAINED)
+    return policy.objection_to(head(**changes), trained=lambda: TRAINED)
 
 
 def test_without_limits_any_head_is_answered() -> None:
@@ -58,5 +58,5 @@ def test_a_head_that_shares_a_tensor_that_is_to_stay_home_is_not_answered(allowe
 
 def test_trainable_stands_for_the_parameters_that_are_trained() -> None:
     policy = WorkerPolicy(allow_shared=("trainable",))
-    assert policy.objection_to(head(), trained=TRAINED) is None
-    assert policy.objection_to(head(), trained={"body.weight"}) is not None
+    assert policy.objection_to(head(), trained=lambda: TRAINED) is None
+    assert policy.objection_to(head(), trained=lambda: {"body.weight"}) is not None
