@@ -188,8 +188,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
     )
     take_over: bool = Field(
         False,
-        description="with an empty --state: go on with the open run of this name from the newest model on the broker,"
-        " whoever put it there",
+        description="with an empty --state: go on with the open run of this name from the newest model on the broker;"
+        " without --roster, whoever put it there",
     )
     trust_state: bool = Field(
         False,

@@ -97,7 +97,8 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     )
     require: Annotated[AsText[Protections], NoneAsText] = Field(
         Protections(),
-        description="answer only runs whose updates are protected so: signed, sealed or signed,sealed; none: any run",
+        description="answer only runs whose updates have this protection: signed, sealed or signed,sealed;"
+        " none: any run",
     )
     max_steps_at_least: Annotated[int, Field(ge=0)] = Field(
         0, description="do not answer a run that limits local training to fewer optimizer steps; 0: answer any"
@@ -107,7 +108,7 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     )
     allow_shared: AsText[Shared] = Field(
         Shared(),
-        description="tensors that may leave this site: patterns as of the aggregator's --shared; a run that shares"
+        description="tensors that may leave this site: patterns, as for the aggregator's --shared; a run that shares"
         " others is not answered",
     )
     check: bool = Field(
