@@ -32,13 +32,15 @@ class Held:
         self._workers = [federation.worker(name) for name in NAMES]
         self.aggregator.says("round   2 ← worker-0")
 
-    def publish(self, *messages: tuple[str, bytes]) -> None:
-        """(routing key, body) of each; unconfirmed, as a flood is, so that the broker may lose some at the end."""
+    def publish(self, *messages: tuple[str, bytes], are_confirmed: bool = False) -> None:
+        """(routing key, body) of each; as a flood, which nothing confirms, the broker may lose some of them."""
         with self._federation.channel() as channel:
-            unconfirmed = channel.connection.channel()
+            attackers = channel.connection.channel()
+            if are_confirmed:
+                attackers.confirm_delivery()
             for key, body in messages:
-                unconfirmed.basic_publish(self._federation.topology.inbound, key, body, fleeting())
-            unconfirmed.close()
+                attackers.basic_publish(self._federation.topology.inbound, key, body, fleeting())
+            attackers.close()
 
     def goes_on(self) -> None:
         """Lets the honest workers finish; all end as they should."""
@@ -97,11 +99,13 @@ def test_of_bodies_of_15_mb_only_the_beginning_is_kept(
     federation: Federation, undisturbed_sha256: Callable[..., str]
 ) -> None:
     run = Held(federation, "--quorum", "2")
-    run.publish(*[(update_key("mallory"), bytes(15_000_000))] * 8)
-    assert wait_until(lambda: run.aggregator.said.count("none of this run's updates") == 8, timeout_s=SOON_S)
+    run.publish(*[(update_key("mallory"), bytes(15_000_000))] * 8, are_confirmed=True)
+    assert wait_until(lambda: run.aggregator.said.count("none of this run's updates") >= 8, timeout_s=SOON_S)
     run.goes_on()
     run.has_ended_with(undisturbed_sha256(*NAMES, rounds=ROUNDS))
-    assert [len(body) for body in run.dead_letters()] == [BEGINNING_BYTES] * 8
+    lengths = [len(body) for body in run.dead_letters()]  # one that came twice, over a new connection, is there twice
+    assert set(lengths) == {BEGINNING_BYTES}
+    assert len(lengths) >= 8
 
 
 def test_signs_of_life_under_invented_names_hold_up_no_round_beyond_one_deadline(
