@@ -2,15 +2,12 @@
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from broker import connect, redacted
-from broker.wire import Topology
 from console import (
     ExitCode,
-    Heartbeat,
     Terminal,
     configure_logging,
     exit_code_of,
@@ -19,16 +16,11 @@ from console import (
     private_files,
     read_settings,
 )
-from console.serving import served
-from identities import membership
 from learning import load_task
-from worker.config import WorkerConfig
 from worker.device import pick_device
-from worker.name import name_of_machine
-from worker.service import Worker
+from worker.joining import joined, named
 from worker.settings import WorkerSettings
-from worker.state import OnDisk, Positions
-from worker.watchers import WorkerMetrics, WorkerView
+from worker.watchers import WorkerView
 
 _PROG = "fl-worker"
 _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's data, and publishes the update."
@@ -63,59 +55,26 @@ def _check(settings: WorkerSettings) -> ExitCode:
 
 def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
     with contextlib.ExitStack() as stack:
-        name = settings.own_name or _name_of_machine(settings, stack)
+        name = stack.enter_context(named(settings))
         view = WorkerView(name, queue=settings.queue, presence=lambda: worker.presence)
         terminal = Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state)
         stack.enter_context(terminal)
         stack.enter_context(private_files(settings.state))
-        carried = OnDisk(settings.state, name) if settings.state else None
-        if carried is not None:
-            carried.check()
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        task = load_task(settings.task, settings.site_of(name))
-        device = pick_device(settings.device)
-        transport = connect(settings, role=f"worker {name}", on_link=fan_out(view.on_link))
-        stack.callback(transport.close)
-        metrics = WorkerMetrics(lambda: worker.presence)
-        heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
-        config = WorkerConfig(
-            name=name,
-            topology=Topology(settings.queue),
-            inline_cap=settings.inline_cap,
-            run=settings.run,
-            device=device,
-            presence_every_s=settings.presence_every_s,
-            membership=membership(settings, "worker", name),
-            policy=settings.policy,
+        worker = stack.enter_context(
+            joined(
+                settings,
+                name,
+                task=lambda: load_task(settings.task, settings.site_of(name)),
+                device=lambda: pick_device(settings.device),
+                on_event=view.on_event,
+                on_link=fan_out(view.on_link),
+                on_signals=terminal.on_signals,
+            )
         )
-        worker = Worker(
-            config,
-            task,
-            transport,
-            carried=carried,
-            positions=Positions(_newest_model(settings, name)),
-            on_event=fan_out(view.on_event, metrics.on_event),
-            announce_soon=heartbeat.soon,
-        )
-        stack.enter_context(served(metrics.registry, settings))
-        terminal.on_signals(worker.stop)
-        worker.start()
-        stack.enter_context(heartbeat)
         worker.run()
     return ExitCode.OK
-
-
-def _newest_model(settings: WorkerSettings, name: str) -> Path | None:
-    """Where the newest model seen is noted; of each queue by itself, for runs on two of them go on side by side."""
-    return settings.state / name / f"newest-model-{settings.queue}.json" if settings.state else None
-
-
-def _name_of_machine(settings: WorkerSettings, stack: contextlib.ExitStack) -> str:
-    """A name that no other worker on this machine gets, until the stack is left."""
-    name, lock = name_of_machine(settings.name_prefix)
-    stack.enter_context(lock)
-    return name
 
 
 if __name__ == "__main__":
