@@ -5,6 +5,7 @@ import math
 from torch import nn
 
 from aggregator.state import ModelFile
+from broker.states import ModelTensors
 from learning import Measured, Task
 
 
@@ -14,14 +15,14 @@ class CentralEvaluation:
     Tensors that are not shared stay as they are in ``model``.
     """
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
-        self._task = task
+    def __init__(self, task: Task, model: nn.Module, tensors: ModelTensors) -> None:
+        self._task, self._tensors = task, tensors
         self._model = model if task.evaluate(model) else None
 
     def __call__(self, model: ModelFile) -> Measured:
         """The metrics of a model; none without test data. Metrics that are not finite are left out."""
         if self._model is None:
             return Measured()
-        self._model.load_state_dict(model.state(), strict=False)
+        self._tensors.put_into(self._model, model.state())
         metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
         return Measured.of({name: value for name, value in metrics.items() if math.isfinite(value)})

@@ -19,8 +19,8 @@ from aggregator.run import Run, open_run
 from aggregator.senders import Admission
 from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from broker import Source, Transport
-from broker.states import Encoding, State, shared_state, specs_of
-from broker.wire import MAX_TENSORS, delta_specs, limb_bytes_of, num_bytes_of
+from broker.states import Encoding, ModelTensors, State
+from broker.wire import MAX_TENSORS, Specs, delta_specs, limb_bytes_of, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
 from learning import Task
 
@@ -69,13 +69,15 @@ def opened(
         ledger = Ledger(directory.ledger)
         on_error.callback(ledger.close)
         model = _initial_model(config, task)
-        shared = _shared(config, model)
-        encoding = _checked_encoding(config, shared)
+        tensors = ModelTensors.of(model)
+        specs = _shared(config, tensors)
+        encoding = _checked_encoding(config, specs)
         prefetch = _prefetch(config, encoding)
         transport.declare()
         most_bytes = largest_message(encoding.encoded, sums=encoding.folded if config.topology.num_shards else None)
         transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
-        run = open_run(config, shared, directory=directory, ledger=ledger, transport=transport)
+        initial = _initial_state(tensors, model, specs)
+        run = open_run(config, initial, tensors, directory=directory, ledger=ledger, transport=transport)
         directory.remove_unfinished()
         bodies = KeptBodies(config.state, epoch=run.epoch)
         bodies.remove_all(but=ledger.kept_files())
@@ -100,11 +102,11 @@ def opened(
             bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
             broadcaster=Broadcaster(run, config, stores, conflicts),
-            evaluate=CentralEvaluation(task, model),
+            evaluate=CentralEvaluation(task, model, tensors),
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
         )
         on_error.pop_all()
-    del model, shared
+    del model, initial
     if result.has_large_model:
         malloc.give_back()
     return result
@@ -115,15 +117,25 @@ def _initial_model(config: AggregatorConfig, task: Task) -> nn.Module:
     return task.model()
 
 
-def _shared(config: AggregatorConfig, model: nn.Module) -> State:
+def _shared(config: AggregatorConfig, tensors: ModelTensors) -> Specs:
+    """The specs of the tensors that travel; says what cannot."""
     try:
-        return shared_state(model, config.shared)
+        specs = tensors.shared(config.shared)
     except ValueError as error:
         raise SettingsError(f"--shared: {error}") from error
+    stays = tensors.what_stays()
+    if stays:
+        log.warning("not averaged, since it cannot travel: %s; each site has its own", stays)
+    return specs
 
 
-def _checked_encoding(config: AggregatorConfig, shared: State) -> Encoding:
-    specs = specs_of(shared)
+def _initial_state(tensors: ModelTensors, model: nn.Module, specs: Specs) -> State:
+    """The shared tensors of the model that a new run begins with."""
+    state = tensors.taken_from(model)
+    return {spec.name: state[spec.name] for spec in specs}
+
+
+def _checked_encoding(config: AggregatorConfig, specs: Specs) -> Encoding:
     encoding = Encoding(delta_specs(specs), config.compression)
     if len(encoding.encoded) > MAX_TENSORS:
         raise SettingsError(

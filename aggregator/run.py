@@ -9,9 +9,9 @@ from typing import Any
 
 from aggregator.config import AggregatorConfig
 from aggregator.rounds import part_bytes_of, state_names
-from aggregator.state import Ledger, StateDirectory, companion_specs
+from aggregator.state import Ledger, ModelFile, StateDirectory, companion_specs
 from broker import Transport
-from broker.states import State, first_not_finite, read_model, specs_of
+from broker.states import ModelTensors, State, first_not_finite, read_model, specs_of
 from broker.wire import MAX_NUMBER, MAX_PART_BYTES, Buffer, ModelHead, Specs, Trust, decode_from, difference
 from console import DamagedFile, MessageError, StateError, TaskError
 
@@ -43,6 +43,7 @@ class Run:
 def open_run(
     config: AggregatorConfig,
     initial: State,
+    tensors: ModelTensors,
     *,
     directory: StateDirectory,
     ledger: Ledger,
@@ -50,7 +51,7 @@ def open_run(
 ) -> Run:
     """The run in this directory; if that is empty, a new run or, if so configured, the open one on the stream.
 
-    ``initial`` are the shared tensors of the model that a new run begins with.
+    ``initial`` are the shared tensors of the model that a new run begins with, ``tensors`` says what the model has.
     The newest model is verified; if it is damaged, the run goes back to the one before. A StateError if the directory
     belongs to another run; and if it is empty while such a run is open, or behind the stream, unless the configuration
     says which of the two is to be believed.
@@ -64,7 +65,7 @@ def open_run(
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
         _go_beyond(on_stream[0].epoch, config, facts, directory, ledger)
     epoch = ledger.claim()
-    _go_back_to_sound_model(directory, ledger, specs, state_names(config.step))
+    _go_back_to_sound_model(directory, ledger, tensors, specs, state_names(config.step))
     caps, part_bytes = [config.inline_cap], {MAX_PART_BYTES, config.part_bytes, *facts.get("part_bytes", ())}
     if on_stream is not None and on_stream[0].run_id == facts["run_id"]:
         caps.append(on_stream[0].cap(config.inline_cap))
@@ -214,12 +215,25 @@ def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: S
             )
 
 
+def _check_has_tied_once(model: ModelFile, tensors: ModelTensors) -> None:
+    """A StateError if it has a tied tensor under each of its names, as fedmq 0.1.0 wrote it."""
+    names = {spec.name for spec in model.specs()} if tensors.others else set()
+    for other, name in tensors.others.items():
+        if other in names:
+            raise StateError(
+                f"the model in {model.path} has '{name}' and '{other}' apart, though they are one tensor (tied weights)"
+                " as fedmq 0.1.0 sent them; end the run with that version, or begin another one with another --state"
+                " and --run"
+            )
+
+
 def _go_back_to_sound_model(
-    directory: StateDirectory, ledger: Ledger, specs: Specs, companions: Collection[str]
+    directory: StateDirectory, ledger: Ledger, tensors: ModelTensors, specs: Specs, companions: Collection[str]
 ) -> None:
     while True:
         last = ledger.last_closed_round()
         try:
+            _check_has_tied_once(directory.model(last), tensors)
             directory.model(last).check(specs, ledger.model_sha256(last))
             _check_companions(directory, ledger, specs, companions, last)
             return

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from broker.states import State
+from broker.states import ModelTensors, State
 from broker.wire import LocalTraining
 from learning import Measured, Plan, Site, Task, load_task
 from simulation.sites import simulated_site
@@ -58,7 +58,7 @@ class Baseline:
             num_samples = trained.num_samples
             state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}
         model = judge.model()
-        model.load_state_dict(state)
+        ModelTensors.of(model).put_into(model, state)
         metrics = {name: float(value) for name, value in judge.evaluate(model).items()}
         return Alone(num_samples, Measured.of(metrics))
 

@@ -18,6 +18,7 @@ from aggregator.history import write_report
 from aggregator.state import StateDirectory
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
+from broker.states import ModelTensors, State
 from broker.wire import Believing, ModelHead, decode
 from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, private_files, read_settings
 from learning import Measured, Site, Task, load_task
@@ -238,9 +239,10 @@ def _remove_queues(transport: Transport) -> None:
     transport.remove()
 
 
-def _initial_state(task: Task, seed: int) -> dict[str, torch.Tensor]:
+def _initial_state(task: Task, seed: int) -> State:
     torch.manual_seed(seed)
-    return dict(task.model().state_dict())
+    model = task.model()
+    return ModelTensors.of(model).taken_from(model)
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

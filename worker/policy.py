@@ -1,6 +1,6 @@
 """What a site requires of a run before it answers. No head can change it. Pure."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from broker.states import ALL, selected
@@ -20,16 +20,19 @@ class WorkerPolicy:
     allow_shared: tuple[str, ...] = ALL
     """Patterns of the names of the tensors that may leave, see selection.py."""
 
-    def objection_to(self, head: ModelHead, *, trained: Callable[[], Collection[str]]) -> str | None:
+    def objection_to(
+        self, head: ModelHead, *, trained: Callable[[], Collection[str]], others: Mapping[str, str] | None = None
+    ) -> str | None:
         """Why this head is not answered, in words for people at both ends; None if it is.
 
         With few steps on a small batch, a delta says what one sample was (Zhu et al. 2019, "Deep Leakage from
-        Gradients"). ``trained`` gives the names of the model's trained parameters.
+        Gradients"). ``trained`` gives the names of the model's trained parameters; ``others`` has the further names
+        of tied ones, with the name that they travel by.
         """
         return (
             self._missing_protection(head)
             or self._too_little_training(head)
-            or self._too_many_tensors(head, trained=trained)
+            or self._too_many_tensors(head, trained=trained, others=others or {})
         )
 
     def _missing_protection(self, head: ModelHead) -> str | None:
@@ -44,10 +47,13 @@ class WorkerPolicy:
             return f"the run trains with batches of {batch}; --min-batch is {self.min_batch}"
         return None
 
-    def _too_many_tensors(self, head: ModelHead, *, trained: Callable[[], Collection[str]]) -> str | None:
+    def _too_many_tensors(
+        self, head: ModelHead, *, trained: Callable[[], Collection[str]], others: Mapping[str, str]
+    ) -> str | None:
         if self.allow_shared == ALL:
             return None
         names = {spec.name for spec in head.tensors}
+        names |= {other for other, name in others.items() if name in names}
         kept = sorted(names - selected(names, self.allow_shared, trained=trained()))
         if not kept:
             return None

@@ -196,7 +196,8 @@ class Worker:
                 f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
                 f" {', '.join(head.sets)}; install the version that the aggregator has"
             )
-        objection = self._policy.objection_to(head, trained=self._trainer.trained)
+        tensors = self._trainer.tensors
+        objection = self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
         if objection:
             self._object(head, objection)
             return
@@ -265,6 +266,9 @@ class Worker:
         home = self._trainer.home(head.tensors, seed=head.seed)
         if home:
             log.info("run %s shares %d tensors; %d stay here", head.run_id, len(head.tensors), len(home))
+        stays = self._trainer.tensors.what_stays()
+        if stays:
+            log.warning("not averaged, and not kept over a restart of this worker: %s", stays)
         if home and not self._carried.is_lasting:
             log.warning("the tensors that stay here are lost when this worker is restarted; --state keeps them")
         return Carried({HOME: home})
@@ -273,7 +277,9 @@ class Worker:
         """The model with the tensors that stay here."""
         if not carried.home:
             return state
-        whole = state | carried.home
+        whole = state | {
+            name: tensor for name, tensor in carried.home.items() if name not in self._trainer.tensors.others
+        }
         misfit = difference(self._trainer.specs, specs_of(whole))
         if misfit:
             raise TaskError(f"with what was kept of run {head.run_id}, the model {misfit}; was --task another one?")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from broker.states import ALL, State, first_not_finite, shared_state, specs_of, trained_names
+from broker.states import ALL, ModelTensors, State, first_not_finite
 from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, Specs, delta_specs, difference
 from console import FedmqError, TaskError
 from learning import Measured, Plan, Task
@@ -51,21 +51,24 @@ class Trainer:
     def __init__(self, task: Task, *, device: str = "cpu", model: nn.Module | None = None) -> None:
         self.device = device
         self._task = task
-        self._model: nn.Module = (task.model() if model is None else model).to(device)
-        self.specs: Specs = specs_of(self._model.state_dict())
+        model = task.model() if model is None else model
+        self.tensors = ModelTensors.of(model)
+        """Of the model as the task makes it; tied buffers come apart when they move to a device."""
+        self._model = model.to(device)
         self._fitting: tuple[Specs, Sequence[str]] | None = None
         """What fitted last: it stays the same for a whole run."""
 
-    def trained(self) -> set[str]:
-        """The names of the model's trained parameters."""
-        return trained_names(self._model)
+    @property
+    def specs(self) -> Specs:
+        """The tensors of the model that can travel, each once."""
+        return self.tensors.specs
 
     def misfit(self, specs: Specs, shared: Sequence[str] = ALL) -> str | None:
         """Why these specs are not those of the shared tensors of this task's model; None if they are."""
         if (specs, shared) == self._fitting:
             return None
         try:
-            misfit = difference(specs_of(shared_state(self._model, shared)), specs)
+            misfit = difference(self.tensors.shared(shared), specs)
         except ValueError as error:
             return f"shares tensors that are not here: {error}"
         self._fitting = (specs, shared) if misfit is None else self._fitting
@@ -76,11 +79,11 @@ class Trainer:
         if len(shared) == len(self.specs):
             return {}
         _seed_everything(seed)
-        return _rest(self._task.model().state_dict(), shared)
+        return _rest(self.tensors.taken_from(self._task.model()), shared)
 
     def evaluate(self, state: Mapping[str, torch.Tensor]) -> Measured:
         """The task's metrics of a received model on the site's own held-out data."""
-        self._model.load_state_dict(state)
+        self.tensors.put_into(self._model, state)
         return Measured.of(_finite(self._task.evaluate(self._model)))
 
     def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
@@ -90,14 +93,14 @@ class Trainer:
         TaskError if the task gives no usable num_samples; Diverged if training ends in NaN or infinity.
         """
         _seed_everything(plan.seed)
-        self._model.load_state_dict(state)
+        self.tensors.put_into(self._model, state)
         self._model.zero_grad()  # a task that never does this would add to the gradients of another training
         begun_at = time.perf_counter()
         measured = Measured.of(self._task.train(self._model, plan))
         train_s = time.perf_counter() - begun_at
         num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
-        trained = self._model.state_dict()
+        trained = self.tensors.taken_from(self._model)
         delta, home = _delta(trained, state, delta_specs(shared)), _rest(trained, shared)
         broken = first_not_finite(delta) or first_not_finite(home)
         if broken:

@@ -2,7 +2,8 @@
 
 from broker.states.compression import Encoding
 from broker.states.model_body import read_model
-from broker.states.selection import ALL, selected, shared_state, trained_names
+from broker.states.model_tensors import ModelTensors
+from broker.states.selection import ALL, selected
 from broker.states.tensors import (
     DTYPES,
     State,
@@ -19,6 +20,7 @@ __all__ = [
     "ALL",
     "DTYPES",
     "Encoding",
+    "ModelTensors",
     "State",
     "chunks",
     "digest_of",
@@ -28,7 +30,5 @@ __all__ = [
     "raw",
     "read_model",
     "selected",
-    "shared_state",
     "specs_of",
-    "trained_names",
 ]

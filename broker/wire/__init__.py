@@ -48,6 +48,7 @@ from broker.wire.signatures import (
     signed_text,
 )
 from broker.wire.specs import (
+    MAX_TENSOR_NAME,
     Digest,
     DtypeName,
     KeptSpecs,
@@ -89,6 +90,7 @@ __all__ = [
     "MAX_SHARDS",
     "MAX_SUM",
     "MAX_TENSORS",
+    "MAX_TENSOR_NAME",
     "MAX_TRAILER_BYTES",
     "MAX_ZSTD_LEVEL",
     "METRIC_NAME",

@@ -35,11 +35,14 @@ ITEM_BYTES: dict[DtypeName, int] = {
     "bool": 1,
 }
 
+MAX_TENSOR_NAME = 512
+"""Characters."""
+
 
 class TensorSpec(NamedTuple):
     """Name, dtype and shape of one tensor, without its values."""
 
-    name: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    name: Annotated[StrictStr, Field(min_length=1, max_length=MAX_TENSOR_NAME)]
     dtype: DtypeName
     shape: Annotated[
         tuple[Annotated[StrictInt, Field(ge=0, lt=2**40)], ...],

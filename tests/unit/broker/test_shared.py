@@ -3,7 +3,8 @@
 import pytest
 from torch import nn
 
-from broker.states.selection import ALL, shared_state
+from broker.states.model_tensors import ModelTensors
+from broker.states.selection import ALL
 
 
 def model() -> nn.Module:
@@ -14,6 +15,10 @@ def model() -> nn.Module:
     for parameter in net.get_submodule("body").parameters():
         parameter.requires_grad_(False)
     return net
+
+
+def shared(module: nn.Module, patterns: tuple[str, ...]) -> set[str]:
+    return {spec.name for spec in ModelTensors.of(module).shared(patterns)}
 
 
 BODY, HEAD = {"body.weight", "body.bias"}, {"head.weight", "head.bias"}
@@ -36,21 +41,21 @@ NORM = {"norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "no
     ],
 )
 def test_patterns_name_tensors(patterns: tuple[str, ...], names: set[str]) -> None:
-    assert set(shared_state(model(), patterns)) == names
+    assert shared(model(), patterns) == names
 
 
 @pytest.mark.parametrize("patterns", [("tail.*",), ("body.*", "tail.*"), ("*", "!tail.*"), ("BODY.*",)])
 def test_a_pattern_that_matches_nothing_is_named(patterns: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"'!?(tail|BODY)\.\*' matches no tensor of the model; it has body.weight, "):
-        shared_state(model(), patterns)
+        shared(model(), patterns)
 
 
 def test_nothing_trained_is_nothing_that_trainable_matches() -> None:
     frozen = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="'trainable' matches no tensor"):
-        shared_state(frozen, ("trainable",))
+        shared(frozen, ("trainable",))
 
 
 def test_a_rest_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"'\*,!\*' leaves no tensor"):
-        shared_state(model(), ("*", "!*"))
+        shared(model(), ("*", "!*"))

@@ -11,8 +11,8 @@ from unit.worker.test_worker_service import TOPOLOGY
 
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.states.compression import Encoding
-from broker.states.selection import shared_state
-from broker.states.tensors import State, chunks, digest_of, specs_of, state_from
+from broker.states.model_tensors import ModelTensors
+from broker.states.tensors import DTYPES, State, chunks, digest_of, specs_of, state_from
 from broker.transport import Source
 from broker.wire import zstd
 from broker.wire.codec import decode, encode
@@ -97,7 +97,10 @@ class Site:
         run_id: str = "demo.1",
     ) -> tuple[UpdateHead, bytes]:
         """The update that a model of zeros for this round is answered with."""
-        state = {name: torch.zeros_like(tensor) for name, tensor in shared_state(Net(), shared).items()}
+        state = {
+            spec.name: torch.zeros(spec.shape, dtype=DTYPES[spec.dtype])
+            for spec in ModelTensors.of(Net()).shared(shared)
+        }
         specs = specs_of(state)
         head = ModelHead(
             tensors=specs,

@@ -56,6 +56,13 @@ def test_a_head_that_shares_a_tensor_that_is_to_stay_home_is_not_answered(allowe
     assert objection(WorkerPolicy(allow_shared=allowed), tensors=TENSORS[:1]) is None
 
 
+def test_a_tied_tensor_stays_home_by_any_of_its_names() -> None:
+    tied = {"decoder.weight": "body.weight"}
+    policy = WorkerPolicy(allow_shared=("!decoder.*",))
+    said = policy.objection_to(head(), trained=lambda: TRAINED, others=tied)
+    assert said == "the run shares 'decoder.weight', which --allow-shared keeps at home"
+
+
 def test_trainable_stands_for_the_parameters_that_are_trained() -> None:
     policy = WorkerPolicy(allow_shared=("trainable",))
     assert policy.objection_to(head(), trained=lambda: TRAINED) is None

@@ -1,0 +1,237 @@
+"""What the state dict of a model holds: tensors that can travel, which of them are one, and what only stays.
+
+Names that stand for the same memory (tied weights) are one tensor. It travels once, by the first of its names in the
+order of the state dict; the others follow it wherever it is put. An entry that no message can hold (extra state, packed
+or sparse weights, complex numbers) stays on the module for as long as the module lives. Only if it is a parameter that
+is trained, it has to be left out by name: what is silently not averaged would be worse than an error.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from broker.states.memory_places import overlapping, place_of, repeats_elements, tied
+from broker.states.selection import listed, matched, selected
+from broker.states.tensors import DTYPES, State, specs_of
+from broker.wire import MAX_TENSOR_NAME, KeptSpecs, TensorSpec, canonical
+from console import TaskError
+
+_RESERVED = "__metadata__"
+"""What a safetensors file calls its own notes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTensors:
+    """The entries of a state dict by name, without their values."""
+
+    names: Sequence[str]
+    """All entries, in their order."""
+    specs: KeptSpecs
+    """The tensors that can travel, each once."""
+    others: Mapping[str, str]
+    """The further names of tied tensors -> the name that each travels by."""
+    overlaps: Sequence[tuple[str, str]]
+    """Pairs of tensors that have some memory in common without being one."""
+    trained: frozenset[str]
+    """All names of the parameters that are trained (requires_grad)."""
+    staying: Mapping[str, str]
+    """Entries that cannot travel -> why."""
+    hidden: Sequence[str]
+    """Trained parameters that the state dict leaves out."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "ModelTensors":
+        """Of a model as its task makes it, before it moves to a device. TaskError if it is not finished."""
+        entries = _entries(model)
+        staying = {name: why for name, entry in entries.items() if (why := _obstacle(name, entry)) is not None}
+        state: State = {name: entry for name, entry in entries.items() if name not in staying}
+        others = tied(state)
+        once = {name: tensor for name, tensor in state.items() if name not in others}
+        trained, hidden = _trained(model, entries)
+        return cls(
+            names=tuple(entries),
+            specs=specs_of(once),
+            others=others,
+            overlaps=overlapping(once),
+            trained=frozenset(trained),
+            staying=staying,
+            hidden=hidden,
+        )
+
+    def shared(self, patterns: Sequence[str]) -> KeptSpecs:
+        """The specs of the tensors that the patterns of selection.py let travel.
+
+        ValueError if a pattern matches nothing, if nothing is left, or if what would be left cannot be told apart.
+        """
+        for pattern in patterns:
+            if not matched(pattern, self.names, self.trained):
+                raise ValueError(f"'{pattern}' matches no tensor of the model; it has {listed(self.names)}")
+        names = selected(self.names, patterns, trained=self.trained)
+        self._check_can_travel(names)
+        self._check_is_whole(names)
+        specs = [spec for spec in self.specs if spec.name in names]
+        if not specs:
+            raise ValueError(f"'{','.join(patterns)}' leaves no tensor of the model to share{self._because()}")
+        return self.specs if len(specs) == len(self.specs) else canonical(specs)
+
+    def _check_can_travel(self, names: Collection[str]) -> None:
+        for name, why in self.staying.items():
+            if name in names and name in self.trained:
+                raise ValueError(
+                    f"'{_short(name)}' is trained, but {why}, so it cannot travel;"
+                    f" '!{_pattern(name)}' leaves it at the sites"
+                )
+
+    def _check_is_whole(self, names: Collection[str]) -> None:
+        """A tensor with two names is shared by both or by neither, and so are two that overlap."""
+        for other, name in self.others.items():
+            if (other in names) != (name in names):
+                raise ValueError(
+                    f"'{name}' and '{other}' are one tensor (tied weights), of which only"
+                    f" '{name if name in names else other}' would be shared; share both,"
+                    f" or leave both at the sites with '!{name}' and '!{other}'"
+                )
+        for one, two in self.overlaps:
+            if one in names or two in names:
+                raise ValueError(
+                    f"'{one}' and '{two}' lie in the same memory in part, so they cannot be averaged apart;"
+                    f" give one of them its own with clone(), or leave both at the sites with '!{one}' and '!{two}'"
+                )
+
+    def _because(self) -> str:
+        return "".join(f"; '{_short(name)}' {why}" for name, why in [*self.staying.items()][:3])
+
+    def what_stays(self) -> str | None:
+        """What cannot travel, for people; None if everything can."""
+        reasons = [*self.staying.items(), *((name, "is trained, but not in the state dict") for name in self.hidden)]
+        if not reasons:
+            return None
+        some = ", ".join(f"'{_short(name)}' ({why})" for name, why in reasons[:3])
+        return some + (f" and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+
+    def taken_from(self, model: nn.Module) -> State:
+        """The tensors that can travel, each once; they are the module's own memory. TaskError if they have changed."""
+        entries = _entries(model)
+        self._check_unchanged(entries)
+        return {spec.name: entries[spec.name] for spec in self.specs}
+
+    def put_into(self, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+        """Copies the values in ``state`` into a module, under all their names; all others stay as they are.
+
+        TaskError if the module is not any more what it was, or does not take its own state dict.
+        """
+        entries = _entries(model)
+        self._check_unchanged(entries)
+        for name in self.staying:  # what is no tensor, as packed weights, goes in with the others
+            if isinstance(entries.get(name), torch.Tensor):
+                del entries[name]
+        entries |= {spec.name: state[spec.name] for spec in self.specs if spec.name in state}
+        entries |= {other: state[name] for other, name in self.others.items() if name in state}
+        try:
+            result = model.load_state_dict(entries, strict=False)
+        except Exception as error:  # an overridden method may raise anything
+            raise TaskError(f"the model does not take its own state dict: {_one_line(error)}") from error
+        unexpected = getattr(result, "unexpected_keys", ())
+        if unexpected:
+            raise TaskError(
+                f"the model's state_dict() has '{_short(unexpected[0])}', which its load_state_dict() does not know;"
+                " a model that overrides one of the two overrides both"
+            )
+
+    def _check_unchanged(self, entries: Mapping[str, Any]) -> None:
+        changes = [change for spec in self.specs if (change := _change(spec, entries.get(spec.name))) is not None]
+        changes += [
+            f"'{other}' and '{name}' were one tensor and differ"
+            for other, name in self.others.items()
+            if not changes and not _are_equal(entries.get(other), entries[name])
+        ]
+        if changes:
+            more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+            raise TaskError(
+                f"the task changed the tensors of its model, which are to stay what model() made them:"
+                f" {'; '.join(changes[:3])}{more}"
+            )
+
+
+def _entries(model: nn.Module) -> dict[str, Any]:
+    """The state dict, a new one, with its notes on versions."""
+    try:
+        entries: Any = model.state_dict()
+    except Exception as error:  # an overridden method may raise anything
+        raise TaskError(f"the model's state_dict() failed: {_one_line(error)}") from error
+    if not isinstance(entries, dict) or not all(isinstance(name, str) and name for name in entries):
+        raise TaskError(f"the model's state_dict() gave {type(entries).__name__}; expected a dict of names to tensors")
+    return entries
+
+
+def _trained(model: nn.Module, entries: Mapping[str, Any]) -> tuple[set[str], list[str]]:
+    """The entries that are trained parameters, and the trained parameters that are none of the entries.
+
+    A state dict may have names of its own: then it is the memory that tells.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    places = {name: place_of(tensor) for name, tensor in parameters.items() if tensor.requires_grad}
+    given = {name: place_of(entry) for name, entry in entries.items() if _obstacle("", entry) is None}
+    known = set(places.values()) - {None}
+    trained = {name for name in entries if name in places or (name not in parameters and given.get(name) in known)}
+    hidden = [name for name, place in places.items() if name not in entries and place not in given.values()]
+    return trained, hidden
+
+
+def _obstacle(name: str, entry: object) -> str | None:
+    """Why an entry cannot travel; None if it can. TaskError for a tensor that has no shape yet."""
+    if not isinstance(entry, torch.Tensor):
+        return f"is not a tensor but of type {type(entry).__name__}"
+    if is_lazy(entry):
+        raise TaskError(
+            f"the model's '{_short(name)}' has no shape yet, as in a lazy module;"
+            " run one batch through the model in the task's model(), before it is returned"
+        )
+    if entry.is_meta:
+        return "is on the device 'meta', and so has no values"
+    if entry.layout != torch.strided:
+        return f"is sparse ({str(entry.layout).removeprefix('torch.')})"
+    if entry.dtype not in DTYPES.values():
+        return f"is of dtype {str(entry.dtype).removeprefix('torch.')}"
+    if repeats_elements(entry):
+        return "has several elements in one place, as after expand(); contiguous() gives each its own"
+    if len(name) > MAX_TENSOR_NAME:
+        return f"has a name of {len(name)} characters; at most {MAX_TENSOR_NAME} can travel"
+    return f"has the name '{_RESERVED}', which safetensors files keep for themselves" if name == _RESERVED else None
+
+
+def _change(spec: TensorSpec, entry: object) -> str | None:
+    """What has become of a tensor; None if it is as it was."""
+    if isinstance(entry, torch.Tensor) and entry.dtype == DTYPES[spec.dtype] and tuple(entry.shape) == spec.shape:
+        return None
+    was = f"'{spec.name}' was {spec.dtype} {list(spec.shape)}"
+    if entry is None:
+        return f"{was} and is gone"
+    if not isinstance(entry, torch.Tensor):
+        return f"{was} and is of type {type(entry).__name__}"
+    return f"{was} and is {str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
+
+
+def _are_equal(one: object, two: torch.Tensor) -> bool:
+    """Whether both are the same memory, or have the same bits."""
+    if not isinstance(one, torch.Tensor) or one.dtype != two.dtype or one.shape != two.shape:
+        return False
+    if place_of(one) == place_of(two):
+        return True
+    return torch.equal(one.contiguous().view(-1).view(torch.uint8), two.contiguous().view(-1).view(torch.uint8))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:60]}…"
+
+
+def _pattern(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:60]}*"
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,98 @@
+"""Models as people have them, from the first round to the last, with the value that comes out."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_model, save_file
+from torch import nn
+from unit.broker.test_model_tensors import Extra, Tied
+from unit.simulation.small_federation import Given, SmallFederation
+
+from aggregator.history import History
+from console.errors import SettingsError, StateError
+
+
+def test_tied_weights_are_averaged_and_travel_once(tmp_path: Path) -> None:
+    """Site a adds 1, site b adds 3: the mean moves by 2 a round, under both names."""
+    seen: list[tuple[float, float]] = []
+
+    def train(model: nn.Module, site: str) -> None:
+        assert isinstance(model, Tied)
+        seen.append((model.wte.weight[0, 0].item(), model.lm_head.weight[0, 0].item()))
+        model.lm_head.weight += 1 if site == "a" else 3
+
+    def make() -> nn.Module:
+        model = Tied()
+        nn.init.zeros_(model.wte.weight)
+        return model
+
+    run = SmallFederation(tmp_path, lambda site: Given(site, make, train)).run()
+
+    assert seen == [(0, 0), (0, 0), (2, 2), (2, 2)]
+    assert {spec.name for spec in run.head.tensors} == {"wte.weight", "body.weight", "body.bias"}
+    assert run.model(2)["wte.weight"].unique().tolist() == [4]
+    for loaded in (History(tmp_path).load_model(Tied()), _loaded(tmp_path)):
+        assert isinstance(loaded, Tied)
+        assert loaded.lm_head.weight.unique().tolist() == [4]
+
+
+def _loaded(folder: Path) -> nn.Module:
+    """As the library of the format loads it."""
+    model = Tied()
+    load_model(model, folder / "models" / "last.safetensors")
+    return model
+
+
+def test_a_run_that_would_share_one_of_two_tied_names_does_not_begin(tmp_path: Path) -> None:
+    run = SmallFederation(tmp_path, lambda site: Given(site, Tied), shared="!lm_head.*")
+    with pytest.raises(SettingsError, match=r"--shared: 'wte.weight' and 'lm_head.weight' are one tensor"):
+        run.run()
+
+
+def test_tied_weights_that_stay_home_are_each_site_s_own(tmp_path: Path) -> None:
+    seen: dict[str, float] = {}
+
+    def train(model: nn.Module, site: str) -> None:
+        assert isinstance(model, Tied)
+        model.wte.weight += 1 if site == "a" else 3
+        seen[site] = (model.lm_head.weight - start).mean().item()
+
+    torch.manual_seed(0)
+    start = Tied().wte.weight.detach()
+    SmallFederation(tmp_path, lambda site: Given(site, Tied, train), shared="body.*").run()
+    assert seen == pytest.approx({"a": 2, "b": 6})
+
+
+def test_a_run_of_0_1_0_that_sent_a_tied_tensor_twice_is_refused_with_both_names(tmp_path: Path) -> None:
+    run = SmallFederation(tmp_path, lambda site: Given(site, Tied)).run()
+    path = tmp_path / "models" / "round-00002.safetensors"
+    save_file(run.model(2) | {"lm_head.weight": run.model(2)["wte.weight"].clone()}, path)
+    again = SmallFederation(tmp_path, run.task, rounds=3)
+    with pytest.raises(StateError, match=r"has 'wte.weight' and 'lm_head.weight' apart, though they are one tensor"):
+        again.run()
+
+
+def test_extra_state_stays_at_its_site_and_the_rest_is_averaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words: dict[str, Any] = {}
+
+    def train(model: nn.Module, site: str) -> None:
+        assert isinstance(model, Extra)
+        model.word += site
+        words[site] = model.word
+        model.bias += 1 if site == "a" else 3
+
+    def make() -> nn.Module:
+        model = Extra()
+        nn.init.zeros_(model.bias)
+        return model
+
+    with caplog.at_level(logging.WARNING):
+        run = SmallFederation(tmp_path, lambda site: Given(site, make, train)).run()
+    assert words == {"a": "mineaa", "b": "minebb"}
+    assert run.model(2)["bias"].tolist() == [4]
+    assert "'_extra_state' (is not a tensor but of type dict)" in caplog.text
