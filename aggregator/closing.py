@@ -94,6 +94,7 @@ def write_next_model(
         current.updates.accumulator,
         config.step,
         total=total,
+        stepped=opened.run.stepped,
         state=_state_before(number, config, opened),
     )
     new = directory.new_model(number, specs, companions=names)

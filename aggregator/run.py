@@ -36,6 +36,8 @@ class Run:
     specs: Specs
     inline_cap: int
     """The cap that updates may have been sent under: ours, or that of the newest model on the stream if smaller."""
+    stepped: frozenset[str]
+    """The tensors that the server's step moves; the others move by the plain mean."""
     part_bytes: frozenset[int]
     """The sizes of part that this run's models have had, and so its updates in blobs."""
 
@@ -71,7 +73,11 @@ def open_run(
         caps.append(on_stream[0].cap(config.inline_cap))
         part_bytes.add(part_bytes_of(on_stream[0]))
     ledger.record({"part_bytes": sorted(part_bytes)})
-    return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(part_bytes))
+    stepped = facts.get("stepped")
+    if stepped is None:  # the run begins, or 0.1.0 began it
+        stepped = sorted(spec.name for spec in specs if spec.is_float and spec.name in tensors.trained)
+        ledger.record({"stepped": stepped})
+    return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(stepped), frozenset(part_bytes))
 
 
 def _go_beyond(

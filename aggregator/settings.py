@@ -87,7 +87,9 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="tensors of the model that travel and are averaged: patterns of their names, separated by commas"
         " (body.*,!*.bias; ! leaves out), or trainable, for those that are trained; all others stay at each worker",
     )
-    server_lr: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the mean update")
+    server_lr: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="factor on the mean update of trained parameters; buffers and integers move by the mean"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of the initial model and of every local training"
     )

@@ -1,24 +1,30 @@
 """The next global model from the updates of a round, piece by piece: neither model is ever in memory as a whole.
 
     mean  = sum_k(weight_k * delta_k) / sum_k(base_weight_k)
-    model <- model + step(mean)
+    model <- model + step(mean)     parameters that are trained
+    model <- model + mean           buffers, such as BatchNorm's statistics, and integers
 
-With staleness the weights are discounted and the divisor is not, as in FedBuff (Nguyen et al. 2022), so that stale
-updates move the model less. Integer tensors are rounded half to even; boolean ones stay as they are.
+A variance that is stepped twice as far as the mean becomes negative. With staleness the weights are discounted and the
+divisor is not, as in FedBuff (Nguyen et al. 2022), so that stale updates move the model less. Integer tensors are
+rounded half to even; boolean ones stay as they are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 
 from aggregator.rounds.accumulator import Accumulator
-from aggregator.rounds.steps import Block, Step
+from aggregator.rounds.steps import Block, FedAvg, Step
 from aggregator.state import ModelFile
 from broker.states import DTYPES
 from broker.wire import Specs, TensorSpec, num_elements_of
+
+_PLAIN = FedAvg()
+"""A step that leaves the mean as it is: then all tensors move alike, and small ones together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +46,42 @@ def next_model(
     step: Step,
     *,
     total: int,
+    stepped: Collection[str],
     state: Mapping[str, ModelFile] | None = None,
 ) -> Iterator[NextPiece]:
     """The next global model, in the order of ``specs``. Uses up the accumulator.
 
-    ``total`` is the divisor of the mean; 0 leaves model and state as they are. ``state`` has the files of the step's
-    state; if it is empty, the step begins.
+    ``total`` is the divisor of the mean; 0 leaves model and state as they are. ``stepped`` are the names of the tensors
+    that the step moves; all others move by the mean, and keep the state that the step begins with. ``state`` has the
+    files of the step's state; if it is empty, the step begins.
     """
     with ExitStack() as stack:
         remembered = {name: stack.enter_context(file.floats(specs)) for name, file in (state or {}).items()}
-        for span, start, values in model.values(specs, accumulator.spans(specs)):
+        spans = accumulator.spans(specs)
+        if step != _PLAIN:
+            spans = _apart(spans, stepped)
+        for span, start, values in model.values(specs, spans):
             num = len(values)
             before = {name: floats.take(num) for name, floats in remembered.items()} if state else step.init(num)
             after = {name: np.array(block) for name, block in before.items()}
             if total and span[0].name in accumulator:
                 for block, mean in accumulator.means(span, total, start=start, num=num):
-                    change, moved = step.apply(mean, {name: floats[block] for name, floats in before.items()})
+                    change: Block = mean
+                    if span[0].name in stepped:
+                        change, moved = step.apply(mean, {name: floats[block] for name, floats in before.items()})
+                        for name, floats in moved.items():
+                            after[name][block] = floats
                     values[block] = _moved(values[block], torch.from_numpy(change), span[0])
-                    for name, floats in moved.items():
-                        after[name][block] = floats
                 if start + num == num_elements_of(span):
                     accumulator.forget(span)
             yield NextPiece(span, values, after)
+
+
+def _apart(spans: Iterable[Specs], stepped: Collection[str]) -> Iterator[Specs]:
+    """The spans, cut where a tensor that is stepped lies beside one that is not."""
+    for span in spans:
+        for _, alike in groupby(span, key=lambda spec: spec.name in stepped):
+            yield tuple(alike)
 
 
 def _moved(old: torch.Tensor, change: torch.Tensor, spec: TensorSpec) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The next model's values, whichever tensors are stepped together."""
+"""The next model's values, whichever tensors are stepped together. Those called ``a`` are buffers."""
 
 from itertools import groupby
 from operator import attrgetter
@@ -31,7 +31,8 @@ def model() -> State:
 def stepped(old: State, directory: StateDirectory, exact_sum: ExactSum, *, total: int, server_lr: float) -> State:
     directory.write_model(0, old).install()
     new: State = {}
-    pieces = next_model(directory.model(0), specs_of(old), exact_sum, FedAvg(server_lr), total=total)
+    floats = {name for name, tensor in old.items() if tensor.is_floating_point() and not name.startswith("a.")}
+    pieces = next_model(directory.model(0), specs_of(old), exact_sum, FedAvg(server_lr), total=total, stepped=floats)
     for span, of_span in groupby(pieces, key=attrgetter("span")):
         together = torch.cat([piece.values for piece in of_span])
         parts = torch.split(together, [spec.num_elements for spec in span])
@@ -57,7 +58,8 @@ def test_each_tensor_that_travelled_is_stepped_by_its_own_mean(tmp_path: Path, a
     new = stepped(old, StateDirectory(tmp_path), exact_sum, total=3, server_lr=0.5)
 
     for name, tensor in old.items():
-        step = 0.5 * delta[name].double() if name in delta else torch.zeros(tensor.shape)
+        factor = 0.5 if tensor.is_floating_point() and not name.startswith("a.") else 1.0
+        step = factor * delta[name].double() if name in delta else torch.zeros(tensor.shape)
         expected = tensor.double() + (step if tensor.is_floating_point() else step.round())
         assert new[name].dtype == tensor.dtype
         assert torch.equal(new[name], expected.to(tensor.dtype)), name

@@ -1,6 +1,7 @@
 """Models as people have them, from the first round to the last, with the value that comes out."""
 
 import logging
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,46 @@ def test_extra_state_stays_at_its_site_and_the_rest_is_averaged(
     assert words == {"a": "mineaa", "b": "minebb"}
     assert run.model(2)["bias"].tolist() == [4]
     assert "'_extra_state' (is not a tensor but of type dict)" in caplog.text
+
+
+class Norm(nn.BatchNorm1d):
+    """Training adds 1 to the weight, and takes 0.9 off the variance."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+
+def drifts(model: nn.Module, site: str) -> None:
+    assert isinstance(model, Norm)
+    assert model.running_var is not None
+    assert model.num_batches_tracked is not None
+    model.weight += 1
+    model.running_var -= 0.9 if site == "a" else 0.5
+    model.num_batches_tracked += 3
+
+
+@pytest.mark.parametrize("server_lr", [1.0, 2.0, 0.5])
+def test_statistics_move_by_the_mean_whatever_the_server_s_factor(tmp_path: Path, server_lr: float) -> None:
+    run = SmallFederation(tmp_path, lambda site: Given(site, Norm, drifts), rounds=1, server_lr=server_lr).run()
+    assert run.model(1)["weight"].tolist() == [1 + server_lr] * 2
+    assert run.model(1)["running_var"].tolist() == pytest.approx([0.3] * 2)
+    assert run.model(1)["num_batches_tracked"].item() == 3
+
+
+def test_which_tensors_are_stepped_is_decided_when_the_run_begins(tmp_path: Path) -> None:
+    """A task that freezes a parameter in the middle of a run, and a ledger of 0.1.0, which does not say."""
+
+    def frozen() -> nn.Module:
+        return Norm().requires_grad_(False)
+
+    SmallFederation(tmp_path, lambda site: Given(site, Norm, drifts), rounds=1, server_lr=2).run()
+    again = SmallFederation(tmp_path, lambda site: Given(site, frozen, drifts), rounds=2, server_lr=2).run()
+    assert again.model(2)["weight"].tolist() == [5, 5]
+
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.execute("SELECT value FROM run WHERE key = 'stepped'").fetchall() == [('["bias", "weight"]',)]
+        ledger.execute("DELETE FROM run WHERE key = 'stepped'")
+    ledger.close()
+    last = SmallFederation(tmp_path, lambda site: Given(site, Norm, drifts), rounds=3, server_lr=2).run()
+    assert last.model(3)["weight"].tolist() == [7, 7]
+    assert last.model(3)["running_var"].tolist() == pytest.approx([1 - 3 * 0.7] * 2)
