@@ -6,7 +6,7 @@ from torch import nn
 
 from aggregator.state import ModelFile
 from broker.states import ModelTensors
-from learning import Measured, Task
+from learning import Measured, Task, evaluating
 
 
 class CentralEvaluation:
@@ -17,12 +17,14 @@ class CentralEvaluation:
 
     def __init__(self, task: Task, model: nn.Module, tensors: ModelTensors) -> None:
         self._task, self._tensors = task, tensors
-        self._model = model if task.evaluate(model) else None
+        with evaluating(model):
+            self._model = model if task.evaluate(model) else None
 
     def __call__(self, model: ModelFile) -> Measured:
         """The metrics of a model; none without test data. Metrics that are not finite are left out."""
         if self._model is None:
             return Measured()
         self._tensors.put_into(self._model, model.state())
-        metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
+        with evaluating(self._model):
+            metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
         return Measured.of({name: value for name, value in metrics.items() if math.isfinite(value)})

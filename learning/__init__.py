@@ -3,6 +3,7 @@
 Pure: tensors in, tensors out. Nothing here knows a queue, a message or a clock.
 """
 
+from learning.evaluation import evaluating
 from learning.loading import at_site, load_task
 from learning.metrics import AT_SITES, IN_TRAINING, USUAL_METRICS, Direction, Measured, bare, rank
 from learning.split import Split
@@ -22,6 +23,7 @@ __all__ = [
     "Task",
     "at_site",
     "bare",
+    "evaluating",
     "load_task",
     "rank",
 ]

@@ -21,7 +21,7 @@ def evaluate(model: nn.Module, samples: Samples, *, loss: Loss, accuracy: bool =
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     num_samples = count(samples)
     loss_sum, num_correct, num_classified = 0.0, 0, 0
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.no_grad():
         for indices in torch.split(torch.arange(num_samples), BATCH_SIZE):
             inputs, targets = (tensor.to(device) for tensor in take(samples, indices))
             outputs = model(inputs)
@@ -41,11 +41,17 @@ def are_class_scores(outputs: Tensor, targets: Tensor) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within; each module's own mode again afterwards."""
+    """Eval mode within; modes, gradients, and what is trained, as they were afterwards, whatever was done to them."""
     was_training = [(module, module.training) for module in model.modules()]
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    had_gradients = torch.is_grad_enabled()
     model.eval()
     try:
         yield
     finally:
+        torch.set_grad_enabled(had_gradients)
         for module, training in was_training:
             module.training = training
+        for parameter, is_trained, gradient in before:
+            parameter.requires_grad_(is_trained)
+            parameter.grad = gradient

@@ -79,7 +79,7 @@ class Task(Protocol):
         ...
 
     def train(self, model: nn.Module, plan: Plan) -> Mapping[str, float]:
-        """Trains `model` in place and returns its metrics.
+        """Trains `model`, which is in training mode, in place and returns its metrics.
 
         `num_samples` must be among them: it is the weight of this update in the mean.
         """
@@ -87,6 +87,8 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Metrics such as `loss`, `accuracy` and `num_samples` on held-out data; `{}` when there is none.
+
+        The model is in evaluation mode; its modes, gradients and requires_grad are afterwards what they were.
 
         A worker's task evaluates on the site's own held-out data, the aggregator's on central test data.
         """

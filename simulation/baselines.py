@@ -9,7 +9,7 @@ import torch
 
 from broker.states import ModelTensors, State
 from broker.wire import LocalTraining
-from learning import Measured, Plan, Site, Task, load_task
+from learning import Measured, Plan, Site, Task, evaluating, load_task
 from simulation.sites import simulated_site
 from worker import Trainer, derived_seed
 
@@ -59,7 +59,8 @@ class Baseline:
             state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}
         model = judge.model()
         ModelTensors.of(model).put_into(model, state)
-        metrics = {name: float(value) for name, value in judge.evaluate(model).items()}
+        with evaluating(model):
+            metrics = {name: float(value) for name, value in judge.evaluate(model).items()}
         return Alone(num_samples, Measured.of(metrics))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from broker.states import ALL, ModelTensors, State, first_not_finite
 from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, Specs, delta_specs, difference
 from console import FedmqError, TaskError
-from learning import Measured, Plan, Task
+from learning import Measured, Plan, Task, evaluating
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Trainer:
     def evaluate(self, state: Mapping[str, torch.Tensor]) -> Measured:
         """The task's metrics of a received model on the site's own held-out data."""
         self.tensors.put_into(self._model, state)
-        return Measured.of(_finite(self._task.evaluate(self._model)))
+        with evaluating(self._model):
+            return Measured.of(_finite(self._task.evaluate(self._model)))
 
     def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
         """Trains from ``state``, of which ``shared`` (None: all) are to travel.
@@ -94,6 +95,7 @@ class Trainer:
         """
         _seed_everything(plan.seed)
         self.tensors.put_into(self._model, state)
+        self._model.train()
         self._model.zero_grad()  # a task that never does this would add to the gradients of another training
         begun_at = time.perf_counter()
         measured = Measured.of(self._task.train(self._model, plan))
