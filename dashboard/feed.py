@@ -6,16 +6,19 @@ costs next to nothing, and reads the ledger only when the version has changed.
 
 import asyncio
 import json
+import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from aggregator.history import History, overview
+from aggregator.history import History, overview, without_folder
 from console import StateError
 
 _LOOK_EVERY_S = 0.5
 _LIVE_EVERY_S = 2.0
+_REST = 5.0
+"""A ledger that takes a second to read is read every six."""
 Live = Callable[[], dict[str, Any] | None]
 
 
@@ -68,19 +71,22 @@ class Feed:
                 with History(self._state) as history:
                     await self._follow(history)
             except (StateError, sqlite3.Error, OSError) as error:  # not begun yet, replaced, or unreadable
-                await self._send({"waiting_for": str(error)})
+                await self._send({"waiting_for": without_folder(str(error), self._state)})
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _follow(self, history: History) -> None:
         known: object = None
         live, live_at = None, -_LIVE_EVERY_S
         data: dict[str, Any] = {}
+        read_at, took_s = -math.inf, 0.0
         while history.facts:
             version, before, now = history.version(), live, asyncio.get_running_loop().time()
             if self._live is not None and now - live_at >= _LIVE_EVERY_S:
                 live, live_at = await self._ask_broker(history), now
-            if version != known:
-                data, known = await asyncio.to_thread(_overview_in, self._state), version
+            if version != known and now - read_at >= _REST * took_s:
+                data, known = await asyncio.to_thread(overview_in, self._state), version
+                read_at = asyncio.get_running_loop().time()
+                took_s = read_at - now
                 await self._send(data | {"live": live})
             elif live != before:
                 await self._send(data | {"live": live})
@@ -98,7 +104,7 @@ class Feed:
             self._changed.notify_all()
 
 
-def _overview_in(state: Path) -> dict[str, Any]:
+def overview_in(state: Path) -> dict[str, Any]:
     """With a connection of its own: the reader that waits for it may be cancelled, and closes what it has opened."""
     with History(state) as history:
         return overview(history)

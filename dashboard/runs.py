@@ -1,7 +1,12 @@
 """Which runs can be shown: a state directory, or those in a folder."""
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from aggregator.history import History, title_of
+from console import StateError
 
 _LEDGER = "ledger.sqlite"
 
@@ -31,3 +36,21 @@ def _folders_in(folder: Path) -> list[Path]:
 def _run(state: Path) -> Run:
     changes = [path.stat().st_mtime for path in state.glob(f"{_LEDGER}*")]
     return Run(state.resolve().name, state, max(changes, default=0.0))
+
+
+def digest(run: Run) -> dict[str, Any]:
+    """The run in one line: name, state, rounds, best. A run that cannot be read has a state that says so."""
+    known = {"folder": run.name, "name": run.name, "changed_at": run.changed_at}
+    try:
+        with History(run.state) as history:
+            facts, rounds, best = history.facts, history.num_closed(), history.best()
+            summary = history.summary
+            return known | {
+                "name": title_of(history, facts),
+                "state": "running or stopped" if summary is None else summary["stopped"],
+                "rounds": rounds,
+                "of": facts.get("settings", {}).get("rounds"),
+                "best": None if best is None else {"metric": best[0], "round": best[1], "value": best[2]},
+            }
+    except (StateError, sqlite3.Error, OSError):
+        return known | {"state": "not begun, or cannot be read", "rounds": 0, "of": None, "best": None}

@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
     HTMLResponse,
+    JSONResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
@@ -26,12 +27,12 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aggregator.history import History, report
+from aggregator.history import History, portable, report, without_folder
 from console import ServedSettings, StateError
 from console.serving import Gate, HttpServer
 from dashboard.downloads import rounds_csv, updates_csv
-from dashboard.feed import Feed, Live
-from dashboard.runs import Run, runs_in
+from dashboard.feed import Feed, Live, overview_in
+from dashboard.runs import Run, digest, runs_in
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
@@ -57,11 +58,13 @@ class Dashboard:
         return Starlette(
             routes=[
                 Route("/", self._index),
+                Route("/runs.json", self._runs),
                 Route("/run/{name}/", self._page),
                 Route("/run/{name}/events", self._events),
                 Route("/run/{name}/rounds.csv", self._rounds_csv),
                 Route("/run/{name}/updates.csv", self._updates_csv),
-                Route("/run/{name}/summary.json", self._file("summary.json", "application/json")),
+                Route("/run/{name}/run.json", self._run_json),
+                Route("/run/{name}/summary.json", self._summary),
                 Route("/run/{name}/report.html", self._report),
                 Route("/run/{name}/models/{model}.safetensors", self._model),
                 Route("/static/{file}", _static),
@@ -71,7 +74,7 @@ class Dashboard:
                 Middleware(Gate, settings, host=host),
                 Middleware(GZipMiddleware, minimum_size=2000),
             ],
-            exception_handlers={StateError: _unreadable},
+            exception_handlers={StateError: self._unreadable},
         )
 
     async def end(self) -> None:
@@ -86,12 +89,17 @@ class Dashboard:
         runs = runs_in(self._folder)
         if len(runs) == 1:
             return RedirectResponse(f"run/{next(iter(runs))}/")
-        shown = [(run, datetime.fromtimestamp(run.changed_at, UTC)) for run in runs.values()]
-        return self._html("index.html.j2", runs=shown, folder=self._folder)
+        return self._html("index.html.j2")
+
+    async def _runs(self, request: Request) -> Response:
+        """The runs of the index, the newest first."""
+        found = runs_in(self._folder).values()
+        return JSONResponse(await asyncio.to_thread(lambda: [digest(run) for run in found]))
 
     async def _page(self, request: Request) -> Response:
         run = self._run(request)
-        return self._html("run.html.j2", name=run.name, has_others=len(runs_in(self._folder)) > 1)
+        others = [name for name in runs_in(self._folder) if name != run.name]
+        return self._html("run.html.j2", name=run.name, others=others, scripts=report.SCRIPTS)
 
     def _html(self, template: str, **values: object) -> HTMLResponse:
         return HTMLResponse(self._pages.get_template(template).render(values))
@@ -104,8 +112,11 @@ class Dashboard:
     def _run(self, request: Request) -> Run:
         run = runs_in(self._folder).get(request.path_params["name"])
         if run is None:
-            raise HTTPException(404, f"no run of that name in {self._folder}")
+            raise HTTPException(404, "there is no run of that name")
         return run
+
+    async def _unreadable(self, request: Request, error: Exception) -> Response:
+        return PlainTextResponse(without_folder(str(error), self._folder), status_code=503)
 
     # -- downloads ------------------------------------------------------------------------------------------
 
@@ -117,18 +128,22 @@ class Dashboard:
 
     async def _report(self, request: Request) -> Response:
         """The report contains its scripts, so it gets its own rules: they may run, but reach nothing."""
-        response = await self._file("report.html", "text/html")(request)
-        response.headers["Content-Security-Policy"] = "sandbox allow-scripts allow-downloads"
-        return response
+        path = self._run(request).state / report.NAME
+        if not path.is_file():
+            raise HTTPException(404, f"there is no {report.NAME} before the run is over")
+        headers = {"Content-Security-Policy": "sandbox allow-scripts allow-downloads"}
+        return FileResponse(path, media_type="text/html", headers=headers)
 
-    def _file(self, name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-        async def serve(request: Request) -> Response:
-            path = self._run(request).state / name
-            if not path.is_file():
-                raise HTTPException(404, f"there is no {name} before the run is over")
-            return FileResponse(path, media_type=media_type)
+    async def _summary(self, request: Request) -> Response:
+        with History(self._run(request).state) as history:
+            summary = history.summary
+        if summary is None:
+            raise HTTPException(404, "there is no summary.json before the run is over")
+        return JSONResponse(portable(summary))
 
-        return serve
+    async def _run_json(self, request: Request) -> Response:
+        """All that the page shows of the run, as it is now."""
+        return JSONResponse(await asyncio.to_thread(overview_in, self._run(request).state))
 
     async def _model(self, request: Request) -> Response:
         run = self._run(request)
@@ -160,9 +175,9 @@ def _plain(name: str) -> str:
 
 
 _STATIC: dict[str, tuple[str, Callable[[], str]]] = {
-    "plotly.min.js": ("text/javascript", report.plotly_js),
+    **{name: ("text/javascript", partial(report.own_source, name)) for name in report.SCRIPTS},
     "page.css": ("text/css", lambda: report.own_source("page.css")),
-    "draw.js": ("text/javascript", lambda: report.own_source("draw.js")),
+    "index.js": ("text/javascript", lambda: _own_source("index.js")),
     "run.js": ("text/javascript", lambda: _own_source("run.js")),
     "run.css": ("text/css", lambda: _own_source("run.css")),
     "icon.svg": ("image/svg+xml", lambda: _own_source("icon.svg")),
@@ -196,10 +211,6 @@ class _WithHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-async def _unreadable(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), status_code=503)
 
 
 class PageServer(HttpServer):

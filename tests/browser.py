@@ -9,7 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from page_server import served
 from selenium import webdriver
@@ -19,7 +21,7 @@ from selenium.webdriver.chrome.service import Service
 from simulation import simulate
 
 SOON_S = 60.0
-NUM_POINTS = "return document.querySelector('[data-figure=\"curve accuracy\"]')?.data?.[0]?.x?.length ?? 0"
+NUM_POINTS = "return typeof figures === 'undefined' ? 0 : (figures['curve accuracy']?.series[0]?.x.length ?? 0)"
 """How many rounds the page's curve has."""
 
 
@@ -48,6 +50,8 @@ def show(browser: webdriver.Chrome, url: str, *, width: int, height: int, scheme
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get("about:blank")  # what the page before says once its server is gone is not about this one
+    browser.get_log("browser")
     browser.get(url)
 
 
@@ -56,6 +60,35 @@ def wait_for(claim: Callable[[], object], browser: webdriver.Chrome) -> None:
     while not claim():
         assert time.monotonic() < deadline, browser.page_source
         time.sleep(0.05)
+
+
+_LABELS = """
+return [...document.querySelectorAll("[data-figure], #window, .tiles")].flatMap((figure) => {
+  const labels = [...figure.querySelectorAll("svg text, .legend > *, .tile > *, button, input")].map((each) => {
+    const { left, right, top, bottom } = each.getBoundingClientRect();
+    return [each.textContent || each.value, left, right, top, bottom];
+  });
+  return [labels.filter(([text, left, right]) => text && right > left)];
+});
+"""
+_TOUCH_PX = 1.5
+
+
+def overlapping_labels(browser: webdriver.Chrome) -> list[tuple[str, str]]:
+    """The labels and numbers that run into each other on the page, in pairs; or out of it, with ``the edge``."""
+    width = browser.execute_script("return document.documentElement.clientWidth")
+    groups = browser.execute_script(_LABELS)
+    assert sum(len(group) for group in groups) > 20, groups
+    beyond = [(each[0], "the edge") for group in groups for each in group if each[1] < 0 or each[2] > width]
+    return beyond + [
+        (one[0], other[0]) for group in groups for one, other in combinations(group, 2) if _overlap(one, other)
+    ]
+
+
+def _overlap(one: list[Any], other: list[Any]) -> bool:
+    across = min(one[2], other[2]) - max(one[1], other[1])
+    down = min(one[4], other[4]) - max(one[3], other[3])
+    return across > _TOUCH_PX and down > _TOUCH_PX
 
 
 def take_pictures(folder: Path) -> None:
@@ -71,7 +104,6 @@ def take_pictures(folder: Path) -> None:
             ):
                 show(browser, url, width=width, height=height, scheme=scheme)
                 wait_for(lambda: browser.execute_script(NUM_POINTS) == 12, browser)
-                time.sleep(0.5)  # plotly's first layout
                 browser.save_screenshot(str(folder / name))
 
 

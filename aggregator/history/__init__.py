@@ -2,7 +2,8 @@
 
 from aggregator.history import report
 from aggregator.history.history import History
-from aggregator.history.overview import overview
+from aggregator.history.overview import overview, title_of
+from aggregator.history.portable import portable, without_folder
 from aggregator.history.report import NAME, write_report
 
-__all__ = ["NAME", "History", "overview", "report", "write_report"]
+__all__ = ["NAME", "History", "overview", "portable", "report", "title_of", "without_folder", "write_report"]

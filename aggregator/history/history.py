@@ -14,10 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aggregator.history import charts
-from aggregator.state import FORMAT, Verdict, columns_of
+from aggregator.history.natural_order import natural_order
+from aggregator.history.sites import Decided
+from aggregator.state import FORMAT, Aim, Verdict, best_of, columns_of
 from broker.states import specs_of
 from broker.wire import difference
 from console import StateError
+from learning import Direction
 
 _METRICS = ("metrics", "worker_metrics", "worker_medians", "train_metrics", "eval_metrics")
 _LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
@@ -29,7 +32,7 @@ SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS n
     coalesce(sum(num_bytes), 0) AS num_bytes, avg(CASE WHEN verdict = 'folded' THEN staleness END) AS mean_staleness,
     avg(train_s) AS mean_train_s, avg(queue_s) AS mean_queue_s, max(base_round) AS last_round,
     max(received_at) AS last_seen
-FROM updates GROUP BY worker ORDER BY {order} LIMIT ?
+FROM updates GROUP BY worker ORDER BY num_samples DESC, worker LIMIT ?
 """
 _NO_LIMIT = -1
 
@@ -80,7 +83,7 @@ class History:
         self.close()
 
     def __repr__(self) -> str:
-        return f"History({str(self.state)!r}: run {self.facts.get('run_id')}, {len(self.rounds())} rounds)"
+        return f"History({self.state.absolute().name!r}: run {self.facts.get('run_id')}, {len(self.rounds())} rounds)"
 
     # -- the run --------------------------------------------------------------------------------------------
 
@@ -133,6 +136,11 @@ class History:
         """
         return list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
 
+    def num_closed(self) -> int:
+        """How many rounds are closed."""
+        (number,) = self._db.execute("SELECT count(*) FROM rounds WHERE closed_by IS NOT NULL").fetchone()
+        return int(number)
+
     def open_round(self) -> dict[str, Any] | None:
         """The open round: ``round``, ``opened_at``, and how many updates are committed so far; None if none is open."""
         row = next(self._rows("SELECT round, opened_at FROM rounds WHERE closed_by IS NULL ORDER BY round"), None)
@@ -146,6 +154,17 @@ class History:
         )
         return row | {f"num_{verdict}": counts.get(verdict, 0) for verdict in ("folded", "late", "refused")}
 
+    @property
+    def aim(self) -> Aim:
+        """What the run should become good at, as its settings have it."""
+        settings = self.facts.get("settings", {})
+        direction = settings.get("stop_direction")
+        return Aim(settings.get("stop_metric"), None if direction is None else Direction(direction))
+
+    def best(self) -> tuple[str, int, float] | None:
+        """(metric, round, value) of the best round so far; None if nothing was measured."""
+        return best_of(self.closed_rounds(), self.aim)
+
     # -- updates --------------------------------------------------------------------------------------------
 
     def updates(self, *, since_round: int = 0) -> Iterator[dict[str, Any]]:
@@ -156,6 +175,14 @@ class History:
         """The newest of the updates decided in round ``since_round`` or later that say how long they trained."""
         newest = "SELECT * FROM updates WHERE round >= ? AND train_s IS NOT NULL ORDER BY id DESC LIMIT ?"
         return list(self._rows(newest, since_round, most))[::-1]
+
+    def decided(self, *, since_round: int, metric: str | None = None) -> Iterator[Decided]:
+        """The updates decided in round ``since_round`` or later, each with what its worker measured as ``metric``."""
+        measured = "NULL"
+        if metric is not None and '"' not in metric:
+            measured = "CASE WHEN json_valid(eval_metrics) THEN json_extract(eval_metrics, '$.\"' || ? || '\"') END"
+        values = (since_round,) if measured == "NULL" else (metric, since_round)
+        yield from self._db.execute(f"SELECT round, worker, verdict, {measured} FROM updates WHERE round >= ?", values)
 
     def refused(self, *, most: int = 100) -> list[dict[str, Any]]:
         """The newest refused updates, with their reasons; a row with ``num_messages`` above 1 counts that many."""
@@ -184,11 +211,12 @@ class History:
     def contributions(self, *, most: int | None = None) -> list[dict[str, Any]]:
         """One row a worker: updates by verdict, samples, bytes, mean staleness, mean seconds, when last seen.
 
-        In the order of their names; with ``most``, only so many workers, those with the most samples first.
+        In the order of their names, worker-2 before worker-10; with ``most``, only so many workers, those with the most
+        samples.
         """
-        order = "worker" if most is None else "num_samples DESC, worker"
-        query = _CONTRIBUTIONS.format(num_messages=self._num_messages, order=order)
-        return list(self._rows(query, _NO_LIMIT if most is None else most))
+        query = _CONTRIBUTIONS.format(num_messages=self._num_messages)
+        found = self._rows(query, _NO_LIMIT if most is None else most)
+        return sorted(found, key=lambda row: natural_order(row["worker"]))
 
     def plot(self) -> Any:
         """The learning curves as one ``plotly.graph_objects.Figure``, which a notebook shows by itself."""
@@ -197,9 +225,10 @@ class History:
         curves = charts.learning_curves(self.rounds())
         figure = make_subplots(rows=1, cols=max(1, len(curves)), subplot_titles=list(curves))
         for column, curve in enumerate(curves.values(), start=1):
-            for trace in curve["data"]:
-                shown = trace | {"legendgroup": trace["name"], "showlegend": column == 1}
-                figure.add_trace(shown, row=1, col=column)
+            for series in curve["series"]:
+                line = {"type": "scatter", "x": series["x"], "y": series["y"], "line": {"color": series["colour"]}}
+                named = {"name": series["name"], "legendgroup": series["name"], "showlegend": column == 1}
+                figure.add_trace(line | named, row=1, col=column)
         return figure.update_xaxes(title_text="round").update_layout(legend={"orientation": "h"})
 
     # -- models ---------------------------------------------------------------------------------------------

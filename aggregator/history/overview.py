@@ -1,68 +1,115 @@
 """Everything that page and report show of a run, as plain values of bounded size, however long the run was."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aggregator.history import charts
 from aggregator.history.history import History
-from learning import Measured, rank
+from aggregator.history.portable import portable
+from aggregator.history.sites import Site, site_map, sites_in, spread_of
+from aggregator.history.timeline import MOST_TIMELINE_UPDATES, timeline
+from learning import AT_SITES, Direction, Measured, rank
 
 _TIMELINE_ROUNDS = 20
 _MOST_ROUNDS = 500
 _MOST_WORKERS = 200
+_MOST_CELLS = 200_000
+"""Sites times rounds of the map."""
+_ROUND_COLUMNS = ("round", "closed_by", "num_folded", "num_late", "num_refused", "seconds", "closed_at", "model_sha256")
 _MOST_NAMES = 10_000
 """Of all that are looked at: anybody could send refused messages under any number of names."""
 
 
 def overview(history: History) -> dict[str, Any]:
-    """The run as it is now. Its figures are named ``curve <metric>``, ``timeline`` and ``contributions``."""
+    """The run as it is now. Its figures are named ``curve <metric>``, ``timeline`` and ``sites``."""
     rounds, summary = history.rounds(), history.summary
     workers = history.contributions(most=_MOST_NAMES)
+    shown = _with_most_samples(workers)
+    metric = _metric_at_sites(rounds)
+    better = None if metric is None else history.aim.direction_of(metric)
+    first, last = _span(rounds, num_sites=len(shown))
+    names = [row["worker"] for row in shown if row["worker"] is not None]
+    sites = sites_in(history.decided(since_round=first, metric=metric), names, first=first, last=last)
+    spreads = {} if metric is None else {metric: spread_of(sites)}
     recent = rounds[-_TIMELINE_ROUNDS:]
-    curves = charts.learning_curves(rounds)
     since = recent[0]["round"] if recent else 0
+    curves = charts.learning_curves(rounds, spreads)
     figures = {f"curve {name}": figure for name, figure in curves.items()} | {
-        "timeline": charts.timeline(recent, history.trained(since_round=since, most=charts.MOST_TIMELINE_UPDATES)),
-        "contributions": charts.contributions(workers),
+        "timeline": timeline(recent, history.trained(since_round=since, most=MOST_TIMELINE_UPDATES)),
+        "sites": site_map(sites, first=first, last=last, metric=metric),
     }
-    facts = history.facts
+    facts = portable(history.facts)
     return {
-        "title": _title(history, facts),
+        "title": title_of(history, facts),
         "run": {name: facts.get(name) for name in ("run", "run_id", "task", "queue")},
         "settings": facts.get("settings", {}),
         "num_rounds": facts.get("settings", {}).get("rounds"),
         "stopped": None if summary is None else summary["stopped"],
         "open_round": history.open_round(),
-        "tiles": _tiles(rounds, workers),
+        "tiles": _tiles(history, rounds, workers),
         "curves": list(curves),
         "comparison": _comparison(summary or {}),
-        "timeline_rounds": (since, recent[-1]["round"]) if recent else None,
-        "workers": workers[:_MOST_WORKERS],
-        "num_more_workers": max(0, len(workers) - _MOST_WORKERS),
+        "num_closed": len(rounds),
+        "metric": metric,
+        "workers": [row | {"measured": _measured(sites.get(row["worker"] or ""), better)} for row in shown],
+        "num_more_workers": max(0, len(workers) - len(shown)),
         "refused": history.refused(),
-        "rounds": rounds[-_MOST_ROUNDS:],
+        "rounds": [_line(row) for row in rounds[-_MOST_ROUNDS:]],
         "num_more_rounds": max(0, len(rounds) - _MOST_ROUNDS),
         "models": list(history.models()),
         "figures": figures,
     }
 
 
-def _title(history: History, facts: Mapping[str, Any]) -> str:
+def title_of(history: History, facts: Mapping[str, Any]) -> str:
     """The run's name; or the folder's for a simulation, since all simulations have the same name."""
     name = str(facts.get("run"))
     return history.state.resolve().name if name == "simulation" else name
 
 
-def _tiles(rounds: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _metric_at_sites(rounds: charts.Rows) -> str | None:
+    """The metric by which sites are compared: the first of those that people look for."""
+    names = [name for name in charts.metric_names(rounds) if any(f"{AT_SITES}{name}" in row for row in rounds[-1:])]
+    return names[0] if names else None
+
+
+def _span(rounds: charts.Rows, *, num_sites: int) -> tuple[int, int]:
+    """The first and the last round of the map."""
+    if not rounds:
+        return 1, 0
+    last = rounds[-1]["round"]
+    return max(rounds[0]["round"], last + 1 - max(20, _MOST_CELLS // max(1, num_sites))), last
+
+
+def _with_most_samples(workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most 200 workers, in the order that they had."""
+    by_samples = sorted(range(len(workers)), key=lambda index: -workers[index]["num_samples"])
+    return [workers[index] for index in sorted(by_samples[:_MOST_WORKERS])]
+
+
+def _measured(site: Site | None, better: Direction | None) -> dict[str, float] | None:
+    return None if site is None or better is None else site.of(better)
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _ROUND_COLUMNS}
+
+
+def _tiles(
+    history: History, rounds: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
     """(value, label) of what readers look at first."""
     seconds = sum(row["seconds"] for row in rounds)
+    best = history.best()
     return [
         *_newest_metrics(rounds)[:4],
-        (str(len(rounds)), "rounds"),
-        (str(len(workers)), "workers"),
+        *([] if best is None else [(_number(best[2]), f"best {best[0]}, round {best[1]:,}")]),
+        (f"{len(rounds):,}", "rounds"),
+        (f"{len(workers):,}", "workers"),
         (f"{sum(row['num_folded'] for row in rounds):,}", "updates folded"),
-        (f"{sum(row['num_bytes'] for row in workers) / 1e6:,.1f} MB", "of updates received"),
-        (f"{seconds:,.1f} s", "in rounds"),
+        (_size(sum(row["num_bytes"] for row in workers)), "of updates received"),
+        (_duration(seconds), "in rounds"),
     ]
 
 
@@ -72,8 +119,8 @@ def _newest_metrics(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]
         return []
     names = charts.metric_names(rounds[-1:])
     central = [name for name in names if name in rounds[-1]]
-    shown = central or [f"eval.{name}" for name in names if f"eval.{name}" in rounds[-1]]
-    return [(f"{rounds[-1][name]:.4f}", name) for name in shown]
+    shown = central or [f"{AT_SITES}{name}" for name in names if f"{AT_SITES}{name}" in rounds[-1]]
+    return [(_number(rounds[-1][name]), name) for name in shown]
 
 
 def _comparison(summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -92,4 +139,17 @@ def _comparison(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 1e5 or not math.isfinite(value) else f"{value:.4g}"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    """Such as 41.2 s, 12 min and 5.8 h."""
+    if seconds < 120:
+        return f"{seconds:,.1f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

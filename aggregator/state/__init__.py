@@ -16,7 +16,7 @@ from aggregator.state.ledger import (
     columns_of,
     recorded_metrics,
 )
-from aggregator.state.retention import Retention
+from aggregator.state.retention import Retention, best_of
 from aggregator.state.summary import summarize
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "UpdateRow",
     "Verdict",
     "WrittenModel",
+    "best_of",
     "columns_of",
     "companion_specs",
     "recorded_metrics",

@@ -3,30 +3,13 @@
 
 const by = (id) => document.getElementById(id);
 
-function element(tag, text, className) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
-function fixed(value, digits, unit = "") {
-  return value === null || value === undefined ? "" : value.toFixed(digits) + unit;
-}
-
-function ago(seconds) {
-  if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s ago`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
-  return `${Math.round(seconds / 3600)} h ago`;
-}
-
 // columns: [title, className, row => text]
 function fill(table, columns, rows) {
-  const head = element("tr");
-  for (const [title, className] of columns) head.append(element("th", title, className));
+  const head = part("tr");
+  for (const [title, className] of columns) head.append(part("th", className, title));
   const lines = rows.map((row) => {
-    const line = element("tr");
-    for (const [, className, text] of columns) line.append(element("td", text(row), className));
+    const line = part("tr");
+    for (const [, className, text] of columns) line.append(part("td", className, text(row)));
     return line;
   });
   table.replaceChildren(head, ...lines);
@@ -34,8 +17,8 @@ function fill(table, columns, rows) {
 
 function showTiles(tiles) {
   by("tiles").replaceChildren(...tiles.map(([value, label]) => {
-    const tile = element("div", undefined, "tile");
-    tile.append(element("b", value), element("span", label));
+    const tile = part("div", "tile");
+    tile.append(part("b", "", value), part("span", "", label));
     return tile;
   }));
 }
@@ -45,10 +28,10 @@ function showCurves(names) {
   const shown = [...curves.querySelectorAll("[data-figure]")].map((figure) => figure.dataset.figure);
   if (shown.join() === names.map((name) => `curve ${name}`).join()) return;
   curves.replaceChildren(...names.map((name) => {
-    const card = element("div", undefined, "card");
-    const figure = element("div", undefined, "figure");
+    const card = part("div", "card");
+    const figure = part("div", "figure");
     figure.dataset.figure = `curve ${name}`;
-    card.append(element("h2", name), figure);
+    card.append(part("h2", "", name), figure);
     return card;
   }));
 }
@@ -79,21 +62,10 @@ function showOpenRound(data) {
   by("open-progress").value = data.num_rounds ? (open.round - 1 + (wanted ? Math.min(1, folded / wanted) : 0)) / data.num_rounds : 0;
 }
 
-function showWorkers(data) {
+function showAllWorkers(data) {
   const states = new Map((data.live ? data.live.workers : []).map((worker) => [worker.name, worker.state]));
-  const now = Date.now() / 1000;
-  fill(by("workers"), [
-    ["worker", "name", (row) => row.worker ?? "unknown"],
-    ["now", "", (row) => states.get(row.worker) ?? ""],
-    ["last update", "number", (row) => (data.stopped ? `round ${row.last_round ?? "–"}` : ago(now - row.last_seen))],
-    ["folded", "number", (row) => row.num_folded],
-    ["late", "number", (row) => row.num_late],
-    ["refused", "number", (row) => row.num_refused],
-    ["samples", "number", (row) => row.num_samples],
-    ["MB", "number", (row) => fixed(row.num_bytes / 1e6, 2)],
-    ["rounds late", "number", (row) => fixed(row.mean_staleness, 2)],
-    ["training", "number", (row) => fixed(row.mean_train_s, 2, " s")],
-  ], data.workers);
+  by("contributions").hidden = !data.workers.length;
+  showWorkers(by("workers"), data.workers, { states, isOver: Boolean(data.stopped), metric: data.metric });
   by("more-workers").hidden = !data.num_more_workers;
   by("more-workers").textContent = `and ${data.num_more_workers} more; all are in updates.csv`;
 }
@@ -124,16 +96,16 @@ function showRefused(refused) {
 function showSettings(settings) {
   const entries = Object.entries(settings);
   by("settings-card").hidden = !entries.length;
-  by("settings").replaceChildren(...entries.flatMap(([name, value]) => [element("dt", name), element("dd", String(value))]));
+  by("settings").replaceChildren(...entries.flatMap(([name, value]) => [part("dt", "", name), part("dd", "", String(value))]));
 }
 
 function showDownloads(data) {
-  const wanted = ["rounds.csv", "updates.csv", ...(data.stopped ? ["summary.json", "report.html"] : [])];
+  const wanted = ["rounds.csv", "updates.csv", "run.json", ...(data.stopped ? ["summary.json", "report.html"] : [])];
   wanted.push(...data.models.map((model) => `models/${model}.safetensors`));
   const links = [...by("downloads").children].map((link) => link.getAttribute("href"));
   if (links.join() === wanted.join()) return;
   by("downloads").replaceChildren(...wanted.map((href) => {
-    const link = element("a", href.replace("models/", ""));
+    const link = part("a", "", href.replace("models/", ""));
     link.href = href;
     if (href !== "report.html") link.download = "";
     return link;
@@ -158,16 +130,46 @@ function show(data) {
   showTiles(data.tiles);
   showCurves(data.curves);
   showComparison(data.comparison);
-  by("timeline").hidden = !data.timeline_rounds;
-  if (data.timeline_rounds) by("timeline-rounds").textContent = `(rounds ${data.timeline_rounds[0]} to ${data.timeline_rounds[1]}; UTC, by the workers' clocks)`;
-  by("contributions").hidden = !data.workers.length;
-  showWorkers(data);
+  by("sites").hidden = by("timeline").hidden = !data.num_closed;
+  showAllWorkers(data);
   showRounds(data);
   showRefused(data.refused);
   showSettings(data.settings);
   showDownloads(data);
-  drawAll(data.figures);
+  shown = data;
+  drawBoth();
 }
+
+// This run's figures, with the curves of the other run that the reader chose over them.
+function drawBoth() {
+  const figures = { ...shown.figures };
+  for (const [name, figure] of Object.entries(beside?.figures ?? {})) {
+    if (figure.kind !== "curve" || !figures[name]) continue;
+    const theirs = figure.series.map((each) => ({ ...each, name: `${beside.title}: ${each.name}`, dash: true }));
+    figures[name] = { ...figures[name], series: [...figures[name].series, ...theirs] };
+  }
+  showDifferences();
+  drawAll(figures);
+}
+
+function showDifferences() {
+  by("settings-differ").hidden = !beside;
+  if (!beside) return;
+  const names = [...new Set([...Object.keys(shown.settings), ...Object.keys(beside.settings)])];
+  const text = (value) => (value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
+  const rows = names.map((name) => [name, text(shown.settings[name]), text(beside.settings[name])]).filter(([, own, theirs]) => own !== theirs);
+  const columns = ["setting", shown.title, beside.title].map((title, index) => [title, "name", (row) => row[index]]);
+  fill(by("settings-differ").querySelector("table"), columns, rows);
+}
+
+let shown = null;
+let beside = null;
+by("other")?.addEventListener("change", async (event) => {
+  const name = event.target.value;
+  const answer = name ? await fetch(`../${encodeURIComponent(name)}/run.json`) : null;
+  beside = answer?.ok ? await answer.json() : null;
+  if (shown) drawBoth();
+});
 
 const events = new EventSource("events");
 events.onmessage = (event) => show(JSON.parse(event.data));

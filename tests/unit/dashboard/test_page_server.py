@@ -52,9 +52,34 @@ def status(port: int, path: str, **request: str) -> int:
         return response.status
 
 
-def test_several_runs_are_listed_the_newest_first(port: int) -> None:
-    page = text(port, "/")
-    assert 0 < page.index('href="run/second/"') < page.index('href="run/first/"')
+def test_several_runs_are_listed_the_newest_first_with_state_rounds_and_best(port: int) -> None:
+    runs = json.loads(text(port, "/runs.json"))
+    assert [run["name"] for run in runs] == ["second", "first"]
+    for run in runs:
+        assert (run["state"], run["rounds"], run["of"]) == ("all 2 rounds are done", 2, 2)
+        assert run["best"]["metric"] == "accuracy"
+        assert run["best"]["round"] in (1, 2)
+
+
+def test_nothing_that_is_served_says_where_it_lies_on_the_machine(port: int, folder: Path, tmp_path: Path) -> None:
+    paths = (
+        "/",
+        "/runs.json",
+        "/run/first/",
+        "/run/first/run.json",
+        "/run/first/summary.json",
+        "/run/first/report.html",
+    )
+    for path in (*paths, "/run/first/rounds.csv", "/run/first/updates.csv"):
+        found = text(port, path)
+        assert str(folder) not in found, path
+        assert str(OWN_TASK.parent) not in found, path
+    assert json.loads(text(port, "/run/first/run.json"))["run"]["task"] == "own_task.py:Spirals"
+    (tmp_path / "ledger.sqlite").write_text("not a database, but long enough to be taken for one" * 10)
+    with served(tmp_path) as broken, answer(broken, f"/run/{tmp_path.name}/run.json") as response:
+        said = response.read().decode()
+        assert (response.status, str(tmp_path) in said) == (503, False)
+        assert said.startswith(f"{tmp_path.name}/ledger.sqlite cannot be read")
 
 
 def test_a_single_run_is_shown_at_once(folder: Path) -> None:
@@ -64,7 +89,18 @@ def test_a_single_run_is_shown_at_once(folder: Path) -> None:
 
 def test_everything_the_page_needs_is_served_from_here(port: int) -> None:
     page = text(port, "/run/first/")
-    for name in ("plotly.min.js", "draw.js", "run.js", "page.css", "run.css", "icon.svg"):
+    for name in (
+        "svg.js",
+        "curve.js",
+        "timeline.js",
+        "map.js",
+        "draw.js",
+        "workers.js",
+        "run.js",
+        "page.css",
+        "run.css",
+        "icon.svg",
+    ):
         assert f"../../static/{name}" in page
         assert status(port, f"/static/{name}") == 200
     assert "//" not in page.replace("<!doctype html>", "")

@@ -1,0 +1,89 @@
+"""What each site did and measured, round by round: a map of sites and rounds, and a line a site."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aggregator.history.charts import Figure, Spread
+
+_MARKS = {"folded": "f", "late": "l", "duplicate": "d", "refused": "r"}
+_OTHER = "a"
+_URGENCY = " dalrf"
+"""Of several updates that were decided in one round, the mark that comes last here is shown."""
+_LEVELS = 64
+_FIRST_LEVEL = ord("0")
+_NONE = " "
+_OUTLIERS = 0.02
+
+Decided = tuple[int, str | None, str, float | None]
+"""Round, worker, verdict, and the metric that the worker measured of the model it had received."""
+
+
+@dataclass(slots=True)
+class Site:
+    """The marks and values of one site, one for each round shown."""
+
+    marks: list[str]
+    values: dict[int, float] = field(default_factory=dict)
+
+    def of(self, better: str) -> dict[str, float] | None:
+        """Its newest, best and worst value; None if it measured nothing."""
+        if not self.values:
+            return None
+        best, worst = (max, min) if better == "max" else (min, max)
+        values = self.values.values()
+        return {"newest": self.values[max(self.values)], "best": best(values), "worst": worst(values)}
+
+
+def sites_in(decided: Iterable[Decided], names: Sequence[str], *, first: int, last: int) -> dict[str, Site]:
+    """The sites of these names, over the rounds from ``first`` to ``last``."""
+    sites = {name: Site([_NONE] * (last - first + 1)) for name in names}
+    for number, worker, verdict, value in decided:
+        site = sites.get(worker or "")
+        if site is None or number > last:
+            continue
+        at, mark = number - first, _MARKS.get(verdict, _OTHER)
+        if _URGENCY.index(mark) > _URGENCY.index(site.marks[at]):
+            site.marks[at] = mark
+        if value is not None and verdict == "folded" and math.isfinite(value):
+            site.values[number] = value
+    return sites
+
+
+def spread_of(sites: Mapping[str, Site]) -> Spread:
+    """How far apart the sites are in each round that more than one of them measured."""
+    found: dict[int, tuple[float, float, int]] = {}
+    for site in sites.values():
+        for number, value in site.values.items():
+            low, high, num = found.get(number, (value, value, 0))
+            found[number] = (min(low, value), max(high, value), num + 1)
+    return {number: (low, high) for number, (low, high, num) in found.items() if num > 1}
+
+
+def site_map(sites: Mapping[str, Site], *, first: int, last: int, metric: str | None) -> Figure:
+    """The map: a letter a round for what became of a site's update, and one for the level of what it measured.
+
+    Levels go from ``0`` for ``low`` to ``o`` for ``high``, and values beyond these two count as them.
+    """
+    values = sorted(value for site in sites.values() for value in site.values.values())
+    cut = int(_OUTLIERS * len(values))
+    low, high = (values[cut], values[-1 - cut]) if values else (0.0, 0.0)
+    return {
+        "kind": "map",
+        "first": first,
+        "last": last,
+        "names": list(sites),
+        "marks": ["".join(site.marks) for site in sites.values()],
+        "metric": metric if values else None,
+        "low": low,
+        "high": high,
+        "levels": [_levels(site.values, low, high, first, last) for site in sites.values()] if values else [],
+    }
+
+
+def _levels(values: Mapping[int, float], low: float, high: float, first: int, last: int) -> str:
+    scale = (_LEVELS - 1) / (high - low) if high > low else 0.0
+    letters = [_NONE] * (last - first + 1)
+    for number, value in values.items():
+        letters[number - first] = chr(_FIRST_LEVEL + round((min(high, max(low, value)) - low) * scale))
+    return "".join(letters)
