@@ -144,7 +144,7 @@ class _Root:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        self._task = load_task(self._settings.task, Site())
+        self._task = load_task(self._settings.task, Site(args=self._settings.task_args))
         self.config = replace(self.config, membership=membership(self._settings, "aggregator"))
         with experiment_logs(self._settings) as logs:
             self._on_event = fan_out(self.view.on_event, self._metrics.on_event, *logs)

@@ -14,7 +14,7 @@ from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
 from broker import ServiceSettings, Shared, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
-from console import AsText, NoneAsText
+from console import Arguments, ArgumentsAsText, AsText, NoneAsText, PlanArgumentsAsText
 from identities import Credentials, IdentitySettings
 from learning import Direction
 
@@ -50,6 +50,13 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     """What a run is: its rounds, its averaging, its local training. Shared with the simulation."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
+    task_args: ArgumentsAsText = Field(
+        Arguments(), description="name=value for the task here, in site.args, such as csv=/data/a.csv; once for each"
+    )
+    plan_args: PlanArgumentsAsText = Field(  # type: ignore[assignment]  # text becomes them; `local` has a dict again
+        Arguments(flag="--plan-arg"),
+        description="name=value for the task at every site, in plan.args, such as temperature=0.5; once for each",
+    )
     rounds: Annotated[int, Field(ge=1, lt=2**31)] = Field(20, description="number of rounds")
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
         600.0, description="seconds after which a round closes without its quorum; none: never"
@@ -141,7 +148,8 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
 
     @property
     def local(self) -> LocalTraining:
-        return LocalTraining(**{name: getattr(self, name) for name in LocalTraining.model_fields})
+        fields = {name: getattr(self, name) for name in LocalTraining.model_fields}
+        return LocalTraining(**fields | {"plan_args": dict(self.plan_args)})
 
     @property
     def update_compression(self) -> Compression:

@@ -39,7 +39,7 @@ from broker.connecting import connect
 from broker.settings import BrokerSettings
 from broker.wire.topology import Topology
 from learning import load_task
-from simulation.sites import simulated_site, site_name
+from simulation.sites import SimulatedSites
 from worker.config import WorkerConfig
 from worker.service import Worker
 
@@ -199,11 +199,12 @@ def _work(told: Connection, url: str, indices: Sequence[int], num_workers: int) 
     """One process: its workers take turns, on one model, each over its own connections, until the run is finished."""
     torch.set_num_threads(1)
     settings = BrokerSettings(broker=SecretStr(url), queue=_QUEUE)
-    tasks = {index: load_task(_TASK, simulated_site(index, num_workers, "iid")) for index in indices}
+    sites = SimulatedSites.numbered(num_workers)
+    tasks = {index: load_task(_TASK, sites.site(index, "iid")) for index in indices}
     model = tasks[indices[0]].model()
     workers = [
         Worker(
-            WorkerConfig(name=site_name(index), topology=Topology(_QUEUE), inline_cap=settings.inline_cap),
+            WorkerConfig(name=sites.names[index], topology=Topology(_QUEUE), inline_cap=settings.inline_cap),
             task,
             connect(settings, role=f"worker {index}"),
             model=model,

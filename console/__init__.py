@@ -17,6 +17,7 @@ from console.errors import (
     LeadershipLost,
     MalformedMessage,
     MessageError,
+    MissingArgument,
     QueueFull,
     QueueMissing,
     ReplayedMessage,
@@ -25,13 +26,21 @@ from console.errors import (
     TaskError,
     UnfitMessage,
 )
+from console.flags import (
+    ARGUMENT_NAME,
+    ENV_PREFIX,
+    MAX_ARGUMENT,
+    MAX_ARGUMENTS,
+    Arguments,
+    ArgumentsAsText,
+    PlanArgumentsAsText,
+)
 from console.heartbeat import Heartbeat
 from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
 from console.printable import printable
 from console.private import private_files
 from console.settings import (
-    ENV_PREFIX,
     AsText,
     CommandSettings,
     MetricsSettings,
@@ -48,8 +57,13 @@ from console.trend import Trend
 from console.watching import LinkChanged, Progress, Transferring, fan_out, with_progress
 
 __all__ = [
+    "ARGUMENT_NAME",
     "ENV_PREFIX",
     "IS_SHOWN",
+    "MAX_ARGUMENT",
+    "MAX_ARGUMENTS",
+    "Arguments",
+    "ArgumentsAsText",
     "AsText",
     "BlobLost",
     "BrokerError",
@@ -71,8 +85,10 @@ __all__ = [
     "MalformedMessage",
     "MessageError",
     "MetricsSettings",
+    "MissingArgument",
     "NetworkSettings",
     "NoneAsText",
+    "PlanArgumentsAsText",
     "Progress",
     "QueueFull",
     "QueueMissing",

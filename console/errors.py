@@ -4,6 +4,7 @@ FedmqError                     1  FAILED
 ├── SettingsError              2  USAGE        flags, environment or file make no sense
 │   └── IdentityError          2  USAGE        a key, certificate or roster cannot be used
 ├── TaskError                  3  TASK         the task cannot be loaded or does not fit
+│   └── MissingArgument        3  TASK         it asks for an argument that it was not given
 ├── BrokerError
 │   ├── BrokerUnreachable      4  UNREACHABLE  temporary: nobody answers, a connection broke
 │   ├── BrokerRefused          5  REFUSED      final: credentials, permission, certificate, arguments
@@ -59,6 +60,12 @@ class TaskError(FedmqError):
     """A task that cannot be loaded, or does not do what a task must."""
 
     exit_code = ExitCode.TASK
+
+
+class MissingArgument(TaskError, KeyError):
+    """A task asks for an argument that it was not given; ``get`` and ``in`` take it as any KeyError."""
+
+    __str__ = Exception.__str__
 
 
 class BrokerError(FedmqError):

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from pydantic_settings import (
 
 from console.command import configure_logging
 from console.errors import SettingsError
+from console.flags import ENV_PREFIX, Arguments, flag_of, gathered, help_page
 from console.log_lines import LogFormat
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,6 @@ class Readable(Protocol):
 
 
 R = TypeVar("R", bound=Readable)
-ENV_PREFIX = "FEDMQ_"
 _NONE = "none"
 SECTIONS = ("aggregator", "worker", "simulate", "dashboard")
 """Parts of a file that only the command of that name reads."""
@@ -67,6 +68,8 @@ class CommandSettings(BaseSettings):
         env_parse_none_str=_NONE,
     )
 
+    is_ungrouped: ClassVar[bool] = False
+    """Whether its own settings belong to one of its subcommands each, as the descriptions say."""
     read_past: ClassVar[frozenset[str]] = frozenset()
     """Settings of other commands on the same machine that their common file may have, and this command does without."""
 
@@ -181,18 +184,13 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
 
     All problems are in one SettingsError. ``--help`` and unknown flags end the process, as argparse does.
     """
-    parser = _Parser(
-        prog=prog,
-        description=description,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file with settings, one `name: value` a line")
+    parser = _Parser(help_page(settings, prog=prog, description=description, examples=examples), prog=prog)
+    parser.add_argument("--config")
+    words = _words(settings, sys.argv[1:] if argv is None else argv)
     flags: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-        settings, root_parser=parser, cli_parse_args=list(argv) if argv is not None else True
+        settings, root_parser=parser, cli_parse_args=words
     )
-    known, _ = _config_parser().parse_known_args(argv)
+    known, _ = _config_parser().parse_known_args(words)
     own = prog.removeprefix("fl-")
     from_file = InitSettingsSource(settings, _read_yaml(settings, known.config, own)) if known.config else None
 
@@ -214,6 +212,15 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
         raise SettingsError(explained(error, prog)) from error
     _warn_of_passwords(read, flags())
     return read
+
+
+def _words(settings: type[BaseSettings], argv: Sequence[str]) -> list[str]:
+    """The command line, with the flags of which there may be several, such as ``--task-arg``, each put into one."""
+    names = [name for name, field in settings.model_fields.items() if isinstance(field.default, Arguments)]
+    try:
+        return gathered(argv, {flag_of(name): f"--{name.replace('_', '-')}" for name in names})
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _warn_of_passwords(read: BaseSettings, flags: Mapping[str, Any]) -> None:
@@ -245,12 +252,24 @@ def environment_of(settings: BaseSettings, names: Iterable[str]) -> dict[str, st
 def _as_variable(value: object) -> str:
     if value is None:
         return _NONE
+    if isinstance(value, Arguments):
+        return str(value)
     plain = value.get_secret_value() if isinstance(value, SecretStr) else to_jsonable_python(value)
     return plain if isinstance(plain, str) else json.dumps(plain)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong without repeating a password that was part of it."""
+    """Says what is wrong without repeating a password that was part of it. Its help is a page of our own."""
+
+    def __init__(self, page: str, *, prog: str) -> None:
+        super().__init__(prog=prog, allow_abbrev=False)
+        self._page = page
+
+    def format_help(self) -> str:
+        return self._page
+
+    def format_usage(self) -> str:
+        return self._page.partition("\n\n")[0] + "\n"
 
     def error(self, message: str) -> NoReturn:
         super().error(without_password(message))
@@ -296,6 +315,6 @@ def explained(error: ValidationError, prog: str) -> str:
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         given = "" if name in ("broker", "token", "password") or not name else f" (given: {problem['input']!r})"
-        flag = f"--{name.replace('_', '-')}: " if name else ""
+        flag = f"{flag_of(name)}: " if name else ""
         problems.append(f"{flag}{problem['msg'].removeprefix('Value error, ')}{given}")
     return f"{'; '.join(problems)}. See {prog} --help."

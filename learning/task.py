@@ -4,10 +4,12 @@ A user's task needs to import nothing from here. It is enough that the object ha
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
+
+from console import Arguments
 
 
 def never() -> bool:
@@ -36,6 +38,9 @@ class Site:
     num_sites: int | None = None
     seed: int = 0
     """Seed of the partition. All sites of one federation must share it for their parts to be disjoint."""
+    args: Mapping[str, str] = field(default_factory=Arguments)
+    """What this site's task was given, as `--task-arg name=value`; read-only. To ask for a name that is not there is
+    a KeyError that says how to give it."""
 
     def __post_init__(self) -> None:
         if (self.index is None) != (self.num_sites is None):
@@ -65,6 +70,10 @@ class Plan:
     """FedProx: adds mu/2 * ||w - w_received||^2 to the loss."""
     max_steps: int = 0
     """Most optimizer steps over all epochs; 0 sets no limit."""
+    num_rounds: int = 0
+    """How many rounds the run is to have, as far as is known; it may go on for longer, or end early. 0: not known."""
+    args: Mapping[str, str] = field(default_factory=lambda: Arguments(flag="--plan-arg"))
+    """Options of the run's own, the same at all sites, as the aggregator was given them: `--plan-arg name=value`."""
     cancelled: Callable[[], bool] = never
     """Asked before every batch; once true, the training returns at once and its result is thrown away."""
     progress: Callable[[float], None] = ignore

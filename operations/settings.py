@@ -63,6 +63,8 @@ class DeadSettings(BrokerSettings):
 class KeysSettings(CommandSettings):
     """One call of the command."""
 
+    is_ungrouped = True
+
     command: CliPositionalArg[Literal["new", "show", "roster", "sign", "revoke", "permissions"]] = Field(
         description="new, show, roster, sign, revoke or permissions"
     )

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from aggregator import AggregatorSettings, RunSettings
 from console import ExitCode, SettingsError, exit_code_of
-from scaffold.described import OWN, Setting, described
+from console.flags import OWN, Setting, described
 from simulation import SimulationSettings
 from worker import WorkerSettings
 

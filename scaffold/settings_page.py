@@ -4,7 +4,8 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from scaffold.described import COMMANDS, Setting, described
+from console.flags import Setting, described
+from scaffold.commands import COMMANDS
 
 _HEAD = """\
 # Settings

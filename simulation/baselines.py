@@ -1,7 +1,7 @@
 """What federation is compared with: sites that train alone, and all data in one place."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -9,9 +9,10 @@ import torch
 
 from broker.states import ModelTensors, State
 from broker.wire import LocalTraining
-from learning import Measured, Plan, Site, Task, evaluating, load_task
-from simulation.sites import simulated_site
-from worker import Trainer, derived_seed
+from console import Arguments
+from learning import Measured, Site, Task, evaluating, load_task
+from simulation.sites import SimulatedSites
+from worker import Trainer, derived_seed, plan_of
 
 _SAME_DATA = 0.05
 """Held-out parts are rounded site by site, so the sites' sizes together differ a little from that of all data."""
@@ -34,7 +35,8 @@ class Baseline:
 
     task: str
     partition: str
-    num_sites: int
+    sites: SimulatedSites
+    task_args: Arguments = field(default_factory=Arguments)
     rounds: int
     seed: int
     local: LocalTraining
@@ -43,17 +45,22 @@ class Baseline:
     def single_sites(self, judge: Task) -> Iterator[Alone]:
         """Sites trained alone, evaluated on ``judge``'s test data: every site, or a sample if there are many."""
         for index in sampled_sites(self.num_sites):
-            yield self._train(simulated_site(index, self.num_sites, self.partition), judge)
+            yield self._train(self.sites.site(index, self.partition, self.task_args), judge)
 
     def pooled(self, judge: Task) -> Alone:
         """A model trained on all data in one place."""
-        return self._train(Site(name="pooled", index=0, num_sites=1), judge)
+        return self._train(Site(name="pooled", index=0, num_sites=1, args=self.task_args), judge)
+
+    @property
+    def num_sites(self) -> int:
+        return len(self.sites)
 
     def _train(self, site: Site, judge: Task) -> Alone:
         trainer = Trainer(load_task(self.task, site))
         state, num_samples = self.initial, 0
         for number in range(1, self.rounds + 1):
-            plan = Plan(round=number, seed=derived_seed(self.seed, number, site.name or ""), **self.local.model_dump())
+            seed = derived_seed(self.seed, number, site.name or "")
+            plan = plan_of(self.local, round=number, num_rounds=self.rounds, seed=seed)
             trained = trainer.train(state, plan)
             num_samples = trained.num_samples
             state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}

@@ -109,7 +109,7 @@ class Simulation:
         self._terminal = terminal
         self._view = view
         self._on_event = fan_out(view.on_event, _log_round, *watchers)
-        self._task: Task = load_task(settings.task, Site(partition=settings.partition))
+        self._task: Task = load_task(settings.task, Site(partition=settings.partition, args=settings.task_args))
 
     @property
     def folder(self) -> Path:
@@ -153,7 +153,8 @@ class Simulation:
                 inline_cap=settings.inline_cap,
                 log_level=_level(settings),
                 is_live=self._terminal.is_live,
-                num_sites=settings.workers,
+                sites=settings.simulated_sites,
+                task_args=settings.task_args,
                 state=self.folder / "workers",
                 indices=range(job, settings.workers, jobs),
             )
@@ -200,7 +201,8 @@ class Simulation:
         baseline = Baseline(
             task=settings.task,
             partition=settings.partition,
-            num_sites=settings.workers,
+            sites=settings.simulated_sites,
+            task_args=settings.task_args,
             rounds=int(summary["final"]["round"]),
             seed=settings.seed,
             local=settings.local,

@@ -17,7 +17,6 @@ from console import SettingsError, explained
 from learning import Site, Task, at_site, load_task
 from simulation.embedded import run_embedded
 from simulation.settings import SimulationSettings
-from simulation.sites import simulated_site, site_name
 from simulation.slot import LocalSlot
 
 _OF_THE_COMMAND = ("broker", "jobs", "baselines")
@@ -29,7 +28,8 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
     ``task`` is what ``--task`` names, or the object itself: a Task, or a class or function that takes the Site.
     ``settings`` are those of ``fl-simulate`` with underscores (``workers=8, partition="dirichlet:0.5"``); the same
     settings give the same bits. ``state`` names the directory; a run already in it is resumed. ``on_event`` receives
-    each event of the aggregator. Raises a SettingsError or a TaskError that says what is wrong.
+    each event of the aggregator. ``sites`` may be a mapping of names to arguments. Raises a SettingsError or a
+    TaskError that says what is wrong.
     """
     given = _settings(settings | {"task": task if isinstance(task, str) else _name_of(task)})
     own = given.of_aggregator()
@@ -39,11 +39,14 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
     torch.set_num_threads(1)  # the number of threads changes the last bits
     try:
         broker = MemoryBroker()
-        judge = task_at(site=Site(partition=given.partition))
+        judge = task_at(site=Site(partition=given.partition, args=given.task_args))
         with closing(Aggregator(own.config, judge, MemoryTransport(broker), on_event=on_event)) as aggregator:
-            sites = [simulated_site(index, given.workers, given.partition) for index in range(given.workers)]
+            sites = given.simulated_sites
             slot = LocalSlot(
-                {site_name(index): task_at(site=site) for index, site in enumerate(sites)},
+                {
+                    name: task_at(site=sites.site(index, given.partition, given.task_args))
+                    for index, name in enumerate(sites.names)
+                },
                 topology=Topology(own.queue),
                 inline_cap=given.inline_cap,
                 state=own.state / "workers",

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker import WireSettings
-from console import ENV_PREFIX, FedmqError, environment_of
+from console import ENV_PREFIX, Arguments, FedmqError, environment_of
 from simulation.settings import SimulationSettings
-from simulation.sites import site_name
 
 _LEAVE_S = 20.0
 
@@ -22,6 +21,7 @@ class WorkerProcesses:
 
     def __init__(self, settings: SimulationSettings, *, queue: str, logs: Path, on_failure: Callable[[], None]) -> None:
         self._settings, self._queue, self._logs, self._on_failure = settings, queue, logs, on_failure
+        self._sites = settings.simulated_sites
         self._processes: list[subprocess.Popen[bytes]] = []
         self._watchers: list[threading.Thread] = []
         self._failures: list[str] = []
@@ -68,7 +68,7 @@ class WorkerProcesses:
             process.stdin.close()
 
     def _start(self, index: int) -> None:
-        settings, name = self._settings, site_name(index)
+        settings, name = self._settings, self._sites.names[index]
         arguments = {
             "queue": self._queue,
             "task": settings.task,
@@ -85,7 +85,7 @@ class WorkerProcesses:
                 stdin=subprocess.PIPE,  # ties the worker to us: nobody writes to it, and it closes when we end
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(settings),
+                env=_environment(settings, settings.task_args | self._sites.named[name]),
             )
         self._processes.append(process)
         watcher = threading.Thread(target=self._watch, args=(process, name), name=f"watch {name}", daemon=True)
@@ -100,10 +100,11 @@ class WorkerProcesses:
             self._on_failure()
 
 
-def _environment(settings: SimulationSettings) -> dict[str, str]:
+def _environment(settings: SimulationSettings, task_args: Arguments) -> dict[str, str]:
     """Our environment plus the simulation's broker and wire settings, since anybody can read command lines."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
-    return inherited | environment_of(settings, ("broker", *WireSettings.model_fields))
+    own = environment_of(settings, ("broker", *WireSettings.model_fields))
+    return inherited | own | {f"{ENV_PREFIX}TASK_ARGS": str(task_args)}
 
 
 def _last_word(log: str) -> str:

@@ -1,16 +1,27 @@
 """All that can be set of a simulation: a run, its number of workers, and how data are spread over them."""
 
+import contextlib
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from aggregator import AggregatorSettings, Quorum, QuorumAsText, RunSettings
 from broker import BrokerUrl
 from broker.wire import QueueName
-from console import settings_of
+from console import AsText, settings_of
+from simulation.sites import SimulatedSites
+
+
+def _sites(given: Any) -> Any:
+    """From Python, sites may be given as a mapping."""
+    return SimulatedSites.of(given) if isinstance(given, Mapping) else str(given) if isinstance(given, Path) else given
+
+
+SitesAsText = Annotated[AsText[SimulatedSites], BeforeValidator(_sites)]
 
 
 class SimulationSettings(RunSettings):
@@ -27,6 +38,11 @@ class SimulationSettings(RunSettings):
         description="seconds after which a round closes without its quorum; by default never, so time decides nothing",
     )
     workers: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="number of workers")
+    sites: SitesAsText | None = Field(
+        None,
+        description="file of the sites, one for each worker: YAML (name: arguments) or CSV (a column name; the others"
+        " are arguments), see docs/task.md; by default worker-0 and so on, without arguments of their own",
+    )
     jobs: Annotated[int, Field(ge=0, le=1024)] = Field(
         1,
         description="processes that train at once, over the embedded broker; 0: one per core; the result is the same",
@@ -36,6 +52,27 @@ class SimulationSettings(RunSettings):
         None, description="directory of the run, from which it goes on; by default a new one in runs/"
     )
     baselines: bool = Field(True, description="also train at single sites and on all data in one place, for comparison")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _there_are_as_many_workers_as_sites(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("sites") and given.get("workers") is None:
+            with contextlib.suppress(ValueError):  # which the field itself will tell
+                sites = _sites(given["sites"])
+                sites = sites if isinstance(sites, SimulatedSites) else SimulatedSites.parse(str(sites))
+                return given | {"sites": sites, "workers": len(sites)}
+        return given
+
+    @model_validator(mode="after")
+    def _each_worker_has_a_site(self) -> Self:
+        if self.sites is not None and len(self.sites) != self.workers:
+            raise ValueError(f"--workers {self.workers}, but --sites has {len(self.sites)}; leave --workers out")
+        return self
+
+    @property
+    def simulated_sites(self) -> SimulatedSites:
+        """The sites, in the order of their turns."""
+        return self.sites or SimulatedSites.numbered(self.workers)
 
     def of_aggregator(self) -> AggregatorSettings:
         """The same run, as an aggregator's settings."""

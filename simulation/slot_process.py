@@ -14,7 +14,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,10 @@ import torch
 
 from broker import Source
 from broker.wire import Topology
-from console import FedmqError, configure_logging, errors
+from console import Arguments, FedmqError, configure_logging, errors
 from learning import load_task
 from simulation.ending import end_with
-from simulation.sites import simulated_site, site_name
+from simulation.sites import SimulatedSites
 from simulation.slot import LocalSlot, Parcel
 
 _LEAVE_S = 10.0
@@ -43,7 +43,8 @@ class SlotPlan:
     queue: str
     inline_cap: int
     log_level: str
-    num_sites: int
+    sites: SimulatedSites
+    task_args: Arguments = field(default_factory=Arguments)
     indices: Sequence[int]
     state: Path | None = None
     is_live: bool = False
@@ -52,7 +53,7 @@ class SlotPlan:
     def open(self) -> LocalSlot:
         """The slot, in the calling process."""
         sites = {
-            site_name(index): load_task(self.task, simulated_site(index, self.num_sites, self.partition))
+            self.sites.names[index]: load_task(self.task, self.sites.site(index, self.partition, self.task_args))
             for index in self.indices
         }
         return LocalSlot(sites, topology=Topology(self.queue), inline_cap=self.inline_cap, state=self.state)

@@ -8,6 +8,6 @@ from worker.config import WorkerConfig
 from worker.service import Worker
 from worker.settings import WorkerSettings
 from worker.state import OnDisk
-from worker.trainer import Trainer, derived_seed
+from worker.trainer import Trainer, derived_seed, plan_of
 
-__all__ = ["OnDisk", "Trainer", "Worker", "WorkerConfig", "WorkerSettings", "derived_seed", "events"]
+__all__ = ["OnDisk", "Trainer", "Worker", "WorkerConfig", "WorkerSettings", "derived_seed", "events", "plan_of"]

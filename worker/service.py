@@ -42,7 +42,7 @@ from worker.events import (
     unwatched,
 )
 from worker.state import HOME, RESIDUAL, Carried, InMemory, Positions, Store
-from worker.trainer import Diverged, Trained, Trainer, derived_seed
+from worker.trainer import Diverged, Trained, Trainer, derived_seed, plan_of
 from worker.upload import Body, Uploader
 
 log = logging.getLogger(__name__)
@@ -286,13 +286,14 @@ class Worker:
         return whole
 
     def _plan(self, head: ModelHead, cancel: "_Cancel") -> Plan:
-        return Plan(
+        return plan_of(
+            head.local,
             round=head.round,
+            num_rounds=head.num_rounds,
             seed=derived_seed(head.seed, head.round, self._name),
             device=self._trainer.device,
             cancelled=cancel,
             progress=self._set_progress,
-            **head.local.model_dump(),
         )
 
     def _set_progress(self, fraction: float) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from broker import ServiceSettings, Shared
 from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName
-from console import AsText, NoneAsText
+from console import Arguments, ArgumentsAsText, AsText, NoneAsText
 from identities import IdentitySettings
 from learning import Site
 from worker.policy import WorkerPolicy
@@ -62,6 +62,9 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     """One worker at one site."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
+    task_args: ArgumentsAsText = Field(
+        Arguments(), description="name=value for this site's task, in site.args, such as csv=/data/a.csv; once for each"
+    )
     name: NameOrBeginning | None = Field(
         None,
         description="name of this worker: letters, digits, - and _; by default the machine's, which must be unique;"
@@ -158,4 +161,11 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     def site_of(self, name: str) -> Site:
         """Where this worker's task runs."""
         index, num_sites = (self.site.index, self.site.num_parts) if self.site else (None, None)
-        return Site(name=name, partition=self.partition, index=index, num_sites=num_sites, seed=self.partition_seed)
+        return Site(
+            name=name,
+            partition=self.partition,
+            index=index,
+            num_sites=num_sites,
+            seed=self.partition_seed,
+            args=self.task_args,
+        )

@@ -8,14 +8,15 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from broker.states import ALL, ModelTensors, State, first_not_finite
-from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, Specs, delta_specs, difference
-from console import FedmqError, TaskError
+from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, LocalTraining, Specs, delta_specs, difference
+from console import Arguments, FedmqError, TaskError
 from learning import Measured, Plan, Task, evaluating
 
 
@@ -40,6 +41,12 @@ def derived_seed(seed: int, round_number: int, worker: str) -> int:
     """The seed of one local training: the same for the same (seed of the run, round, worker), on any machine."""
     text = f"{seed}/{round_number}/{worker}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+def plan_of(local: LocalTraining, **own: Any) -> Plan:
+    """One local training as the aggregator asks for it; ``own`` are the fields that it does not set."""
+    asked = local.model_dump(exclude={"plan_args"})
+    return Plan(**asked, args=Arguments(local.plan_args, flag="--plan-arg"), **own)
 
 
 class Trainer:

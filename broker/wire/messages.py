@@ -18,6 +18,7 @@ from pydantic import (
 from broker.wire.limbs import limb_bytes_of
 from broker.wire.specs import KeptSpecs, Specs, canonical, num_bytes_of
 from broker.wire.topology import shard_of
+from console import ARGUMENT_NAME, MAX_ARGUMENT, MAX_ARGUMENTS
 
 MAX_NUM_SAMPLES = 2**29 - 1
 """num_samples times a float32 is exact in float64 up to here."""
@@ -64,6 +65,12 @@ SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern
 SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
 
 
+ArgumentName = Annotated[StrictStr, Field(pattern=ARGUMENT_NAME)]
+PlanArguments = Annotated[
+    dict[ArgumentName, Annotated[StrictStr, Field(max_length=MAX_ARGUMENT)]], Field(max_length=MAX_ARGUMENTS)
+]
+
+
 class Header(BaseModel):
     """What all headers have in common: they are immutable, refuse unknown keys, and hold no NaN."""
 
@@ -83,6 +90,8 @@ class LocalTraining(Header):
     max_steps: int = Field(
         0, ge=0, le=2**31, description="maximum number of local optimizer steps a round; 0: no limit"
     )
+    plan_args: PlanArguments = Field(default={}, exclude_if=lambda arguments: not arguments)
+    """Options of this run's own, for its task."""
 
 
 class Compression(Header):

@@ -8,7 +8,8 @@ import pytest
 from aggregator.watchers.metrics import AggregatorMetrics
 from aggregator.watchers.partial_metrics import PartialMetrics
 from broker.wire.messages import Presence
-from scaffold.described import COMMANDS, described
+from console.flags import described
+from scaffold.commands import COMMANDS
 from worker.watchers.metrics import WorkerMetrics
 
 ROOT = Path(__file__).parents[2]

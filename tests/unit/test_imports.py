@@ -22,8 +22,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 _WIRE = ("console", "broker.wire", "broker")
 _STATES = (*_WIRE, "broker.states")
 ARROWS: dict[str, tuple[str, ...]] = {
-    "console": (),
-    "console.serving": ("console",),
+    "console.errors": (),
+    "console.flags": ("console.errors",),
+    "console": ("console.errors", "console.flags"),
+    "console.serving": ("console", "console.errors"),
     "broker.wire": ("console",),
     "broker": ("console", "broker.wire"),
     "broker.states": _WIRE,
@@ -82,13 +84,18 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation": (
         *_STATES,
+        "console.errors",
         "identities",
         "learning",
         "worker",
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
-    "scaffold": (*_WIRE, "identities", "operations", "worker", "aggregator", "simulation", "dashboard"),
+    "scaffold": (
+        *_WIRE,
+        "console.flags",
+        *("identities", "operations", "worker", "aggregator", "simulation", "dashboard"),
+    ),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
 

@@ -16,8 +16,10 @@ from aggregator.settings import AggregatorSettings
 from broker.settings import BrokerSettings, redacted
 from console import CommandSettings
 from console.errors import ExitCode, SettingsError
+from console.flags import described
 from console.settings import environment_of, read_settings
-from scaffold.described import COMMANDS, described
+from scaffold.commands import COMMANDS
+from worker.settings import WorkerSettings
 
 SECRET = "Hunter2hunter2"
 
@@ -86,13 +88,33 @@ def test_each_setting_of_a_command_is_one_flag(command: str, capsys: pytest.Capt
     assert not re.search(r"--[a-z-]+ (JSON|\{.*JSON)", shown)
 
 
-def test_help_shows_defaults_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        read("--help")
-    shown = " ".join(capsys.readouterr().out.split())
-    for flag, default in (("quorum", "100%"), ("compression", "none"), ("shared", "*")):
-        assert f"--{flag} str " in shown
-        assert f"(default: {default})" in shown.partition(f" --{flag} str ")[2].partition(" --")[0]
+def shown_help(kind: type[Any], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        read("--help", kind=kind)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_each_setting_with_its_variable_and_its_default_as_it_is_written(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = " ".join(shown_help(COMMANDS[command], capsys).split())
+    for setting in described(COMMANDS[command]):
+        default = f"default {setting.default}; " if setting.default else ""
+        assert f"({default}{setting.variable})" in shown
+    assert not re.search(r"SecretStr|\*\*\*|\{|Path,", shown.partition("examples:")[0])
+
+
+def test_help_begins_with_what_people_set_first_and_has_the_groups_of_the_settings_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = shown_help(WorkerSettings, capsys)
+    flags = re.findall(r"^  (--[a-z-]+)", shown, flags=re.MULTILINE)
+    assert flags[:4] == ["--task", "--name", "--run", "--task-arg"]
+    groups = re.findall(r"^(\S.*):$", shown, flags=re.MULTILINE)
+    assert groups[:1] + groups[-2:] == ["Most of all", "Help and file", "examples"]
+    assert set(groups[:-2]) == {setting.group for setting in described(WorkerSettings)}
 
 
 def test_the_broker_is_read_from_the_environment_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

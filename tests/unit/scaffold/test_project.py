@@ -12,9 +12,10 @@ import yaml
 import scaffold.cli
 from aggregator.settings import AggregatorSettings
 from console.errors import ExitCode, SettingsError
+from console.flags import GROUP_OF, described
 from console.settings import read_settings
 from scaffold.cli import FILES, write_project
-from scaffold.described import COMMANDS, GROUP_OF, described
+from scaffold.commands import COMMANDS
 from scaffold.settings_page import page
 from simulation.cli import main as simulate
 from simulation.settings import SimulationSettings

@@ -21,7 +21,7 @@ from simulation.baselines import Baseline, compare
 from simulation.cli import main
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
-from simulation.sites import simulated_site, site_name
+from simulation.sites import SimulatedSites
 
 TASK = """
 import torch
@@ -307,9 +307,10 @@ def test_two_directories_have_two_queues_and_one_has_one(tmp_path: Path) -> None
 
 
 def test_simulated_sites_share_the_data_out_without_overlap(task: str) -> None:
-    parts = [load_task(task, simulated_site(index, 3, "iid")) for index in range(3)]
+    sites = SimulatedSites.numbered(3)
+    parts = [load_task(task, sites.site(index, "iid")) for index in range(3)]
     assert sum(len(part.split.train[0]) for part in parts) == 200  # type: ignore[attr-defined]
-    assert [simulated_site(index, 3, "iid").name for index in range(3)] == [site_name(index) for index in range(3)]
+    assert [sites.site(index, "iid").name for index in range(3)] == list(sites.names)
 
 
 def test_a_baseline_is_trained_as_a_site_in_the_run_would_be(task: str) -> None:
@@ -319,7 +320,13 @@ def test_a_baseline_is_trained_as_a_site_in_the_run_would_be(task: str) -> None:
     torch.manual_seed(0)
     initial = dict(judge.model().state_dict())
     baseline = Baseline(
-        task=task, partition="iid", num_sites=1, rounds=2, seed=0, local=settings.local, initial=initial
+        task=task,
+        partition="iid",
+        sites=SimulatedSites.numbered(1),
+        rounds=2,
+        seed=0,
+        local=settings.local,
+        initial=initial,
     )
     told: list[str] = []
     result = compare(baseline, judge, on_step=told.append)

@@ -24,6 +24,7 @@ from learning.task import Plan
 from simulation.baselines import sampled_sites
 from simulation.cli import main
 from simulation.embedded import run_embedded
+from simulation.sites import SimulatedSites
 from simulation.slot import LocalSlot
 from simulation.slot_process import SlotPlan, SlotProcess
 
@@ -192,7 +193,7 @@ def test_a_slot_that_was_told_to_stop_has_nothing_more_to_say(task: str) -> None
         queue="updates",
         inline_cap=2**20,
         log_level="WARNING",
-        num_sites=1,
+        sites=SimulatedSites.numbered(1),
         indices=[0],
     )
     with SlotProcess(plan) as slot:
@@ -217,7 +218,7 @@ def test_what_training_processes_say_comes_out_of_this_one_whose_terminal_it_is(
                 queue=settings.queue,
                 inline_cap=settings.inline_cap,
                 log_level="WARNING",
-                num_sites=2,
+                sites=SimulatedSites.numbered(2),
                 indices=[index],
                 is_live=True,
             )

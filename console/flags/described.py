@@ -11,23 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from aggregator import AggregatorSettings
-from broker.wire import LocalTraining
-from console import ENV_PREFIX
-from dashboard import DashboardSettings
-from operations import DeadSettings, KeysSettings, StatusSettings
-from simulation import SimulationSettings
-from worker import WorkerSettings
-
-COMMANDS: Mapping[str, type[BaseSettings]] = {
-    "fl-aggregator": AggregatorSettings,
-    "fl-worker": WorkerSettings,
-    "fl-simulate": SimulationSettings,
-    "fl-dashboard": DashboardSettings,
-    "fl-status": StatusSettings,
-    "fl-dead": DeadSettings,
-    "fl-keys": KeysSettings,
-}
+from console.flags.arguments import Arguments
 
 OWN = "Most of all"
 _GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -40,7 +24,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_staleness",
     ),
     "How updates are averaged": ("weighting", "server_lr", "compiled_fold"),
-    "Local training": tuple(LocalTraining.model_fields),
+    "Local training": ("epochs", "batch_size", "lr", "momentum", "mu", "max_steps", "plan_args"),
     "What travels": ("shared", "compression", "zstd", "inline_cap", "part_bytes"),
     "When to stop early": ("stop_metric", "stop_direction", "stop_at", "patience"),
     "What is kept": ("keep_every", "commit_every_s", "tensorboard", "mlflow"),
@@ -64,10 +48,9 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Who may ask for page and metrics": ("token", "allowed_hosts"),
 }
 """Groups as readers look for them. Settings in no group come first, as the command's own, in the model's order."""
-_UNGROUPED = (KeysSettings,)
-"""Commands whose own settings belong to one of their subcommands each, as the descriptions say."""
+ENV_PREFIX = "FEDMQ_"
 GROUP_OF: Mapping[str, str] = {name: group for group, names in _GROUPS.items() for name in names}
-_FIRST = ("task", "run", "rounds", "name", "workers", "state")
+_FIRST = ("task", "name", "run", "rounds", "workers", "sites", "task_args", "state")
 """The settings that users set before all others, where a command has them."""
 
 _NAMES = {int: "number", float: "number", str: "text", bool: "yes or no", Path: "path", SecretStr: "text"}
@@ -85,16 +68,31 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        return flag_of(self.name)
 
     @property
     def variable(self) -> str:
         return f"{ENV_PREFIX}{self.name.upper()}"
 
 
+def flag_of(name: str) -> str:
+    """The flag of a setting as people write it: of what is given one by one, the singular."""
+    return f"--{name.removesuffix('s') if name.endswith('_args') else name}".replace("_", "-")
+
+
 def described(settings: type[BaseSettings]) -> list[Setting]:
     """All settings of a command, group by group, except positional arguments of its command line."""
     return sorted(_settings(settings), key=_place)
+
+
+def words(settings: type[BaseSettings]) -> list[tuple[str, str]]:
+    """The positional arguments of a command's line as its usage shows them, each with its description."""
+    found = []
+    for name, field in settings.model_fields.items():
+        if _is_word(field):
+            word = name.upper() if field.is_required() else f"[{name.upper()} ...]"
+            found.append((word, field.description or ""))
+    return found
 
 
 def _place(setting: Setting) -> tuple[int, int]:
@@ -111,14 +109,14 @@ def _settings(settings: type[BaseSettings]) -> Iterator[Setting]:
             yield Setting(
                 name=field.alias or name,
                 group=_group_of(name, settings),
-                kind=_kind(field.annotation, field),
+                kind="name=value" if isinstance(field.default, Arguments) else _kind(field.annotation, field),
                 default=_default(field),
                 description=field.description or "",
             )
 
 
 def _group_of(name: str, settings: type[BaseSettings]) -> str:
-    is_own = settings in _UNGROUPED and name in settings.__annotations__
+    is_own = getattr(settings, "is_ungrouped", False) and name in settings.__annotations__
     return OWN if is_own else GROUP_OF.get(name, OWN)
 
 
@@ -141,6 +139,8 @@ def _kind(annotation: Any, field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     default = field.default
     if default is None or default is PydanticUndefined:
+        return "none"
+    if isinstance(default, Arguments):
         return "none"
     if isinstance(default, bool):
         return "true" if default else "false"

@@ -1,0 +1,30 @@
+"""What a command is told by its person, as values: settings, described, and arguments by name for a task."""
+
+from console.flags.arguments import (
+    ARGUMENT_NAME,
+    MAX_ARGUMENT,
+    MAX_ARGUMENTS,
+    Arguments,
+    ArgumentsAsText,
+    PlanArgumentsAsText,
+    gathered,
+)
+from console.flags.described import ENV_PREFIX, GROUP_OF, OWN, Setting, described, flag_of
+from console.flags.help_page import help_page
+
+__all__ = [
+    "ARGUMENT_NAME",
+    "ENV_PREFIX",
+    "GROUP_OF",
+    "MAX_ARGUMENT",
+    "MAX_ARGUMENTS",
+    "OWN",
+    "Arguments",
+    "ArgumentsAsText",
+    "PlanArgumentsAsText",
+    "Setting",
+    "described",
+    "flag_of",
+    "gathered",
+    "help_page",
+]

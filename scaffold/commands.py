@@ -1,0 +1,21 @@
+"""All commands that have settings, with the models that check them."""
+
+from collections.abc import Mapping
+
+from pydantic_settings import BaseSettings
+
+from aggregator import AggregatorSettings
+from dashboard import DashboardSettings
+from operations import DeadSettings, KeysSettings, StatusSettings
+from simulation import SimulationSettings
+from worker import WorkerSettings
+
+COMMANDS: Mapping[str, type[BaseSettings]] = {
+    "fl-aggregator": AggregatorSettings,
+    "fl-worker": WorkerSettings,
+    "fl-simulate": SimulationSettings,
+    "fl-dashboard": DashboardSettings,
+    "fl-status": StatusSettings,
+    "fl-dead": DeadSettings,
+    "fl-keys": KeysSettings,
+}
