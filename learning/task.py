@@ -3,9 +3,9 @@
 A user's task needs to import nothing from here. It is enough that the object has the three methods of `Task`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -74,6 +74,9 @@ class Plan:
     """How many rounds the run is to have, as far as is known; it may go on for longer, or end early. 0: not known."""
     args: Mapping[str, str] = field(default_factory=lambda: Arguments(flag="--plan-arg"))
     """Options of the run's own, the same at all sites, as the aggregator was given them: `--plan-arg name=value`."""
+    memory: MutableMapping[str, Any] = field(default_factory=dict)
+    """What this site's task remembers: tensors, ints and floats by name, as the last training that counted left them.
+    What is written here is there in the next round; `fl-worker --state` keeps it across restarts."""
     cancelled: Callable[[], bool] = never
     """Asked before every batch; once true, the training returns at once and its result is thrown away."""
     progress: Callable[[float], None] = ignore

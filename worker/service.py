@@ -41,7 +41,7 @@ from worker.events import (
     Watcher,
     unwatched,
 )
-from worker.state import HOME, RESIDUAL, Carried, InMemory, Positions, Store
+from worker.state import HOME, RESIDUAL, Carried, InMemory, Memory, Positions, Store
 from worker.trainer import Diverged, Trained, Trainer, derived_seed, plan_of
 from worker.upload import Body, Uploader
 
@@ -99,6 +99,7 @@ class Worker:
         """(run id, name) of the last blob written."""
         self._is_stopping = False
         self._was_told_of_conflict = False
+        self._was_told_of_memory = False
         self._skipped_run_id: str | None = None
 
     # -- the loop -------------------------------------------------------------------------------------------
@@ -240,14 +241,16 @@ class Worker:
 
     def _train_and_send(self, head: ModelHead, state: State) -> None:
         self._set_state("training", head.round)
-        carried = self._carried.before(head.run_id, head.round) or self._fresh(head)
+        kept = self._carried.before(head.run_id, head.round)
+        carried = self._fresh(head) if kept is None else kept
         state = self._whole(head, state, carried)
         measured = self._trainer.evaluate(state)
         cancel = _Cancel(lambda: self._is_over(head))
+        memory = Memory(carried)
         try:
-            trained = self._trainer.train(state, self._plan(head, cancel), head.tensors)
+            trained = self._trainer.train(state, self._plan(head, cancel, memory), head.tensors)
             if not cancel.was_seen:
-                self._send(head, trained, measured, carried)
+                self._send(head, trained, measured, before=carried, memory=memory)
             elif not self._is_stopping:
                 self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
         except Diverged as error:
@@ -273,6 +276,11 @@ class Worker:
             log.warning("the tensors that stay here are lost when this worker is restarted; --state keeps them")
         return Carried({HOME: home})
 
+    def _warn_of_lost_memory(self) -> None:
+        if not self._carried.is_lasting and not self._was_told_of_memory:
+            self._was_told_of_memory = True
+            log.warning("what the task keeps in plan.memory is lost when this worker is restarted; --state keeps it")
+
     def _whole(self, head: ModelHead, state: State, carried: Carried) -> State:
         """The model with the tensors that stay here."""
         if not carried.home:
@@ -285,7 +293,7 @@ class Worker:
             raise TaskError(f"with what was kept of run {head.run_id}, the model {misfit}; was --task another one?")
         return whole
 
-    def _plan(self, head: ModelHead, cancel: "_Cancel") -> Plan:
+    def _plan(self, head: ModelHead, cancel: "_Cancel", memory: Memory) -> Plan:
         return plan_of(
             head.local,
             round=head.round,
@@ -294,6 +302,7 @@ class Worker:
             device=self._trainer.device,
             cancelled=cancel,
             progress=self._set_progress,
+            memory=memory,
         )
 
     def _set_progress(self, fraction: float) -> None:
@@ -314,15 +323,17 @@ class Worker:
             return True  # an aggregator took over and went back
         return newest.round - head.round > newest.max_staleness
 
-    def _send(self, head: ModelHead, trained: Trained, measured: Measured, carried: Carried) -> None:
+    def _send(self, head: ModelHead, trained: Trained, measured: Measured, *, before: Carried, memory: Memory) -> None:
         encoding = self._encoding_for(head)
         is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
         self._set_state("sending", head.round, at_once=not is_inline)  # a worker that dies half way leaves a blob
         seed = derived_seed(head.seed, head.round, self._name)
-        compressed = compress(trained.delta, carried.residual, encoding, seed=seed)
-        if compressed.residual or trained.home:  # before sending: after a kill in between, the round is done again
-            after = Carried({RESIDUAL: compressed.residual, HOME: trained.home})
-            self._carried.keep(head.run_id, head.round, before=carried, after=after)
+        compressed = compress(trained.delta, before.residual, encoding, seed=seed)
+        after = Carried({RESIDUAL: compressed.residual, HOME: trained.home, **memory.sets()})
+        if before or after:  # before sending: after a kill in between, the round is done again
+            self._carried.keep(head.run_id, head.round, before=before, after=after)
+        if memory:
+            self._warn_of_lost_memory()
         self._on_event(
             RoundTrained(
                 round=head.round,

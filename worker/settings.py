@@ -90,8 +90,8 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     state: Path | None = Field(
         None,
         description="directory for what is carried from round to round when a run compresses updates or does not"
-        " share all tensors, and, with --roster, for the newest model seen, so that no older one is taken for it;"
-        " without one, a restart loses both",
+        " share all tensors, or a task writes to plan.memory; and, with --roster, for the newest model seen, so that no"
+        " older one is taken for it; without one, a restart loses them",
     )
     presence_every_s: float = Field(
         PRESENCE_EVERY_S,

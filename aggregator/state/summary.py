@@ -6,10 +6,15 @@ from typing import Any
 from aggregator.state.early_stop import Aim
 from aggregator.state.ledger import Ledger, recorded_metrics
 from aggregator.state.retention import best_of
+from broker.wire import LocalTraining
 
 
 def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped: str) -> dict[str, Any]:
-    """The summary of a run that is over."""
+    """The summary of a run that is over.
+
+    ``offered_to_tasks`` are the settings that each site's task was told in its plan; whether it went by them, it alone
+    can say, in its metrics.
+    """
     facts = ledger.facts()
     rounds = [_round(row) for row in ledger.rounds()]
     last = rounds[-1] if rounds else {}
@@ -19,6 +24,7 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped:
         "run_id": facts["run_id"],
         "task": facts["task"],
         "settings": dict(settings),
+        "offered_to_tasks": {name: settings[name] for name in LocalTraining.model_fields if name in settings},
         "stopped": stopped,
         "rounds": rounds,
         "best": _best(ledger, aim),

@@ -25,9 +25,13 @@ RESIDUAL, HOME = "residual", "home"
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What stays at the site: named sets of tensors, such as RESIDUAL and HOME."""
+    """What stays at the site: named sets of tensors, such as RESIDUAL, HOME and MEMORY."""
 
     sets: Mapping[str, State] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything in it."""
+        return any(self.sets.values())
 
     @property
     def residual(self) -> State:
