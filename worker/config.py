@@ -17,6 +17,10 @@ class WorkerConfig:
     """Bytes up to which an update travels in its message, and not as a blob, in runs that do not set this."""
     run: str | None = None
     """The run to take part in; None: any."""
+    stays: bool = False
+    """Whether it waits for more once a run is finished, and does not leave."""
+    grace_s: float = 0.0
+    """Seconds that it waits for more if the run is finished when it starts: its aggregator may be about to go on."""
     device: str = "cpu"
     presence_every_s: float = PRESENCE_EVERY_S
     """Most seconds between two calls of ``announce``, which the caller sees to."""

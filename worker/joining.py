@@ -18,6 +18,9 @@ from worker.settings import WorkerSettings
 from worker.state import OnDisk, Positions
 from worker.watchers import WorkerMetrics
 
+_GRACE_S = 15.0
+"""An aggregator that is started in the same second has its model out by then."""
+
 
 @contextlib.contextmanager
 def named(settings: WorkerSettings) -> Iterator[str]:
@@ -61,6 +64,8 @@ def joined(
             topology=Topology(settings.queue),
             inline_cap=settings.inline_cap,
             run=settings.run,
+            stays=settings.stay,
+            grace_s=_GRACE_S,
             device=on_device,
             presence_every_s=settings.presence_every_s,
             membership=membership(settings, "worker", name),

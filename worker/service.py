@@ -68,6 +68,7 @@ class Worker:
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
         announce_soon: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_finished = False
         is_usual = config.presence_every_s == PRESENCE_EVERY_S
@@ -75,6 +76,9 @@ class Worker:
         self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
         """What the worker is doing; announced when it changes, and at intervals."""
         self._name, self._run = config.name, config.run
+        self._stays, self._grace_s, self._clock = config.stays, config.grace_s, clock
+        self._leaves_at: float | None = None
+        """When it leaves a run that was finished before it came, unless there is more by then."""
         self._trust, self._policy = config.membership.trust, config.policy
         self._positions = positions or Positions()
         self._transport = transport
@@ -114,7 +118,7 @@ class Worker:
         """Steps until the run is finished, or ``stop`` is called."""
         try:
             while not self.is_finished and not self._is_stopping:
-                self.step(None)
+                self.step(None if self._leaves_at is None else max(0.0, self._leaves_at - self._clock()))
         except BrokerUnreachable as error:
             if not self._is_stopping:
                 raise
@@ -133,6 +137,7 @@ class Worker:
         """Handles the next event if one comes within ``timeout_s``; True if one came."""
         delivery = self._transport.receive(timeout_s)
         if delivery is None and self._newest is None:
+            self.is_finished = self.is_finished or self._has_waited()
             return False
         if delivery is not None:
             self._see_model(delivery)
@@ -187,11 +192,9 @@ class Worker:
     def _take_part(self, head: ModelHead, payload: Buffer) -> None:
         before, self._done = self._done, head
         if head.is_finished:
-            log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
-            self._delete_last_blob(head)
-            self.is_finished = True
-            self._on_event(RunFinished(run_id=head.run_id, num_rounds=head.round - 1))
+            self._finish(head, is_first=before is None)
             return
+        self._leaves_at = None
         if head.sets:
             raise TaskError(
                 f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
@@ -220,6 +223,25 @@ class Worker:
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
+
+    def _finish(self, head: ModelHead, *, is_first: bool) -> None:
+        """Ends the run here; whether the worker leaves is another question. ``is_first``: it took no part in it."""
+        log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
+        self._delete_last_blob(head)
+        self._on_event(RunFinished(run_id=head.run_id, num_rounds=head.round - 1))
+        if self._stays:
+            log.info("waiting for more of it or for the next run, as --stay says")
+        elif is_first and self._grace_s:
+            self._leaves_at = self._clock() + self._grace_s
+            log.info(
+                "waiting %g s for an aggregator that goes on, then leaving; --stay waits for longer", self._grace_s
+            )
+        else:
+            self.is_finished = True
+
+    def _has_waited(self) -> bool:
+        """Whether nothing came while it waited for more of a run that was finished when it started."""
+        return self._leaves_at is not None and self._clock() >= self._leaves_at
 
     def _object(self, head: ModelHead, objection: str) -> None:
         """Leaves a head unanswered, and says why at both ends."""

@@ -114,6 +114,9 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         description="tensors that may leave this site: patterns, as for the aggregator's --shared; a run that shares"
         " others is not answered",
     )
+    stay: bool = Field(
+        False, description="when a run is finished, wait for more of it or for the next one; by default leave"
+    )
     check: bool = Field(
         False,
         description="only check the settings, with --roster also whether the key is on it, and that the broker and the"

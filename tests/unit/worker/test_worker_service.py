@@ -554,3 +554,63 @@ def test_an_update_whose_blob_is_lost_is_given_up_once_its_round_is_over() -> No
     site.worker.step()
     assert site.rounds() == [2]
     assert [event.round for event in site.events if isinstance(event, RoundLeft)] == [1]
+
+
+class Late:
+    """A worker that starts when the run is finished, with a clock of its own."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.now = 100.0
+        self.site = Site()
+        self.site.publish(3, is_finished=True)
+        config = replace(CONFIG, name="late", **changes)
+        self.task = Steps()
+        transport = MemoryTransport(self.site.broker)
+        self.worker = Worker(config, self.task, transport, clock=lambda: self.now)
+        self.worker.start()
+        while self.worker.step():
+            pass
+
+    def waits(self, seconds: float) -> bool:
+        """Whether it is still there afterwards."""
+        self.now += seconds
+        self.worker.step()
+        return not self.worker.is_finished
+
+    @property
+    def rounds(self) -> list[int]:
+        return [plan.round for plan in self.task.plans]
+
+
+def test_a_worker_that_finds_a_finished_run_waits_for_an_aggregator_that_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        late = Late(grace_s=15.0)
+    assert "waiting 15 s for an aggregator that goes on, then leaving; --stay waits for longer" in caplog.text
+    assert late.waits(14.9)
+    late.site.publish(3, epoch=2, num_rounds=12)
+    assert late.waits(100)
+    assert late.rounds == [3]
+    late.site.publish(4, epoch=2, is_finished=True)
+    assert not late.waits(0), "it took part, and has nothing to wait for"
+
+
+def test_a_worker_that_finds_a_finished_run_leaves_when_nothing_comes() -> None:
+    late = Late(grace_s=15.0)
+    assert late.waits(14.9)
+    assert not late.waits(0.2)
+    late = Late(grace_s=15.0)
+    late.now += 15.0
+    late.worker.run()
+    assert late.worker.is_finished
+
+
+def test_a_worker_that_is_to_stay_waits_for_the_next_run() -> None:
+    late = Late(stays=True)
+    assert late.waits(10_000)
+    late.site.publish(1, run_id="demo.2")
+    assert late.waits(0)
+    late.site.publish(2, run_id="demo.2", is_finished=True)
+    assert late.waits(10_000)
+    assert late.rounds == [1]
