@@ -148,8 +148,9 @@ def _packed(items: Sequence[Text], width: int, max_lines: int) -> tuple[list[Tex
 def _trend_words(trend: Trend, width: int, *, is_ascii: bool) -> Text:
     assert trend.last is not None
     assert trend.best is not None
-    style = {None: "", True: "green", False: "yellow"}[trend.is_better]
-    words = Text(f"{_number(trend.last)} ").append(trend.arrow, style=style)
+    style, verdict = {None: ("", ""), True: ("green", " better"), False: ("yellow", " worse")}[trend.is_better]
+    words = Text(f"{_number(trend.last)} ").append(f"{trend.arrow}{verdict}", style=style)
+    words.append(" " * max(0, len("→ better") - len(trend.arrow) - len(verdict)))
     best = f"best {_number(trend.best[1])}, round {trend.best[0]}"
     room = min(32, width - words.cell_len - len(best) - 4)
     if room >= 4 and not is_ascii:

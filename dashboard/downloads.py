@@ -2,11 +2,10 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from aggregator.history import History
+from aggregator.history import MEASURED, History
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _AT_A_TIME = 500
@@ -20,17 +19,14 @@ def rounds_csv(history: History) -> Iterator[str]:
 
 
 def updates_csv(history: History) -> Iterator[str]:
-    """One line an update, as the ledger has it; metrics as JSON."""
-    rows = history.updates()
-    first = next(rows, None)
-    if first is None:
-        return iter(())
-    return _lines(list(first), _chained(first, rows))
+    """One line an update, as the ledger has it; each metric has its own column, such as ``eval.accuracy``."""
+    names = history.update_columns()
+    return _lines(names, (_flat(row) for row in history.updates())) if names else iter(())
 
 
-def _chained(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield first
-    yield from rest
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    measured = {f"{prefix}{name}": value for prefix, key in MEASURED.items() for name, value in row[key].items()}
+    return {name: value for name, value in row.items() if name not in MEASURED.values()} | measured
 
 
 def _lines(names: list[str], rows: Iterator[dict[str, Any]]) -> Iterator[str]:
@@ -48,6 +44,4 @@ def _lines(names: list[str], rows: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 def _cell(value: object) -> object:
     """Text that a spreadsheet would take for a formula gets an apostrophe, since workers choose their own names."""
-    if isinstance(value, dict):
-        return json.dumps(value, sort_keys=True)
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -20,9 +20,11 @@ from aggregator.state import FORMAT, Aim, Verdict, best_of, columns_of
 from broker.states import specs_of
 from broker.wire import difference
 from console import StateError
-from learning import Direction
+from learning import AT_SITES, IN_TRAINING, Direction, rank
 
 _METRICS = ("metrics", "worker_metrics", "worker_medians", "train_metrics", "eval_metrics")
+MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
+"""Prefix -> the column of updates with what workers measured there."""
 _LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
 
 _CONTRIBUTIONS = """
@@ -170,6 +172,19 @@ class History:
     def updates(self, *, since_round: int = 0) -> Iterator[dict[str, Any]]:
         """The updates decided in round ``since_round`` or later, in the order of the decisions."""
         return self._rows("SELECT * FROM updates WHERE round >= ? ORDER BY id", since_round)
+
+    def update_columns(self) -> list[str]:
+        """The columns of an update, then those of each metric that any worker measured; none if there is no update."""
+        first = next(self.updates(), None)
+        if first is None:
+            return []
+        plain = [name for name in first if name not in MEASURED.values()]
+        return plain + [f"{prefix}{name}" for prefix, column in MEASURED.items() for name in self._names_in(column)]
+
+    def _names_in(self, column: str) -> list[str]:
+        distinct = f"SELECT DISTINCT {column} FROM updates WHERE json_valid({column})"
+        names = self._db.execute(f"SELECT DISTINCT key FROM ({distinct}) AS measured, json_each(measured.{column})")
+        return sorted((str(name) for (name,) in names), key=lambda name: (rank(name), name))
 
     def trained(self, *, since_round: int, most: int) -> list[dict[str, Any]]:
         """The newest of the updates decided in round ``since_round`` or later that say how long they trained."""

@@ -123,7 +123,7 @@ def test_a_deadline_runs_down(view: AggregatorView, clock: Clock) -> None:
 def test_metrics_have_their_trend_and_the_best_so_far(view: AggregatorView) -> None:
     for number, loss in enumerate([0.9, 0.5, 0.1, 0.3], start=1):
         view.on_event(closed(number, loss))
-    assert line_with(view, "loss").split() == ["loss", "0.3000", "↑", "█▅▁▃", "best", "0.1000,", "round", "3"]
+    assert line_with(view, "loss").split() == ["loss", "0.3000", "↑", "worse", "█▅▁▃", "best", "0.1000,", "round", "3"]
 
 
 def test_the_best_so_far_is_so_by_the_run_s_direction() -> None:
@@ -148,7 +148,7 @@ def test_rounds_before_a_restart_are_part_of_the_trend() -> None:
     view.on_event(
         RunOpened(run="r", run_id="r.1", queue="q", state=Path("s"), num_rounds=20, last_closed_round=3, closed=rows)
     )
-    assert line_with(view, "loss").split()[1:4] == ["0.3333", "↓", "█▃▁"]
+    assert line_with(view, "loss").split()[1:5] == ["0.3333", "↓", "better", "█▃▁"]
     assert "3 of 20" in line_with(view, "rounds")
 
 
