@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 from aggregator.broadcast import Staged
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import RoundClosed, RunEnded
 from aggregator.opening import OpenedRun
-from aggregator.rounds import NextPiece, next_model, state_names
+from aggregator.rounds import LeavesRange, next_model, state_names
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
-from broker.states import is_finite, raw
+from broker.states import raw
 from console import malloc
 
 log = logging.getLogger(__name__)
@@ -101,7 +99,6 @@ def write_next_model(
     with _discarded_on_error(new):
         upload = opened.broadcaster.upload(number + 1)
         for piece in pieces:
-            _check_is_finite(piece)
             payload = raw(piece.values)
             new.write(payload, piece.state)
             upload.write(payload)
@@ -123,21 +120,6 @@ def _discarded_on_error(new: NewModel) -> Iterator[None]:
     except BaseException:
         new.discard()
         raise
-
-
-class LeavesRange(Exception):
-    """The mean takes the model out of the range of its dtype. The text names the tensor."""
-
-
-def _check_is_finite(piece: NextPiece) -> None:
-    """Raises LeavesRange if the mean leaves the range of the dtype."""
-    if is_finite(piece.values):
-        return
-    parts = (
-        torch.split(piece.values, [spec.num_elements for spec in piece.span]) if len(piece.span) > 1 else [piece.values]
-    )
-    broken = next(spec.name for spec, part in zip(piece.span, parts, strict=True) if not is_finite(part))
-    raise LeavesRange(f"the mean leaves the range of tensor '{broken}'; lower --server-lr or --lr")
 
 
 def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> str | None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from aggregator.state import ModelFile
 from broker.states import ModelTensors
-from learning import Measured, Task, evaluating
+from learning import Measured, Task, evaluating, numbers_of
 
 
 class CentralEvaluation:
@@ -18,7 +18,7 @@ class CentralEvaluation:
     def __init__(self, task: Task, model: nn.Module, tensors: ModelTensors) -> None:
         self._task, self._tensors = task, tensors
         with evaluating(model):
-            self._model = model if task.evaluate(model) else None
+            self._model = model if numbers_of(task.evaluate(model), "evaluate") else None
 
     def __call__(self, model: ModelFile) -> Measured:
         """The metrics of a model; none without test data. Metrics that are not finite are left out."""
@@ -26,5 +26,5 @@ class CentralEvaluation:
             return Measured()
         self._tensors.put_into(self._model, model.state())
         with evaluating(self._model):
-            metrics = {name: float(value) for name, value in self._task.evaluate(self._model).items()}
+            metrics = numbers_of(self._task.evaluate(self._model), "evaluate")
         return Measured.of({name: value for name, value in metrics.items() if math.isfinite(value)})

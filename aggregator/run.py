@@ -61,7 +61,7 @@ def open_run(
     specs = specs_of(initial)
     on_stream = newest_head(transport, config.membership.trust)
     if not ledger.facts():
-        ledger.record(_beginning(config, initial, directory, transport, on_stream))
+        ledger.record(_beginning(config, initial, tensors, directory, transport, on_stream))
     facts = ledger.facts()
     _check_is_ours(config, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
@@ -120,6 +120,7 @@ def newest_head(transport: Transport, trust: Trust) -> tuple[ModelHead, Buffer] 
 def _beginning(
     config: AggregatorConfig,
     initial: State,
+    tensors: ModelTensors,
     directory: StateDirectory,
     transport: Transport,
     on_stream: tuple[ModelHead, Buffer] | None,
@@ -128,15 +129,18 @@ def _beginning(
     if on_stream is not None and on_stream[0].run == config.run and not on_stream[0].is_finished:
         head = on_stream[0]
         if config.takes_over:
-            return _taken_over(config, initial, directory, transport, *on_stream)
+            return _taken_over(config, initial, tensors, directory, transport, *on_stream)
         raise StateError(
             f"run '{head.run}' is open on queue '{config.topology.queue}', at round {head.round},"
             f" but {directory.folder} has no run; give the --state that the run was begun with, --take-over to go on"
             " from the model on the broker, or another --run to begin anew"
         )
-    broken = first_not_finite(initial)
+    broken = first_not_finite({name: tensor for name, tensor in initial.items() if name in tensors.trained})
     if broken:
-        raise TaskError(f"the task's model has NaN or infinity in '{broken}'")
+        raise TaskError(
+            f"the task's model has NaN or infinity in '{broken}', which is trained; mend model(), leave it at the sites"
+            f" with --shared '!{broken}', or freeze it with requires_grad_(False)"
+        )
     written = directory.write_model(0, initial)
     written.install()
     return {
@@ -165,6 +169,7 @@ def _later_than(on_stream: tuple[ModelHead, Buffer] | None) -> float:
 def _taken_over(
     config: AggregatorConfig,
     initial: State,
+    tensors: ModelTensors,
     directory: StateDirectory,
     transport: Transport,
     head: ModelHead,
@@ -187,7 +192,7 @@ def _taken_over(
     log.warning(
         "the state directory is empty; taking run %s over from the stream, at round %d", head.run_id, head.round
     )
-    written = directory.write_model(head.round - 1, read_model(head, payload, transport))
+    written = directory.write_model(head.round - 1, read_model(head, payload, transport, trained=tensors.trained))
     written.install()
     return {
         "run": head.run,

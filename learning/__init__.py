@@ -5,7 +5,7 @@ Pure: tensors in, tensors out. Nothing here knows a queue, a message or a clock.
 
 from learning.evaluation import evaluating
 from learning.loading import at_site, load_task
-from learning.metrics import AT_SITES, IN_TRAINING, USUAL_METRICS, Direction, Measured, bare, rank
+from learning.metrics import AT_SITES, IN_TRAINING, USUAL_METRICS, Direction, Measured, bare, numbers_of, rank
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Plan, Site, Task
@@ -25,5 +25,6 @@ __all__ = [
     "bare",
     "evaluating",
     "load_task",
+    "numbers_of",
     "rank",
 ]

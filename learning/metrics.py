@@ -1,11 +1,18 @@
-"""About metrics: which way is better, which ones people look for first, and how many samples they are means over."""
+"""About metrics: which way is better, which ones people look for first, how many samples they are means over.
+
+And what a task may return for them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
+
+from console import TaskError
 
 _NUM_SAMPLES = "num_samples"
 _FALLING = ("loss", "error", "perplexity", "mae", "mse")
+_EXPECTED = "expected names and numbers, such as {'num_samples': 100, 'loss': 0.5}"
 
 AT_SITES = "eval."
 """Prefix of the metrics that workers measured of a received model."""
@@ -57,3 +64,45 @@ class Measured:
     def recorded(self) -> dict[str, float]:
         """What ``of`` takes."""
         return ({} if self.num_samples is None else {_NUM_SAMPLES: self.num_samples}) | dict(self.metrics)
+
+
+def numbers_of(returned: object, method: str) -> dict[str, float]:
+    """The metrics that the task's ``method`` returned: numbers of any kind, tensors and arrays with one element."""
+    if not isinstance(returned, Mapping):
+        raise TaskError(f"the task's {method}() returned {_kind(returned)}; {_EXPECTED}{_advice(returned)}")
+    for name in returned:
+        if not isinstance(name, str):
+            raise TaskError(f"the task's {method}() returned a metric called {name!r}, {_kind(name)}; names are text")
+    return {name: _number(name, value, method) for name, value in returned.items()}
+
+
+def _number(name: str, value: Any, method: str) -> float:
+    try:
+        value = value.item() if hasattr(value, "item") else value
+        if hasattr(value, "__float__") or hasattr(value, "__index__"):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass  # more than one element, complex, or too large
+    raise TaskError(f"the task's {method}() returned the metric {name!r} as {_kind(value)}; expected one number")
+
+
+def _kind(value: object) -> str:
+    """A value for people: its type, and what of it is short."""
+    kind = type(value).__name__
+    if value is None:
+        return "None"
+    if isinstance(value, tuple) and len(value) <= 4:
+        return f"a tuple of ({', '.join(type(item).__name__ for item in value)})"
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {kind} of shape {list(shape)}"
+    text = " ".join(repr(value).split())
+    return f"a {kind}, {text if len(text) <= 40 else text[:40] + '…'}"
+
+
+def _advice(returned: object) -> str:
+    """What to do with an answer that another framework takes."""
+    match returned:
+        case (_, int(), Mapping()):
+            return ", and no more: the model is trained in place, and num_samples is one of the metrics"
+    return ""

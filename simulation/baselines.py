@@ -10,7 +10,7 @@ import torch
 from broker.states import ModelTensors, State
 from broker.wire import LocalTraining
 from console import Arguments
-from learning import Measured, Site, Task, evaluating, load_task
+from learning import Measured, Site, Task, evaluating, load_task, numbers_of
 from simulation.sites import SimulatedSites
 from worker import Trainer, derived_seed, plan_of
 
@@ -67,7 +67,7 @@ class Baseline:
         model = judge.model()
         ModelTensors.of(model).put_into(model, state)
         with evaluating(model):
-            metrics = {name: float(value) for name, value in judge.evaluate(model).items()}
+            metrics = numbers_of(judge.evaluate(model), "evaluate")
         return Alone(num_samples, Measured.of(metrics))
 
 

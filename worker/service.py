@@ -210,7 +210,7 @@ class Worker:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
         begun_at = time.perf_counter()
         try:
-            state = read_model(head, payload, self._transport, on_event=self._on_event)
+            state = read_model(head, payload, self._transport, trained=tensors.trained, on_event=self._on_event)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
             self._done = before

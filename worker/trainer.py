@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from broker.states import ALL, ModelTensors, State, first_not_finite
+from broker.states import ALL, ModelTensors, State, delta_of, first_not_finite, has_diverged, is_finite
 from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, LocalTraining, Specs, delta_specs, difference
 from console import Arguments, FedmqError, TaskError
-from learning import Measured, Plan, Task, evaluating
+from learning import Measured, Plan, Task, evaluating, numbers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Trainer:
         """The task's metrics of a received model on the site's own held-out data."""
         self.tensors.put_into(self._model, state)
         with evaluating(self._model):
-            return Measured.of(_finite(self._task.evaluate(self._model)))
+            return Measured.of(_finite(numbers_of(self._task.evaluate(self._model), "evaluate")))
 
     def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
         """Trains from ``state``, of which ``shared`` (None: all) are to travel.
@@ -105,16 +105,33 @@ class Trainer:
         self._model.train()
         self._model.zero_grad()  # a task that never does this would add to the gradients of another training
         begun_at = time.perf_counter()
-        measured = Measured.of(self._task.train(self._model, plan))
+        measured = Measured.of(numbers_of(self._task.train(self._model, plan), "train"))
         train_s = time.perf_counter() - begun_at
         num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
         trained = self.tensors.taken_from(self._model)
-        delta, home = _delta(trained, state, delta_specs(shared)), _rest(trained, shared)
-        broken = first_not_finite(delta) or first_not_finite(home)
-        if broken:
-            raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
+        delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
+        self._check_has_converged(delta, home, state)
         return Trained(delta, home, num_samples, train_s, _finite(measured.metrics))
+
+    def _check_has_converged(self, delta: State, home: State, before: Mapping[str, torch.Tensor]) -> None:
+        """Raises Diverged for a delta that cannot be averaged, or for what would stay here and spoil the next round.
+
+        What is not trained and stays here may be anything.
+        """
+        for name, tensor in home.items():
+            if name in self.tensors.trained and has_diverged(tensor, before[name]):
+                raise Diverged(f"training gave NaN or infinity in '{name}'; a smaller --lr may help")
+        broken = first_not_finite(delta)
+        if broken is None:
+            return
+        if broken in self.tensors.trained:
+            raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
+        what = "gave NaN or infinity in" if is_finite(before[broken]) else "changed NaN or infinity in"
+        raise Diverged(
+            f"training {what} '{broken}', which has no mean; if it is to be so, the aggregator's --shared '!{broken}'"
+            " leaves it at the sites; else a smaller --lr may help"
+        )
 
 
 def _seed_everything(seed: int) -> None:
@@ -137,14 +154,6 @@ def _num_samples(value: float | None) -> int:
     return int(value)
 
 
-def _delta(trained: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor], specs: Specs) -> State:
-    delta: State = {}
-    for spec in specs:
-        new, old = trained[spec.name].detach().to("cpu"), received[spec.name]
-        delta[spec.name] = new - old if spec.is_float else new.to(torch.int64) - old.to(torch.int64)
-    return delta
-
-
 def _rest(state: Mapping[str, torch.Tensor], shared: Specs) -> State:
     names = {spec.name for spec in shared}
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if name not in names}
@@ -157,5 +166,4 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     for name in metrics:
         if not re.fullmatch(METRIC_NAME, name):
             raise TaskError(f"the task's metric {name!r} has a name that cannot travel; use letters, digits and ._@/-")
-    numbers = {name: float(value) for name, value in metrics.items()}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

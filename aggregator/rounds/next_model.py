@@ -6,7 +6,7 @@
 
 A variance that is stepped twice as far as the mean becomes negative. With staleness the weights are discounted and the
 divisor is not, as in FedBuff (Nguyen et al. 2022), so that stale updates move the model less. Integer tensors are
-rounded half to even; boolean ones stay as they are.
+rounded half to even; boolean ones stay as they are. An element that is infinite or NaN stays so: nothing moves it.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -20,11 +20,15 @@ import torch
 from aggregator.rounds.accumulator import Accumulator
 from aggregator.rounds.steps import Block, FedAvg, Step
 from aggregator.state import ModelFile
-from broker.states import DTYPES
+from broker.states import DTYPES, is_finite
 from broker.wire import Specs, TensorSpec, num_elements_of
 
 _PLAIN = FedAvg()
 """A step that leaves the mean as it is: then all tensors move alike, and small ones together."""
+
+
+class LeavesRange(Exception):
+    """The mean takes the model out of the range of its dtype. The text names the tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def next_model(
 
     ``total`` is the divisor of the mean; 0 leaves model and state as they are. ``stepped`` are the names of the tensors
     that the step moves; all others move by the mean, and keep the state that the step begins with. ``state`` has the
-    files of the step's state; if it is empty, the step begins.
+    files of the step's state; if it is empty, the step begins. LeavesRange if a finite element would not stay so.
     """
     with ExitStack() as stack:
         remembered = {name: stack.enter_context(file.floats(specs)) for name, file in (state or {}).items()}
@@ -71,10 +75,25 @@ def next_model(
                         change, moved = step.apply(mean, {name: floats[block] for name, floats in before.items()})
                         for name, floats in moved.items():
                             after[name][block] = floats
-                    values[block] = _moved(values[block], torch.from_numpy(change), span[0])
+                    moved_block = _moved(values[block], torch.from_numpy(change), span[0])
+                    if not is_finite(moved_block):
+                        _check_stays_finite(values[block], moved_block, span, start + block.start)
+                    values[block] = moved_block
                 if start + num == num_elements_of(span):
                     accumulator.forget(span)
             yield NextPiece(span, values, after)
+
+
+def _check_stays_finite(old: torch.Tensor, new: torch.Tensor, span: Specs, first: int) -> None:
+    """``first`` is the place in the span of the first element of both."""
+    broken = torch.isfinite(old) & ~torch.isfinite(new)
+    if not broken.any():
+        return
+    place = first + int(broken.nonzero()[0])
+    for spec in span:
+        if place < spec.num_elements:
+            raise LeavesRange(f"the mean leaves the range of tensor '{spec.name}'; lower --server-lr or --lr")
+        place -= spec.num_elements
 
 
 def _apart(spans: Iterable[Specs], stepped: Collection[str]) -> Iterator[Specs]:

@@ -1,6 +1,7 @@
 """Named tensors on the wire: states as bytes, compressed or in part, and a model's body. Needs PyTorch."""
 
 from broker.states.compression import Encoding
+from broker.states.deltas import delta_of, has_diverged
 from broker.states.model_body import read_model
 from broker.states.model_tensors import ModelTensors
 from broker.states.selection import ALL, selected
@@ -23,9 +24,11 @@ __all__ = [
     "ModelTensors",
     "State",
     "chunks",
+    "delta_of",
     "digest_of",
     "first_not_finite",
     "flat_tensor",
+    "has_diverged",
     "is_finite",
     "raw",
     "read_model",

@@ -1,6 +1,6 @@
 """The state that a model head describes, verified: from its own message or from its blob."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from broker.states.tensors import State, first_not_finite, state_from
 from broker.transport import Transport
@@ -13,11 +13,17 @@ def _unwatched(event: Transferring) -> None:
 
 
 def read_model(
-    head: ModelHead, payload: Buffer, transport: Transport, *, on_event: Callable[[Transferring], None] = _unwatched
+    head: ModelHead,
+    payload: Buffer,
+    transport: Transport,
+    *,
+    trained: Collection[str],
+    on_event: Callable[[Transferring], None] = _unwatched,
 ) -> State:
     """The model's state. Check the head's specs against your own model first: that bounds what is allocated.
 
-    UnfitMessage if the body is not what the head says, BlobLost if its blob cannot be read.
+    UnfitMessage if the body is not what the head says, or has NaN or infinity in a parameter that is ``trained``; other
+    tensors, such as masks, may have them. BlobLost if its blob cannot be read.
     """
     digest = Digest(head.tensors)
     body = bytearray(head.num_bytes)
@@ -33,7 +39,7 @@ def read_model(
     state = state_from(body, head.tensors)
     if digest.hex() != head.sha256:
         raise UnfitMessage("its body does not match its digest")
-    broken = first_not_finite(state)
+    broken = first_not_finite({name: tensor for name, tensor in state.items() if name in trained})
     if broken:
         raise UnfitMessage(f"it has NaN or infinity in '{broken}'")
     return state

@@ -13,7 +13,7 @@ from unit.broker.test_model_tensors import Extra, Tied
 from unit.simulation.small_federation import Given, SmallFederation
 
 from aggregator.history import History
-from console.errors import SettingsError, StateError
+from console.errors import SettingsError, StateError, TaskError
 
 
 def test_tied_weights_are_averaged_and_travel_once(tmp_path: Path) -> None:
@@ -140,3 +140,52 @@ def test_which_tensors_are_stepped_is_decided_when_the_run_begins(tmp_path: Path
     last = SmallFederation(tmp_path, lambda site: Given(site, Norm, drifts), rounds=3, server_lr=2).run()
     assert last.model(3)["weight"].tolist() == [7, 7]
     assert last.model(3)["running_var"].tolist() == pytest.approx([1 - 3 * 0.7] * 2)
+
+
+INFINITY, NAN = float("inf"), float("nan")
+
+
+class Masked(nn.Module):
+    """Attention's mask, an observer that has seen nothing yet, and a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2))
+        self.register_buffer("mask", torch.full((3, 3), -INFINITY).triu(1))
+        self.register_buffer("unset", torch.tensor([NAN, INFINITY, 0.5]))
+
+
+def moves(model: nn.Module, site: str) -> None:
+    assert isinstance(model, Masked)
+    model.w += 1 if site == "a" else 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"compression": "int8"}, {"server_lr": 2}, {"shared": "!mask"}])
+def test_infinity_that_does_not_change_passes(tmp_path: Path, settings: dict[str, Any]) -> None:
+    run = SmallFederation(tmp_path, lambda site: Given(site, Masked, moves), **settings).run()
+    assert run.model(2)["w"].tolist() == [4 * settings.get("server_lr", 1)] * 2
+    assert torch.equal(run.model(2)["unset"].nan_to_num(nan=7), torch.tensor([7, torch.finfo().max, 0.5]))
+    if "shared" not in settings:
+        assert torch.equal(run.model(2)["mask"], Masked().mask)
+
+
+def test_what_stays_home_may_become_anything(tmp_path: Path) -> None:
+    """As an observer of extremes does, which begins at infinity."""
+
+    def observes(model: nn.Module, site: str) -> None:
+        assert isinstance(model, Masked)
+        moves(model, site)
+        model.unset.copy_(torch.tensor([0.25, INFINITY, NAN]))
+
+    run = SmallFederation(tmp_path, lambda site: Given(site, Masked, observes), shared="!unset").run()
+    assert run.model(2)["w"].tolist() == [4, 4]
+
+
+def test_a_model_that_begins_with_nan_in_what_is_trained_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        model = Masked()
+        nn.init.constant_(model.w, NAN)
+        return model
+
+    with pytest.raises(TaskError, match=r"NaN or infinity in 'w', which is trained; mend model\(\), .*--shared '!w'"):
+        SmallFederation(tmp_path, lambda site: Given(site, make)).run()

@@ -171,6 +171,32 @@ def test_training_into_nan_is_diverged_and_names_the_tensor(bad: float) -> None:
         scripted({"num_samples": 1}, change)
 
 
+@pytest.mark.parametrize(
+    ("begins", "becomes", "said"),
+    [
+        (1.0, float("nan"), "training gave NaN or infinity in 'running_var', which has no mean"),
+        (float("inf"), 1.0, "training changed NaN or infinity in 'running_var', which has no mean"),
+    ],
+)
+def test_a_buffer_that_cannot_be_averaged_is_named_with_the_way_out(begins: float, becomes: float, said: str) -> None:
+    def change(model: nn.Module, plan: Plan) -> None:
+        model.running_var.fill_(becomes)  # type: ignore[operator, union-attr]
+
+    state = nn.BatchNorm1d(2).state_dict() | {"running_var": torch.tensor([begins, 1.0])}
+    with pytest.raises(Diverged, match=f"{said}.*--shared '!running_var' leaves it at the sites"):
+        Trainer(Scripted({"num_samples": 1}, change)).train(state, PLAN)
+
+
+def test_a_personal_parameter_that_becomes_nan_is_not_kept() -> None:
+    def change(model: nn.Module, plan: Plan) -> None:
+        nn.init.constant_(model.bias, float("nan"))  # type: ignore[arg-type]
+
+    trainer = Trainer(Scripted({"num_samples": 1}, change))
+    shared = tuple(spec for spec in trainer.specs if spec.name == "weight")
+    with pytest.raises(Diverged, match="NaN or infinity in 'bias'; a smaller --lr may help"):
+        trainer.train(nn.BatchNorm1d(2).state_dict(), PLAN, shared)
+
+
 def test_after_a_diverged_training_the_next_one_is_as_if_nothing_had_been() -> None:
     trainer = Trainer(TASK)
     expected = digest_of(trainer.train(STATE, PLAN).delta)

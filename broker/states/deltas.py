@@ -1,0 +1,34 @@
+"""The difference between two states that may hold infinity or NaN, as a causal mask or an observer of extremes does."""
+
+from collections.abc import Mapping
+
+import torch
+
+from broker.states.tensors import State, is_finite
+from broker.wire import Specs
+
+
+def delta_of(new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor], specs: Specs) -> State:
+    """``new`` minus ``old``: floating-point tensors in their dtype, integer ones as int64.
+
+    An element that is not finite and has not changed has not moved: its difference is 0.
+    """
+    return {
+        spec.name: _difference(new[spec.name].detach().to("cpu"), old[spec.name], is_float=spec.is_float)
+        for spec in specs
+    }
+
+
+def _difference(new: torch.Tensor, old: torch.Tensor, *, is_float: bool) -> torch.Tensor:
+    if not is_float:
+        return new.to(torch.int64) - old.to(torch.int64)
+    delta = new - old
+    if is_finite(delta):
+        return delta
+    has_not_moved = ~torch.isfinite(old) & ((new == old) | (new.isnan() & old.isnan()))
+    return torch.where(has_not_moved, torch.zeros_like(delta), delta)
+
+
+def has_diverged(new: torch.Tensor, old: torch.Tensor) -> bool:
+    """Whether an element that was finite is not any more."""
+    return not is_finite(new) and bool((torch.isfinite(old) & ~torch.isfinite(new)).any())
