@@ -119,14 +119,14 @@ class Trainer:
 
         What is not trained and stays here may be anything.
         """
-        for name, tensor in home.items():
-            if name in self.tensors.trained and has_diverged(tensor, before[name]):
-                raise Diverged(f"training gave NaN or infinity in '{name}'; a smaller --lr may help")
+        trained = self.tensors.trained
+        kept = (name for name, new in home.items() if name in trained and has_diverged(new, before[name]))
+        broken = first_not_finite({name: new for name, new in delta.items() if name in trained}) or next(kept, None)
+        if broken is not None:
+            raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
         broken = first_not_finite(delta)
         if broken is None:
             return
-        if broken in self.tensors.trained:
-            raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
         what = "gave NaN or infinity in" if is_finite(before[broken]) else "changed NaN or infinity in"
         raise Diverged(
             f"training {what} '{broken}', which has no mean; if it is to be so, the aggregator's --shared '!{broken}'"
