@@ -11,7 +11,7 @@ from aggregator.rounds.intake import (
     part_bytes_of,
     read_update,
 )
-from aggregator.rounds.next_model import LeavesRange, NextPiece, next_model
+from aggregator.rounds.next_model import LeavesRange, next_model
 from aggregator.rounds.open_round import Contribution, OpenRound, Stores, add_to
 from aggregator.rounds.partial_sum import PartialSender, folded_of, read_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
@@ -41,7 +41,6 @@ __all__ = [
     "Late",
     "LeavesRange",
     "NewAccumulator",
-    "NextPiece",
     "OnShort",
     "OpenRound",
     "PartialSender",
