@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
 from aggregator.presence import NameConflicts
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
 from broker import BlobUpload
-from broker.wire import BlobRef, Buffer, Cutter, ModelHead, encode, is_name_of, names_of, num_bytes_of
+from broker.wire import BlobRef, Buffer, Cutter, LocalTraining, ModelHead, encode, is_name_of, names_of, num_bytes_of
 from console import Progress
 
 
@@ -70,8 +71,10 @@ class _InBlob:
 class Broadcaster:
     """The aggregator's side of the model stream."""
 
-    def __init__(self, run: Run, config: AggregatorConfig, stores: Stores, conflicts: NameConflicts) -> None:
-        self._run, self._config = run, config
+    def __init__(
+        self, run: Run, config: AggregatorConfig, stores: Stores, conflicts: NameConflicts, steering: Steering
+    ) -> None:
+        self._run, self._config, self._steering = run, config, steering
         self._on_event = stores.on_event
         self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
         self._blobs: dict[int, set[str]] = {}
@@ -85,6 +88,11 @@ class Broadcaster:
     def has_large_model(self) -> bool:
         """Whether a model travels in a blob."""
         return num_bytes_of(self._run.specs) > self._config.inline_cap
+
+    @property
+    def local(self) -> LocalTraining | None:
+        """What the newest head says of local training; None before there is one."""
+        return None if self._head is None else self._head.local
 
     def ensure(self, number: int, *, is_finished: bool = False) -> None:
         """Publishes the model that round ``number`` begins with, unless it is the newest on the stream.
@@ -135,7 +143,7 @@ class Broadcaster:
 
     def publish(self, number: int, body: Staged, *, is_finished: bool = False) -> None:
         """Publishes the model that round ``number`` begins with. Publishing it again changes nothing for readers."""
-        config = self._config
+        config = self._steering.config_of(number)
         head = ModelHead(
             tensors=self._run.specs,
             sha256=self._ledger.model_sha256(number - 1),
@@ -153,6 +161,7 @@ class Broadcaster:
             num_shards=config.topology.num_shards,
             weighting=config.weighting,
             name_conflicts=self._conflicts.names,
+            excluded=tuple(self._steering.standing.excluded),
             inline_cap=config.inline_cap,
             protection=config.membership.protection,
             began_at=self._ledger.began_at(),

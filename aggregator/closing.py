@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from aggregator.broadcast import Staged
-from aggregator.config import AggregatorConfig
+from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import RoundClosed, RunEnded
 from aggregator.opening import OpenedRun
@@ -71,6 +72,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         closed_at=time.time(),
         seconds=current.seconds,
         num_samples=plan.total,
+        settings=_settings_of_round(config, opened),
         measured=opened.evaluate(written.model),
         model_sha256=written.sha256,
         companions=written.companions,
@@ -78,6 +80,13 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
     current.updates.close(result, next_round=plan.next_round, install=written.install, num_present=current.num_present)
     opened.stores.on_event(RoundClosed(row=opened.stores.ledger.round(current.number)))
     return Closed(plan, body)
+
+
+def _settings_of_round(config: AggregatorConfig, opened: OpenedRun) -> dict[str, Any]:
+    """What the round ran with: of local training what its head said, which may be older than the configuration."""
+    local = opened.broadcaster.local or config.local
+    recorded = {name: config.recorded[name] for name in BY_ROUND if name in config.recorded}
+    return recorded | local.model_dump(mode="json")
 
 
 def write_next_model(

@@ -10,7 +10,27 @@ from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weigh
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from broker.wire import Compression, LocalTraining, Specs, Topology
+from console import SettingsError
 from identities import Membership
+
+BY_ROUND = (
+    *LocalTraining.model_fields,
+    "server_lr",
+    "quorum",
+    "deadline_s",
+    "grace_s",
+    "min_updates",
+    "on_short",
+    "max_staleness",
+    "weighting",
+    "max_samples",
+    "max_weight",
+)
+"""Names of the settings that may differ from round to round."""
+
+
+def _fixed(changes: Mapping[str, str]) -> "AggregatorConfig":
+    raise SettingsError("the settings of this run cannot change while it goes on")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +68,8 @@ class AggregatorConfig:
     body_limits: BodyLimits = field(default_factory=BodyLimits)
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """All settings, as ledger and summary record them."""
+    with_settings: Callable[[Mapping[str, str]], "AggregatorConfig"] = _fixed
+    """The same with other values of some settings, as people type them. A SettingsError if they are wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

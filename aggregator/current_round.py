@@ -1,7 +1,9 @@
 """The open round with its clock: what is due in it, and when the next thing will be."""
 
+import fnmatch
 import logging
 
+from aggregator.commands import Standing
 from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
@@ -48,6 +50,7 @@ class CurrentRound:
         self._largest = (0.0, "")
         self._stuck: set[str] = set()
         """Workers whose updates cannot be taken out, as was said."""
+        self._standing = opened.steering.standing
         self._begin(report_in_s=_REPORT_EVERY_S)
 
     def _begin(self, *, report_in_s: float) -> None:
@@ -55,6 +58,13 @@ class CurrentRound:
         self._round = Round.open(self.number, self._config.policy, now=now)
         self._report_at = now + report_in_s
         self._wake_at = self._round.deadline_at
+        self.follow(self._standing)
+
+    def follow(self, standing: Standing) -> None:
+        """Has it go by what is asked of the run: it stands still, goes on, or is closed at once."""
+        now, self._standing = self._clock(), standing
+        self._round = self._round.paused(now=now) if standing.is_paused else self._round.resumed(now=now)
+        self._wake_at = now
 
     def note_bound(self, sender: str, bound: float) -> None:
         """Notes how far |weight * delta| of an update, or sum of updates, reaches."""
@@ -96,6 +106,8 @@ class CurrentRound:
         ``num_held_up`` messages wait for bodies that do not come: they may fill the window, and then only a commit lets
         others in.
         """
+        if self._standing.closes_now:
+            return ClosedBy.COMMAND
         now = self._clock()
         num_folded, num_present = self.updates.num_folded, self.num_present
         self._round, decision = decide(
@@ -136,6 +148,12 @@ class CurrentRound:
         if can_leave:
             self.updates.withdraw(can_leave)
 
+    def holds(self, pattern: str) -> bool:
+        """Whether an update of a worker of this name, or of such a one, is in it and cannot be taken out again."""
+        return any(
+            update.kept is None and fnmatch.fnmatchcase(update.worker, pattern) for update in self.updates.folded()
+        )
+
     def _warn_of_stuck(self, workers: set[str]) -> None:
         """Says once of each worker that its update stays although it should be out."""
         new = sorted(workers - self._stuck)
@@ -164,14 +182,17 @@ class CurrentRound:
             num_folded=self.updates.num_folded,
             target=self._config.policy.target(num_present),
             num_present=num_present,
-            deadline_at=self._round.deadline_at,
+            deadline_at=None if self._standing.is_paused else self._round.deadline_at,
             is_extended=self._round.is_extended,
+            is_paused=self._standing.is_paused,
         )
         if move != self._last_move:
             self._last_move = move
             self._on_event(move)
 
     def _waits_for(self) -> str:
+        if self._standing.is_paused:
+            return f"is paused, until fl-run resume; {self.updates.num_folded} folded"
         policy = self._config.policy
         names = ", ".join(self._attendance.names()[:8]) or "none"
         return (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aggregator.state import Aim, UpdateRow, Verdict
+from aggregator.state import Aim, CommandRow, UpdateRow, Verdict
 from broker.wire import Presence
 from console import Transferring
 
@@ -36,6 +36,8 @@ class RunOpened:
     closed: Sequence[Mapping[str, Any]] = ()
     """The ledger's rows of the rounds that are over."""
     aim: Aim = field(default_factory=Aim)
+    commands: Sequence[CommandRow] = ()
+    """The last ones that were taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class RoundMoved:
     deadline_at: float | None
     """On the aggregator's clock (``time.monotonic``)."""
     is_extended: bool
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,13 @@ class Committed:
 
     rows: tuple[UpdateRow, ...]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandTaken:
+    """Somebody asked for something (``fl-run``): what, and what came of it, as it is in the ledger."""
+
+    row: CommandRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +216,7 @@ Event = (
     | UpdateWithdrawn
     | SumDecided
     | Committed
+    | CommandTaken
     | RoundClosed
     | RunEnded
     | RunStopped

@@ -10,6 +10,7 @@ from torch import nn
 
 from aggregator.bodies import Arrivals
 from aggregator.broadcast import Broadcaster
+from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
@@ -20,7 +21,7 @@ from aggregator.senders import Admission
 from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from broker import Source, Transport
 from broker.states import Encoding, ModelTensors, State
-from broker.wire import MAX_TENSORS, Specs, delta_specs, limb_bytes_of, num_bytes_of
+from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, delta_specs, limb_bytes_of, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
 from learning import Task
 
@@ -32,6 +33,8 @@ class OpenedRun:
     """What belongs to a run while an aggregator leads it, from its opening to its end."""
 
     run: Run
+    steering: Steering
+    """What people have asked of it, and so its configuration in each round."""
     stores: Stores
     """Where rounds are stored."""
     expected: Expected
@@ -75,13 +78,13 @@ def opened(
         prefetch = _prefetch(config, encoding)
         transport.declare()
         most_bytes = largest_message(encoding.encoded, sums=encoding.folded if config.topology.num_shards else None)
-        transport.listen(Source.PRESENCE, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
+        transport.listen(Source.PRESENCE, Source.COMMANDS, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         initial = _initial_state(tensors, model, specs)
         run = open_run(config, initial, tensors, directory=directory, ledger=ledger, transport=transport)
         directory.remove_unfinished()
         bodies = KeptBodies(config.state, epoch=run.epoch)
         bodies.remove_all(but=ledger.kept_files())
-        ledger.record({"settings": dict(config.recorded)})
+        steering = Steering(config, ledger)
         stores = Stores(
             epoch=run.epoch,
             directory=directory,
@@ -94,14 +97,15 @@ def opened(
             clock=clock,
             on_event=on_event,
         )
-        _emit_opened(config, run, ledger, on_event)
+        _emit_opened(steering.config_of(ledger.last_closed_round() + 1), run, ledger, on_event)
         result = OpenedRun(
             run=run,
+            steering=steering,
             stores=stores,
             expected=_expected(config, run, encoding, ledger),
             bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
-            broadcaster=Broadcaster(run, config, stores, conflicts),
+            broadcaster=Broadcaster(run, config, stores, conflicts, steering),
             evaluate=CentralEvaluation(task, model, tensors),
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
         )
@@ -185,5 +189,6 @@ def _emit_opened(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: W
             last_closed_round=ledger.last_closed_round(),
             closed=list(ledger.rounds()),
             aim=config.ending.aim,
+            commands=ledger.commands(most=MAX_ANSWERS),
         )
     )

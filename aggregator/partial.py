@@ -42,7 +42,7 @@ from aggregator.rounds import (
     read_update,
 )
 from aggregator.run import newest_head
-from aggregator.senders import NOBODY, Quota, admission_by, is_by_its_sender
+from aggregator.senders import NOBODY, Excluding, Quota, admission_by, is_by_its_sender
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -88,7 +88,7 @@ class PartialAggregator:
             membership=config.membership,
             part_bytes=config.part_bytes,
         )
-        self._admission = admission_by(config.membership.rosters, config.admission)
+        self._admission = Excluding(admission_by(config.membership.rosters, config.admission))
         self._is_stopping = False
         self._prefetch = self._most_bytes = 0
         """0 before there is a model, when no updates are requested."""
@@ -194,6 +194,7 @@ class PartialAggregator:
             return
         if current is not None and current.pending.updates:
             self._send(current)
+        self._admission.exclude(dict.fromkeys(head.excluded, 0))
         if head.is_finished:
             log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
             self.is_finished = True

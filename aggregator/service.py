@@ -17,7 +17,7 @@ from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
-from aggregator.events import Event, RunStopped, Watcher, unwatched
+from aggregator.events import CommandTaken, Event, RunStopped, Watcher, unwatched
 from aggregator.opening import OpenedRun, opened
 from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads
 from aggregator.rounds import (
@@ -31,11 +31,11 @@ from aggregator.rounds import (
     read_partial,
     read_update,
 )
-from aggregator.senders import admission_by, is_by_its_sender
+from aggregator.senders import Excluding, admission_by, is_by_its_sender
 from aggregator.state import ClosedBy, Ledger
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import limb_bytes_of, names_of, num_bytes_of
+from broker.wire import Command, decode_from, limb_bytes_of, names_of, num_bytes_of
 from console import (
     IS_SHOWN,
     DamagedBody,
@@ -43,6 +43,7 @@ from console import (
     MalformedMessage,
     MessageError,
     ReplayedMessage,
+    SettingsError,
     UnfitMessage,
     malloc,
 )
@@ -77,7 +78,7 @@ class Aggregator:
         self._on_event = _logged(on_event)
         self._sent_both_ways: set[str] = set()
         """Workers because of whose own updates a partial sum was refused."""
-        self._admission = admission_by(config.membership.rosters, config.admission)
+        self._admission = Excluding(admission_by(config.membership.rosters, config.admission))
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
         self._signs_of_life = SignsOfLife(
@@ -110,6 +111,8 @@ class Aggregator:
             on_event=self._on_event,
         )
         last = self._ledger.last_closed_round()
+        self._follow(last + 1)
+        _check_rounds(last, self._config)
         has_closed = last > self._ledger.base_round()
         if has_closed:  # perhaps just before a kill
             num_folded = int(self._ledger.round(last)["num_folded"])
@@ -145,7 +148,14 @@ class Aggregator:
         current.restart_clock()
         current.emit_opened()
 
+    def _follow(self, number: int) -> None:
+        """Has everything go by what people have asked for, as it is in this round."""
+        steering = self._run.steering
+        self._config = steering.config_of(number)
+        self._admission.exclude(steering.standing.excluded)
+
     def _open(self, number: int) -> CurrentRound:
+        self._follow(number)
         self._round = CurrentRound(number, self._config, self._run, self._attendance)
         return self._round
 
@@ -210,8 +220,15 @@ class Aggregator:
             self._signs_of_life.take(delivery, refusals=self._current.refusals)
         elif delivery is not None and delivery.source is Source.PARTS:
             self._run.bodies.take(delivery)
+        elif delivery is not None and delivery.source is Source.COMMANDS:
+            self._take_command(delivery)
         elif delivery is not None:
             self._take(delivery)
+        if not self.is_finished:
+            self._do_what_is_due()
+        return delivery is not None
+
+    def _do_what_is_due(self) -> None:
         if self._admission.look():
             self._attendance.keep_only(self._admission.admits)
             self._current.withdraw(self._admission)
@@ -223,7 +240,6 @@ class Aggregator:
         by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
         if by is not None:
             self._close_round(by)
-        return delivery is not None
 
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
@@ -234,6 +250,47 @@ class Aggregator:
         if of_bodies_s is not None:
             times.append(of_bodies_s + 0.001)
         return min(times)
+
+    # -- commands -------------------------------------------------------------------------------------------
+
+    def _take_command(self, delivery: Delivery) -> None:
+        """Does what a command asks for, unless it is done: recorded with its effect in one transaction, then acked."""
+        try:
+            message = decode_from(delivery.body, Command, trust=self._config.membership.trust)
+        except MessageError as error:
+            log.warning("a command is set aside in %s: %s", self._config.topology.dead, error)
+            self._transport.set_aside(delivery, str(error))
+            return
+        if self._run.steering.is_known(message.header):
+            self._transport.ack([delivery])
+            return
+        self._current.commit()
+        row = self._run.steering.take(
+            message.header,
+            message.signer,
+            run_id=self._run.run.run_id,
+            number=self._current.number,
+            num_folded=self._current.updates.num_folded,
+            stays=self._current.holds,
+        )
+        self._transport.ack([delivery])
+        self._on_event(CommandTaken(row=row))
+        if row.is_accepted:
+            self._carry_out(message.header)
+
+    def _carry_out(self, command: Command) -> None:
+        """What follows from a command at once. A start does the same, as far as it goes by what is recorded."""
+        number = self._current.number
+        self._follow(number)
+        self._current.follow(self._run.steering.standing)
+        if command.verb == "stop":
+            self.stop()
+        reason = reason_to_end(number - 1, config=self._config, opened=self._run)
+        if reason is not None:
+            self._current.refusals.record_dropped()
+            self._current.commit()
+            self._run.broadcaster.ensure(number, is_finished=True)
+            self._end(reason)
 
     # -- incoming messages ----------------------------------------------------------------------------------
 
@@ -324,6 +381,8 @@ class Aggregator:
         signer = None if contribution.shard is not None else contribution.signer
         keys = () if signer is None else signer.keys
         for claim in contribution.claims:
+            if contribution.shard is not None and self._admission.admits_in_sum(claim.worker, contribution.base_round):
+                continue
             if not self._admission.admits(claim.worker, keys):
                 raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker, keys)}")
 
@@ -419,6 +478,15 @@ class Aggregator:
             names = [name for blob in names for name in reversed(names_of(blob))]
         if limb_bytes_of(expected.encoding.folded) > self._run.run.inline_cap:
             self._transport.delete_blobs(names)
+
+
+def _check_rounds(last: int, config: AggregatorConfig) -> None:
+    """A SettingsError if more rounds are done than the run is to have."""
+    if last > config.ending.rounds:
+        raise SettingsError(
+            f"--rounds {config.ending.rounds} is fewer than the {last} rounds that are done: give at least {last};"
+            " to end a run before its last round: fl-run finish"
+        )
 
 
 def _logged(on_event: Watcher) -> Watcher:

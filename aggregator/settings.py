@@ -1,12 +1,12 @@
 """All that can be set of an aggregator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, FilePath, model_validator
+from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
 
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, WeightLimits, kernel
@@ -14,7 +14,16 @@ from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
 from broker import ServiceSettings, Shared, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
-from console import Arguments, ArgumentsAsText, AsText, NoneAsText, PlanArgumentsAsText
+from console import (
+    Arguments,
+    ArgumentsAsText,
+    AsText,
+    NoneAsText,
+    PlanArgumentsAsText,
+    SettingsError,
+    problems_in,
+    settings_of,
+)
 from identities import Credentials, IdentitySettings
 from learning import Direction
 
@@ -256,7 +265,16 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             takes_over=self.take_over,
             trusts_state=self.trust_state,
             recorded=self.model_dump(mode="json", exclude={"broker", "token"}),
+            with_settings=lambda changes: self.changed(changes).config,
         )
+
+    def changed(self, changes: Mapping[str, str]) -> "AggregatorSettings":
+        """The same with other values of some settings, as people type them. A SettingsError if they are wrong."""
+        typed = {name: None if value == "none" else value for name, value in changes.items()}
+        try:
+            return settings_of(AggregatorSettings, self.model_dump() | typed)
+        except ValidationError as error:
+            raise SettingsError(problems_in(error)) from error
 
     @property
     def partial_config(self) -> PartialConfig:

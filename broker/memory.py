@@ -9,8 +9,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from broker.transport import BlobNews, BlobUpload, DeadLetter, Delivery, Queued, Source, Transport, received
-from broker.wire import Buffer, Topology, partial_key, shard_of
+from broker.transport import (
+    MAX_COMMAND_BYTES,
+    BlobNews,
+    BlobUpload,
+    DeadLetter,
+    Delivery,
+    Queued,
+    Source,
+    Transport,
+    received,
+)
+from broker.wire import COMMAND_KEY, Buffer, Topology, partial_key, shard_of
 from console import BlobLost, QueueMissing
 
 
@@ -27,6 +37,7 @@ class MemoryBroker:
         self.queues: dict[Source, deque[tuple[str, bytes]]] = {
             Source.UPDATES: deque(),
             Source.PRESENCE: deque(maxlen=10_000),
+            Source.COMMANDS: deque(),
         }
         self.shards: dict[int, deque[tuple[str, bytes]]] = {}
         self.blobs: dict[str, tuple[bytes, ...]] = {}
@@ -60,6 +71,8 @@ class MemoryTransport(Transport):
         self._next_head = 0
         self._tags = itertools.count(1)
         self._unacked: dict[int, tuple[str, bytes]] = {}
+        """Updates, by tag."""
+        self._unacked_commands: dict[int, tuple[str, bytes]] = {}
         self._fetches: dict[str, _Fetch] = {}
         self._is_woken = False
 
@@ -74,6 +87,7 @@ class MemoryTransport(Transport):
         self.listen()
         with self._changed:
             self._unacked.clear()
+            self._unacked_commands.clear()
             self._broker.remove()
 
     def check(self) -> None:
@@ -157,6 +171,9 @@ class MemoryTransport(Transport):
             if source is Source.PRESENCE:
                 return Delivery(source, body, sender)
             tag = next(self._tags)
+            if source is Source.COMMANDS:
+                self._unacked_commands[tag] = (sender, body)
+                return received(Delivery(source, body, sender, tag), MAX_COMMAND_BYTES)
             self._unacked[tag] = (sender, body)
             return received(Delivery(source, body, sender, tag), self._most_bytes)
         return None
@@ -165,6 +182,7 @@ class MemoryTransport(Transport):
         with self._changed:
             for delivery in deliveries:
                 self._unacked.pop(delivery.tag, None)
+                self._unacked_commands.pop(delivery.tag, None)
             self._changed.notify_all()
 
     def give_back(self) -> None:
@@ -172,6 +190,8 @@ class MemoryTransport(Transport):
             self._fetches.clear()
             self._queue(Source.UPDATES).extendleft(reversed(self._unacked.values()))
             self._unacked.clear()
+            self._queue(Source.COMMANDS).extendleft(reversed(self._unacked_commands.values()))
+            self._unacked_commands.clear()
             self._changed.notify_all()
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
@@ -204,6 +224,11 @@ class MemoryTransport(Transport):
 
     def send_partial(self, body: bytes, *, shard: int) -> None:
         self._put(self._broker.queues[Source.UPDATES], partial_key(shard), body)
+
+    def send_command(self, body: bytes) -> None:
+        if not self._broker.is_declared:
+            raise QueueMissing("the embedded broker has no queues yet; the aggregator makes them")
+        self._put(self._broker.queues[Source.COMMANDS], COMMAND_KEY, body)
 
     def announce(self, body: bytes, *, worker: str) -> None:
         self._put(self._broker.queues[Source.PRESENCE], worker, body)

@@ -26,6 +26,8 @@ class Source(StrEnum):
     PRESENCE = "presence"
     PARTS = "parts"
     """Of blobs, see ``Transport.fetch``."""
+    COMMANDS = "commands"
+    """What people ask of the run; for the root aggregator."""
 
 
 class BlobNews(StrEnum):
@@ -77,6 +79,8 @@ class Delivery:
         return shard_in(self.sender)
 
 
+MAX_COMMAND_BYTES = 2**15
+"""More than any command takes."""
 BEGINNING_BYTES = 2**16
 """What is kept of a message that is too long to be an update: enough to see what it is."""
 
@@ -167,10 +171,13 @@ class Transport(Protocol):
         """Makes methods that wait for an absent broker raise BrokerUnreachable. Safe in a signal handler."""
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
-        """Lets the broker forget these updates. Those delivered before a reconnect are delivered again instead."""
+        """Lets the broker forget these updates or commands.
+
+        Those delivered before a reconnect are delivered again instead.
+        """
 
     def give_back(self) -> None:
-        """Puts all updates received and not acked back onto the queue; they are delivered again."""
+        """Puts all updates and commands received and not acked back onto the queue; they are delivered again."""
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
         """Moves an update to the dead letters, with its reason, and acks it once it is there.
@@ -198,6 +205,9 @@ class Transport(Protocol):
 
     def send_partial(self, body: bytes, *, shard: int) -> None:
         """Puts a shard's partial sum onto the root's results queue."""
+
+    def send_command(self, body: bytes) -> None:
+        """Puts a command onto the queue that the aggregator reads. QueueMissing if there is none."""
 
     def announce(self, body: bytes, *, worker: str) -> None:
         """Sends a sign of life if that is possible right now; never waits, never fails."""
@@ -254,4 +264,4 @@ class Transport(Protocol):
         """Deletes these blobs, as far as they exist."""
 
     def close(self) -> None:
-        """Disconnects; updates received and not acked go back onto the queue."""
+        """Disconnects; updates and commands received and not acked go back onto the queue."""

@@ -49,6 +49,7 @@ from console.settings import (
     ServedSettings,
     environment_of,
     explained,
+    problems_in,
     read_settings,
     settings_of,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "name_of",
     "printable",
     "private_files",
+    "problems_in",
     "read_settings",
     "settings_of",
     "with_progress",

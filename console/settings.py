@@ -311,10 +311,15 @@ def _read_yaml(settings: type[S], path: str, own: str) -> dict[str, object]:
 
 def explained(error: ValidationError, prog: str) -> str:
     """All that is wrong with the settings of a command, on one line, without passwords."""
+    return f"{problems_in(error)}. See {prog} --help."
+
+
+def problems_in(error: ValidationError) -> str:
+    """The same without a hint at the command."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         given = "" if name in ("broker", "token", "password") or not name else f" (given: {problem['input']!r})"
         flag = f"{flag_of(name)}: " if name else ""
         problems.append(f"{flag}{problem['msg'].removeprefix('Value error, ')}{given}")
-    return f"{'; '.join(problems)}. See {prog} --help."
+    return "; ".join(problems)

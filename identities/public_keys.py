@@ -13,7 +13,7 @@ from broker.wire import KEY_ID_BYTES, WorkerName
 from console import IdentityError
 from identities.files import read_text
 
-KeyRole = Literal["worker", "aggregator", "partial", "keeper", "admin"]
+KeyRole = Literal["worker", "aggregator", "partial", "keeper", "operator", "admin"]
 OPENING_ROLES: tuple[KeyRole, ...] = ("aggregator", "keeper")
 """Roles that others seal something to: they have a second key, which opens it."""
 

@@ -74,6 +74,8 @@ class Roster(_Entry):
     aggregators: dict[WorkerName, OpeningParty] = {}
     partials: dict[WorkerName, SigningKeyText] = {}
     keepers: dict[WorkerName, OpeningParty] = {}
+    operators: dict[WorkerName, SigningKeyText] = Field(default={}, exclude_if=lambda value: not value)
+    """People who may ask things of a running aggregator. Left out if there are none: earlier versions know no such."""
     sites: dict[WorkerName, SigningKeyText] = {}
     revoked: tuple[KeyIdText, ...] = ()
     """Ids of keys that count for nothing, also where they are listed above or have a certificate."""
@@ -115,6 +117,8 @@ class Roster(_Entry):
             yield "partial", name, key
         for name, party in self.keepers.items():
             yield "keeper", name, party.signing_key
+        for name, key in self.operators.items():
+            yield "operator", name, key
         for name, key in self.sites.items():
             yield "worker", name, key
 
@@ -186,7 +190,7 @@ class Roster(_Entry):
         for member in new:
             if member.role == "admin":
                 raise IdentityError(f"{member.name} is an admin's key: it signs a roster, and is not listed in one")
-            entries = fields[_SECTION_OF[member.role]]
+            entries = fields.setdefault(_SECTION_OF[member.role], {})
             entry = (
                 {"signing_key": member.signing_key, "opening_key": member.opening_key}
                 if member.opening_key
@@ -261,6 +265,7 @@ _SECTION_OF: Mapping[KeyRole, str] = {
     "aggregator": "aggregators",
     "partial": "partials",
     "keeper": "keepers",
+    "operator": "operators",
 }
 
 

@@ -22,6 +22,7 @@ MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
     "update": ("worker",),
     "presence": ("worker",),
     "partial": ("partial", "aggregator"),
+    "command": ("operator",),
 }
 """Kind of message -> the roles that may sign it. Partials pass updates on as they came, signed by their workers."""
 

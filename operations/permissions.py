@@ -13,7 +13,7 @@ from broker.rabbitmq import Permissions, permissions
 from broker.wire import Topology
 from console import SettingsError
 
-Role = Literal["worker", "aggregator", "partial", "keeper", "onlooker"]
+Role = Literal["worker", "aggregator", "partial", "keeper", "operator", "onlooker"]
 
 _WORKER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _USER_NAME = re.compile(r"[!-,.-~][!-~]{0,254}")
@@ -106,6 +106,8 @@ def _permissions_of(
                 return permissions.partial(topology, shard)
             case "aggregator":
                 return permissions.aggregator(topology)
+            case "operator":
+                return permissions.operator(topology)
             case "onlooker":
                 return permissions.onlooker(topology)
 

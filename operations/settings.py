@@ -74,7 +74,7 @@ class KeysSettings(CommandSettings):
         " file NAME.pub, or a roster that was changed by hand; revoke: names, key ids or files NAME.pub;"
         " permissions: names of the broker's users",
     )
-    role: Literal["worker", "aggregator", "partial", "keeper", "admin", "onlooker"] = Field(
+    role: Literal["worker", "aggregator", "partial", "keeper", "operator", "admin", "onlooker"] = Field(
         "worker", description="new, permissions: whom the key or the broker's user is for; a site is a worker"
     )
     keys: Path = Field(

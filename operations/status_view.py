@@ -52,6 +52,12 @@ def plain(snapshot: Snapshot) -> str:
     return "\n".join(line.rstrip() for line in (*lines, *_more(snapshot)))
 
 
+def summary(snapshot: Snapshot) -> str:
+    """How the run stands, on one line."""
+    facts = dict(_facts(snapshot))
+    return ", ".join(f"{name} {facts[name]}" for name in ("run", "round", "state", "updates") if name in facts)
+
+
 # -- what is said -------------------------------------------------------------------------------------------
 
 
@@ -84,6 +90,8 @@ def _state(snapshot: Snapshot) -> str:
             return "an aggregator leads; it has not reported yet"
         case Condition.RUNNING if snapshot.is_quiet:
             return f"running, but its aggregator last reported {said}: the broker accepts nothing, or the clocks differ"
+        case Condition.RUNNING if snapshot.status is not None and snapshot.status.is_paused:
+            return "paused: the open round stays open until fl-run resume"
         case Condition.RUNNING:
             return "running"
         case Condition.GONE:

@@ -21,6 +21,7 @@ USERS: dict[Role, Sequence[str]] = {
     "aggregator": ["aggregator"],
     "partial": ["partial"],
     "keeper": ["ethics-office"],
+    "operator": ["operator"],
     "onlooker": ["onlooker"],
 }
 REFUSED = 403

@@ -20,7 +20,18 @@ from broker.states.tensors import State, chunks, digest_of, specs_of
 from broker.wire.bodies import Outgoing
 from broker.wire.buffers import cut
 from broker.wire.codec import encode
-from broker.wire.messages import BlobRef, Compression, Header, ModelHead, Presence, Status, UpdateHead, WorkerStatus
+from broker.wire.messages import (
+    Answer,
+    BlobRef,
+    Command,
+    Compression,
+    Header,
+    ModelHead,
+    Presence,
+    Status,
+    UpdateHead,
+    WorkerStatus,
+)
 from broker.wire.signatures import Believing, Trust
 from broker.wire.specs import delta_specs
 from broker.wire.zstd import compressed
@@ -112,6 +123,17 @@ def vectors() -> Iterator[dict[str, Any]]:
         workers=(worker,),
     )
     yield _vector("status", status, {})
+    command = Command(
+        id="00112233445566778899aabbccddeeff",
+        run_id="demo.0a1b2c3d",
+        verb="set",
+        words=("lr=0.01", "epochs=1"),
+        sent_at=1.7e9,
+    )
+    yield _vector("command", command, {})
+    answer = Answer(id=command.id, is_accepted=True, text="from round 5 on: lr 0.01 (0.05 before)")
+    paused = status.model_copy(update={"is_paused": True, "answers": (answer,)})
+    yield _vector("status, paused, with an answer", paused, {})
     yield _signed("model, signed", head, MODEL, AGGREGATOR)
     yield _signed("presence, signed", presence, {}, SITE)
     yield _signed("presence, signed, on a certificate", _by(WORKER, presence), {}, WORKER)

@@ -87,6 +87,21 @@ class Round:
     quorum_at: float | None = None
     """When the quorum was reached, while the grace lasts."""
     is_extended: bool = False
+    paused_at: float | None = None
+    """Not None: since then it is paused. Nothing ends it, and its time stands still."""
+
+    def paused(self, *, now: float) -> "Round":
+        """The same, paused from ``now`` on, unless it is already."""
+        return self if self.paused_at is not None else replace(self, paused_at=now)
+
+    def resumed(self, *, now: float) -> "Round":
+        """The same, not paused any more; deadline and grace are as far away as when it was paused."""
+        if self.paused_at is None:
+            return self
+        stood_s = now - self.paused_at
+        deadline_at = None if self.deadline_at is None else self.deadline_at + stood_s
+        quorum_at = None if self.quorum_at is None else self.quorum_at + stood_s
+        return replace(self, paused_at=None, deadline_at=deadline_at, quorum_at=quorum_at)
 
     @classmethod
     def open(cls, number: int, policy: RoundPolicy, *, now: float) -> "Round":
@@ -122,6 +137,8 @@ def decide(
     policy: RoundPolicy, state: Round, *, now: float, num_folded: int, num_present: int
 ) -> tuple[Round, Decision]:
     """What is to be done at ``now``, and the round as it is after that."""
+    if state.paused_at is not None:
+        return state, Wait(None)
     if state.is_extended and num_folded >= policy.min_updates:
         return state, Close(ClosedBy.DEADLINE)
     if num_folded >= policy.target(num_present):

@@ -1,6 +1,7 @@
 """Who sends, and how much of the aggregator's time, disk and patience each may take."""
 
 from aggregator.senders.admission import Admission, Allowed, Everybody
+from aggregator.senders.exclusion import Excluding
 from aggregator.senders.guard import Guard
 from aggregator.senders.on_roster import admission_by
 from aggregator.senders.quota import NOBODY, Quota
@@ -11,6 +12,7 @@ __all__ = [
     "Admission",
     "Allowed",
     "Everybody",
+    "Excluding",
     "Guard",
     "Quota",
     "Refusals",

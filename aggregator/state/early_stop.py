@@ -33,11 +33,15 @@ class Ending:
     """
     stop_at: float | None = None
     """Stop when the metric is at least as good as this."""
+    finish_after: int | None = None
+    """Stop after this round, since somebody asked for it; None: nobody did."""
     patience: int = 0
     """Stop when the metric has not improved for this number of rounds; 0: never."""
 
     def reason_after(self, last_round: int, rounds: Iterable[Mapping[str, Any]]) -> str | None:
         """Why the run is to end after ``last_round``, in words; None to go on. ``rounds`` are the closed ones."""
+        if self.finish_after is not None and last_round >= self.finish_after and last_round < self.rounds:
+            return f"asked to finish (fl-run finish) after round {last_round} of {self.rounds}"
         if last_round >= self.rounds:
             return f"all {self.rounds} rounds are done"
         if last_round == 0:
@@ -46,7 +50,8 @@ class Ending:
 
     def goes_on_after(self, round_number: int) -> bool:
         """Whether another round is certain to follow, whatever is measured."""
-        return round_number < self.rounds and self.aim.metric is None
+        is_last = self.finish_after is not None and round_number >= self.finish_after
+        return round_number < self.rounds and not is_last and self.aim.metric is None
 
 
 def metric_of(row: Mapping[str, Any], metric: str, direction: Direction) -> float | None:

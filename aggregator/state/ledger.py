@@ -6,6 +6,8 @@
              that do not count, only some have a row of their own; a row for ``num_messages`` counts the others
 ``kept``     the files with the bodies of updates folded in the open round, where those may have to be taken out again
 ``attempts`` messages that came back again and again, while they are being handled
+``commands`` what people asked of the run (``fl-run``), each once, and what came of it; a command is in it in the same
+             transaction as its effect
 ``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
              has format 2, so that a fedmq that would ignore the table does not go on with the run
 
@@ -50,6 +52,7 @@ CREATE UNIQUE INDEX folded_once ON updates (base_round, worker) WHERE verdict = 
 _ADDED_COLUMNS = (
     ("updates", "num_messages", "INTEGER NOT NULL DEFAULT 1"),
     ("rounds", "worker_medians", "TEXT"),
+    ("rounds", "settings", "TEXT"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
@@ -57,6 +60,13 @@ _KEPT = """
 CREATE TABLE IF NOT EXISTS kept (
     base_round INTEGER, worker TEXT, file TEXT NOT NULL, sha256 TEXT NOT NULL, keys TEXT NOT NULL,
     PRIMARY KEY (base_round, worker)
+)
+"""
+
+_COMMANDS = """
+CREATE TABLE IF NOT EXISTS commands (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, received_at REAL NOT NULL, round INTEGER NOT NULL,
+    sender TEXT, text TEXT NOT NULL, is_accepted INTEGER NOT NULL, result TEXT NOT NULL
 )
 """
 
@@ -85,6 +95,8 @@ class ClosedBy(StrEnum):
     DEADLINE = "deadline"
     SHORT = "short"
     """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
+    COMMAND = "command"
+    """Somebody asked for the end of the run at once (``fl-run finish --now``)."""
     ABANDONED = "abandoned"
     """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``). Or their mean took
     the model out of the range of its dtype."""
@@ -169,11 +181,29 @@ class RoundResult:
     num_samples: int
     reason: str | None = None
     """Why its updates are dropped, if that is not said by ``closed_by`` alone."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those that may differ from round to round, as this one ran with them."""
     measured: Measured
     """The new model's metrics on central test data."""
     model_sha256: str
     companions: Mapping[str, str] = field(default_factory=dict)
     """Digests of the model's companions, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRow:
+    """A command and what came of it. ``received_at`` is Unix time."""
+
+    id: str
+    received_at: float
+    round: int
+    """The round that was open."""
+    sender: str | None
+    """Who signed it; None where senders are believed."""
+    text: str
+    is_accepted: bool
+    result: str
+    """What happens because of it, or why nothing does."""
 
 
 class Ledger:
@@ -197,6 +227,7 @@ class Ledger:
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
         self._db.execute(_KEPT)
+        self._db.execute(_COMMANDS)
         for table, column, kind in _ADDED_COLUMNS:
             if column not in columns_of(self._db, table):
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
@@ -319,7 +350,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
                 " num_refused = ?, num_duplicate = ?, num_samples = ?, metrics = ?, worker_metrics = ?,"
-                " worker_medians = ?, model_sha256 = ? WHERE round = ?",
+                " worker_medians = ?, model_sha256 = ?, settings = ? WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -333,6 +364,7 @@ class Ledger:
                     json.dumps(means),
                     json.dumps(medians),
                     result.model_sha256,
+                    self._if_changed(number, result.settings),
                     number,
                 ),
             )
@@ -342,6 +374,15 @@ class Ledger:
             if next_round is not None:
                 self._open(next_round, result.closed_at)
 
+    def _if_changed(self, number: int, settings: Mapping[str, Any]) -> str | None:
+        """These settings as text, if they are not those of the round before; else None."""
+        last = self._db.execute(
+            "SELECT settings FROM rounds WHERE round < ? AND settings IS NOT NULL ORDER BY round DESC LIMIT 1",
+            (number,),
+        ).fetchone()
+        text = json.dumps(dict(settings), sort_keys=True)
+        return None if not settings or last == (text,) else text
+
     def _insert_companions(self, number: int, companions: Mapping[str, str]) -> None:
         if not companions:
             return
@@ -349,6 +390,30 @@ class Ledger:
         self._db.execute(f"PRAGMA user_version = {FORMAT}")
         rows = [(number, name, sha256) for name, sha256 in companions.items()]
         self._db.executemany("INSERT OR REPLACE INTO companions VALUES (?, ?, ?)", rows)
+
+    def take_command(self, row: CommandRow, facts: Mapping[str, Any]) -> None:
+        """Records a command, and what it makes of the run as facts, in one transaction."""
+        names = CommandRow.__slots__
+        with self.transaction():
+            self._db.execute(
+                f"INSERT INTO commands ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+                [getattr(row, name) for name in names],
+            )
+            self._set(facts)
+
+    def command(self, command_id: str) -> CommandRow | None:
+        """The command with this id; None if there is none."""
+        return next(self._command_rows("WHERE id = ?", command_id), None)
+
+    def commands(self, *, most: int) -> list[CommandRow]:
+        """The newest commands, in the order in which they were taken."""
+        return list(self._command_rows("ORDER BY number DESC LIMIT ?", most))[::-1]
+
+    def _command_rows(self, rest: str, value: str | int) -> Iterator[CommandRow]:
+        names = CommandRow.__slots__
+        for found in self._db.execute(f"SELECT {', '.join(names)} FROM commands {rest}", (value,)):
+            row = dict(zip(names, found, strict=True))
+            yield CommandRow(**row | {"is_accepted": bool(row["is_accepted"])})
 
     def undo_from(self, number: int) -> None:
         """Opens round ``number`` again, with nothing folded, as if no later round had been opened."""
@@ -571,6 +636,7 @@ class Ledger:
                 "num_test_samples": central.num_samples,
                 "worker_metrics": json.loads(row["worker_metrics"]),
                 "worker_medians": json.loads(row["worker_medians"] or "{}"),
+                "settings": None if row["settings"] is None else json.loads(row["settings"]),
             }
 
     def close(self) -> None:

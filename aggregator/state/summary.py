@@ -1,12 +1,15 @@
 """``summary.json``: what a run was and what came of it, from the ledger."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aggregator.state.early_stop import Aim
-from aggregator.state.ledger import Ledger, recorded_metrics
+from aggregator.state.ledger import CommandRow, Ledger, recorded_metrics
 from aggregator.state.retention import best_of
 from broker.wire import LocalTraining
+
+_MOST_COMMANDS = 1000
+_UNKNOWN = object()
 
 
 def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped: str) -> dict[str, Any]:
@@ -25,11 +28,29 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped:
         "task": facts["task"],
         "settings": dict(settings),
         "offered_to_tasks": {name: settings[name] for name in LocalTraining.model_fields if name in settings},
+        "settings_by_round": settings_by_round(ledger.rounds()),
+        "commands": [_command(row) for row in ledger.commands(most=_MOST_COMMANDS)],
         "stopped": stopped,
         "rounds": rounds,
         "best": _best(ledger, aim),
         "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
     }
+
+
+def settings_by_round(rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """With which settings rounds ran: the first entry has all that may differ, each later one what was new then."""
+    changes: list[dict[str, Any]] = []
+    known: dict[str, Any] = {}
+    for row in rounds:
+        if row["settings"]:
+            new = {name: value for name, value in row["settings"].items() if known.get(name, _UNKNOWN) != value}
+            changes.append({"from_round": row["round"], "settings": new})
+            known = row["settings"]
+    return changes
+
+
+def _command(row: CommandRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in ("received_at", "round", "sender", "text", "is_accepted", "result")}
 
 
 def _round(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import logging
 
-from aggregator.events import Event, RoundClosed, SumDecided, UpdateDecided, UpdateWithdrawn
-from aggregator.state import UpdateRow, Verdict
+from aggregator.events import CommandTaken, Event, RoundClosed, SumDecided, UpdateDecided, UpdateWithdrawn
+from aggregator.state import CommandRow, UpdateRow, Verdict
 from console import IS_SHOWN
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ def log_event(event: Event) -> None:
             _log_update(row)
         case UpdateWithdrawn():
             _log_withdrawn(event)
+        case CommandTaken(row=row):
+            _log_command(row)
         case SumDecided():
             _log_sum(event)
         case RoundClosed():
@@ -70,6 +72,27 @@ def _log_withdrawn(event: UpdateWithdrawn) -> None:
             "num_samples": event.num_samples,
             "verdict": Verdict.WITHDRAWN,
             "reason": event.reason,
+        },
+    )
+
+
+def _log_command(row: CommandRow) -> None:
+    log.log(
+        logging.INFO if row.is_accepted else logging.WARNING,
+        "round %3d ! %s%s  %s%s",
+        row.round,
+        row.text,
+        "" if row.sender is None else f" by {row.sender}",
+        "" if row.is_accepted else "refused: ",
+        row.result,
+        extra={
+            "round": row.round,
+            "command": row.text,
+            "command_id": row.id,
+            "sender": row.sender,
+            "is_accepted": row.is_accepted,
+            "result": row.result,
+            IS_SHOWN: row.is_accepted,
         },
     )
 

@@ -5,10 +5,12 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from aggregator.events import (
+    CommandTaken,
     Committed,
     Event,
     RoundClosed,
@@ -22,9 +24,9 @@ from aggregator.events import (
     WorkerSeen,
 )
 from aggregator.presence import Present
-from aggregator.state import UpdateRow, Verdict
+from aggregator.state import CommandRow, UpdateRow, Verdict
 from broker import Transport
-from broker.wire import MAX_LISTED, Presence, Status, Trust, WorkerStatus, encode
+from broker.wire import MAX_ANSWERS, MAX_LISTED, Answer, Presence, Status, Trust, WorkerStatus, encode
 from console import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -52,8 +54,9 @@ class StatusBoard:
         self._lock = threading.Lock()
         self._run: RunOpened | None = None
         self._move: RoundMoved | None = None
-        self._round = 0
+        self._round = self._last_closed = 0
         self._is_finished = self._is_stopped = False
+        self._commands: deque[CommandRow] = deque(maxlen=MAX_ANSWERS)
         self._seen: Present[tuple[Presence, float]] = Present()
         self._answered: dict[str, bool] = {}
         """Worker -> whether its update is committed; otherwise it may still be undone."""
@@ -63,7 +66,9 @@ class StatusBoard:
         with self._lock:
             match event:
                 case RunOpened():
-                    self._run, self._round = replace(event, closed=()), event.last_closed_round
+                    self._run = replace(event, closed=(), commands=())
+                    self._round = self._last_closed = event.last_closed_round
+                    self._commands.extend(event.commands)
                 case RoundOpened():
                     self._round, self._move = event.round, None
                     self._answered = dict.fromkeys(event.answered, True)
@@ -78,10 +83,13 @@ class StatusBoard:
                 case Committed():
                     for row in event.rows:
                         self._on_answer(row, is_committed=True)
+                case CommandTaken():
+                    self._commands.append(event.row)
                 case RoundClosed():
+                    self._last_closed = int(event.row["round"])
                     self._seen.forget_silent(now=self._now())
                 case RunEnded():
-                    self._is_finished = True
+                    self._is_finished, self._round = True, self._last_closed
                 case RunStopped():
                     self._is_stopped = True
 
@@ -107,7 +115,7 @@ class StatusBoard:
             self._seen.forget_silent(now=self._now())
             run, move, number = self._run, self._move, self._round
             is_finished, is_stopped = self._is_finished, self._is_stopped
-            seen, answered = self._seen.copied(), self._answered.copy()
+            seen, answered, commands = self._seen.copied(), self._answered.copy(), tuple(self._commands)
         if run is None:
             return None
         listed = heapq.nsmallest(MAX_LISTED, seen)
@@ -127,6 +135,8 @@ class StatusBoard:
             num_shards=self._num_shards,
             workers=tuple(_status_of(*seen[name], has_answered=name in answered) for name in listed),
             num_more_workers=len(seen) - len(listed),
+            is_paused=move is not None and move.is_paused and not (is_finished or is_stopped),
+            answers=tuple(Answer(id=row.id, is_accepted=row.is_accepted, text=row.result) for row in commands),
         )
 
 

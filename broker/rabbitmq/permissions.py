@@ -15,7 +15,7 @@ RabbitMQ finds a pattern anywhere in a name, unless it is between ``^`` and ``$`
 import re
 from dataclasses import dataclass, replace
 
-from broker.wire import Topology
+from broker.wire import COMMAND_KEY, Topology
 
 _NOTHING = "^$"
 _EVERYTHING = ".*"
@@ -92,6 +92,16 @@ def aggregator(topology: Topology) -> Permissions:
         read=f"^{own}$",
         topic_write=_EVERYTHING,
         topic_read=_EVERYTHING,
+    )
+
+
+def operator(topology: Topology) -> Permissions:
+    """`fl-run`: asks things of a running aggregator, and reads what that says of itself."""
+    return Permissions(
+        configure=_NOTHING,
+        write=f"^{re.escape(topology.inbound)}$",
+        read=f"^{re.escape(topology.statuses)}$",
+        topic_write=f"^{re.escape(COMMAND_KEY)}$",
     )
 
 

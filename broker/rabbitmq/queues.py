@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker.wire import Topology
+from broker.wire import COMMAND_KEY, Topology
 
 Arguments = dict[str, Any]
 
@@ -20,6 +20,12 @@ UPDATES = {
     "x-consumer-timeout": 7_200_000,
     "x-overflow": "reject-publish",
     "x-dead-letter-strategy": "at-least-once",
+}
+COMMANDS = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 100,
+    "x-max-length": 1000,
+    "x-overflow": "reject-publish",
 }
 DEAD = {
     "x-queue-type": "quorum",
@@ -42,11 +48,13 @@ def exchanges(topology: Topology) -> dict[str, str]:
 def queues(topology: Topology) -> dict[str, Arguments]:
     """Queue name -> its arguments; all are durable."""
     updates = UPDATES | {"x-dead-letter-exchange": topology.dead_letters}
+    commands = COMMANDS | {"x-dead-letter-exchange": topology.dead_letters}
     return {
         topology.models: MODELS,
         topology.updates: updates,
         topology.dead: DEAD,
         topology.presence: PRESENCE,
+        topology.commands: commands,
         topology.statuses: STATUSES,
         **{topology.updates_of(shard): updates for shard in range(topology.num_shards)},
     }
@@ -64,6 +72,7 @@ def bindings(topology: Topology) -> tuple[tuple[str, str, str], ...]:
     return (
         (inbound, topology.updates, "update.*"),
         (inbound, topology.presence, "presence.*"),
+        (inbound, topology.commands, COMMAND_KEY),
         (topology.dead_letters, topology.dead, ""),
         *([(inbound, topology.updates, "partial.*")] if shards else []),
         *shards,

@@ -25,8 +25,8 @@ from broker.rabbitmq.newest_status import NewestStatus
 from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
 from broker.settings import BrokerSettings
-from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, received
-from broker.wire import Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
+from broker.transport import MAX_COMMAND_BYTES, BlobNews, BlobUpload, Delivery, Queued, Source, Transport, received
+from broker.wire import COMMAND_KEY, Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
 from console import (
     BlobLost,
     BrokerFault,
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _LOCKED = 405
 
+_COMMANDS_AT_ONCE = 16
 _MOST_SIGN_BYTES = 2**13
 """More than any sign of life takes."""
 _MOST_SENDERS, _MOST_SIGNS_OF_ONE = 10_000, 10
@@ -78,6 +79,8 @@ class RabbitMQ(Transport):
         self._session = 0
         self._unacked: set[int] = set()
         """Tags of this session's updates; only the reader's thread touches them."""
+        self._unacked_commands: set[int] = set()
+        """The same of commands."""
         self._status = NewestStatus(self._topology.statuses)
         self._consumers: set[BlobConsumer] = set()
         """Of all blobs that are being read."""
@@ -116,7 +119,8 @@ class RabbitMQ(Transport):
             num_waiting(link, name)
 
     def _declare(self, link: Link) -> None:
-        is_new = not all(is_there(link, name) for name in self._topology.update_queues)
+        durable_queues = (*self._topology.update_queues, self._topology.commands)
+        is_new = not all(is_there(link, name) for name in durable_queues)
         channel = link.channel("declare")
         for name in outdated(self._topology):
             channel.queue_delete(name)
@@ -201,12 +205,16 @@ class RabbitMQ(Transport):
             elif source is Source.UPDATES:
                 channel.basic_qos(prefetch_count=prefetch)
                 channel.basic_consume(self._topology.updates, self._on_update)
+            elif source is Source.COMMANDS:
+                channel.basic_qos(prefetch_count=_COMMANDS_AT_ONCE)
+                channel.basic_consume(self._topology.commands, self._on_command)
             else:
                 channel.basic_consume(self._topology.presence, self._on_presence, auto_ack=True)
 
     def _begin_session(self) -> None:
         self._session += 1
         self._unacked.clear()
+        self._unacked_commands.clear()
 
     def _on_head(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         channel.basic_ack(method.delivery_tag)  # on a stream, only says that we can take more
@@ -230,6 +238,11 @@ class RabbitMQ(Transport):
         self._unacked.add(method.delivery_tag)
         delivery = Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns)
         self._inbox.put(received(delivery, self._most_bytes))
+
+    def _on_command(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        self._unacked_commands.add(method.delivery_tag)
+        delivery = Delivery(Source.COMMANDS, body, COMMAND_KEY, method.delivery_tag, self._session)
+        self._inbox.put(received(delivery, MAX_COMMAND_BYTES))
 
     def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         """Drops what is beyond the limits: the broker sends signs of life as fast as they come, read or not."""
@@ -273,7 +286,7 @@ class RabbitMQ(Transport):
                 self._sign_taken(item.sender)
                 return item
             if item.session == self._session:
-                return item  # and not an update of an earlier session, which is delivered again
+                return item  # and not an update or command of an earlier session, which is delivered again
 
     def wake(self) -> None:
         self._inbox.put(None)
@@ -284,7 +297,13 @@ class RabbitMQ(Transport):
                 link.give_up_waiting()
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
-        marks = [(delivery.session, delivery.tag) for delivery in deliveries]
+        everything = list(deliveries)
+        for delivery in everything:
+            if delivery.source is Source.COMMANDS:
+                self._reading().post(partial(self._ack_command, delivery=delivery))
+        marks = [(delivery.session, delivery.tag) for delivery in everything if delivery.source is Source.UPDATES]
+        if not marks:
+            return
 
         def do(link: Link) -> None:
             tags = self._unacked.intersection(tag for session, tag in marks if session == self._session)
@@ -298,13 +317,21 @@ class RabbitMQ(Transport):
 
         self._reading().post(do)
 
+    def _ack_command(self, link: Link, *, delivery: Delivery) -> None:
+        if delivery.session == self._session and delivery.tag in self._unacked_commands:
+            self._unacked_commands.remove(delivery.tag)
+            link.channel(Source.COMMANDS).basic_ack(delivery.tag)
+
     def give_back(self) -> None:
         self._aside.wait()
         self._stop_all_fetching()
 
         def do(link: Link) -> None:
             last = max(self._unacked, default=None)
+            last_command = max(self._unacked_commands, default=None)
             self._begin_session()
+            if last_command is not None:
+                link.channel(Source.COMMANDS).basic_nack(last_command, multiple=True, requeue=True)
             if last is not None:  # and not all: the broker may just be sending more, which then belong to this session
                 link.channel(Source.UPDATES).basic_nack(last, multiple=True, requeue=True)
 
@@ -357,6 +384,9 @@ class RabbitMQ(Transport):
 
     def send_partial(self, body: bytes, *, shard: int) -> None:
         self._publish(self._topology.inbound, partial_key(shard), body)
+
+    def send_command(self, body: bytes) -> None:
+        self._publish(self._topology.inbound, COMMAND_KEY, body, waits_for_queue=False)
 
     def announce(self, body: bytes, *, worker: str) -> None:
         def do(link: Link) -> None:

@@ -6,6 +6,10 @@ from broker.wire.buffers import Buffer, Cutter, cut
 from broker.wire.codec import MAX_HEADER_BYTES, Message, decode, decode_from, encode
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
+    MAX_ANSWER,
+    MAX_ANSWERS,
+    MAX_COMMAND_WORDS,
+    MAX_EXCLUDED,
     MAX_LISTED,
     MAX_METRICS,
     MAX_NUM_SAMPLES,
@@ -15,11 +19,14 @@ from broker.wire.messages import (
     MAX_PRESENCE_EVERY_S,
     MAX_SHARDS,
     MAX_TENSORS,
+    MAX_WORD,
     MAX_ZSTD_LEVEL,
     METRIC_NAME,
     MIN_PRESENCE_EVERY_S,
     PRESENCE_EVERY_S,
+    Answer,
     BlobRef,
+    Command,
     Compression,
     Folded,
     LocalTraining,
@@ -34,6 +41,7 @@ from broker.wire.messages import (
     Tensors,
     UpdateHead,
     WorkerName,
+    WorkerPattern,
     WorkerStatus,
 )
 from broker.wire.signatures import (
@@ -62,6 +70,7 @@ from broker.wire.specs import (
     num_elements_of,
 )
 from broker.wire.topology import (
+    COMMAND_KEY,
     Topology,
     is_name_of,
     names_of,
@@ -74,10 +83,15 @@ from broker.wire.topology import (
 )
 
 __all__ = [
+    "COMMAND_KEY",
     "HIGH_STEP",
     "KEY_ID_BYTES",
     "LOW_BITS",
     "LOW_STEP",
+    "MAX_ANSWER",
+    "MAX_ANSWERS",
+    "MAX_COMMAND_WORDS",
+    "MAX_EXCLUDED",
     "MAX_HEADER_BYTES",
     "MAX_LISTED",
     "MAX_LOW",
@@ -92,15 +106,18 @@ __all__ = [
     "MAX_TENSORS",
     "MAX_TENSOR_NAME",
     "MAX_TRAILER_BYTES",
+    "MAX_WORD",
     "MAX_ZSTD_LEVEL",
     "METRIC_NAME",
     "MIN_PRESENCE_EVERY_S",
     "PRESENCE_EVERY_S",
     "SEAL_BYTES",
     "SIGNATURE_BYTES",
+    "Answer",
     "Believing",
     "BlobRef",
     "Buffer",
+    "Command",
     "Compression",
     "Cutter",
     "Digest",
@@ -130,6 +147,7 @@ __all__ = [
     "Trust",
     "UpdateHead",
     "WorkerName",
+    "WorkerPattern",
     "WorkerStatus",
     "canonical",
     "cut",

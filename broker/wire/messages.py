@@ -31,6 +31,12 @@ MAX_LISTED = 500
 """Workers in one status."""
 MAX_PART_BYTES = 8 * 2**20
 MAX_ZSTD_LEVEL = 19
+MAX_COMMAND_WORDS, MAX_WORD = 64, 200
+"""Words of a command, and characters of each."""
+MAX_ANSWER = 1000
+"""Characters of the answer to a command."""
+MAX_ANSWERS = 20
+"""Answers in one status."""
 MAX_OBJECTION = 300
 """Characters of a worker's objection."""
 PRESENCE_EVERY_S = 10.0
@@ -43,6 +49,9 @@ Protection = Literal["signed", "sealed"]
 """``signed``: whoever sends an update signs it; ``sealed``: only the aggregator can read its body."""
 
 WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+WorkerPattern = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_*?\[\]!-]{1,128}$")]
+"""A worker's name, or a pattern of names as the shell has them."""
+MAX_EXCLUDED = 1000
 RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
 RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
@@ -53,6 +62,7 @@ MAX_NUMBER = 2**40
 RoundNumber = Annotated[StrictInt, Field(ge=0, lt=MAX_NUMBER)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Objection = Annotated[StrictStr, Field(min_length=1, max_length=MAX_OBJECTION)]
+CommandId = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{32}$")]
 SealedKey = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{160}$")]
 """A body's key, sealed to whoever may open it: an HPKE encapsulation (32 bytes) and ciphertext (48), in hex."""
 METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
@@ -222,6 +232,10 @@ class ModelHead(Tensors):
         default=(), exclude_if=lambda value: not value
     )
     """What every update from this model has to be."""
+    excluded: Annotated[tuple[WorkerPattern, ...], Field(max_length=MAX_EXCLUDED)] = Field(
+        default=(), exclude_if=lambda value: not value
+    )
+    """Names, or patterns of names, of workers whose updates do not count any more. For partial aggregators."""
     began_at: Seconds | None = Field(default=None, exclude_if=lambda value: value is None)
     """When the run began, Unix time at the aggregator: an earlier run's head is a replay. None: not known."""
 
@@ -353,6 +367,35 @@ class Presence(Header):
         return self
 
 
+class Command(Header):
+    """What somebody asks of a running aggregator. It is done once, however often it is delivered."""
+
+    kind: Literal["command"] = "command"
+    id: CommandId
+    """Random; a second message with the same id is the same command."""
+    run_id: RunId
+    """The run that is meant: in any other it does nothing."""
+    verb: Annotated[StrictStr, Field(pattern=r"^[a-z]{1,32}$")]
+    words: Annotated[
+        tuple[Annotated[StrictStr, Field(min_length=1, max_length=MAX_WORD)], ...], Field(max_length=MAX_COMMAND_WORDS)
+    ] = ()
+    sent_at: Seconds
+
+    @property
+    def text(self) -> str:
+        """As it was typed."""
+        return " ".join((self.verb, *self.words))
+
+
+class Answer(Header):
+    """What came of a command."""
+
+    id: CommandId
+    is_accepted: StrictBool
+    text: Annotated[StrictStr, Field(max_length=MAX_ANSWER)]
+    """What happens because of it, or why nothing does."""
+
+
 class WorkerStatus(Header):
     """A worker, as of its last sign of life."""
 
@@ -389,6 +432,12 @@ class Status(Header):
     workers: Annotated[tuple[WorkerStatus, ...], Field(max_length=MAX_LISTED)] = ()
     num_more_workers: RoundNumber = 0
     """How many present workers are not in ``workers``."""
+    is_paused: StrictBool = Field(default=False, exclude_if=lambda value: not value)
+    """Whether the open round stays open until the run is resumed."""
+    answers: Annotated[tuple[Answer, ...], Field(max_length=MAX_ANSWERS)] = Field(
+        default=(), exclude_if=lambda value: not value
+    )
+    """To the last commands, the newest last."""
 
 
-AnyHeader = ModelHead | UpdateHead | PartialHead | Presence | Status
+AnyHeader = ModelHead | UpdateHead | PartialHead | Presence | Status | Command

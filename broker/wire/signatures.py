@@ -29,7 +29,7 @@ MAX_CERTIFICATE_BYTES = 256
 MAX_TRAILER_BYTES = KEY_ID_BYTES + SIGNATURE_BYTES + MAX_CERTIFICATE_BYTES
 _LABEL = b"fedmq/2"
 
-Role = Literal["worker", "aggregator", "partial", "keeper"]
+Role = Literal["worker", "aggregator", "partial", "keeper", "operator"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ What they are on RabbitMQ, with all arguments, is in ``broker/rabbitmq/queues.py
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
 <queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
 <queue>.statuses    stream      what the aggregator says of itself; only the newest message counts
+<queue>.commands    quorum      what people ask of the run, behind <queue>.in, key command.run; read by who leads
 <queue>.leader      exclusive   empty; the aggregator whose connection holds it leads, the others stand by
 
 With N shards, a worker's updates go by way of its shard (the first eight bytes, little-endian, of the SHA-256 of its
@@ -23,6 +24,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+COMMAND_KEY = "command.run"
+"""The routing key of commands, which is no worker's name."""
 MAX_NAMES = 10
 """Names that a blob may have. Where a kill left the broker half a stream of one name, the next name is used."""
 
@@ -74,6 +77,10 @@ class Topology:
     @property
     def statuses(self) -> str:
         return f"{self.queue}.statuses"
+
+    @property
+    def commands(self) -> str:
+        return f"{self.queue}.commands"
 
     @property
     def leader(self) -> str:

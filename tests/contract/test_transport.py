@@ -297,6 +297,59 @@ def test_a_sign_of_life_arrives_with_its_sender(aggregator: Transport, worker: T
     assert expect(aggregator) == Delivery(Source.PRESENCE, b"here", "site-b")
 
 
+def test_commands_arrive_in_order_beside_the_updates(aggregator: Transport, join: Join) -> None:
+    operator = join()
+    for body in (b"pause", b"resume"):
+        operator.send_command(body)
+    aggregator.send(b"update", worker="a")
+    aggregator.listen(Source.COMMANDS, Source.UPDATES, prefetch=1)
+    received = [expect(aggregator) for _ in range(3)]
+    assert [each.body for each in received if each.source is Source.COMMANDS] == [b"pause", b"resume"]
+    assert [each.body for each in received if each.source is Source.UPDATES] == [b"update"]
+    aggregator.ack(received)
+    aggregator.close()
+    successor = join()
+    successor.listen(Source.COMMANDS, Source.UPDATES)
+    assert successor.receive(NOT_COMING_S) is None
+
+
+def test_a_command_that_was_not_acked_goes_to_the_next_aggregator(aggregator: Transport, join: Join) -> None:
+    aggregator.listen(Source.COMMANDS)
+    aggregator.send_command(b"pause")
+    aggregator.send_command(b"resume")
+    first, _ = expect(aggregator), expect(aggregator)
+    aggregator.ack([first])
+    aggregator.close()
+    successor = join()
+    successor.listen(Source.COMMANDS)
+    assert expect(successor).body == b"resume"
+
+
+def test_what_is_given_back_are_commands_too(aggregator: Transport) -> None:
+    aggregator.listen(Source.COMMANDS, Source.UPDATES)
+    aggregator.send_command(b"pause")
+    assert expect(aggregator).body == b"pause"
+    aggregator.give_back()
+    again = expect(aggregator)
+    assert again.body == b"pause"
+    aggregator.ack([again])
+
+
+def test_a_command_that_is_set_aside_comes_no_more(aggregator: Transport, join: Join) -> None:
+    aggregator.listen(Source.COMMANDS)
+    aggregator.send_command(b"nonsense")
+    aggregator.set_aside(expect(aggregator), "no command")
+    aggregator.close()
+    successor = join()
+    successor.listen(Source.COMMANDS)
+    assert successor.receive(NOT_COMING_S) is None
+
+
+def test_without_its_queue_a_command_cannot_be_sent(join: Join) -> None:
+    with pytest.raises(QueueMissing):
+        join().send_command(b"pause")
+
+
 def test_a_blob_is_read_part_by_part_by_any_number_of_readers(aggregator: Transport, join: Join) -> None:
     parts = [bytes([number]) * 1000 for number in range(7)]
     aggregator.write_blob("t-blob.x", iter(parts))
@@ -556,6 +609,7 @@ def test_all_names_derive_from_the_queue() -> None:
         "updates",
         "updates.dead",
         "updates.presence",
+        "updates.commands",
         "updates.statuses",
     ]
 

@@ -241,6 +241,37 @@ def test_an_onlookers_password_is_refused_and_the_status_stays(
         assert onlooker.read_status() == said
 
 
+OPERATOR_ATTACKS: dict[str, tuple[Attack, int]] = {
+    "send an update": (publish(INBOUND, "update.hospital-a"), REFUSED),
+    "send a sign of life": (publish(INBOUND, "presence.hospital-a"), REFUSED),
+    "fill a blob": (publish(INBOUND, "blob.update.hospital-a.x"), REFUSED),
+    "forge a status": (publish("", TOPOLOGY.statuses), REFUSED),
+    "read models": (consume(TOPOLOGY.models), REFUSED),
+    "take commands": (lambda channel: channel.basic_get(TOPOLOGY.commands), REFUSED),
+    "purge commands": (lambda channel: channel.queue_purge(TOPOLOGY.commands), REFUSED),
+    "delete commands": (lambda channel: channel.queue_delete(TOPOLOGY.commands), REFUSED),
+    "take updates": (lambda channel: channel.basic_get(TOPOLOGY.updates), REFUSED),
+    "declare a queue": (declare("updates.blob.update.operator.x"), REFUSED),
+}
+
+
+@pytest.mark.parametrize(("attack", "code"), OPERATOR_ATTACKS.values(), ids=OPERATOR_ATTACKS)
+def test_an_operators_password_is_refused(users: Users, aggregator: RabbitMQ, attack: Attack, code: int) -> None:
+    assert users.refusal_of("operator", attack) == code
+
+
+def test_an_operator_asks_the_aggregator_and_nobody_else_does(users: Users, aggregator: RabbitMQ) -> None:
+    aggregator.listen(Source.COMMANDS)
+    with closing(join(users, "operator")) as operator:
+        operator.send_command(b"pause")
+    delivery = aggregator.receive(SOON_S)
+    assert delivery is not None
+    assert (delivery.source, delivery.body) == (Source.COMMANDS, b"pause")
+    aggregator.ack([delivery])
+    for name in ("hospital-a", "onlooker", "partial", "ethics-office"):
+        assert users.refusal_of(name, publish(INBOUND, "command.run")) == REFUSED
+
+
 @pytest.mark.parametrize("name", [TOPOLOGY.statuses, TOPOLOGY.models])
 def test_who_asks_for_a_stream_alone_does_not_keep_others_from_it(
     users: Users, aggregator: RabbitMQ, name: str

@@ -33,6 +33,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
     "identities": _WIRE,
     "operations": (*_WIRE, "broker.rabbitmq", "identities"),
+    "operations.runs": (*_WIRE, "identities", "operations"),
     "learning": ("console",),
     "worker.state": _STATES,
     "worker.events": _WIRE,
@@ -67,6 +68,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         *(f"aggregator.{room}" for room in ("state", "senders", "rounds", "config")),
     ),
+    "aggregator.commands": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "config"))),
     "aggregator.watchers": (
         *_WIRE,
         "console.serving",
@@ -79,7 +81,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "identities",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
-        *(f"aggregator.{room}" for room in ("rounds", "config", "settings", "watchers")),
+        *(f"aggregator.{room}" for room in ("rounds", "config", "settings", "commands", "watchers")),
     ),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation": (

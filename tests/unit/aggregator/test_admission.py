@@ -12,6 +12,7 @@ from unit.aggregator.embedded_run import Clock, EmbeddedRun, StateTask
 from unit.aggregator.sharded_run import ShardedRun, delta_of, names_of
 
 from aggregator.senders.admission import Allowed
+from aggregator.senders.exclusion import Excluding
 from aggregator.settings import AggregatorSettings
 from broker.states.tensors import State
 from console import SettingsError
@@ -108,7 +109,7 @@ def test_a_worker_that_is_not_allowed_counts_neither_in_the_mean_nor_as_present(
 
 def with_file(begin: Begin, path: Path, **settings: Any) -> EmbeddedRun:
     run = begin(StateTask(INITIAL), workers_allowed=str(path), **settings)
-    run.aggregator._admission = Allowed(str(path), clock=run.clock)
+    run.aggregator._admission = Excluding(Allowed(str(path), clock=run.clock))
     return run
 
 

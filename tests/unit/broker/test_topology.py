@@ -73,7 +73,7 @@ def test_the_key_of_a_blob_is_its_name_without_the_queues() -> None:
 
 def test_no_queue_but_its_own_takes_what_has_the_key_of_a_blob() -> None:
     kinds = {key.partition(".")[0] for exchange, _, key in bindings(Topology("q", num_shards=2)) if exchange == "q.in"}
-    assert kinds == {"update", "presence", "partial"}
+    assert kinds == {"update", "presence", "command", "partial"}
 
 
 def test_routing_keys_match_the_bindings() -> None:
@@ -102,7 +102,7 @@ def test_a_partial_aggregator_has_a_queue_and_a_lead_of_its_own_and_the_roots_mo
 def test_without_shards_nothing_of_shards_is_declared() -> None:
     topology = Topology("q")
     assert not [name for name in queues(topology) if "shard" in name]
-    assert [key for _, _, key in bindings(topology)] == ["update.*", "presence.*", ""]
+    assert [key for _, _, key in bindings(topology)] == ["update.*", "presence.*", "command.run", ""]
 
 
 def test_all_keys_that_a_worker_may_use_have_it_as_their_sender() -> None:

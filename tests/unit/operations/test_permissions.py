@@ -76,7 +76,7 @@ def test_a_partial_aggregator_is_that_of_its_shard() -> None:
     assert not any(matches(own.write, "amq.default", "updates", TOPOLOGY.models, TOPOLOGY.dead_letters))
 
 
-@pytest.mark.parametrize("role", ["worker", "aggregator", "partial", "keeper", "onlooker"])
+@pytest.mark.parametrize("role", ["worker", "aggregator", "partial", "keeper", "operator", "onlooker"])
 def test_two_commands_a_user_are_printed_that_a_shell_takes_as_they_are(role: Role) -> None:
     names = ["hospital-a", "hospital-b"]
     lines = permission_lines(names, role, "updates", vhost="our hospitals")

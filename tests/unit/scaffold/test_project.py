@@ -113,8 +113,8 @@ def test_each_project_has_passwords_of_its_own_that_nobody_else_can_read(project
     write_project(tmp_path / "other")
     names = [name for name in variables(project / ".env") if name.endswith("_PASSWORD")]
     made = [variables(folder / ".env")[name] for folder in (project, tmp_path / "other") for name in names]
-    assert len(names) == 3
-    assert len(set(made)) == 6
+    assert len(names) == 4
+    assert len(set(made)) == 8
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{40,}", password) for password in made)
     assert (project / ".env").stat().st_mode & 0o077 == 0
     assert {variables(project / ".env.example")[name] for name in names} == {"change-me"}
@@ -132,6 +132,7 @@ def test_each_service_has_a_user_of_its_own_at_the_broker(project: Path) -> None
         made = re.findall(r'^user "\$\$\w+" (\w+) (\w+)(.*?) *(?:#|$)', services["users"]["command"][2], re.MULTILINE)
         assert made == [
             ("aggregator", "aggregator", ""),
+            ("operator", "operator", ""),
             ("onlooker", "onlooker", ""),
             ("worker", "site", " --elastic"),
         ]

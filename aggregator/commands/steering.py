@@ -1,0 +1,117 @@
+"""How a run is steered: its configuration as commands have left it, and each command taken once."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from aggregator.commands.effects import Refused, Situation, effect_of
+from aggregator.commands.standing import Standing
+from aggregator.config import AggregatorConfig
+from aggregator.state import CommandRow, Ledger
+from broker.wire import MAX_ANSWER, Command, Signer
+from console import SettingsError
+
+_STANDING, _SETTINGS, _STARTED_WITH = "standing", "settings", "started_with"
+"""Facts of the ledger: what commands have made of the run, its settings because of them, and those of its start."""
+
+
+class Steering:
+    """The commands of one run. A start goes on from what was asked of earlier ones, unless its settings say more."""
+
+    def __init__(self, config: AggregatorConfig, ledger: Ledger) -> None:
+        self._config, self._ledger = config, ledger
+        facts = ledger.facts()
+        before = facts.get(_STARTED_WITH, facts.get(_SETTINGS, {}))
+        self.standing = Standing.of_fact(facts.get(_STANDING)).after_restart(before, config.recorded)
+        number = ledger.last_closed_round() + 1
+        ledger.record(self._facts(number) | {_STARTED_WITH: dict(config.recorded)})
+
+    def _facts(self, number: int) -> dict[str, object]:
+        return {_STANDING: self.standing.as_fact(), _SETTINGS: dict(self.config_of(number).recorded)}
+
+    def config_of(self, number: int) -> AggregatorConfig:
+        """What the aggregator is to do in this round."""
+        config, changes, standing = self._config, self.standing.settings(number), self.standing
+        num_rounds = standing.num_rounds or config.ending.rounds
+        ending = replace(config.ending, rounds=num_rounds, finish_after=standing.finish_after)
+        recorded = dict(config.recorded)
+        if changes:
+            config = self._changed(changes)
+            recorded = dict(config.recorded)
+        if standing.num_rounds is not None:
+            recorded["rounds"] = num_rounds
+        return replace(config, ending=ending, recorded=recorded)
+
+    def _changed(self, changes: Mapping[str, str]) -> AggregatorConfig:
+        """With these settings in place of those it was started with. A SettingsError if they are wrong."""
+        config, changed = self._config, self._config.with_settings(changes)
+        return replace(
+            config,
+            policy=changed.policy,
+            local=changed.local,
+            weighting=changed.weighting,
+            weight_limits=changed.weight_limits,
+            step=changed.step if "server_lr" in changes else config.step,
+            recorded=changed.recorded,
+        )
+
+    def is_known(self, command: Command) -> bool:
+        """Whether it was taken before."""
+        return self._ledger.command(command.id) is not None
+
+    def take(
+        self,
+        command: Command,
+        signer: Signer | None,
+        *,
+        run_id: str,
+        number: int,
+        num_folded: int,
+        stays: Callable[[str], bool],
+    ) -> CommandRow:
+        """Records a new command, with its effect or with why it has none. Round ``number`` is open, all committed."""
+        try:
+            standing, result = self._effect(command, run_id, number, num_folded, stays)
+            is_accepted = True
+        except Refused as error:
+            standing, result, is_accepted = self.standing, str(error), False
+        row = CommandRow(
+            id=command.id,
+            received_at=time.time(),
+            round=number,
+            sender=None if signer is None else str(signer),
+            text=command.text,
+            is_accepted=is_accepted,
+            result=result[:MAX_ANSWER],
+        )
+        before, self.standing = self.standing, standing
+        try:
+            self._ledger.take_command(row, self._facts(number + 1))
+        except BaseException:
+            self.standing = before
+            raise
+        return row
+
+    def _effect(
+        self, command: Command, run_id: str, number: int, num_folded: int, stays: Callable[[str], bool]
+    ) -> tuple[Standing, str]:
+        if command.run_id != run_id:
+            raise Refused(f"it is for run {command.run_id}, and this one is {run_id}")
+        later = self.config_of(number + 1)
+        now = Situation(
+            round=number,
+            num_rounds=later.ending.rounds,
+            num_folded=num_folded,
+            min_updates=self.config_of(number).policy.min_updates,
+            settings=later.recorded,
+            problem_with=lambda changes: self._problem_with(self.standing.settings(number + 1) | dict(changes)),
+            stays=stays,
+        )
+        return effect_of(command.verb, command.words, self.standing, now)
+
+    def _problem_with(self, changes: Mapping[str, str]) -> str | None:
+        try:
+            self._changed(changes)
+        except SettingsError as error:
+            return str(error)
+        return None

@@ -1,0 +1,43 @@
+"""All that can be set of ``fl-run``."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import CliPositionalArg
+
+from broker import BrokerSettings
+from identities import IdentitySettings
+
+TAKES_NOTHING = ("pause", "resume", "stop", "finish")
+
+
+class RunCommandSettings(BrokerSettings, IdentitySettings):
+    """One call of the command."""
+
+    command: CliPositionalArg[Literal["pause", "resume", "stop", "finish", "set", "exclude", "include", "extend"]] = (
+        Field(description="pause, resume, stop, finish, set, exclude, include or extend")
+    )
+    words: CliPositionalArg[list[str]] = Field(
+        default=[],
+        description="set: settings, such as lr=0.01; exclude, include: names of workers or patterns; extend: rounds",
+    )
+    now: bool = Field(False, description="finish: do not wait until the open round is closed")
+    answer_within_s: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="seconds to wait for the aggregator's answer; the command is done later all the same"
+    )
+    is_json: bool = Field(False, alias="json", description="print the answer as one JSON object")
+
+    @model_validator(mode="after")
+    def _words_belong_to_the_command(self) -> Self:
+        if self.command in TAKES_NOTHING and self.words:
+            raise ValueError(f"{self.command} takes nothing more, but --now for finish")
+        if self.command not in TAKES_NOTHING and not self.words:
+            raise ValueError(f"{self.command} takes at least one argument; see the examples in --help")
+        if self.now and self.command != "finish":
+            raise ValueError("--now goes with finish")
+        return self
+
+    @property
+    def all_words(self) -> tuple[str, ...]:
+        """The words of the message."""
+        return ("now",) if self.now else tuple(self.words)
