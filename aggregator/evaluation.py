@@ -6,7 +6,7 @@ from torch import nn
 
 from aggregator.state import ModelFile
 from broker.states import ModelTensors
-from learning import Measured, Task, evaluating, numbers_of
+from learning import Measured, Task, blamed, evaluating, numbers_of
 
 
 class CentralEvaluation:
@@ -17,7 +17,7 @@ class CentralEvaluation:
 
     def __init__(self, task: Task, model: nn.Module, tensors: ModelTensors) -> None:
         self._task, self._tensors = task, tensors
-        with evaluating(model):
+        with evaluating(model), blamed("the task's evaluate() at the aggregator"):
             self._model = model if numbers_of(task.evaluate(model), "evaluate") else None
 
     def __call__(self, model: ModelFile) -> Measured:
@@ -25,6 +25,6 @@ class CentralEvaluation:
         if self._model is None:
             return Measured()
         self._tensors.put_into(self._model, model.state())
-        with evaluating(self._model):
+        with evaluating(self._model), blamed("the task's evaluate() at the aggregator"):
             metrics = numbers_of(self._task.evaluate(self._model), "evaluate")
         return Measured.of({name: value for name, value in metrics.items() if math.isfinite(value)})

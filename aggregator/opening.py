@@ -23,7 +23,7 @@ from broker import Source, Transport
 from broker.states import Encoding, ModelTensors, State
 from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, delta_specs, limb_bytes_of, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
-from learning import Task
+from learning import Task, blamed
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,8 @@ def opened(
 
 def _initial_model(config: AggregatorConfig, task: Task) -> nn.Module:
     torch.manual_seed(config.seed)
-    return task.model()
+    with blamed("the task's model()"):
+        return task.model()
 
 
 def _shared(config: AggregatorConfig, tensors: ModelTensors) -> Specs:

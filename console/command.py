@@ -26,15 +26,32 @@ def on_signals(
     on_signal: Callable[[int], None] = lambda number: None,
     before_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Ctrl-C or SIGTERM once finishes cleanly; twice ends at once. ``on_signal`` gets the number of the first."""
+    """Ctrl-C or SIGTERM once finishes cleanly; twice ends at once. ``on_signal`` gets the number of the first.
+
+    A process forked from this one, such as a DataLoader's, inherits the handlers: it leaves Ctrl-C to this one and ends
+    by SIGTERM.
+    """
+    own = os.getpid()
+
+    def is_inherited(number: int) -> bool:
+        if os.getpid() == own:
+            return False
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        return True
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if is_inherited(number):
+            return
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, end_at_once)
         on_signal(number)
         stop()
 
     def end_at_once(number: int, frame: FrameType | None) -> None:
+        if is_inherited(number):
+            return
         before_end()
         os._exit(ExitCode.INTERRUPTED)
 

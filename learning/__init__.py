@@ -9,6 +9,7 @@ from learning.metrics import AT_SITES, IN_TRAINING, USUAL_METRICS, Direction, Me
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Plan, Site, Task
+from learning.user_code import blamed
 
 __all__ = [
     "AT_SITES",
@@ -23,6 +24,7 @@ __all__ = [
     "Task",
     "at_site",
     "bare",
+    "blamed",
     "evaluating",
     "load_task",
     "numbers_of",

@@ -1,56 +1,43 @@
 """From the text of `--task` to a Task at a site. Whatever goes wrong is a TaskError of one line."""
 
+import copy
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
 import threading
-import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from console import TaskError
 from learning.bundled import require_scikit_learn
 from learning.partition import parse_partition
 from learning.task import Site, Task
+from learning.user_code import OUR_PACKAGES, blame, blamed
 
 BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
 METHODS = ("model", "train", "evaluate")
-OUR_PACKAGES = frozenset(
-    {
-        "aggregator",
-        "broker",
-        "console",
-        "dashboard",
-        "identities",
-        "learning",
-        "operations",
-        "scaffold",
-        "simulation",
-        "worker",
-    }
-)
 
 # Two threads of one process may load the same file: the second waits, and gets the same module.
 _loading = threading.RLock()
 
 
-def load_task(reference: str, site: Site) -> Task:
+def load_task(reference: str, site: Site, *, own: bool = False) -> Task:
     """The task at `site` that `reference` names: a built-in, `module:object` or `path/file.py:object`.
 
     The object is a Task, or a callable (class or function) that takes the Site and returns one. Modules are
     also looked for in the current directory, and what a file imports also beside that file; both come last
     on `sys.path`, so a user's `worker.py` never stands in for ours. A file is executed once in a process,
-    however often it is loaded. Raises TaskError.
+    however often it is loaded. With `own`, an object that is a Task is copied. Raises TaskError.
     """
     try:
         parse_partition(site.partition)
     except ValueError as error:
         raise TaskError(str(error)) from error
     found = _find(reference)
-    return at_site(found, site, reference)
+    return at_site(found, site, reference, own=own)
 
 
 def _find(reference: str) -> object:
@@ -86,9 +73,9 @@ def _module_named(place: str, name: str) -> ModuleType:
                 f"no module named {error.name!r} here ({Path.cwd()}) or among the installed packages;"
                 " for a file elsewhere write path/file.py:object"
             ) from error
-        _blame(f"importing {place}", error)
+        blame(f"importing {place}", error)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
-        _blame(f"importing {place}", error)
+        blame(f"importing {place}", error)
 
 
 def _module_of_file(path: Path) -> ModuleType:
@@ -113,22 +100,32 @@ def _execute(path: Path, name: str) -> None:
         spec.loader.exec_module(sys.modules[name])
     except (Exception, SystemExit) as error:  # a user's file may raise anything while it is executed
         del sys.modules[name]
-        _blame(f"importing {path.name}", error)
+        blame(f"importing {path.name}", error)
 
 
-def at_site(found: object, site: Site, reference: str) -> Task:
+def at_site(found: object, site: Site, reference: str, *, own: bool = False) -> Task:
     """The Task at `site` that `found` is, or that it returns when called with the site. Raises TaskError.
 
-    `reference` is what the error calls it.
+    `reference` is what the error calls it. With `own`, a task as it is is copied.
     """
     if not inspect.isclass(found) and not _missing_methods(found):
-        return cast(Task, found)
+        return cast(Task, _copied(found, reference) if own else found)
     if not callable(found):
         raise TaskError(f"{reference} {_shortcoming(found)}")
     task = _call(found, site, reference)
     if inspect.isclass(task) or _missing_methods(task):
         raise TaskError(f"{reference}, called with the site, returned an object that {_shortcoming(task)}")
     return cast(Task, task)
+
+
+def _copied(task: object, reference: str) -> object:
+    try:
+        return copy.deepcopy(task)
+    except Exception as error:  # a task may hold anything, and much of it cannot be copied
+        raise TaskError(
+            f"{reference} is one object for all simulated sites, and cannot be copied ({error});"
+            " give a class, or a function that takes the site and returns a task"
+        ) from error
 
 
 def _call(factory: Any, site: Site, reference: str) -> object:
@@ -138,12 +135,8 @@ def _call(factory: Any, site: Site, reference: str) -> object:
         raise TaskError(f"{reference} must take one argument, the site: {error}") from error
     except ValueError:
         pass  # a callable without a signature, written in C: calling it will tell
-    try:
+    with blamed(f"calling {reference} with the site"):
         return cast(object, factory(site))
-    except TaskError:
-        raise
-    except Exception as error:  # a user's constructor may raise anything
-        _blame(f"calling {reference} with the site", error)
 
 
 def _missing_methods(task: object) -> list[str]:
@@ -167,24 +160,3 @@ def _contents(module: ModuleType) -> str:
 def _search_last(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
-
-
-def _blame(doing: str, error: BaseException) -> NoReturn:
-    """Raises the TaskError that says what failed, with the exception and the line of it, on one line."""
-    message = " ".join(str(error).split())
-    raise TaskError(f"{doing} raised {type(error).__name__}: {message} ({_line_of(error)})") from error
-
-
-def _line_of(error: BaseException) -> str:
-    """`file:line` of the innermost frame that is not in an installed package or in the import system."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame
-        for frame in frames
-        if frame.filename != __file__
-        and not frame.filename.startswith(("<frozen", sys.base_prefix + "/lib"))
-        and "site-packages" not in frame.filename
-    ]
-    return f"{(own or frames)[-1].filename}:{(own or frames)[-1].lineno}"

@@ -56,7 +56,7 @@ class Baseline:
         return len(self.sites)
 
     def _train(self, site: Site, judge: Task) -> Alone:
-        trainer = Trainer(load_task(self.task, site))
+        trainer = Trainer(load_task(self.task, site, own=True))
         state, num_samples = self.initial, 0
         for number in range(1, self.rounds + 1):
             seed = derived_seed(self.seed, number, site.name or "")

@@ -44,7 +44,7 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
             sites = given.simulated_sites
             slot = LocalSlot(
                 {
-                    name: task_at(site=sites.site(index, given.partition, given.task_args))
+                    name: task_at(site=sites.site(index, given.partition, given.task_args), own=True)
                     for index, name in enumerate(sites.names)
                 },
                 topology=Topology(own.queue),

@@ -81,7 +81,7 @@ class WorkerProcesses:
         flags = [part for flag, value in arguments.items() for part in (f"--{flag}", value)]
         with (self._logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "simulation.tied_worker", *flags],
+                [sys.executable, "-m", "simulation.tied.worker", *flags],
                 stdin=subprocess.PIPE,  # ties the worker to us: nobody writes to it, and it closes when we end
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,9 +1,10 @@
-"""A slot: workers of a simulation that take turns on one model. As many workers train at once as there are slots.
+"""A slot: workers of a simulation that take turns. As many workers train at once as there are slots.
 
 Each slot has its own embedded broker, so its workers run the product's code and know nothing of the slot; ``answer``
 hands on what they send, in order.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Protocol
 
 from broker import MemoryBroker, MemoryTransport, Source, Transport
 from broker.wire import BlobRef, Buffer, ModelHead, Presence, Topology, UpdateHead, decode
+from console import TaskError
 from learning import Task
+from simulation.own_models import OwnModels
 from worker import OnDisk, Worker, WorkerConfig
 
 
@@ -88,21 +91,24 @@ class LocalSlot:
         broker = MemoryBroker()
         self._post = MemoryTransport(broker)
         self._post.listen(Source.PRESENCE, Source.UPDATES)
-        model = next(iter(sites.values())).model()
-        self._workers = [
-            Worker(
-                WorkerConfig(name=name, topology=topology, inline_cap=inline_cap),
-                task,
-                MemoryTransport(broker),
-                carried=OnDisk(state, name) if state else None,
-                model=model,
-            )
-            for name, task in sites.items()
-        ]
+        self._names = list(sites)
+        self._workers: list[Worker] = []
+        models = OwnModels()
+        for name, task in sites.items():
+            with _named(name):
+                worker = Worker(
+                    WorkerConfig(name=name, topology=topology, inline_cap=inline_cap),
+                    task,
+                    MemoryTransport(broker),
+                    carried=OnDisk(state, name) if state else None,
+                    model=models.of(name, task),
+                )
+            self._workers.append(worker)
         for worker in self._workers:
             worker.start()
         self._turn = len(self._workers)
         self._offered = ""
+        self._fits = False
 
     @property
     def num_workers(self) -> int:
@@ -114,15 +120,34 @@ class LocalSlot:
         return self._workers[min(self._turn, len(self._workers) - 1)].presence
 
     def offer(self, model: Parcel) -> None:
+        if not self._fits:
+            self._check_fits(decode(model.body, ModelHead)[0])
         self._post.delete_blobs([self._offered])
         model.deliver(self._post)
         self._turn, self._offered = 0, model.blob
 
     def answer(self) -> list[Parcel]:
-        self._workers[self._turn].step()
+        with _named(self._names[self._turn]):
+            self._workers[self._turn].step()
         self._turn += 1
         return list(parcels(self._post))
+
+    def _check_fits(self, head: ModelHead) -> None:
+        """Before anybody trains: a site whose model is another one is known at once."""
+        for name, worker in zip(self._names, self._workers, strict=True):
+            with _named(name):
+                worker.check_fits(head)
+        self._fits = True
 
     def stop(self) -> None:
         for worker in self._workers:
             worker.stop()
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says of a TaskError at which worker it came up."""
+    try:
+        yield
+    except TaskError as error:
+        raise error if name in str(error) else TaskError(f"{name}: {error}") from error

@@ -25,9 +25,9 @@ from broker import Source
 from broker.wire import Topology
 from console import Arguments, FedmqError, configure_logging, errors
 from learning import load_task
-from simulation.ending import end_with
 from simulation.sites import SimulatedSites
 from simulation.slot import LocalSlot, Parcel
+from simulation.tied import end_with
 
 _LEAVE_S = 10.0
 _ERROR = "error"
@@ -53,7 +53,9 @@ class SlotPlan:
     def open(self) -> LocalSlot:
         """The slot, in the calling process."""
         sites = {
-            self.sites.names[index]: load_task(self.task, self.sites.site(index, self.partition, self.task_args))
+            self.sites.names[index]: load_task(
+                self.task, self.sites.site(index, self.partition, self.task_args), own=True
+            )
             for index in self.indices
         }
         return LocalSlot(sites, topology=Topology(self.queue), inline_cap=self.inline_cap, state=self.state)
@@ -66,7 +68,8 @@ class SlotProcess:
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks, not its threads
         self._plan = plan
         self._pipe, self._theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._theirs, plan), name="fedmq slot", daemon=True)
+        self._process = context.Process(target=_serve, args=(self._theirs, plan), name="fedmq slot")
+        # no daemon, for these may not start the processes of a DataLoader; ``end_with`` and __exit__ see to its end
         self._is_stopping = False
 
     def __enter__(self) -> "SlotProcess":
@@ -144,6 +147,7 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     end_with(parent.join)
+    multiprocessing.set_start_method(None, force=True)  # the usual one again, for what a task starts: it is far faster
     output = _Output()
     configure_logging(plan.log_level, handler=_LogHandler(output))
     if plan.is_live:

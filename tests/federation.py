@@ -35,7 +35,7 @@ from broker.wire.topology import Topology
 
 ROOT = Path(__file__).parent.parent
 GATED = Path(__file__).parent / "e2e" / "tasks" / "gated.py"
-ATTENTIVE, DEAF = f"{GATED}:Attentive", f"{GATED}:Deaf"
+ATTENTIVE, DEAF, LOADING = f"{GATED}:Attentive", f"{GATED}:Deaf", f"{GATED}:Loading"
 
 MAX_SHARDS = 4
 """Of a federation with partial aggregators."""

@@ -8,6 +8,16 @@ from worker.config import WorkerConfig
 from worker.service import Worker
 from worker.settings import WorkerSettings
 from worker.state import OnDisk
-from worker.trainer import Trainer, derived_seed, plan_of
+from worker.trainer import Trainer, derived_seed, new_model, plan_of
 
-__all__ = ["OnDisk", "Trainer", "Worker", "WorkerConfig", "WorkerSettings", "derived_seed", "events", "plan_of"]
+__all__ = [
+    "OnDisk",
+    "Trainer",
+    "Worker",
+    "WorkerConfig",
+    "WorkerSettings",
+    "derived_seed",
+    "events",
+    "new_model",
+    "plan_of",
+]

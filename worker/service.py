@@ -54,7 +54,7 @@ _MAX_UPLOADS = 5
 class Worker:
     """One worker, from its start until the run it takes part in is finished.
 
-    ``model`` is the module to train, by default one of its own; workers that take turns may share one.
+    ``model`` is the module to train, by default a new one of the task's.
     """
 
     def __init__(
@@ -205,9 +205,7 @@ class Worker:
         if objection:
             self._object(head, objection)
             return
-        misfit = self._trainer.misfit(head.tensors, head.shared)
-        if misfit:
-            raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
+        self.check_fits(head)
         begun_at = time.perf_counter()
         try:
             state = read_model(head, payload, self._transport, trained=tensors.trained, on_event=self._on_event)
@@ -223,6 +221,12 @@ class Worker:
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
+
+    def check_fits(self, head: ModelHead) -> None:
+        """TaskError if a model with this head does not fit the task's."""
+        misfit = self._trainer.misfit(head.tensors, head.shared)
+        if misfit:
+            raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
 
     def _finish(self, head: ModelHead, *, is_first: bool) -> None:
         """Ends the run here; whether the worker leaves is another question. ``is_first``: it took no part in it."""

@@ -17,7 +17,7 @@ from torch import nn
 from broker.states import ALL, ModelTensors, State, delta_of, first_not_finite, has_diverged, is_finite
 from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, LocalTraining, Specs, delta_specs, difference
 from console import Arguments, FedmqError, TaskError
-from learning import Measured, Plan, Task, evaluating, numbers_of
+from learning import Measured, Plan, Task, blamed, evaluating, numbers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ def plan_of(local: LocalTraining, **own: Any) -> Plan:
 class Trainer:
     """A task with its model on one device; the model's memory is reused from round to round.
 
-    Trainers that take turns may share one ``model``: whatever is in it is replaced by the state given.
+    ``model`` is the module to train, by default a new one of the task's.
     """
 
     def __init__(self, task: Task, *, device: str = "cpu", model: nn.Module | None = None) -> None:
         self.device = device
         self._task = task
-        model = task.model() if model is None else model
+        model = new_model(task) if model is None else model
         self.tensors = ModelTensors.of(model)
         """Of the model as the task makes it; tied buffers come apart when they move to a device."""
         self._model = model.to(device)
@@ -85,13 +85,12 @@ class Trainer:
         """The tensors that are not shared, as a run begins with them: the same at every site, as ``seed`` is."""
         if len(shared) == len(self.specs):
             return {}
-        _seed_everything(seed)
-        return _rest(self.tensors.taken_from(self._task.model()), shared)
+        return _rest(self.tensors.taken_from(new_model(self._task, seed=seed)), shared)
 
     def evaluate(self, state: Mapping[str, torch.Tensor]) -> Measured:
         """The task's metrics of a received model on the site's own held-out data."""
         self.tensors.put_into(self._model, state)
-        with evaluating(self._model):
+        with evaluating(self._model), blamed("the task's evaluate()"):
             return Measured.of(_finite(numbers_of(self._task.evaluate(self._model), "evaluate")))
 
     def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
@@ -105,10 +104,12 @@ class Trainer:
         self._model.train()
         self._model.zero_grad()  # a task that never does this would add to the gradients of another training
         begun_at = time.perf_counter()
-        measured = Measured.of(numbers_of(self._task.train(self._model, plan), "train"))
+        with blamed("the task's train()"):
+            measured = Measured.of(numbers_of(self._task.train(self._model, plan), "train"))
         train_s = time.perf_counter() - begun_at
         num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
+        self._model.zero_grad()  # nobody needs them until the next training
         trained = self.tensors.taken_from(self._model)
         delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
         self._check_has_converged(delta, home, state)
@@ -132,6 +133,13 @@ class Trainer:
             f"training {what} '{broken}', which has no mean; if it is to be so, the aggregator's --shared '!{broken}'"
             " leaves it at the sites; else a smaller --lr may help"
         )
+
+
+def new_model(task: Task, *, seed: int = 0) -> nn.Module:
+    """A model of the task's. What its values and attributes are drawn from is ``seed``, in any process."""
+    _seed_everything(seed)
+    with blamed("the task's model()"):
+        return task.model()
 
 
 def _seed_everything(seed: int) -> None:

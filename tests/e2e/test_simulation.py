@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from federation import ATTENTIVE, DEAF, Federation, run_command
+from federation import ATTENTIVE, DEAF, LOADING, Federation, run_command
 from rabbitmq_node import RabbitNode, wait_until
 
 pytest_plugins = ["federation_plugin"]
@@ -99,10 +99,13 @@ def test_a_simulation_told_to_stop_takes_its_workers_along_and_goes_on_when_run_
     assert federation.summary["final"]["model_sha256"] == undisturbed_sha256("worker-0", "worker-1", rounds=3)
 
 
-@pytest.mark.parametrize("task", [ATTENTIVE, DEAF], ids=["attentive", "deaf"])
-@pytest.mark.parametrize("is_embedded", [False, True], ids=["workers over rabbitmq", "slots of the embedded broker"])
+@pytest.mark.parametrize(
+    ("task", "is_embedded", "least"),
+    [(ATTENTIVE, False, 2), (DEAF, False, 2), (ATTENTIVE, True, 2), (LOADING, True, 4)],
+    ids=["rabbitmq", "rabbitmq, deaf", "slots", "slots with data workers, deaf"],
+)
 def test_what_a_killed_simulation_started_is_gone_within_seconds(
-    federation: Federation, task: str, is_embedded: bool
+    federation: Federation, task: str, is_embedded: bool, least: int
 ) -> None:
     federation.gates.hold("worker-0", 1)
     federation.gates.hold("worker-1", 1)
@@ -111,8 +114,9 @@ def test_what_a_killed_simulation_started_is_gone_within_seconds(
         "--task", task, "--workers", "2", "--rounds", "3", "--state", str(federation.state), *over
     )
     federation.gates.wait_for("worker-0", 1)
-    started = psutil.Process(simulation.pid).children()
-    assert len(started) >= 2
+    federation.gates.wait_for("worker-1", 1)
+    started = psutil.Process(simulation.pid).children(recursive=True)
+    assert len(started) >= least
 
     simulation.kill()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from console.settings import SECTIONS
-from learning.loading import OUR_PACKAGES
+from learning.user_code import OUR_PACKAGES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -34,7 +34,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "identities": _WIRE,
     "operations": (*_WIRE, "broker.rabbitmq", "identities"),
     "operations.runs": (*_WIRE, "identities", "operations"),
-    "learning": ("console",),
+    "learning.user_code": ("console",),
+    "learning": ("console", "learning.user_code"),
     "worker.state": _STATES,
     "worker.events": _WIRE,
     "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
@@ -84,7 +85,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(f"aggregator.{room}" for room in ("rounds", "config", "settings", "commands", "watchers")),
     ),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
+    "simulation.tied": ("console",),
     "simulation": (
+        "simulation.tied",
         *_STATES,
         "console.errors",
         "identities",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 GATES = Path(os.environ.get("GATES", "no-gates"))
 
@@ -47,3 +48,12 @@ class Deaf(Attentive):
     """Trains to its end, whatever happens meanwhile."""
 
     is_attentive = False
+
+
+class Loading(Deaf):
+    """The same, with a process that loads its data."""
+
+    def _wait(self, plan: Any) -> None:
+        loader = DataLoader(TensorDataset(torch.ones(4, 3)), num_workers=1)
+        for _ in loader:
+            super()._wait(plan)

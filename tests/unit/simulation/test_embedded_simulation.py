@@ -215,7 +215,7 @@ def test_who_has_opened_the_summary_before_the_comparison_is_added_reads_the_who
     [
         ("fails_at_once", "1", ExitCode.TASK, [MemoryTransport]),
         ("fails_at_once", "2", ExitCode.TASK, [MemoryTransport, Ledger]),
-        ("fails_in_training", "1", ExitCode.FAILED, [MemoryTransport, Ledger]),
+        ("fails_in_training", "1", ExitCode.TASK, [MemoryTransport, Ledger]),
     ],
 )
 def test_an_error_of_a_worker_is_what_is_told_and_leaves_nothing_open(
@@ -232,6 +232,58 @@ def test_an_error_of_a_worker_is_what_is_told_and_leaves_nothing_open(
     assert main(flags) == code
     assert "no data here" in capsys.readouterr().err.splitlines()[-1]
     assert closed == opened
+
+
+EXITS = """
+import sys
+from torch import nn
+
+WHERE = {where!r}
+
+class Exits:
+    def __init__(self, site):
+        self.name = site.name
+        self.at("data")
+
+    def at(self, place):
+        if place == WHERE and self.name:
+            sys.exit(f"leaving {{place}}")
+
+    def model(self):
+        self.at("model")
+        return nn.Linear(1, 1)
+
+    def train(self, model, plan):
+        self.at("train")
+        return {{"num_samples": 1}}
+
+    def evaluate(self, model):
+        self.at("evaluate")
+        if WHERE == "judge" and self.name is None:
+            sys.exit(0)
+        return {{}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "jobs", "said"),
+    [
+        ("data", "1", "calling {path}:Exits with the site raised SystemExit: leaving data ({path}:14)"),
+        ("model", "1", "worker-0: the task's model() raised SystemExit: leaving model ({path}:14)"),
+        ("train", "1", "worker-0: the task's train() raised SystemExit: leaving train ({path}:14)"),
+        ("evaluate", "1", "worker-0: the task's evaluate() raised SystemExit: leaving evaluate ({path}:14)"),
+        ("judge", "1", "the task's evaluate() at the aggregator raised SystemExit: 0 ({path}:27)"),
+        ("train", "2", "worker-0: the task's train() raised SystemExit: leaving train ({path}:14)"),
+    ],
+)
+def test_a_task_that_exits_is_a_task_error_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str, jobs: str, said: str
+) -> None:
+    path = tmp_path / "exits.py"
+    path.write_text(EXITS.format(where=where), encoding="utf-8")
+    flags = ["--task", f"{path}:Exits", "--workers", "2", "--state", str(tmp_path / "run"), "--jobs", jobs]
+    assert main(flags) == ExitCode.TASK
+    assert capsys.readouterr().err == f"fl-simulate: {said.format(path=path)}\n"
 
 
 def test_workers_that_cannot_be_started_over_a_broker_leave_nothing_open(

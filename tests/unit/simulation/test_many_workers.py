@@ -1,11 +1,11 @@
-"""Many workers in a simulation: one model a slot, one answer in memory, the same bits from any number of processes."""
+"""Many workers in a simulation: one model and one answer in memory, the same bits from any number of processes."""
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -90,16 +90,16 @@ def signals_as_they_were() -> Iterator[None]:
 
 
 class Counted:
-    """A task that counts its models, and adds its site's number to a weight."""
+    """A task that adds its site's number to a weight, and knows the models of all."""
 
-    num_models = 0
+    models: ClassVar[list[nn.Module]] = []
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def model(self) -> nn.Module:
-        Counted.num_models += 1
-        return nn.Linear(2, 1)
+        Counted.models.append(nn.Linear(2, 1))
+        return Counted.models[-1]
 
     def train(self, model: nn.Module, plan: Plan) -> dict[str, float]:
         with torch.no_grad():
@@ -110,11 +110,15 @@ class Counted:
         return {}
 
 
-def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tmp_path: Path) -> None:
+def num_storages_of(models: Iterable[nn.Module]) -> int:
+    return len({tensor.untyped_storage().data_ptr() for model in models for tensor in model.state_dict().values()})
+
+
+def test_a_thousand_workers_need_the_memory_of_one_model_a_slot_and_leave_one_update_waiting(tmp_path: Path) -> None:
     settings = AggregatorSettings(task="counted", rounds=2, quorum="1000", state=tmp_path / "state", commit_every_s=1e9)
     broker, events, waiting = MemoryBroker(), [], []
     aggregator = Aggregator(settings.config, Counted(0), MemoryTransport(broker), on_event=events.append)
-    Counted.num_models = 0
+    Counted.models.clear()
     slots = [
         LocalSlot(
             {f"worker-{number}": Counted(number) for number in range(first, 1000, 2)},
@@ -123,7 +127,8 @@ def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tm
         )
         for first in (0, 1)
     ]
-    assert Counted.num_models == len(slots)
+    assert len(Counted.models) == 1000
+    assert num_storages_of(Counted.models) == len(slots) * 2  # of a weight and a bias
 
     def on_answer(number: int) -> None:
         waiting.append(len(broker.queues[Source.UPDATES]))
@@ -131,7 +136,8 @@ def test_a_thousand_workers_use_one_model_a_slot_and_leave_one_update_waiting(tm
     with closing(aggregator):
         run_embedded(aggregator, broker, slots, on_answer=on_answer)
 
-    assert Counted.num_models == len(slots) + 1  # and the aggregator's
+    assert len(Counted.models) == 1001  # the first is the aggregator's
+    assert num_storages_of(Counted.models[:1000]) == len(slots) * 2
     closed = [event.row for event in events if isinstance(event, RoundClosed)]
     assert [row["num_folded"] for row in closed] == [1000, 1000]
     assert waiting == [1] * 2000

@@ -33,7 +33,7 @@ def test_the_same_settings_give_the_bits_of_the_command(spirals: Any, tmp_path: 
         assert history.rounds()[-1]["model_sha256"] == wanted
     with simulate(spirals, state=tmp_path / "object", **SETTINGS) as history:
         assert history.rounds()[-1]["model_sha256"] == wanted
-    assert (tmp_path / "object" / "report.html").stat().st_size > 1e6
+    assert (tmp_path / "object" / "report.html").stat().st_size > 1e4
 
 
 def test_a_run_in_a_directory_goes_on_and_its_model_can_be_loaded(spirals: Any, tmp_path: Path) -> None:
@@ -65,7 +65,9 @@ def test_an_error_of_a_worker_is_raised_and_leaves_no_file_open(spirals: Any, tm
         def train(self, model: Any, plan: Any) -> Any:
             raise ValueError("no data here")
 
-    with pytest.raises(ValueError, match="no data here"):
+    with pytest.raises(
+        TaskError, match=r"^worker-0: the task's train\(\) raised ValueError: no data here \(.*test_notebook"
+    ):
         simulate(Failing, state=tmp_path, **SETTINGS)
     assert [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))] == []
 

@@ -89,7 +89,7 @@ def test_no_worker_reads_a_setting_that_is_not_the_simulation_s(
     with processes(SimulationSettings(broker=BROKER, workers=2), tmp_path):
         pass
     assert len(started) == 2
-    wanted = {f"FEDMQ_{name.upper()}" for name in ("broker", *WireSettings.model_fields)}
+    wanted = {f"FEDMQ_{name.upper()}" for name in ("broker", "task_args", *WireSettings.model_fields)}
     assert [{name for name in each.env if name.startswith("FEDMQ_")} for each in started] == [wanted] * 2
 
 

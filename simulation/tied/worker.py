@@ -3,7 +3,7 @@
 import os
 import runpy
 
-from simulation.ending import end_with
+from simulation.tied.ending import end_with
 
 
 def main() -> None:

@@ -1,0 +1,16 @@
+"""The names of fedmq's own packages, which a user's module may have too."""
+
+OUR_PACKAGES = frozenset(
+    {
+        "aggregator",
+        "broker",
+        "console",
+        "dashboard",
+        "identities",
+        "learning",
+        "operations",
+        "scaffold",
+        "simulation",
+        "worker",
+    }
+)
