@@ -12,13 +12,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from aggregator.history import History, overview, without_folder
+from aggregator.history import History, outline, overview, without_folder
 from console import StateError
 
 _LOOK_EVERY_S = 0.5
 _LIVE_EVERY_S = 2.0
 _REST = 5.0
 """A ledger that takes a second to read is read every six."""
+_MANY_UPDATES = 20_000
+"""From here on, a viewer is first sent what can be told without looking at each of them."""
 Live = Callable[[], dict[str, Any] | None]
 
 
@@ -79,6 +81,8 @@ class Feed:
         live, live_at = None, -_LIVE_EVERY_S
         data: dict[str, Any] = {}
         read_at, took_s = -math.inf, 0.0
+        if history.num_decided() > _MANY_UPDATES:
+            await self._send(outline(history) | {"live": None})
         while history.facts:
             version, before, now = history.version(), live, asyncio.get_running_loop().time()
             if self._live is not None and now - live_at >= _LIVE_EVERY_S:

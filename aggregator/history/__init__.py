@@ -2,7 +2,7 @@
 
 from aggregator.history import report
 from aggregator.history.history import MEASURED, History
-from aggregator.history.overview import overview, title_of
+from aggregator.history.overview import outline, overview, title_of
 from aggregator.history.portable import portable, without_folder
 from aggregator.history.report import NAME, write_report
 
@@ -10,6 +10,7 @@ __all__ = [
     "MEASURED",
     "NAME",
     "History",
+    "outline",
     "overview",
     "portable",
     "report",

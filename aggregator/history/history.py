@@ -186,6 +186,11 @@ class History:
         names = self._db.execute(f"SELECT DISTINCT key FROM ({distinct}) AS measured, json_each(measured.{column})")
         return sorted((str(name) for (name,) in names), key=lambda name: (rank(name), name))
 
+    def num_decided(self) -> int:
+        """About how many updates the ledger has; costs nothing to ask."""
+        (number,) = self._db.execute("SELECT coalesce(max(id), 0) FROM updates").fetchone()
+        return int(number)
+
     def trained(self, *, since_round: int, most: int) -> list[dict[str, Any]]:
         """The newest of the updates decided in round ``since_round`` or later that say how long they trained."""
         newest = "SELECT * FROM updates WHERE round >= ? AND train_s IS NOT NULL ORDER BY id DESC LIMIT ?"

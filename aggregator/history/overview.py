@@ -23,23 +23,35 @@ _MOST_NAMES = 10_000
 
 def overview(history: History) -> dict[str, Any]:
     """The run as it is now. Its figures are named ``curve <metric>``, ``timeline`` and ``sites``."""
-    rounds, summary = history.rounds(), history.summary
-    workers = history.contributions(most=_MOST_NAMES)
+    rounds, workers = history.rounds(), history.contributions(most=_MOST_NAMES)
     shown = _with_most_samples(workers)
     metric = _metric_at_sites(rounds)
     better = None if metric is None else history.aim.direction_of(metric)
     first, last = _span(rounds, num_sites=len(shown))
     names = [row["worker"] for row in shown if row["worker"] is not None]
     sites = sites_in(history.decided(since_round=first, metric=metric), names, first=first, last=last)
-    spreads = {} if metric is None else {metric: spread_of(sites)}
+    found = _outline(history, rounds, {} if metric is None else {metric: spread_of(sites)})
+    found["figures"]["sites"] = site_map(sites, first=first, last=last, metric=metric)
+    return found | {
+        "tiles": found["tiles"] + _tiles_of_workers(workers),
+        "metric": metric,
+        "workers": [row | {"measured": _measured(sites.get(row["worker"] or ""), better)} for row in shown],
+        "num_more_workers": max(0, len(workers) - len(shown)),
+    }
+
+
+def outline(history: History) -> dict[str, Any]:
+    """The same without what takes a look at every update: the workers and their map. It is there at once."""
+    return _outline(history, history.rounds(), {}) | {"metric": None, "workers": [], "num_more_workers": 0}
+
+
+def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts.Spread]) -> dict[str, Any]:
+    facts, summary = portable(history.facts), history.summary
     recent = rounds[-_TIMELINE_ROUNDS:]
     since = recent[0]["round"] if recent else 0
     curves = charts.learning_curves(rounds, spreads)
-    figures = {f"curve {name}": figure for name, figure in curves.items()} | {
-        "timeline": timeline(recent, history.trained(since_round=since, most=MOST_TIMELINE_UPDATES)),
-        "sites": site_map(sites, first=first, last=last, metric=metric),
-    }
-    facts = portable(history.facts)
+    figures: dict[str, charts.Figure] = {f"curve {name}": figure for name, figure in curves.items()}
+    figures["timeline"] = timeline(recent, history.trained(since_round=since, most=MOST_TIMELINE_UPDATES))
     return {
         "title": title_of(history, facts),
         "run": {name: facts.get(name) for name in ("run", "run_id", "task", "queue")},
@@ -47,13 +59,10 @@ def overview(history: History) -> dict[str, Any]:
         "num_rounds": facts.get("settings", {}).get("rounds"),
         "stopped": None if summary is None else summary["stopped"],
         "open_round": history.open_round(),
-        "tiles": _tiles(history, rounds, workers),
+        "tiles": _tiles_of_rounds(history, rounds),
         "curves": list(curves),
         "comparison": _comparison(summary or {}),
         "num_closed": len(rounds),
-        "metric": metric,
-        "workers": [row | {"measured": _measured(sites.get(row["worker"] or ""), better)} for row in shown],
-        "num_more_workers": max(0, len(workers) - len(shown)),
         "refused": history.refused(),
         "rounds": [_line(row) for row in rounds[-_MOST_ROUNDS:]],
         "num_more_rounds": max(0, len(rounds) - _MOST_ROUNDS),
@@ -96,20 +105,22 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in _ROUND_COLUMNS}
 
 
-def _tiles(
-    history: History, rounds: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, str]]:
+def _tiles_of_rounds(history: History, rounds: charts.Rows) -> list[tuple[str, str]]:
     """(value, label) of what readers look at first."""
-    seconds = sum(row["seconds"] for row in rounds)
     best = history.best()
     return [
         *_newest_metrics(rounds)[:4],
         *([] if best is None else [(_number(best[2]), f"best {best[0]}, round {best[1]:,}")]),
         (f"{len(rounds):,}", "rounds"),
-        (f"{len(workers):,}", "workers"),
         (f"{sum(row['num_folded'] for row in rounds):,}", "updates folded"),
+        (_duration(sum(row["seconds"] for row in rounds)), "in rounds"),
+    ]
+
+
+def _tiles_of_workers(workers: charts.Rows) -> list[tuple[str, str]]:
+    return [
+        (f"{len(workers):,}", "workers"),
         (_size(sum(row["num_bytes"] for row in workers)), "of updates received"),
-        (_duration(seconds), "in rounds"),
     ]
 
 

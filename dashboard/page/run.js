@@ -130,7 +130,8 @@ function show(data) {
   showTiles(data.tiles);
   showCurves(data.curves);
   showComparison(data.comparison);
-  by("sites").hidden = by("timeline").hidden = !data.num_closed;
+  by("timeline").hidden = !data.num_closed;
+  by("sites").hidden = !data.num_closed || !data.figures.sites;
   showAllWorkers(data);
   showRounds(data);
   showRefused(data.refused);
