@@ -62,6 +62,9 @@ docs: $(VENV)/.installed-docs
 	@if grep -rEho '<(script|link|img)[^>]+(src|href)="?https?://[^" >]+' site; then \
 	    echo 'docs: a page would load this from elsewhere' >&2; exit 1; \
 	fi
+	@if grep -rlE --include='*.html' -e '-- ?8 ?(<|&lt;)' site; then \
+	    echo 'docs: a page shows an include in place of what it includes' >&2; exit 1; \
+	fi
 
 settings-page: $(VENV)/.installed-demo
 	$(BIN)/python -m scaffold.settings_page docs/settings.md

@@ -31,6 +31,7 @@ from console import (
     ExitCode,
     LeadershipLost,
     QueueMissing,
+    SettingsError,
     StateError,
     Terminal,
     exit_code_of,
@@ -38,10 +39,12 @@ from console import (
     malloc,
     private_files,
     read_settings,
+    split_arguments,
 )
 from console.serving import served
 from identities import membership
 from learning import Site, Task, load_task
+from learning.scripts import ScriptedModel
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ _EXAMPLES = """\
   FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-aggregator --task digits --rounds 20 --quorum 3 --deadline-s 60
   fl-aggregator --config run.yaml --state /var/lib/fedmq/run-7 --run run-7
   fl-aggregator --task my_task.py:task --quorum 80% --min-updates 5 --on-short extend
+  fl-aggregator --script train.py --rounds 20 --quorum 3 -- --layers 12
   fl-aggregator --task digits --rounds 20 --quorum 8 --shards 2          (beside it, on any machines:)
   fl-aggregator --role partial --shard 0/2 --queue updates
   fl-aggregator --role partial --shard 1/2 --queue updates
@@ -67,8 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
-    settings = read_settings(AggregatorSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings)
+    own, of_script = split_arguments(argv)
+    settings = read_settings(AggregatorSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    if of_script and settings.script is None:
+        raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
+    role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings, of_script)
     with (
         Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal,
         private_files(role.state),
@@ -131,8 +138,8 @@ class _Root:
 
     on_missing = ", and asking the workers to send again"
 
-    def __init__(self, settings: AggregatorSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: AggregatorSettings, of_script: Sequence[str]) -> None:
+        self._settings, self._of_script = settings, of_script
         self.config = settings.config
         self.view = AggregatorView()
         self.state: Path | None = settings.state
@@ -144,7 +151,8 @@ class _Root:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        self._task = load_task(self._settings.task, Site(args=self._settings.task_args))
+        script, site = self._settings.script, Site(args=self._settings.task_args)
+        self._task = ScriptedModel(script, self._of_script) if script else load_task(self._settings.task, site)
         self.config = replace(self.config, membership=membership(self._settings, "aggregator"))
         with experiment_logs(self._settings) as logs:
             self._on_event = fan_out(self.view.on_event, self._metrics.on_event, *logs)

@@ -59,6 +59,11 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     """What a run is: its rounds, its averaging, its local training. Shared with the simulation."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
+    script: FilePath | None = Field(
+        None,
+        description="training script with a loop of its own, over fedmq.rounds(model), in place of --task: it is run as"
+        " far as that, for its model; its own flags come last, after --",
+    )
     task_args: ArgumentsAsText = Field(
         Arguments(), description="name=value for the task here, in site.args, such as csv=/data/a.csv; once for each"
     )
@@ -136,6 +141,17 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     part_bytes: Annotated[int, Field(ge=8, le=8 * 2**20, multiple_of=8)] = Field(
         8 * 2**20, description="bytes of each part in which a model above the inline cap travels"
     )
+
+    @model_validator(mode="after")
+    def _one_thing_is_trained(self) -> Self:
+        if self.script is not None and self.task != type(self).model_fields["task"].default:
+            raise ValueError("give --task or --script: a script has its own model, and trains in a loop of its own")
+        return self
+
+    @property
+    def learns(self) -> str:
+        """What the run trains, as the ledger records it."""
+        return self.task if self.script is None else self.script.name
 
     @model_validator(mode="after")
     def _early_stop_has_a_metric(self) -> Self:
@@ -244,7 +260,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
         """
         return AggregatorConfig(
             run=self.run,
-            task=self.task,
+            task=self.learns,
             seed=self.seed,
             state=self.state,
             topology=self.topology,

@@ -1,7 +1,7 @@
 """The ground floor: how a command meets its user. Settings, log lines, terminal, exit codes; nothing federated."""
 
 from console import errors, malloc
-from console.command import configure_logging, exit_code_of
+from console.command import configure_logging, exit_code_of, log_unless_configured, on_signals, signals_as_before
 from console.errors import (
     BlobLost,
     BrokerError,
@@ -49,9 +49,11 @@ from console.settings import (
     ServedSettings,
     environment_of,
     explained,
+    given_settings,
     problems_in,
     read_settings,
     settings_of,
+    split_arguments,
 )
 from console.terminal import Terminal
 from console.trend import Trend
@@ -110,12 +112,17 @@ __all__ = [
     "exit_code_of",
     "explained",
     "fan_out",
+    "given_settings",
+    "log_unless_configured",
     "malloc",
     "name_of",
+    "on_signals",
     "printable",
     "private_files",
     "problems_in",
     "read_settings",
     "settings_of",
+    "signals_as_before",
+    "split_arguments",
     "with_progress",
 ]

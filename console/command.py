@@ -1,10 +1,11 @@
 """What all commands share: log lines, and an exit code with one clear line instead of a traceback."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from console.errors import ExitCode, FedmqError
@@ -18,6 +19,24 @@ def configure_logging(level: str, *, log_format: LogFormat = "text", handler: lo
         handler.setFormatter(formatter_of(log_format))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+
+
+def log_unless_configured(level: str, *, log_format: LogFormat = "text") -> None:
+    """``configure_logging``, in a program of somebody else's: if that logs already, our lines go where its own go."""
+    if not logging.getLogger().handlers:
+        configure_logging(level, log_format=log_format)
+
+
+@contextlib.contextmanager
+def signals_as_before() -> Iterator[None]:
+    """What ``on_signals`` sets inside the ``with`` is undone after it."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) is not handler:
+                signal.signal(signum, handler)
 
 
 def on_signals(

@@ -20,7 +20,6 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
-from pydantic_core import to_jsonable_python
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -179,6 +178,15 @@ def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
     return Given(**values)
 
 
+def split_arguments(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """A command's arguments (None: the process's own), and those after ``--``, which are a script's."""
+    own = list(sys.argv[1:] if argv is None else argv)
+    if "--" not in own:
+        return own, []
+    at = own.index("--")
+    return own[:at], own[at + 1 :]
+
+
 def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, description: str, examples: str) -> S:
     """The settings of one command, from flags, environment and the file that ``--config`` names.
 
@@ -191,8 +199,29 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
         settings, root_parser=parser, cli_parse_args=words
     )
     known, _ = _config_parser().parse_known_args(words)
-    own = prog.removeprefix("fl-")
-    from_file = InitSettingsSource(settings, _read_yaml(settings, known.config, own)) if known.config else None
+    try:
+        read = _sourced(settings, flags, config=known.config, own=prog)()
+    except ValidationError as error:
+        raise SettingsError(explained(error, prog)) from error
+    _warn_of_passwords(read, flags())
+    return read
+
+
+def given_settings(settings: type[S], values: Mapping[str, Any], *, config: str | Path | None = None, prog: str) -> S:
+    """The settings of the command ``prog`` in a program: its values, then environment, file and defaults.
+
+    All problems are in one SettingsError.
+    """
+    given = InitSettingsSource(settings, dict(values))
+    try:
+        return _sourced(settings, given, config=config, own=prog)()
+    except ValidationError as error:
+        raise SettingsError(explained(error, prog)) from error
+
+
+def _sourced(settings: type[S], first: PydanticBaseSettingsSource, *, config: str | Path | None, own: str) -> type[S]:
+    """The settings, read from ``first``, then from the environment, then from the file."""
+    content = _read_yaml(settings, str(config), own.removeprefix("fl-")) if config else None
 
     class Sourced(settings):  # type: ignore[valid-type,misc]
         @classmethod
@@ -204,14 +233,10 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (flags, env_settings, *([from_file] if from_file else []))
+            from_file = [] if content is None else [InitSettingsSource(settings, content)]
+            return (first, env_settings, *from_file)
 
-    try:
-        read = Sourced()
-    except ValidationError as error:
-        raise SettingsError(explained(error, prog)) from error
-    _warn_of_passwords(read, flags())
-    return read
+    return Sourced
 
 
 def _words(settings: type[BaseSettings], argv: Sequence[str]) -> list[str]:
@@ -246,16 +271,17 @@ def _is_secret(given: str) -> bool:
 
 def environment_of(settings: BaseSettings, names: Iterable[str]) -> dict[str, str]:
     """These of the settings, as the environment in which ``read_settings`` reads the same values, secrets too."""
-    return {f"{ENV_PREFIX}{name.upper()}": _as_variable(getattr(settings, name)) for name in names}
+    names = set(names)
+    plain = settings.model_dump(mode="json", include=names)
+    secrets = {name: value for name in names if isinstance(value := getattr(settings, name), SecretStr)}
+    plain |= {name: value.get_secret_value() for name, value in secrets.items()}
+    return {f"{ENV_PREFIX}{name.upper()}": _as_variable(value) for name, value in plain.items()}
 
 
 def _as_variable(value: object) -> str:
     if value is None:
         return _NONE
-    if isinstance(value, Arguments):
-        return str(value)
-    plain = value.get_secret_value() if isinstance(value, SecretStr) else to_jsonable_python(value)
-    return plain if isinstance(plain, str) else json.dumps(plain)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -272,7 +272,8 @@ def command_line(prog: str, argv: Sequence[str] | None, *, state: Path | None = 
     """What a person types to run this command again, with its state directory and without passwords."""
     words = [*(_started_as(prog) if argv is None else [prog]), *(sys.argv[1:] if argv is None else argv)]
     if state is not None and not any(word == "--state" or word.startswith("--state=") for word in words):
-        words += ["--state", str(state)]
+        at = words.index("--") if "--" in words else len(words)  # what follows is a script's
+        words[at:at] = ["--state", str(state)]
     flagged = pairwise(["", *words])
     return shlex.join("PASSWORD" if flag == "--token" else without_password(word) for flag, word in flagged)
 

@@ -20,8 +20,19 @@ from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.states import ModelTensors, State
 from broker.wire import Believing, ModelHead, decode
-from console import IS_SHOWN, ExitCode, Terminal, exit_code_of, fan_out, private_files, read_settings
+from console import (
+    IS_SHOWN,
+    ExitCode,
+    SettingsError,
+    Terminal,
+    exit_code_of,
+    fan_out,
+    private_files,
+    read_settings,
+    split_arguments,
+)
 from learning import Measured, Site, Task, load_task
+from learning.scripts import ScriptedModel
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
 from simulation.processes import WorkerProcesses
@@ -38,7 +49,8 @@ _EXAMPLES = """\
   fl-simulate --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
   fl-simulate --task my_task.py:task --workers 4 --state runs/mine      (run it again, and it goes on)
   fl-simulate --task digits --workers 1000 --rounds 5 --jobs 2
-  fl-simulate --task digits --workers 4 --broker amqp://guest:guest@localhost:5672/"""
+  fl-simulate --task digits --workers 4 --broker amqp://guest:guest@localhost:5672/
+  fl-simulate --script train.py --workers 3 --broker amqp://guest:guest@localhost:5672/ -- --epochs 2"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
-    settings = read_settings(SimulationSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    own, of_script = split_arguments(argv)
+    settings = read_settings(SimulationSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    if of_script and settings.script is None:
+        raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
     run_settings = settings.of_aggregator()
     state = run_settings.state
-    view = SimulationView(f"{settings.task}, {settings.workers:,} workers  state {state}")
+    view = SimulationView(f"{settings.learns}, {settings.workers:,} workers  state {state}")
     with (
         Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal,
         private_files(state),
@@ -59,7 +74,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
             log.setLevel(logging.INFO)
         torch.set_num_threads(1)
         with experiment_logs(run_settings) as logs:
-            simulation = Simulation(settings, run_settings, terminal, view, logs)
+            simulation = Simulation(settings, run_settings, of_script, terminal, view, logs)
             summary = simulation.run()
         if summary is None:
             return ExitCode.INTERRUPTED
@@ -100,6 +115,7 @@ class Simulation:
         self,
         settings: SimulationSettings,
         run_settings: AggregatorSettings,
+        of_script: Sequence[str],
         terminal: Terminal,
         view: SimulationView,
         watchers: Sequence[Watcher],
@@ -109,7 +125,12 @@ class Simulation:
         self._terminal = terminal
         self._view = view
         self._on_event = fan_out(view.on_event, _log_round, *watchers)
-        self._task: Task = load_task(settings.task, Site(partition=settings.partition, args=settings.task_args))
+        self._of_script = of_script
+        self._task: Task = (
+            load_task(settings.task, Site(partition=settings.partition, args=settings.task_args))
+            if settings.script is None
+            else ScriptedModel(settings.script, of_script)
+        )
 
     @property
     def folder(self) -> Path:
@@ -174,6 +195,7 @@ class Simulation:
             aggregator = stack.enter_context(contextlib.closing(made))
             workers = WorkerProcesses(
                 self._settings,
+                self._of_script,
                 queue=self._run_settings.queue,
                 logs=self.folder / "workers",
                 on_failure=aggregator.stop,

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker import WireSettings
@@ -19,9 +19,18 @@ _LEAVE_S = 20.0
 class WorkerProcesses:
     """The workers' processes, inside a ``with``. A failure is reported at once, and by ``check``."""
 
-    def __init__(self, settings: SimulationSettings, *, queue: str, logs: Path, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: SimulationSettings,
+        of_script: Sequence[str] = (),
+        *,
+        queue: str,
+        logs: Path,
+        on_failure: Callable[[], None],
+    ) -> None:
         self._settings, self._queue, self._logs, self._on_failure = settings, queue, logs, on_failure
         self._sites = settings.simulated_sites
+        self._of_script = of_script
         self._processes: list[subprocess.Popen[bytes]] = []
         self._watchers: list[threading.Thread] = []
         self._failures: list[str] = []
@@ -71,7 +80,7 @@ class WorkerProcesses:
         settings, name = self._settings, self._sites.names[index]
         arguments = {
             "queue": self._queue,
-            "task": settings.task,
+            **({"task": settings.task} if settings.script is None else {"script": str(settings.script)}),
             "name": name,
             "site": f"{index}/{settings.workers}",
             "partition": settings.partition,
@@ -79,9 +88,10 @@ class WorkerProcesses:
             "state": str(self._logs),
         }
         flags = [part for flag, value in arguments.items() for part in (f"--{flag}", value)]
+        of_script = ["--", *self._of_script] if self._of_script else []
         with (self._logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "simulation.tied.worker", *flags],
+                [sys.executable, "-m", "simulation.tied.worker", *flags, *of_script],
                 stdin=subprocess.PIPE,  # ties the worker to us: nobody writes to it, and it closes when we end
                 stdout=log,
                 stderr=subprocess.STDOUT,

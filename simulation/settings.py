@@ -74,9 +74,15 @@ class SimulationSettings(RunSettings):
         """The sites, in the order of their turns."""
         return self.sites or SimulatedSites.numbered(self.workers)
 
+    @model_validator(mode="after")
+    def _scripts_run_as_processes(self) -> Self:
+        if self.script is not None and self.broker is None:
+            raise ValueError("--script needs --broker: each worker of a script is a process of its own")
+        return self
+
     def of_aggregator(self) -> AggregatorSettings:
         """The same run, as an aggregator's settings."""
-        state = self.state or Path("runs") / f"{Path(self.task).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        state = self.state or Path("runs") / f"{Path(self.learns).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         own_queue = f"simulation-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]}"
         fields = {name: getattr(self, name) for name in RunSettings.model_fields}
         fields |= {"broker": self.broker} if self.broker else {}

@@ -74,13 +74,13 @@ def ledger_rows(state: Path, query: str, *values: object) -> list[tuple[Any, ...
 
 
 class Command:
-    """One started process and all that it said."""
+    """One started process, of a module or a ``.py`` file, and all that it said."""
 
     def __init__(self, module: str, flags: tuple[str, ...], *, folder: Path, env: Mapping[str, str], log: Path) -> None:
         self.log = log
         with log.open("wb") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *flags],
+                [sys.executable, *([module] if module.endswith(".py") else ["-m", module]), *flags],
                 cwd=folder,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -204,12 +204,26 @@ class Federation:
         own = ("--queue", self.queue, "--task", task, "--name", name)
         return self._start("worker.cli", (*own, *flags), name)
 
+    def script_aggregator(self, script: Path, *flags: str, arguments: tuple[str, ...] = ()) -> Command:
+        """Starts an aggregator for the model of a script with these arguments."""
+        own = ("--queue", self.queue, "--script", str(script), "--state", str(self.state))
+        return self._start("aggregator.cli", (*own, *flags, "--", *arguments), "aggregator")
+
+    def script_worker(self, name: str, script: Path, *arguments: str) -> Command:
+        """``fl-worker --script``."""
+        own = ("--queue", self.queue, "--script", str(script), "--name", name)
+        return self._start("worker.cli", (*own, "--", *arguments), name)
+
+    def script(self, name: str, script: Path, *arguments: str) -> Command:
+        """The script by itself, as a worker of this name."""
+        return self._start(str(script), arguments, name, FEDMQ_QUEUE=self.queue, FEDMQ_NAME=name)
+
     def simulation(self, *flags: str) -> Command:
         return self._start("simulation.cli", flags, "simulation")
 
-    def _start(self, module: str, flags: tuple[str, ...], label: str) -> Command:
+    def _start(self, module: str, flags: tuple[str, ...], label: str, **settings: str) -> Command:
         log = self.folder / f"{len(self._commands)}-{label}.log"
-        env = environment(FEDMQ_BROKER=self.broker, GATES=str(self.gates.folder))
+        env = environment(FEDMQ_BROKER=self.broker, GATES=str(self.gates.folder), **settings)
         command = Command(module, flags, folder=self.folder, env=env, log=log)
         self._commands.append(command)
         assert self._guard.stdin is not None

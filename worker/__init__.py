@@ -5,12 +5,14 @@ From Python: a ``Worker`` with its ``WorkerConfig``, on any transport, and its e
 
 from worker import events
 from worker.config import WorkerConfig
+from worker.joining import joined, named
 from worker.service import Worker
 from worker.settings import WorkerSettings
 from worker.state import OnDisk
-from worker.trainer import Trainer, derived_seed, new_model, plan_of
+from worker.trainer import NoUpdate, Trainer, derived_seed, new_model, plan_of
 
 __all__ = [
+    "NoUpdate",
     "OnDisk",
     "Trainer",
     "Worker",
@@ -18,6 +20,8 @@ __all__ = [
     "WorkerSettings",
     "derived_seed",
     "events",
+    "joined",
+    "named",
     "new_model",
     "plan_of",
 ]

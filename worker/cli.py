@@ -1,22 +1,31 @@
 """``fl-worker``: joins a federation, trains until the run is finished, leaves."""
 
 import contextlib
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from broker import connect, redacted
 from console import (
     ExitCode,
+    FedmqError,
+    SettingsError,
+    TaskError,
     Terminal,
     configure_logging,
+    environment_of,
     exit_code_of,
     fan_out,
     malloc,
     private_files,
     read_settings,
+    split_arguments,
 )
 from learning import load_task
+from learning.scripts import from_script, run_script
 from worker.device import pick_device
 from worker.joining import joined, named
 from worker.settings import WorkerSettings
@@ -28,6 +37,7 @@ _EXAMPLES = """\
   FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-worker --queue updates --task digits
   fl-worker --task my_task.py:task --name hospital-a --device auto --state /var/lib/fedmq
   fl-worker --task digits --site 0/8 --partition dirichlet:0.5
+  fl-worker --script train.py --name hospital-a -- --epochs 3 --data /data/hospital-a
   fl-worker --check"""
 
 
@@ -37,9 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> ExitCode:
-    settings = read_settings(WorkerSettings, argv, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
+    own, of_script = split_arguments(argv)
+    settings = read_settings(WorkerSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     malloc.keep_little()
-    return _check(settings) if settings.check else _work(settings, argv)
+    if settings.check:
+        return _check(settings)
+    if settings.script is not None:
+        return _run_script(settings, settings.script, of_script)
+    if of_script:
+        raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
+    return _work(settings, argv)
 
 
 def _check(settings: WorkerSettings) -> ExitCode:
@@ -74,6 +91,25 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
             )
         )
         worker.run()
+    return ExitCode.OK
+
+
+def _run_script(settings: WorkerSettings, script: Path, arguments: Sequence[str]) -> ExitCode:
+    """Runs a script, which joins by itself: our settings are its environment. Its errors are its own."""
+    configure_logging(settings.log_level, log_format=settings.log_format)
+    if "threads" in settings.model_fields_set:
+        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    os.environ |= environment_of(settings, settings.model_fields_set - {"task", "script", "check"})
+    try:
+        was_reached = run_script(script, arguments)
+    except FedmqError:
+        raise
+    except Exception as error:
+        trace = from_script(error, script)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        return ExitCode.FAILED
+    if not was_reached:
+        raise TaskError(f"{script} ended without a loop over fedmq.rounds(model), and so was no worker")
     return ExitCode.OK
 
 

@@ -42,7 +42,7 @@ from worker.events import (
     unwatched,
 )
 from worker.state import HOME, RESIDUAL, Carried, InMemory, Memory, Positions, Store
-from worker.trainer import Diverged, Trained, Trainer, derived_seed, plan_of
+from worker.trainer import NoUpdate, Trained, Trainer, derived_seed, plan_of
 from worker.upload import Body, Uploader
 
 log = logging.getLogger(__name__)
@@ -279,7 +279,7 @@ class Worker:
                 self._send(head, trained, measured, before=carried, memory=memory)
             elif not self._is_stopping:
                 self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
-        except Diverged as error:
+        except NoUpdate as error:
             self._leave_round(head, f"no update: {error}", level=logging.ERROR)
         except BlobLost:
             self._carried.forget(head.run_id, head.round)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FilePath, field_validator, model_validator
 
 from broker import ServiceSettings, Shared
 from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName
@@ -62,6 +62,11 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     """One worker at one site."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
+    script: FilePath | None = Field(
+        None,
+        description="training script with a loop of its own, over fedmq.rounds(model), in place of --task; its own"
+        " flags come last, after --; it trains where, and with as many threads, as it says itself",
+    )
     task_args: ArgumentsAsText = Field(
         Arguments(), description="name=value for this site's task, in site.args, such as csv=/data/a.csv; once for each"
     )
@@ -137,6 +142,12 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     def _what_is_required_can_be_had(self) -> Self:
         if self.require.names and self.roster is None:
             raise ValueError("--require needs --roster: without one nothing is signed, and any model could claim it")
+        return self
+
+    @model_validator(mode="after")
+    def _one_thing_is_trained(self) -> Self:
+        if self.script is not None and self.task != type(self).model_fields["task"].default:
+            raise ValueError("give --task or --script: a script has its own model, and trains in a loop of its own")
         return self
 
     @property

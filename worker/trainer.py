@@ -33,7 +33,11 @@ class Trained:
     metrics: dict[str, float]
 
 
-class Diverged(FedmqError):
+class NoUpdate(FedmqError):
+    """A training that ended without an update for its round; why is in the message."""
+
+
+class Diverged(NoUpdate):
     """A training that ended in NaN or infinity. Its update is of no use; the next model may be."""
 
 

@@ -6,6 +6,7 @@ OUR_PACKAGES = frozenset(
         "broker",
         "console",
         "dashboard",
+        "fedmq",
         "identities",
         "learning",
         "operations",

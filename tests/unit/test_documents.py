@@ -43,7 +43,8 @@ def test_flags_that_a_page_shows_are_flags_of_that_command(page: Path) -> None:
         for command, rest in re.findall(
             r"(fl-(?:aggregator|worker|simulate|dashboard|status|keys))((?: [^`|#;&(]*)?)", line
         ):
-            for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", rest):
+            own, _, _ = rest.partition(" -- ")  # what follows are a script's
+            for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", own):
                 positive = flag.replace("--no-", "--")
                 assert {flag, positive} & (flags[command] | {"--config", "--help"}), f"{command} has no {flag}: {line}"
 
@@ -55,3 +56,14 @@ def test_files_that_a_page_links_to_are_there(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name}: {target}"
     for example in re.findall(r"examples/\w+\.py", text):
         assert (ROOT / example).is_file(), example
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_includes_is_there_and_no_formatter_touches_it(page: Path) -> None:
+    """Formatters of Python in Markdown, such as ruff's, make `--8 < --"file"` of an include: no more an include."""
+    text = page.read_text(encoding="utf-8")
+    likely = re.findall(r"^.*-- ?8 ?<.*$", text, flags=re.MULTILINE)
+    included = re.findall(r'^--8<-- "([^"]+)"$', text, flags=re.MULTILINE)
+    assert len(likely) == len(included), likely
+    assert all((ROOT / file).is_file() for file in included), included
+    assert "--8<--" not in "".join(re.findall(r"^```(?:python|py)\n.*?^```$", text, flags=re.MULTILINE | re.DOTALL))

@@ -36,6 +36,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "operations.runs": (*_WIRE, "identities", "operations"),
     "learning.user_code": ("console",),
     "learning": ("console", "learning.user_code"),
+    "learning.scripts": ("console", "learning.user_code", "learning"),
     "worker.state": _STATES,
     "worker.events": _WIRE,
     "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
@@ -44,6 +45,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "console.serving",
         "identities",
         "learning",
+        "learning.scripts",
         *(f"worker.{room}" for room in ("state", "events", "watchers")),
     ),
     "aggregator.state": (*_STATES, "learning"),
@@ -81,6 +83,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "console.serving",
         "identities",
         "learning",
+        "learning.scripts",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
         *(f"aggregator.{room}" for room in ("rounds", "config", "settings", "commands", "watchers")),
     ),
@@ -92,10 +95,12 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "console.errors",
         "identities",
         "learning",
+        "learning.scripts",
         "worker",
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
+    "fedmq": ("console", "learning", "learning.scripts", "worker.events", "worker", "simulation"),
     "scaffold": (
         *_WIRE,
         "console.flags",
@@ -221,7 +226,7 @@ def test_a_room_holds_what_a_head_can_hold(package: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_door_offers_nothing_that_nobody_takes(package: str) -> None:
-    public = {"broker", "learning", "simulation", "worker", "aggregator"}  # for people's own code, too
+    public = {"fedmq", "broker", "learning", "simulation", "worker", "aggregator"}  # for people's own code, too
     taken = set()
     for path in [*SOURCES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("examples/*.py")]:
         for module, name in own_imports_of(path):
