@@ -50,7 +50,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 """Groups as readers look for them. Settings in no group come first, as the command's own, in the model's order."""
 ENV_PREFIX = "FEDMQ_"
 GROUP_OF: Mapping[str, str] = {name: group for group, names in _GROUPS.items() for name in names}
-_FIRST = ("task", "script", "name", "run", "rounds", "workers", "sites", "task_args", "state")
+_FIRST = ("task", "name", "run", "rounds", "workers", "sites", "task_args", "script", "state")
 """The settings that users set before all others, where a command has them."""
 
 _NAMES = {int: "number", float: "number", str: "text", bool: "yes or no", Path: "path", SecretStr: "text"}
