@@ -94,21 +94,26 @@ class Broadcaster:
         """What the newest head says of local training; None before there is one."""
         return None if self._head is None else self._head.local
 
-    def ensure(self, number: int, *, is_finished: bool = False) -> None:
+    def ensure(self, number: int, *, is_finished: bool = False, only_evaluate: bool = False) -> None:
         """Publishes the model that round ``number`` begins with, unless it is the newest on the stream.
 
         A worker that has already answered answers again only to a head of a new epoch.
-        ``is_finished``: the run is over and this model is the final one.
+        ``is_finished``: the run is over and this model is the final one. ``only_evaluate``: it is, but the sites are
+        still to measure it.
         """
         newest = newest_head(self._transport, self._config.membership.trust)
         head = newest[0] if newest else None
         if head is not None and head.run_id == self._run.run_id and head.blob is not None and self._is_model(head):
             self._blobs.setdefault(head.round, set()).add(head.blob.name)
         if head is None or head.run_id != self._run.run_id:
-            self.publish(number, self._stage_file(number), is_finished=is_finished)
+            self.publish(number, self._stage_file(number), is_finished=is_finished, only_evaluate=only_evaluate)
             self._delete_earlier_run(head)
-        elif (head.round, head.is_finished) != (number, is_finished) or not self._is_wanted(head.epoch):
-            self.publish(number, self._stage_file(number), is_finished=is_finished)
+        elif (head.round, head.is_finished, head.only_evaluate) != (
+            number,
+            is_finished,
+            only_evaluate,
+        ) or not self._is_wanted(head.epoch):
+            self.publish(number, self._stage_file(number), is_finished=is_finished, only_evaluate=only_evaluate)
         else:
             self._head = head
             if is_finished and head.blob is not None:  # a killed aggregator may not have got to this
@@ -141,7 +146,15 @@ class Broadcaster:
             upload.write(piece)
         return upload.finish()
 
-    def publish(self, number: int, body: Staged, *, is_finished: bool = False) -> None:
+    def finish(self) -> None:
+        """Publishes the last model, which the sites have measured, once more: as the final one."""
+        head = self._head
+        if head is None:
+            raise RuntimeError("no model was published")
+        body = self._stage_file(head.round) if head.blob is None else Staged(blob=head.blob)
+        self.publish(head.round, body, is_finished=True)
+
+    def publish(self, number: int, body: Staged, *, is_finished: bool = False, only_evaluate: bool = False) -> None:
         """Publishes the model that round ``number`` begins with. Publishing it again changes nothing for readers."""
         config = self._steering.config_of(number)
         head = ModelHead(
@@ -166,6 +179,8 @@ class Broadcaster:
             protection=config.membership.protection,
             began_at=self._ledger.began_at(),
             blob=body.blob,
+            replies=("diverged", "measured"),
+            only_evaluate=only_evaluate,
         )
         self._transport.broadcast(encode(head, body.payload, trust=config.membership.trust))
         if body.blob is not None:
@@ -180,7 +195,8 @@ class Broadcaster:
         if self._head is None:
             return
         if self._head.blob is None:
-            self.publish(self._head.round, self._stage_file(self._head.round))
+            only_evaluate = self._head.only_evaluate
+            self.publish(self._head.round, self._stage_file(self._head.round), only_evaluate=only_evaluate)
         else:
             self._head = self._head.model_copy(update={"name_conflicts": self._conflicts.names})
             self._transport.broadcast(encode(self._head, trust=self._config.membership.trust))

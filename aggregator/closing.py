@@ -14,7 +14,7 @@ from typing import Any
 from aggregator.broadcast import Staged
 from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
-from aggregator.events import RoundClosed, RunEnded
+from aggregator.events import RoundClosed, RunEnded, SitesMeasured
 from aggregator.opening import OpenedRun
 from aggregator.rounds import LeavesRange, next_model, state_names
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
@@ -56,6 +56,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
     If their mean takes the model out of its range, the round is abandoned: whatever updates contain, the run goes on.
     """
     plan = plan_of(current.number, by, total=current.updates.total, ending=config.ending)
+    _tell_if_nobody_could(current, by)
     if opened.has_large_model:
         malloc.give_back()  # the parts of updates, before those of a model are allocated
     reason = None
@@ -77,7 +78,11 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         model_sha256=written.sha256,
         companions=written.companions,
     )
-    current.updates.close(result, next_round=plan.next_round, install=written.install, num_present=current.num_present)
+    measured = current.updates.close(
+        result, next_round=plan.next_round, install=written.install, num_present=current.num_present
+    )
+    for number in measured:
+        opened.stores.on_event(SitesMeasured(row=opened.stores.ledger.round(number)))
     opened.stores.on_event(RoundClosed(row=opened.stores.ledger.round(current.number)))
     return Closed(plan, body)
 
@@ -87,6 +92,17 @@ def _settings_of_round(config: AggregatorConfig, opened: OpenedRun) -> dict[str,
     local = opened.broadcaster.local or config.local
     recorded = {name: config.recorded[name] for name in BY_ROUND if name in config.recorded}
     return recorded | local.model_dump(mode="json")
+
+
+def _tell_if_nobody_could(current: CurrentRound, by: ClosedBy) -> None:
+    """Logs that a round ends without any update, and which workers said that they have none."""
+    if current.updates.num_folded == 0 and current.updates.excused:
+        log.error(
+            "round %d is closed (%s), and the model stays as it is: no worker could train; %s",
+            current.number,
+            by,
+            current.unable_in_words,
+        )
 
 
 def write_next_model(

@@ -8,7 +8,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
 from aggregator.presence import Attendance, PartialUploads
-from aggregator.rounds import Close, Extended, OpenRound, Round, decide
+from aggregator.rounds import Close, Extended, OpenRound, Round, RoundPolicy, decide
 from aggregator.senders import Admission, Guard, Refusals
 from aggregator.state import ClosedBy
 from console import IS_SHOWN
@@ -20,11 +20,25 @@ _MOST_NAMED = 8
 
 
 class CurrentRound:
-    """One open round. Its time runs from its construction, or from ``restart_clock``."""
+    """One open round. Its time runs from its construction, or from ``restart_clock``.
 
-    def __init__(self, number: int, config: AggregatorConfig, opened: OpenedRun, attendance: Attendance) -> None:
-        self.number = number
-        self.updates = OpenRound(number, opened.stores)
+    With ``is_last`` it is the one after the last round: the sites measure the last model, and answer without tensors.
+    ``policy`` are its rules, by default those of the run.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        config: AggregatorConfig,
+        opened: OpenedRun,
+        attendance: Attendance,
+        *,
+        policy: RoundPolicy | None = None,
+        is_last: bool = False,
+    ) -> None:
+        self.number, self.is_last = number, is_last
+        self._policy = policy or config.policy
+        self.updates = OpenRound(number, opened.stores, is_last=is_last)
         """The updates folded in it."""
         self.partial_uploads = PartialUploads(
             number, num_shards=config.topology.num_shards, num_before=self.updates.num_folded
@@ -55,7 +69,7 @@ class CurrentRound:
 
     def _begin(self, *, report_in_s: float) -> None:
         now = self._clock()
-        self._round = Round.open(self.number, self._config.policy, now=now)
+        self._round = Round.open(self.number, self._policy, now=now)
         self._report_at = now + report_in_s
         self._wake_at = self._round.deadline_at
         self.follow(self._standing)
@@ -86,6 +100,27 @@ class CurrentRound:
         return self._attendance.num_present(now=self._clock())
 
     @property
+    def _num_able(self) -> int:
+        """The number of workers present that have not said that they have no update."""
+        num_excused = 0 if self.is_last else self._attendance.num_among(self.updates.excused)
+        return max(0, self.num_present - num_excused)
+
+    @property
+    def _num_unable(self) -> int:
+        return 0 if self.is_last else len(self.updates.excused)
+
+    @property
+    def _target(self) -> int:
+        return self._policy.target(self._num_able, num_unable=self._num_unable)
+
+    @property
+    def unable_in_words(self) -> str:
+        """Which workers have no update, and why."""
+        excused = self.updates.excused
+        named = "; ".join(f"{worker}: {reason}" for worker, reason in list(excused.items())[:_MOST_NAMED])
+        return named + (f"; and {len(excused) - _MOST_NAMED} more" if len(excused) > _MOST_NAMED else "")
+
+    @property
     def seconds(self) -> float:
         """How long it has been open."""
         return self._clock() - self._round.opened_at
@@ -109,9 +144,13 @@ class CurrentRound:
         if self._standing.closes_now:
             return ClosedBy.COMMAND
         now = self._clock()
-        num_folded, num_present = self.updates.num_folded, self.num_present
         self._round, decision = decide(
-            self._config.policy, self._round, now=now, num_folded=num_folded, num_present=num_present
+            self._policy,
+            self._round,
+            now=now,
+            num_folded=len(self.updates.excused) if self.is_last else self.updates.num_folded,
+            num_present=self._num_able,
+            num_unable=self._num_unable,
         )
         self._emit_move()
         if isinstance(decision, Close):
@@ -172,16 +211,20 @@ class CurrentRound:
         """Informs the watchers that its model is out."""
         num_folded = self.updates.num_folded
         answered = self._answered(self.number) if num_folded else []
-        self._on_event(RoundOpened(round=self.number, num_folded=num_folded, answered=answered))
+        unable = {worker: reason for worker, reason in self.updates.excused.items() if reason is not None}
+        self._on_event(RoundOpened(round=self.number, num_folded=num_folded, answered=answered, unable=unable))
         self._emit_move()
 
     def _emit_move(self) -> None:
+        if self.is_last:
+            return
         num_present = self.num_present
         move = RoundMoved(
             round=self.number,
             num_folded=self.updates.num_folded,
-            target=self._config.policy.target(num_present),
+            target=self._target,
             num_present=num_present,
+            num_unable=self._num_unable,
             deadline_at=None if self._standing.is_paused else self._round.deadline_at,
             is_extended=self._round.is_extended,
             is_paused=self._standing.is_paused,
@@ -193,9 +236,13 @@ class CurrentRound:
     def _waits_for(self) -> str:
         if self._standing.is_paused:
             return f"is paused, until fl-run resume; {self.updates.num_folded} folded"
-        policy = self._config.policy
+        policy = self._policy
         names = ", ".join(self._attendance.names()[:8]) or "none"
+        if self.is_last:
+            num_measured = len(self.updates.excused)
+            return f"waits for {self._target} sites to measure the last model; {num_measured} have; present: {names}"
+        unable = f"; without an update: {self.unable_in_words}" if self.updates.excused else ""
         return (
-            f"waits for {policy.target(self.num_present)} updates (quorum {policy.quorum.in_words}, at least"
-            f" {policy.min_updates}); {self.updates.num_folded} folded; workers present: {names}"
+            f"waits for {self._target} updates (quorum {policy.quorum.in_words}, at least"
+            f" {policy.min_updates}); {self.updates.num_folded} folded; workers present: {names}{unable}"
         )

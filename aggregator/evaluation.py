@@ -1,7 +1,5 @@
 """How good a global model is on the task's central test data, if the task has any."""
 
-import math
-
 from torch import nn
 
 from aggregator.state import ModelFile
@@ -20,11 +18,15 @@ class CentralEvaluation:
         with evaluating(model), blamed("the task's evaluate() at the aggregator"):
             self._model = model if numbers_of(task.evaluate(model), "evaluate") else None
 
+    @property
+    def has_data(self) -> bool:
+        """Whether there is anything to measure a model on."""
+        return self._model is not None
+
     def __call__(self, model: ModelFile) -> Measured:
-        """The metrics of a model; none without test data. Metrics that are not finite are left out."""
+        """The metrics of a model; none without test data."""
         if self._model is None:
             return Measured()
         self._tensors.put_into(self._model, model.state())
         with evaluating(self._model), blamed("the task's evaluate() at the aggregator"):
-            metrics = numbers_of(self._task.evaluate(self._model), "evaluate")
-        return Measured.of({name: value for name, value in metrics.items() if math.isfinite(value)})
+            return Measured.of(numbers_of(self._task.evaluate(self._model), "evaluate"))

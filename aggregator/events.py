@@ -48,6 +48,8 @@ class RoundOpened:
     num_folded: int
     answered: Collection[str] = ()
     """The workers whose updates these are."""
+    unable: Mapping[str, str] = field(default_factory=dict)
+    """Worker -> why it has no update for this round, of those that said so before the restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,8 @@ class RoundMoved:
     target: int
     """Updates wanted: the quorum for the workers now present."""
     num_present: int
+    num_unable: int = 0
+    """Workers that said that they have no update; the round does not wait for them."""
     deadline_at: float | None
     """On the aggregator's clock (``time.monotonic``)."""
     is_extended: bool
@@ -126,6 +130,20 @@ class RoundClosed:
     """A round is over: its ledger row, as ``Ledger.round`` gives it."""
 
     row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitesMeasured:
+    """What workers measured of the model after an earlier round is in that round's ledger row, as ``eval.*``."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastEvaluationOpened:
+    """All rounds are over, and the sites are asked to measure the model after this one."""
+
+    round: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +236,8 @@ Event = (
     | Committed
     | CommandTaken
     | RoundClosed
+    | SitesMeasured
+    | LastEvaluationOpened
     | RunEnded
     | RunStopped
 )

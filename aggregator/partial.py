@@ -37,6 +37,7 @@ from aggregator.rounds import (
     affordable_prefetch,
     base_weight_of,
     folded_of,
+    is_answer,
     largest_message,
     part_bytes_of,
     read_update,
@@ -268,6 +269,10 @@ class PartialAggregator:
             current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
             self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
             return
+        if is_answer(delivery):
+            current.without_update.add(delivery.sender)
+            self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
+            return
         try:
             update = read_update(delivery, current.expected, round_number=current.number)
         except MessageError as error:
@@ -469,6 +474,8 @@ class _ShardRound:
         """The workers that answered in the round before."""
         self.known = known
         """Worker -> instance, of the updates for this round that were folded or passed on."""
+        self.without_update: set[str] = set()
+        """Workers that answered without tensors, perhaps for an earlier round; the root judges that."""
         self.num_sums = 0
         self.quota = Quota(is_known=usual.__contains__)
         """Of messages that are not summed, and are passed on all the same for the root to judge."""
@@ -482,7 +489,8 @@ class _ShardRound:
     @property
     def has_all_usual(self) -> bool:
         """Whether all workers that answered in the round before have done so again, and any of it is still unsent."""
-        return self._usual <= self.known.keys() and any(map(self.pending.has, self._usual))
+        have_answered = self.known.keys() | self.without_update
+        return self._usual <= have_answered and any(map(self.pending.has, self._usual))
 
     def precedes(self, head: UpdateHead | None) -> bool:
         """Whether an update may be for a round that has begun but whose model is still on its way to us."""

@@ -17,7 +17,15 @@ from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
-from aggregator.events import CommandTaken, Event, RunStopped, Watcher, unwatched
+from aggregator.events import (
+    CommandTaken,
+    Event,
+    LastEvaluationOpened,
+    RunStopped,
+    SitesMeasured,
+    Watcher,
+    unwatched,
+)
 from aggregator.opening import OpenedRun, opened
 from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads
 from aggregator.rounds import (
@@ -26,8 +34,12 @@ from aggregator.rounds import (
     Duplicate,
     Fold,
     Late,
+    PassOver,
     Refuse,
     decide_on,
+    decide_on_answer,
+    is_answer,
+    read_answer,
     read_partial,
     read_update,
 )
@@ -91,6 +103,7 @@ class Aggregator:
             on_event=self._on_event,
             on_patience=lambda seconds: self._ledger.record({"patience_s": seconds}),
         )
+        self._has_checked_metric = False
         self._is_stopping = False
         self._opened: OpenedRun | None = None
         """None before ``start``."""
@@ -119,9 +132,14 @@ class Aggregator:
             self._delete_abandoned_sums(
                 PartialUploads(last, num_shards=self._config.topology.num_shards, num_before=num_folded)
             )
+            self._check_metric(last)
         reason = reason_to_end(last, config=self._config, opened=self._run)
         if reason is None:
             self._go_on(last + 1)
+            return
+        if self._asks_sites(last):
+            self._run.broadcaster.ensure(last + 1, only_evaluate=True)
+            self._open_last_evaluation(last)
             return
         self._run.broadcaster.ensure(last + 1, is_finished=True)
         if has_closed:
@@ -199,7 +217,7 @@ class Aggregator:
             return
         self._current.refusals.record_dropped()
         self._current.commit()
-        number = self._current.number
+        number = self._current.number - self._current.is_last
         log.info("stopped in round %d; run the same command again to go on", number, extra={IS_SHOWN: True})
         self._on_event(RunStopped(round=number))
 
@@ -238,7 +256,9 @@ class Aggregator:
         for settled in self._run.bodies.settle():
             self._take_up(settled)
         by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
-        if by is not None:
+        if by is not None and self._current.is_last:
+            self._close_last_evaluation()
+        elif by is not None:
             self._close_round(by)
 
     def time_left(self) -> float:
@@ -304,10 +324,32 @@ class Aggregator:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
-                contribution = self._read(delivery)
-                self._decide_on(contribution, delivery)
+                if delivery.shard is None and is_answer(delivery):
+                    self._take_answer(delivery)
+                else:
+                    contribution = self._read(delivery)
+                    self._decide_on(contribution, delivery)
             except MessageError as error:
                 self._refuse(delivery, contribution, error)
+
+    def _take_answer(self, delivery: Delivery) -> None:
+        """Notes that a worker has no update, or that it measured the model; a MessageError if it is not ours."""
+        answer = read_answer(delivery, self._run.expected, round_number=self._current.number)
+        worker, keys = answer.head.worker, answer.signer.keys if answer.signer else ()
+        if not self._admission.admits(worker, keys):
+            raise UnfitMessage(f"worker '{worker}' {self._admission.reason(worker, keys)}")
+        updates = self._current.updates
+        decision = decide_on_answer(
+            answer.head,
+            open_round=self._current.number,
+            max_staleness=self._config.policy.max_staleness,
+            known=updates.known_answer(answer),
+            is_last=self._current.is_last,
+        )
+        if isinstance(decision, PassOver) and decision.has_row:
+            decision = replace(decision, has_row=self._current.refusals.passes_over(delivery))
+        updates.take_answer(answer, decision, delivery)
+        self._attendance.answered(worker, is_folded=False)
 
     def _take_up(self, settled: Settled[Contribution]) -> None:
         """Decides again on a message whose body is there by now; or sets it aside, if that will not come.
@@ -345,7 +387,7 @@ class Aggregator:
             self._attendance.answered(claim.worker, is_folded=isinstance(decision, Fold))
 
     def _decision_on(self, contribution: Contribution) -> Decision:
-        return decide_on(
+        decision = decide_on(
             contribution.claims,
             base_round=contribution.base_round,
             open_round=self._current.number,
@@ -354,6 +396,9 @@ class Aggregator:
             weighting=self._config.weighting,
             most_samples=self._current.most_samples,
         )
+        if self._current.is_last and isinstance(decision, Fold):
+            return Late(tuple(contribution.claims), "all rounds are closed, and the last model is only measured")
+        return decision
 
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
@@ -431,15 +476,35 @@ class Aggregator:
         self._delete_abandoned_uploads(number)
         current.refusals.record_dropped()
         closed = close_round(current, by, config=self._config, opened=self._run)
+        self._check_metric(number)
         reason = reason_to_end(number, config=self._config, opened=self._run)
         if reason is None:
             self._open_after(current, closed)
+        elif self._asks_sites(number):
+            current.updates.settle()
+            self._run.broadcaster.publish(number + 1, closed.body, only_evaluate=True)
+            self._open_last_evaluation(number)
         else:
             current.updates.settle()  # before the final model is out: then nobody may restart a killed aggregator
             self._run.broadcaster.publish(number + 1, closed.body, is_finished=True)
             self._end(reason)
         self._delete_abandoned_sums(current.partial_uploads)
         self._run.retention.keep(number)
+
+    def _check_metric(self, number: int) -> None:
+        """Warns, once in this process, if the run goes by a metric that there is none of after this round."""
+        metric, names = self._config.ending.aim.metric, self._ledger.metric_names(number)
+        if self._has_checked_metric or metric is None or not names:
+            return
+        self._has_checked_metric = True
+        if metric not in names:
+            log.warning(
+                "--stop-metric %s: there is no such metric after round %d, and so no best model and no early end;"
+                " there are %s",
+                metric,
+                number,
+                ", ".join(names),
+            )
 
     def _open_after(self, last: CurrentRound, closed: Closed) -> None:
         number = last.number + 1
@@ -450,6 +515,31 @@ class Aggregator:
             malloc.give_back()
         self._open(number).emit_opened()
         last.updates.settle()
+
+    def _asks_sites(self, last: int) -> bool:
+        """Whether the sites are still to measure the model after the last round: they can, and nobody else has."""
+        ledger = self._ledger
+        return not self._run.evaluate.has_data and ledger.sites_measure(last) and not ledger.is_measured(last)
+
+    def _open_last_evaluation(self, last: int) -> None:
+        """Waits for the sites to measure the model after the last round, by the rules of a round; not without end."""
+        longest_s = max((row["seconds"] for row in self._ledger.rounds()), default=0.0)
+        policy = self._config.policy.of_last_evaluation(longest_s=longest_s)
+        self._round = CurrentRound(last + 1, self._config, self._run, self._attendance, policy=policy, is_last=True)
+        log.info("all rounds are over; the sites measure the model after round %d", last, extra={IS_SHOWN: True})
+        self._on_event(LastEvaluationOpened(round=last))
+
+    def _close_last_evaluation(self) -> None:
+        current, last = self._current, self._current.number - 1
+        current.refusals.record_dropped()
+        current.updates.close_evaluation()
+        self._on_event(SitesMeasured(row=self._ledger.round(last)))
+        self._run.broadcaster.finish()
+        self._run.retention.keep(last)
+        reason = reason_to_end(last, config=self._config, opened=self._run)
+        if reason is None:
+            log.warning("the run was extended while its last model was measured: run the same command again to go on")
+        self._end(reason or "all rounds are done")
 
     def _end(self, reason: str) -> None:
         end_run(reason, config=self._config, opened=self._run)

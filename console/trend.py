@@ -1,9 +1,11 @@
 """A metric over the rounds of a run: its last values as a sparkline, its direction, and the best so far."""
 
+import math
 from collections import deque
 from typing import Protocol
 
 _BARS = "▁▂▃▄▅▆▇█"
+_NO_BAR = "×"
 _NUM_KEPT = 64
 _SAME = 1e-4
 """Changes below this share of the value do not count."""
@@ -27,7 +29,7 @@ class Trend:
 
     def add(self, round_number: int, value: float) -> None:
         self._values.append(value)
-        if self.best is None or self._direction.is_better(value, self.best[1]):
+        if math.isfinite(value) and (self.best is None or self._direction.is_better(value, self.best[1])):
             self.best = (round_number, value)
 
     @property
@@ -40,7 +42,8 @@ class Trend:
         if len(self._values) < 2:
             return 0.0
         before, last = self._values[-2], self._values[-1]
-        return 0.0 if abs(last - before) <= _SAME * abs(before) else last - before
+        is_known = math.isfinite(last - before)
+        return last - before if is_known and abs(last - before) > _SAME * abs(before) else 0.0
 
     @property
     def arrow(self) -> str:
@@ -52,10 +55,13 @@ class Trend:
         return None if self.change == 0 else self._direction.is_better(self._values[-1], self._values[-2])
 
     def sparkline(self, width: int) -> str:
-        """The last values as bars from the lowest to the highest of them."""
+        """The last values as bars from the lowest to the highest of them; ``×`` for one that is no finite number."""
         values = list(self._values)[-width:] if width > 0 else []
-        low, high = min(values, default=0.0), max(values, default=0.0)
-        if high == low:
-            return _BARS[3] * len(values)
-        scale = (len(_BARS) - 1) / (high - low)
-        return "".join(_BARS[round((value - low) * scale)] for value in values)
+        finite = [value for value in values if math.isfinite(value)]
+        low, high = min(finite, default=0.0), max(finite, default=0.0)
+        scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+        middle = _BARS[3]
+        return "".join(
+            _NO_BAR if not math.isfinite(value) else _BARS[round((value - low) * scale)] if scale else middle
+            for value in values
+        )

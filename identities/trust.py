@@ -20,6 +20,7 @@ MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
     "model": ("aggregator",),
     "status": ("aggregator",),
     "update": ("worker",),
+    "reply": ("worker",),
     "presence": ("worker",),
     "partial": ("partial", "aggregator"),
     "command": ("operator",),

@@ -5,7 +5,20 @@ Pure: tensors in, tensors out. Nothing here knows a queue, a message or a clock.
 
 from learning.evaluation import evaluating
 from learning.loading import at_site, load_task
-from learning.metrics import AT_SITES, IN_TRAINING, USUAL_METRICS, Direction, Measured, bare, numbers_of, rank
+from learning.metrics import (
+    AT_SITES,
+    IN_TRAINING,
+    USUAL_METRICS,
+    Direction,
+    Measured,
+    bare,
+    finite,
+    not_finite,
+    numbers_of,
+    plain,
+    rank,
+    restored,
+)
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Plan, Site, Task
@@ -26,7 +39,11 @@ __all__ = [
     "bare",
     "blamed",
     "evaluating",
+    "finite",
     "load_task",
+    "not_finite",
     "numbers_of",
+    "plain",
     "rank",
+    "restored",
 ]

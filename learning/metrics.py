@@ -3,10 +3,11 @@
 And what a task may return for them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from console import TaskError
 
@@ -34,7 +35,8 @@ class Direction(StrEnum):
         return cls.MIN if any(word in metric for word in _FALLING) else cls.MAX
 
     def is_better(self, value: float, than: float) -> bool:
-        return value < than if self is Direction.MIN else value > than
+        """Whether a value is better; what is no finite number is better than nothing."""
+        return math.isfinite(value) and (value < than if self is Direction.MIN else value > than)
 
 
 def rank(metric: str) -> int:
@@ -47,6 +49,33 @@ def bare(metric: str) -> str:
     return metric.removeprefix(AT_SITES).removeprefix(IN_TRAINING)
 
 
+NotFinite = Literal["nan", "inf", "-inf"]
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are finite numbers."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def not_finite(metrics: Mapping[str, float]) -> dict[str, NotFinite]:
+    """What the others are."""
+    return {name: _word(value) for name, value in metrics.items() if not math.isfinite(value)}
+
+
+def plain(metrics: Mapping[str, float]) -> dict[str, float | NotFinite]:
+    """The metrics as JSON has room for them: what is no finite number as the word for it."""
+    return {name: value if math.isfinite(value) else _word(value) for name, value in metrics.items()}
+
+
+def restored(metrics: Mapping[str, float | str]) -> dict[str, float]:
+    """What ``plain`` was given."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _word(value: float) -> NotFinite:
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The metrics that a task gave for one model, and separately the number of samples that they are means over."""
@@ -56,10 +85,11 @@ class Measured:
     """None if the task did not say."""
 
     @classmethod
-    def of(cls, recorded: Mapping[str, float]) -> "Measured":
+    def of(cls, recorded: Mapping[str, float | str]) -> "Measured":
         """From one mapping with ``num_samples`` among the metrics, as tasks, messages and ledgers have it."""
-        metrics = {name: value for name, value in recorded.items() if name != _NUM_SAMPLES}
-        return cls(metrics, recorded.get(_NUM_SAMPLES))
+        metrics = restored(recorded)
+        num_samples = metrics.pop(_NUM_SAMPLES, None)
+        return cls(metrics, num_samples if num_samples is None or math.isfinite(num_samples) else None)
 
     def recorded(self) -> dict[str, float]:
         """What ``of`` takes."""

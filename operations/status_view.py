@@ -131,7 +131,7 @@ def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
             str(worker.round),
             f"{worker.progress:.0%}" if worker.state == "training" else "",
             _ago(max(0.0, snapshot.at_there - worker.seen_at)),
-            "yes" if worker.has_answered else "",
+            "yes" if worker.has_answered else "" if worker.no_update is None else "no update",
         )
         for worker in (snapshot.status.workers if snapshot.status else ())
     ]
@@ -147,6 +147,8 @@ def _more(snapshot: Snapshot) -> Iterator[str]:
     for worker in status.workers:
         if worker.objection is not None:
             yield f"{printable(worker.name)} does not answer: {printable(worker.objection)}"
+        if worker.no_update is not None:
+            yield f"{printable(worker.name)} has no update: {printable(worker.no_update)}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> Table:

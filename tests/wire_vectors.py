@@ -28,6 +28,7 @@ from broker.wire.messages import (
     Header,
     ModelHead,
     Presence,
+    Reply,
     Status,
     UpdateHead,
     WorkerStatus,
@@ -100,6 +101,9 @@ def vectors() -> Iterator[dict[str, Any]]:
     yield _vector("model, inline up to 4096 bytes", head.model_copy(update={"inline_cap": 4096}), MODEL)
     asking = {"protection": ("signed", "sealed"), "began_at": 1.7e9 - 60}
     yield _vector("model, for signed and sealed updates", head.model_copy(update=asking), MODEL)
+    yield _vector("model, with replies", head.model_copy(update={"replies": ("diverged", "measured")}), MODEL)
+    last = {"replies": ("diverged", "measured"), "round": 21, "only_evaluate": True}
+    yield _vector("model, only to be measured", head.model_copy(update=last), MODEL)
     for text in COMPRESSIONS:
         yield _update(Compression.parse(text))
     yield _update(Compression.parse("none", zstd=3))
@@ -134,6 +138,21 @@ def vectors() -> Iterator[dict[str, Any]]:
     answer = Answer(id=command.id, is_accepted=True, text="from round 5 on: lr 0.01 (0.05 before)")
     paused = status.model_copy(update={"is_paused": True, "answers": (answer,)})
     yield _vector("status, paused, with an answer", paused, {})
+    measured = Reply(
+        run_id="demo.0a1b2c3d",
+        worker="hospital-a",
+        instance="0123456789abcdef",
+        round=4,
+        model_sha256=digest_of(MODEL),
+        outcome="measured",
+        sent_at=1.7e9,
+        eval_metrics={"accuracy": 0.75, "num_samples": 30.0},
+    )
+    yield _vector("reply, measured", measured, {})
+    why = {"outcome": "diverged", "reason": "training gave NaN or infinity in 'weight'", "train_s": 1.5}
+    diverged = measured.model_copy(update=why | {"eval_not_finite": {"loss": "nan"}})
+    yield _vector("reply, diverged", diverged, {})
+    yield _signed("reply, diverged, signed", diverged, {}, SITE)
     yield _signed("model, signed", head, MODEL, AGGREGATOR)
     yield _signed("presence, signed", presence, {}, SITE)
     yield _signed("presence, signed, on a certificate", _by(WORKER, presence), {}, WORKER)

@@ -19,6 +19,7 @@ from broker.wire import (
     Buffer,
     ModelHead,
     Presence,
+    Reply,
     UpdateHead,
     decode_from,
     delta_specs,
@@ -28,7 +29,7 @@ from broker.wire import (
     num_bytes_of,
 )
 from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc
-from learning import Measured, Plan, Task
+from learning import Measured, Plan, Task, finite, not_finite, plain
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
 from worker.events import (
@@ -271,8 +272,15 @@ class Worker:
         carried = self._fresh(head) if kept is None else kept
         state = self._whole(head, state, carried)
         measured = self._trainer.evaluate(state)
+        if head.only_evaluate:
+            self._answer(head, "measured", measured)
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.metrics.items())
+            log.info("round %3d → measured the last model  %s", head.round - 1, shown)
+            self._set_state("idle", head.round)
+            return
         cancel = _Cancel(lambda: self._is_over(head))
         memory = Memory(carried)
+        begun_at = time.perf_counter()
         try:
             trained = self._trainer.train(state, self._plan(head, cancel, memory), head.tensors)
             if not cancel.was_seen:
@@ -280,11 +288,39 @@ class Worker:
             elif not self._is_stopping:
                 self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
         except NoUpdate as error:
-            self._leave_round(head, f"no update: {error}", level=logging.ERROR)
+            self._leave_round(head, f"no update of '{self._name}': {error}", level=logging.ERROR)
+            self._answer(head, "diverged", measured, reason=str(error), train_s=time.perf_counter() - begun_at)
         except BlobLost:
             self._carried.forget(head.run_id, head.round)
             self._leave_round(head, "is over; the update was not sent to its end")
         self._set_state("idle", head.round)
+
+    def _answer(
+        self,
+        head: ModelHead,
+        outcome: Literal["diverged", "measured"],
+        measured: Measured,
+        *,
+        reason: str | None = None,
+        train_s: float = 0.0,
+    ) -> None:
+        """Says at the aggregator that there is no update, if it takes such an answer."""
+        if outcome not in head.replies:
+            return
+        answer = Reply(
+            run_id=head.run_id,
+            worker=self._name,
+            instance=self.presence.instance,
+            round=head.round,
+            model_sha256=head.sha256,
+            outcome=outcome,
+            reason=None if reason is None else reason[:MAX_OBJECTION],
+            train_s=train_s,
+            sent_at=time.time(),
+            eval_metrics=finite(measured.recorded()),
+            eval_not_finite=not_finite(measured.recorded()),
+        )
+        self._transport.send(encode(answer, trust=self._trust), worker=self._name, num_shards=head.num_shards)
 
     def _leave_round(self, head: ModelHead, reason: str, *, level: int = logging.INFO) -> None:
         log.log(level, "round %3d: %s", head.round, reason, extra={"round": head.round, "reason": reason})
@@ -387,8 +423,10 @@ class Worker:
             num_samples=trained.num_samples,
             train_s=trained.train_s,
             sent_at=time.time(),
-            train_metrics=trained.metrics,
-            eval_metrics=measured.recorded(),
+            train_metrics=finite(trained.metrics),
+            eval_metrics=finite(measured.recorded()),
+            train_not_finite=not_finite(trained.metrics),
+            eval_not_finite=not_finite(measured.recorded()),
         )
         body = encode(update, sent.payload, trust=self._trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
@@ -406,8 +444,8 @@ class Worker:
                 "num_samples": trained.num_samples,
                 "train_s": trained.train_s,
                 "num_bytes": num_bytes,
-                "metrics": trained.metrics,
-                "eval_metrics": measured.recorded(),
+                "metrics": plain(trained.metrics),
+                "eval_metrics": plain(measured.recorded()),
             },
         )
 

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import math
 import random
 import re
 import time
@@ -95,7 +94,7 @@ class Trainer:
         """The task's metrics of a received model on the site's own held-out data."""
         self.tensors.put_into(self._model, state)
         with evaluating(self._model), blamed("the task's evaluate()"):
-            return Measured.of(_finite(numbers_of(self._task.evaluate(self._model), "evaluate")))
+            return Measured.of(_checked(numbers_of(self._task.evaluate(self._model), "evaluate")))
 
     def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
         """Trains from ``state``, of which ``shared`` (None: all) are to travel.
@@ -117,7 +116,7 @@ class Trainer:
         trained = self.tensors.taken_from(self._model)
         delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
         self._check_has_converged(delta, home, state)
-        return Trained(delta, home, num_samples, train_s, _finite(measured.metrics))
+        return Trained(delta, home, num_samples, train_s, _checked(measured.metrics))
 
     def _check_has_converged(self, delta: State, home: State, before: Mapping[str, torch.Tensor]) -> None:
         """Raises Diverged for a delta that cannot be averaged, or for what would stay here and spoil the next round.
@@ -171,11 +170,11 @@ def _rest(state: Mapping[str, torch.Tensor], shared: Specs) -> State:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if name not in names}
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that are finite numbers. TaskError if there are too many, or a name cannot travel."""
+def _checked(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics as numbers, NaN and infinity among them. TaskError if there are too many, or a name cannot travel."""
     if len(metrics) > MAX_METRICS:
         raise TaskError(f"the task gave {len(metrics)} metrics; at most {MAX_METRICS} can travel")
     for name in metrics:
         if not re.fullmatch(METRIC_NAME, name):
             raise TaskError(f"the task's metric {name!r} has a name that cannot travel; use letters, digits and ._@/-")
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return {name: float(value) for name, value in metrics.items()}

@@ -58,6 +58,8 @@ _COLUMNS = frozenset(
         "num_late",
         "num_refused",
         "num_duplicate",
+        "num_diverged",
+        "num_not_finite",
         "num_samples",
         "model_sha256",
     }

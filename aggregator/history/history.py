@@ -16,20 +16,22 @@ from torch import nn
 from aggregator.history import charts
 from aggregator.history.natural_order import natural_order
 from aggregator.history.sites import Decided
-from aggregator.state import FORMAT, Aim, Verdict, best_of, columns_of
+from aggregator.state import FORMAT, IS_OF_MEASURED, Aim, Verdict, best_of, columns_of, shifted
 from broker.states import specs_of
 from broker.wire import difference
 from console import StateError
-from learning import AT_SITES, IN_TRAINING, Direction, rank
+from learning import AT_SITES, IN_TRAINING, Direction, not_finite, rank, restored
 
-_METRICS = ("metrics", "worker_metrics", "worker_medians", "train_metrics", "eval_metrics")
+_METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
+_PLAIN = ("worker_medians", "num_not_finite")
 MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
 """Prefix -> the column of updates with what workers measured there."""
 _LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
 
 _CONTRIBUTIONS = """
 SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS num_late,
-    sum(verdict = 'duplicate') AS num_duplicate, sum((verdict = 'refused') * {num_messages}) AS num_refused,
+    sum(verdict = 'duplicate') AS num_duplicate,
+    sum(verdict = 'diverged') AS num_diverged, sum((verdict = 'refused') * {num_messages}) AS num_refused,
     coalesce(sum(CASE WHEN verdict = 'folded' THEN num_samples END), 0) AS num_samples,
     coalesce(sum(num_bytes), 0) AS num_bytes, avg(CASE WHEN verdict = 'folded' THEN staleness END) AS mean_staleness,
     avg(train_s) AS mean_train_s, avg(queue_s) AS mean_queue_s, max(base_round) AS last_round,
@@ -126,7 +128,7 @@ class History:
 
         ``round``, ``opened_at`` and ``closed_at`` (Unix time), ``seconds``, ``closed_by``, the numbers of updates by
         verdict, ``num_samples``, ``model_sha256``; the central metrics by name (``accuracy``), and the workers' as
-        ``eval.accuracy`` (of the received model) and ``train.loss``.
+        ``eval.accuracy`` (of the model after this round, once workers have answered it) and ``train.loss``.
         """
         return [_flat(row) for row in self.closed_rounds()]
 
@@ -136,7 +138,8 @@ class History:
         ``worker_medians`` has the lower and the upper middle value, with one vote a worker; these decide when a run
         ends and which model is the best.
         """
-        return list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
+        rows = list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
+        return rows if IS_OF_MEASURED in columns_of(self._db, "rounds") else shifted(rows)
 
     def num_closed(self) -> int:
         """How many rounds are closed."""
@@ -202,7 +205,10 @@ class History:
         if metric is not None and '"' not in metric:
             measured = "CASE WHEN json_valid(eval_metrics) THEN json_extract(eval_metrics, '$.\"' || ? || '\"') END"
         values = (since_round,) if measured == "NULL" else (metric, since_round)
-        yield from self._db.execute(f"SELECT round, worker, verdict, {measured} FROM updates WHERE round >= ?", values)
+        query = f"SELECT round, base_round, worker, verdict, {measured} FROM updates WHERE round >= ?"
+        for number, base, worker, verdict, value in self._db.execute(query, values):
+            model = None if base is None else base - 1
+            yield number, model, worker, verdict, None if value is None else float(value)
 
     def refused(self, *, most: int = 100) -> list[dict[str, Any]]:
         """The newest refused updates, with their reasons; a row with ``num_messages`` above 1 counts that many."""
@@ -285,7 +291,11 @@ class History:
         names = [column[0] for column in cursor.description]
         for found in cursor:
             row: dict[str, Any] = dict(zip(names, found, strict=True))
-            yield row | {key: json.loads(row[key] or "{}") for key in _METRICS if key in row}
+            yield (
+                row
+                | {key: restored(json.loads(row[key] or "{}")) for key in _METRICS if key in row}
+                | {key: json.loads(row[key] or "{}") for key in _PLAIN if key in row}
+            )
 
 
 def _connected(uri: str) -> sqlite3.Connection:
@@ -299,5 +309,6 @@ def _connected(uri: str) -> sqlite3.Connection:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {key: value for key, value in row.items() if key not in _METRICS}
-    return {**row["metrics"], **row["worker_metrics"], **plain}
+    others = {key: value for key, value in row.items() if key not in _METRICS + _PLAIN}
+    num_not_finite = len(not_finite(row["metrics"])) + sum((row.get("num_not_finite") or {}).values())
+    return {**row["metrics"], **row["worker_metrics"], **others, "num_not_finite": num_not_finite}

@@ -14,6 +14,7 @@ from learning import AT_SITES, Direction, Measured, rank
 _TIMELINE_ROUNDS = 20
 _MOST_ROUNDS = 500
 _MOST_WORKERS = 200
+_ROUNDS_LATE = 5
 _MOST_CELLS = 200_000
 """Sites times rounds of the map."""
 _ROUND_COLUMNS = ("round", "closed_by", "num_folded", "num_late", "num_refused", "seconds", "closed_at", "model_sha256")
@@ -79,7 +80,8 @@ def title_of(history: History, facts: Mapping[str, Any]) -> str:
 
 def _metric_at_sites(rounds: charts.Rows) -> str | None:
     """The metric by which sites are compared: the first of those that people look for."""
-    names = [name for name in charts.metric_names(rounds) if any(f"{AT_SITES}{name}" in row for row in rounds[-1:])]
+    recent = rounds[-_ROUNDS_LATE:]  # the sites measure a model one round later
+    names = [name for name in charts.metric_names(rounds) if any(f"{AT_SITES}{name}" in row for row in recent)]
     return names[0] if names else None
 
 
@@ -130,8 +132,13 @@ def _newest_metrics(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]
         return []
     names = charts.metric_names(rounds[-1:])
     central = [name for name in names if name in rounds[-1]]
-    shown = central or [f"{AT_SITES}{name}" for name in names if f"{AT_SITES}{name}" in rounds[-1]]
-    return [(_number(rounds[-1][name]), name) for name in shown]
+    if central:
+        return [(_number(rounds[-1][name]), name) for name in central]
+    for row in rounds[: -1 - _ROUNDS_LATE : -1]:
+        at_sites = sorted((name for name in row if name.startswith(AT_SITES)), key=rank)
+        if at_sites:
+            return [(_number(row[name]), name) for name in at_sites]
+    return []
 
 
 def _comparison(summary: Mapping[str, Any]) -> dict[str, Any] | None:

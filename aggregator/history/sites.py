@@ -6,17 +6,19 @@ from dataclasses import dataclass, field
 
 from aggregator.history.charts import Figure, Spread
 
-_MARKS = {"folded": "f", "late": "l", "duplicate": "d", "refused": "r"}
+_MARKS = {"folded": "f", "late": "l", "duplicate": "d", "refused": "r", "diverged": "n", "measured": " "}
+_MEASURING = ("folded", "abandoned", "diverged", "measured")
+"""What an update or answer may have become whose metrics count."""
 _OTHER = "a"
-_URGENCY = " dalrf"
+_URGENCY = " dalrnf"
 """Of several updates that were decided in one round, the mark that comes last here is shown."""
 _LEVELS = 64
 _FIRST_LEVEL = ord("0")
 _NONE = " "
 _OUTLIERS = 0.02
 
-Decided = tuple[int, str | None, str, float | None]
-"""Round, worker, verdict, and the metric that the worker measured of the model it had received."""
+Decided = tuple[int, int | None, str | None, str, float | None]
+"""Round, the round after which there was the model that it is from, worker, verdict, and the metric of that model."""
 
 
 @dataclass(slots=True)
@@ -38,15 +40,17 @@ class Site:
 def sites_in(decided: Iterable[Decided], names: Sequence[str], *, first: int, last: int) -> dict[str, Site]:
     """The sites of these names, over the rounds from ``first`` to ``last``."""
     sites = {name: Site([_NONE] * (last - first + 1)) for name in names}
-    for number, worker, verdict, value in decided:
+    for number, model, worker, verdict, value in decided:
         site = sites.get(worker or "")
-        if site is None or number > last:
+        if site is None:
             continue
         at, mark = number - first, _MARKS.get(verdict, _OTHER)
-        if _URGENCY.index(mark) > _URGENCY.index(site.marks[at]):
+        if number <= last and _URGENCY.index(mark) > _URGENCY.index(site.marks[at]):
             site.marks[at] = mark
-        if value is not None and verdict == "folded" and math.isfinite(value):
-            site.values[number] = value
+        if value is None or model is None or verdict not in _MEASURING or not math.isfinite(value):
+            continue
+        if first <= model <= last:
+            site.values[model] = value
     return sites
 
 

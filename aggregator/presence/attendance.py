@@ -6,7 +6,7 @@ this was in vain, the next such name has half as long. A worker counts again as 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from aggregator.presence.present import Present
@@ -145,6 +145,11 @@ class Attendance:
         expected_until = self._expected_until if self._num_expected else None
         times = [self._counted.next_at(), self._newcomers.next_at(), expected_until]
         return min((at for at in times if at is not None and at < math.inf), default=None)
+
+    def num_among(self, workers: Iterable[str]) -> int:
+        """How many of these are present and count, or may be so shortly after a restart."""
+        is_early = self._num_expected > 0
+        return sum(1 for worker in workers if is_early or worker in self._counted)
 
     def names(self) -> list[str]:
         """The workers that are present and count."""

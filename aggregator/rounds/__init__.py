@@ -1,6 +1,7 @@
 """A round: when it ends, what counts in it, what its updates are added to, and the next model made from that."""
 
 from aggregator.rounds.accumulator import NewAccumulator
+from aggregator.rounds.answers import PassOver, decide_on_answer, is_answer, read_answer
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.fold_kernel import kernel
 from aggregator.rounds.intake import (
@@ -44,6 +45,7 @@ __all__ = [
     "OnShort",
     "OpenRound",
     "PartialSender",
+    "PassOver",
     "Quorum",
     "Refuse",
     "Round",
@@ -58,11 +60,14 @@ __all__ = [
     "base_weight_of",
     "decide",
     "decide_on",
+    "decide_on_answer",
     "folded_of",
+    "is_answer",
     "kernel",
     "largest_message",
     "next_model",
     "part_bytes_of",
+    "read_answer",
     "read_partial",
     "read_update",
     "state_names",

@@ -1,6 +1,6 @@
 """Is this update one of ours, and does it fit? Nothing that a message says about itself is taken on trust."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -16,7 +16,9 @@ from broker.wire import (
     SEAL_BYTES,
     Buffer,
     Folded,
+    Message,
     PartialHead,
+    Reply,
     Seal,
     Signer,
     Specs,
@@ -150,9 +152,14 @@ def row_of(
         num_bytes=claim.num_bytes,
         train_s=claim.train_s,
         queue_s=max(0.0, received_at - claim.sent_at),
-        train_metrics=claim.train_metrics,
-        eval_metrics=claim.eval_metrics,
+        train_metrics=all_metrics(claim.train_metrics, claim.train_not_finite),
+        eval_metrics=all_metrics(claim.eval_metrics, claim.eval_not_finite),
     )
+
+
+def all_metrics(metrics: Mapping[str, float], not_finite: Mapping[str, str]) -> dict[str, float]:
+    """The metrics in a header, those that are no finite numbers included."""
+    return {name: float(word) for name, word in not_finite.items()} | dict(metrics)
 
 
 def part_bytes_of(model: Tensors) -> int:
@@ -164,15 +171,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     """The update in a delivery; a MessageError that says what is wrong with it, if anything is."""
     message = decode_from(delivery.body, UpdateHead, trust=expected.membership.trust, max_tensors=expected.max_tensors)
     head, payload = message.header, message.payload
-    message.check_signer(head.worker)
-    if head.worker != delivery.sender:
-        by_another = UnfitMessage if message.signer is None else ForgedMessage
-        raise by_another(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
-    outdated = UnfitMessage if message.signer is None else ReplayedMessage
-    if head.run_id != expected.run_id:
-        raise outdated(f"update of run {head.run_id}; this is run {expected.run_id}")
-    if not 1 <= head.round <= round_number:
-        raise outdated(f"update for round {head.round}, which is not open; the open one is {round_number}")
+    check_origin(message, delivery, expected, round_number=round_number)
     if head.compression != expected.encoding.compression:
         raise UnfitMessage(
             f"its compression is {head.compression}; that of this run is {expected.encoding.compression}"
@@ -180,7 +179,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     problem = foreign_sets(head) or difference(expected.encoding.encoded, head.tensors)
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
-    _check_model(head, expected, is_signed=message.signer is not None)
+    check_model(head, expected, is_signed=message.signer is not None)
     seal = seal_of(head, UpdateContext.of(head), expected.membership)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
@@ -188,6 +187,22 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
         sizes = " or ".join(map(str, sorted(expected.part_bytes)))
         raise UnfitMessage(f"its blob has parts of {head.blob.part_bytes} bytes; this run has parts of {sizes}")
     return Update(head, payload, expected.encoding, len(delivery.body), guard or Guard(), seal, message.signer)
+
+
+def check_origin(
+    message: Message[UpdateHead] | Message[Reply], delivery: Delivery, expected: Expected, *, round_number: int
+) -> None:
+    """A MessageError unless it is by its sender, of this run, and for a round that is or was open."""
+    head = message.header
+    message.check_signer(head.worker)
+    if head.worker != delivery.sender:
+        by_another = UnfitMessage if message.signer is None else ForgedMessage
+        raise by_another(f"claims to be from {head.worker}, but came with the key of '{delivery.sender}'")
+    outdated = UnfitMessage if message.signer is None else ReplayedMessage
+    if head.run_id != expected.run_id:
+        raise outdated(f"{head.kind} of run {head.run_id}; this is run {expected.run_id}")
+    if not 1 <= head.round <= round_number:
+        raise outdated(f"{head.kind} for round {head.round}, which is not open; the open one is {round_number}")
 
 
 def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: Membership) -> Seal | None:
@@ -199,7 +214,8 @@ def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: 
     return None
 
 
-def _check_model(head: UpdateHead, expected: Expected, *, is_signed: bool) -> None:
+def check_model(head: UpdateHead | Reply, expected: Expected, *, is_signed: bool) -> None:
+    """A MessageError if it is not about the model that its round begins with."""
     wanted = expected.model_sha256(head.round)
     if head.model_sha256 is None:
         if is_signed:

@@ -20,6 +20,7 @@ from typing import Protocol, assert_never
 from aggregator.bodies import Body, WithBody
 from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdrawn, Watcher
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
+from aggregator.rounds.answers import AnswerDecision, Excuse, ReceivedAnswer
 from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse, discount
 from aggregator.state import (
     Accumulated,
@@ -138,14 +139,23 @@ class Stores:
 
 
 class OpenRound:
-    """The round that updates are folded into. There is a new one for each round; a start loads the last commit."""
+    """The round that updates are folded into. There is a new one for each round; a start loads the last commit.
 
-    def __init__(self, number: int, stores: Stores) -> None:
+    With ``is_last`` none are: it is the one after the last round, in which the sites measure the last model.
+    """
+
+    def __init__(self, number: int, stores: Stores, *, is_last: bool = False) -> None:
         self.number = number
         self._stores = stores
         self._rows: list[UpdateRow] = []
         self._instances: dict[tuple[int, str], str] = {}
         """(base round, worker) -> instance, of updates folded since the last commit."""
+        self._answers: dict[tuple[int, str], str] = {}
+        """The same of answers without tensors that count."""
+        self._excuse = Verdict.MEASURED if is_last else Verdict.DIVERGED
+        """What an answer without tensors is that counts."""
+        self.excused: dict[str, str | None] = stores.ledger.answers(number, self._excuse)
+        """Worker -> why it has no update for this round, of those that said so and have sent none since."""
         self._deliveries: list[Delivery] = []
         self._blobs: list[str] = []
         self._is_short_of_room = False
@@ -173,6 +183,25 @@ class OpenRound:
 
     def _instance_of(self, base_round: int, worker: str) -> str | None:
         return self._instances.get((base_round, worker)) or self._stores.ledger.is_folded(base_round, worker)
+
+    def known_answer(self, answer: ReceivedAnswer) -> str | None:
+        """The instance of an update or answer with the same key that is in already; None if there is none."""
+        key = (answer.head.round, answer.head.worker)
+        found = self._instance_of(*key) or self._answers.get(key)
+        return found or self._stores.ledger.is_answered(*key, answer.verdict)
+
+    def take_answer(self, answer: ReceivedAnswer, decision: AnswerDecision, delivery: Delivery) -> None:
+        """Remembers what was decided on an answer until the commit."""
+        head = answer.head
+        if isinstance(decision, Excuse):
+            self._answers[head.round, head.worker] = head.instance
+            if head.round == self.number:
+                self.excused[head.worker] = head.reason
+        row = answer.row(decision, received_at=time.time(), round_number=self.number)
+        if row is not None:
+            self._add_row(row)
+        self._deliveries.append(delivery)
+        self._start_waiting()
 
     def take(self, contribution: Contribution, decision: Decision, delivery: Delivery, body: Body) -> None:
         """Carries the decision out and remembers it until the commit. A refusal is an UnfitMessage.
@@ -206,6 +235,8 @@ class OpenRound:
         rows = []
         for claim, weight in zip(contribution.claims, decision.weights, strict=True):
             self._instances[contribution.base_round, claim.worker] = claim.instance
+            if contribution.base_round == self.number:
+                self.excused.pop(claim.worker, None)
             row = contribution.row(claim, Verdict.FOLDED, received_at=received_at, round_number=self.number)
             rows.append(replace(row, weight=float(weight)))
         self._remember(contribution, rows, delivery, fold_s=fold_s)
@@ -368,13 +399,24 @@ class OpenRound:
 
     def close(
         self, result: RoundResult, *, next_round: int | None, install: Callable[[], None], num_present: int = 0
-    ) -> None:
-        """Commits the end of the round; ``install`` puts its model, already on the disk, in its place."""
+    ) -> list[int]:
+        """Commits the end of the round; ``install`` puts its model, already on the disk, in its place.
+
+        Returns the earlier rounds whose models the workers have now measured.
+        """
         begun_at = time.perf_counter()
-        self._stores.ledger.close_round(
+        measured = self._stores.ledger.close_round(
             self.number, self._rows, result, next_round=next_round, install=install, num_present=num_present
         )
         self._emit_committed(begun_at)
+        return measured
+
+    def close_evaluation(self) -> None:
+        """Commits what the sites measured of the last model, and acks."""
+        begun_at = time.perf_counter()
+        self._stores.ledger.close_evaluation(self.number - 1, self._rows)
+        self._emit_committed(begun_at)
+        self._settle()
 
     def _emit_committed(self, begun_at: float) -> None:
         self._stores.on_event(Committed(rows=tuple(self._rows), seconds=time.perf_counter() - begun_at))
@@ -392,4 +434,5 @@ class OpenRound:
             transport.ack(self._deliveries)
         self._rows, self._deliveries, self._blobs, self._kept = [], [], [], []
         self._instances.clear()
+        self._answers.clear()
         self._oldest_at = None

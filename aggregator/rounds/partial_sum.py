@@ -45,6 +45,8 @@ def folded_of(update: Update) -> Folded:
         sent_at=head.sent_at,
         train_metrics=head.train_metrics,
         eval_metrics=head.eval_metrics,
+        train_not_finite=head.train_not_finite,
+        eval_not_finite=head.eval_not_finite,
     )
 
 

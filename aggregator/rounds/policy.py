@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from aggregator.state import ClosedBy
 
+_LAST_EVALUATION_S = 60.0
+"""The sites have at least this long to measure the last model."""
+
 
 class OnShort(StrEnum):
     """What to do at the deadline with fewer updates than ``min_updates``."""
@@ -44,11 +47,18 @@ class Quorum:
             raise ValueError(share)
         return cls(share=share, text=text)
 
-    def target(self, num_present: int) -> int:
-        """The number of updates wanted while ``num_present`` workers are present; at least 1."""
+    def target(self, num_present: int, *, num_unable: int = 0) -> int:
+        """The number of updates wanted while ``num_present`` workers are present; at least 1.
+
+        ``num_unable`` others have said that they have none: a count does not wait for them.
+        """
         if self.share is None:
-            return self.count or 1
+            return max(1, (self.count or 1) - num_unable)
         return max(1, math.ceil(round(self.share * num_present, 9)))
+
+    def is_hopeless(self, num_present: int, *, num_unable: int) -> bool:
+        """Whether all that it waits for have said that they have no update."""
+        return num_unable > 0 and (num_present if self.share is not None else (self.count or 1) - num_unable) <= 0
 
     def counted(self, num_present: int) -> "Quorum":
         """The same as a count, for a number of workers that is known and stays the same."""
@@ -73,8 +83,17 @@ class RoundPolicy:
     on_short: OnShort = OnShort.EXTEND
     max_staleness: int = 0
 
-    def target(self, num_present: int) -> int:
-        return max(self.min_updates, self.quorum.target(num_present))
+    def target(self, num_present: int, *, num_unable: int = 0) -> int:
+        return max(self.min_updates, self.quorum.target(num_present, num_unable=num_unable))
+
+    def of_last_evaluation(self, *, longest_s: float) -> "RoundPolicy":
+        """The rules by which the sites are waited for that measure the last model: never for longer than a round took.
+
+        ``longest_s`` is how long the longest round took.
+        """
+        most_s = max(_LAST_EVALUATION_S, longest_s)
+        deadline_s = most_s if self.deadline_s is None else min(most_s, self.deadline_s)
+        return replace(self, deadline_s=deadline_s, grace_s=0.0, min_updates=1, on_short=OnShort.ACCEPT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,14 +153,18 @@ Decision = Wait | Close | Extended
 
 
 def decide(
-    policy: RoundPolicy, state: Round, *, now: float, num_folded: int, num_present: int
+    policy: RoundPolicy, state: Round, *, now: float, num_folded: int, num_present: int, num_unable: int = 0
 ) -> tuple[Round, Decision]:
-    """What is to be done at ``now``, and the round as it is after that."""
+    """What is to be done at ``now``, and the round as it is after that.
+
+    ``num_unable`` workers, not among the ``num_present``, have said that they have no update. A round without any
+    update that nobody can bring one to is over at once.
+    """
     if state.paused_at is not None:
         return state, Wait(None)
     if state.is_extended and num_folded >= policy.min_updates:
         return state, Close(ClosedBy.DEADLINE)
-    if num_folded >= policy.target(num_present):
+    if num_folded >= policy.target(num_present, num_unable=num_unable):
         if policy.grace_s == 0:
             return state, Close(ClosedBy.QUORUM)
         state = replace(state, quorum_at=now if state.quorum_at is None else state.quorum_at)
@@ -149,6 +172,8 @@ def decide(
         state = replace(state, quorum_at=None)  # the quorum is a share, and more workers are present than before
     if state.quorum_at is not None and now >= state.quorum_at + policy.grace_s:
         return state, Close(ClosedBy.QUORUM)
+    if num_folded == 0 and policy.quorum.is_hopeless(num_present, num_unable=num_unable):
+        return state, Close(ClosedBy.SHORT if policy.on_short is OnShort.ACCEPT else ClosedBy.ABANDONED)
     if state.deadline_at is not None and now >= state.deadline_at:
         return _at_deadline(policy, state, now, num_folded)
     grace_until = None if state.quorum_at is None else state.quorum_at + policy.grace_s

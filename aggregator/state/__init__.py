@@ -5,6 +5,7 @@ from aggregator.state.early_stop import Aim, Ending
 from aggregator.state.kept_bodies import KeptBodies
 from aggregator.state.ledger import (
     FORMAT,
+    IS_OF_MEASURED,
     Accumulated,
     ClosedBy,
     CommandRow,
@@ -18,10 +19,12 @@ from aggregator.state.ledger import (
     recorded_metrics,
 )
 from aggregator.state.retention import Retention, best_of
+from aggregator.state.site_metrics import shifted
 from aggregator.state.summary import summarize
 
 __all__ = [
     "FORMAT",
+    "IS_OF_MEASURED",
     "Accumulated",
     "Aim",
     "ClosedBy",
@@ -43,5 +46,6 @@ __all__ = [
     "columns_of",
     "companion_specs",
     "recorded_metrics",
+    "shifted",
     "summarize",
 ]

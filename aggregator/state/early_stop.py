@@ -1,5 +1,6 @@
 """When a run ends: after its last round, or earlier on a metric. A pure function of the rounds, so a restart agrees."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class Ending:
             return f"all {self.rounds} rounds are done"
         if last_round == 0:
             return None
-        return reason_to_stop(rounds, self.aim, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
+        known = (without_sites(row) if row["round"] == last_round else row for row in rounds)
+        return reason_to_stop(known, self.aim, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
 
     def goes_on_after(self, round_number: int) -> bool:
         """Whether another round is certain to follow, whatever is measured."""
@@ -54,12 +56,25 @@ class Ending:
         return round_number < self.rounds and not is_last and self.aim.metric is None
 
 
+def without_sites(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as it was when its round closed: the sites have measured its model only since then."""
+    kept = ("worker_metrics", "worker_medians")
+    return dict(row) | {
+        key: {name: value for name, value in row.get(key, {}).items() if not name.startswith(AT_SITES)} for key in kept
+    }
+
+
 def metric_of(row: Mapping[str, Any], metric: str, direction: Direction) -> float | None:
     """What a metric counts as in a ledger row of a round: from the central evaluation, or else from the workers.
 
     Of the workers, the median, and of two middle values the worse, if more than half of them measured it; rounds closed
-    by 0.1.0 have only means.
+    by 0.1.0 have only means. None of what is no finite number.
     """
+    value = _counted(row, metric, direction)
+    return value if value is None or math.isfinite(value) else None
+
+
+def _counted(row: Mapping[str, Any], metric: str, direction: Direction) -> float | None:
     if metric in row["metrics"]:
         return float(row["metrics"][metric])
     medians = row.get("worker_medians", {})

@@ -15,7 +15,6 @@ An aggregator claims the ledger with a new epoch. From then on, every transactio
 """
 
 import json
-import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +23,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from aggregator.state.site_metrics import Reported, figures
 from console import LeadershipLost, StateError
-from learning import Measured
+from learning import Measured, plain, restored
 
 FORMAT = 2
 _FORMAT_WITHOUT_COMPANIONS = 1
@@ -53,8 +53,13 @@ _ADDED_COLUMNS = (
     ("updates", "num_messages", "INTEGER NOT NULL DEFAULT 1"),
     ("rounds", "worker_medians", "TEXT"),
     ("rounds", "settings", "TEXT"),
+    ("rounds", "num_diverged", "INTEGER"),
+    ("rounds", "num_not_finite", "TEXT"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
+
+IS_OF_MEASURED = "num_not_finite"
+"""A table of rounds without this column has what workers measured of a model in the row of the round after it."""
 
 _KEPT = """
 CREATE TABLE IF NOT EXISTS kept (
@@ -86,6 +91,10 @@ class Verdict(StrEnum):
     """It was folded into a round that had to be done again because one of its files was damaged."""
     WITHDRAWN = "withdrawn"
     """It was folded, and taken out again before the round closed, since its worker may not count any more."""
+    DIVERGED = "diverged"
+    """Its worker answered without an update: training ended in NaN or infinity."""
+    MEASURED = "measured"
+    """Its worker only measured a model, as it was asked to."""
 
 
 class ClosedBy(StrEnum):
@@ -99,7 +108,7 @@ class ClosedBy(StrEnum):
     """Somebody asked for the end of the run at once (``fl-run finish --now``)."""
     ABANDONED = "abandoned"
     """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``). Or their mean took
-    the model out of the range of its dtype."""
+    the model out of the range of its dtype. Or no worker had an update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,9 +237,13 @@ class Ledger:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
         self._db.execute(_KEPT)
         self._db.execute(_COMMANDS)
+        has_metrics_of_received_models = IS_OF_MEASURED not in columns_of(self._db, "rounds")
         for table, column, kind in _ADDED_COLUMNS:
             if column not in columns_of(self._db, table):
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        if version and has_metrics_of_received_models:
+            for (number,) in self._db.execute("SELECT round FROM rounds WHERE closed_by IS NOT NULL").fetchall():
+                self._measure(number)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -331,8 +344,11 @@ class Ledger:
         next_round: int | None,
         install: Callable[[], None],
         num_present: int = 0,
-    ) -> None:
-        """Ends the round, has ``install`` put its model in place, and opens the next round with nothing folded."""
+    ) -> list[int]:
+        """Ends the round, has ``install`` put its model in place, and opens the next round with nothing folded.
+
+        Returns the earlier rounds whose models the workers have now measured.
+        """
         with self.transaction():
             install()
             self._insert(rows)
@@ -341,7 +357,6 @@ class Ledger:
                     "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
                     (result.reason, number),
                 )
-            means, medians = self._worker_metrics(number), self._worker_medians(number)
             counts = dict(
                 self._db.execute(
                     "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
@@ -349,8 +364,8 @@ class Ledger:
             )
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
-                " num_refused = ?, num_duplicate = ?, num_samples = ?, metrics = ?, worker_metrics = ?,"
-                " worker_medians = ?, model_sha256 = ?, settings = ? WHERE round = ?",
+                " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_samples = ?, metrics = ?,"
+                " model_sha256 = ?, settings = ? WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -359,20 +374,24 @@ class Ledger:
                     counts.get(Verdict.LATE, 0),
                     counts.get(Verdict.REFUSED, 0),
                     counts.get(Verdict.DUPLICATE, 0),
+                    counts.get(Verdict.DIVERGED, 0),
                     result.num_samples,
-                    json.dumps(result.measured.recorded()),
-                    json.dumps(means),
-                    json.dumps(medians),
+                    json.dumps(plain(result.measured.recorded())),
                     result.model_sha256,
                     self._if_changed(number, result.settings),
                     number,
                 ),
             )
+            self._measure(number)
+            bases = self._db.execute("SELECT DISTINCT base_round FROM updates WHERE round = ?", (number,)).fetchall()
+            models = sorted(base - 1 for (base,) in bases if base is not None and self.base_round() < base <= number)
+            measured = [model for model in models if self._measure(model)]
             self._insert_companions(number, result.companions)
             self._db.execute("DELETE FROM kept")
             self._set({"accumulated": None, "num_present": num_present})
             if next_round is not None:
                 self._open(next_round, result.closed_at)
+        return measured
 
     def _if_changed(self, number: int, settings: Mapping[str, Any]) -> str | None:
         """These settings as text, if they are not those of the round before; else None."""
@@ -419,13 +438,14 @@ class Ledger:
         """Opens round ``number`` again, with nothing folded, as if no later round had been opened."""
         with self.transaction():
             self._db.execute(
-                "UPDATE updates SET verdict = 'undone' WHERE round >= ? AND verdict IN ('folded', 'abandoned')",
+                "UPDATE updates SET verdict = 'undone'"
+                " WHERE round >= ? AND verdict IN ('folded', 'abandoned', 'diverged', 'measured')",
                 (number,),
             )
             self._db.execute("DELETE FROM kept")
             self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
             self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
-            self._set({"accumulated": None, "min_epoch": self._epoch or 0})
+            self._set({"accumulated": None, "min_epoch": self._epoch or 0, "measured_round": None})
 
     def ask_again(self) -> None:
         """Records that all workers are to send their updates for the open round once more, in this epoch."""
@@ -470,51 +490,61 @@ class Ledger:
             ],
         )
 
-    def _worker_metrics(self, number: int) -> dict[str, float]:
-        """What the workers measured: means weighted by samples, under ``train.`` and ``eval.``, in a fixed order."""
-        sums: dict[str, float] = {}
-        weights: dict[str, float] = {}
-        rows = self._db.execute(
-            "SELECT num_samples, train_metrics, eval_metrics FROM updates"
-            " WHERE round = ? AND verdict = 'folded' ORDER BY worker, base_round",
-            (number,),
-        )
-        for num_samples, trained, evaluated in rows:
-            for prefix, text in (("train", trained), ("eval", evaluated)):
-                measured = Measured.of(json.loads(text))
-                weight = num_samples if measured.num_samples is None else measured.num_samples
-                if weight <= 0:
-                    continue
-                for name, value in measured.metrics.items():
-                    key = f"{prefix}.{name}"
-                    sums[key] = sums.get(key, 0.0) + weight * value
-                    weights[key] = weights.get(key, 0.0) + weight
-        means = {key: total / weights[key] for key, total in sums.items()}
-        return {key: mean for key, mean in means.items() if math.isfinite(mean)}
+    def _measure(self, number: int) -> bool:
+        """Records what the workers measured in this round and of the model after it; False if nothing has changed.
 
-    def _worker_medians(self, number: int) -> dict[str, tuple[float, float] | None]:
-        """What the workers measured, under the same names: the middle value, or both of two, with one vote a worker.
-
-        However many samples a worker claims, and whatever it reports, it cannot move these beyond its neighbours'. None
-        for what no more than half of them measured: one worker may be the only one that has such a metric.
+        The model may be that of a round that this ledger has no row of: the one that the run began with.
         """
-        values: dict[str, list[float]] = {}
-        num_workers = 0
+        found = figures(trained=self._trained(number), measured=self._measured(number))
+        values = (json.dumps(plain(found.means)), json.dumps(found.medians), json.dumps(found.num_not_finite))
+        if number == self.base_round():
+            self._set({"base_metrics": plain(found.means)})
+            return False
+        changed = self._db.execute(
+            "UPDATE rounds SET worker_metrics = ?, worker_medians = ?, num_not_finite = ? WHERE round = ?"
+            " AND (worker_metrics, worker_medians, num_not_finite) IS NOT (?, ?, ?)",
+            (*values, number, *values),
+        )
+        return changed.rowcount > 0
+
+    def _trained(self, number: int) -> list[Reported]:
+        """What the updates folded in this round say of their training; of one worker, the newest."""
         rows = self._db.execute(
-            "SELECT worker, max(base_round), train_metrics, eval_metrics FROM updates"
-            " WHERE round = ? AND verdict = 'folded' GROUP BY worker",
+            "SELECT worker, num_samples, train_metrics FROM updates WHERE round = ? AND verdict = 'folded'"
+            " ORDER BY base_round",
             (number,),
         )
-        for _, _, trained, evaluated in rows:
-            num_workers += 1
-            for prefix, text in (("train", trained), ("eval", evaluated)):
-                for name, value in Measured.of(json.loads(text)).metrics.items():
-                    values.setdefault(f"{prefix}.{name}", []).append(value)
-        ordered = {key: sorted(found) for key, found in values.items()}
-        return {
-            key: (found[(len(found) - 1) // 2], found[len(found) // 2]) if 2 * len(found) > num_workers else None
-            for key, found in ordered.items()
-        }
+        return list({worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}.values())
+
+    def _measured(self, number: int) -> list[Reported]:
+        """What workers say of the model after this round, whether or not they had an update of use."""
+        rows = self._db.execute(
+            "SELECT worker, num_samples, eval_metrics FROM updates WHERE base_round = ?"
+            " AND verdict IN ('folded', 'abandoned', 'diverged', 'measured') ORDER BY id",
+            (number + 1,),
+        )
+        return list({worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}.values())
+
+    def sites_measure(self, number: int) -> bool:
+        """Whether workers sent metrics of the model that they trained in this round."""
+        return any(Measured.of(each.metrics).metrics for each in self._measured(number - 1))
+
+    def is_measured(self, number: int) -> bool:
+        """Whether the sites were asked to measure the model after this last round, and had their time."""
+        return bool(self._fact("measured_round") == number)
+
+    def close_evaluation(self, number: int, rows: Iterable[UpdateRow]) -> None:
+        """Records what was decided while the sites measured the model after this round, and that this is over."""
+        with self.transaction():
+            self._insert(rows)
+            self._measure(number)
+            self._set({"measured_round": number})
+
+    def metric_names(self, number: int) -> list[str]:
+        """The metrics there are by the end of this round, under the names that settings have for them."""
+        row = self.round(number)
+        received = figures(trained=(), measured=self._measured(number - 1)).means
+        return sorted({*row["metrics"], *row["worker_metrics"], *received})
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -525,6 +555,23 @@ class Ledger:
             (base_round, worker),
         ).fetchone()
         return None if row is None else str(row[0])
+
+    def is_answered(self, base_round: int, worker: str, verdict: Verdict) -> str | None:
+        """The instance whose answer without tensors with this key is committed; None if there is none."""
+        row = self._db.execute(
+            "SELECT instance FROM updates WHERE base_round = ? AND worker = ? AND verdict = ?",
+            (base_round, worker, verdict),
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def answers(self, number: int, verdict: Verdict) -> dict[str, str | None]:
+        """Worker -> its reason, of the answers without tensors to this round's model, where no update followed."""
+        rows = self._db.execute(
+            "SELECT worker, reason FROM updates WHERE base_round = ? AND round = ? AND verdict = ? AND worker"
+            " NOT IN (SELECT worker FROM updates WHERE base_round = ? AND verdict = 'folded') ORDER BY id",
+            (number, number, verdict, number),
+        )
+        return {str(worker): reason for worker, reason in rows}
 
     def answered(self, number: int) -> list[str]:
         """The workers whose updates are committed in this round."""
@@ -616,7 +663,8 @@ class Ledger:
         """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``.
 
         ``worker_metrics`` are means over the workers, weighted by samples; ``worker_medians`` have (lower, upper),
-        or None of what too few of them measured.
+        or None of what too few of them measured; see site_metrics.py. What is under ``eval.`` is of the model after
+        this round, and so is there once workers have answered that model.
         """
         (row,) = self._closed("AND round = ?", number)
         return row
@@ -634,9 +682,10 @@ class Ledger:
             yield row | {
                 "metrics": central.metrics,
                 "num_test_samples": central.num_samples,
-                "worker_metrics": json.loads(row["worker_metrics"]),
+                "worker_metrics": restored(json.loads(row["worker_metrics"])),
                 "worker_medians": json.loads(row["worker_medians"] or "{}"),
                 "settings": None if row["settings"] is None else json.loads(row["settings"]),
+                "num_not_finite": json.loads(row["num_not_finite"] or "{}"),
             }
 
     def close(self) -> None:
@@ -663,4 +712,4 @@ def _kept_body(base_round: int, worker: str, file: str, sha256: str, keys: str) 
 
 
 def _plain(value: object) -> object:
-    return json.dumps(dict(value), sort_keys=True) if isinstance(value, Mapping) else value
+    return json.dumps(plain(value), sort_keys=True) if isinstance(value, Mapping) else value

@@ -33,13 +33,15 @@ class Retention:
     def __init__(self, directory: StateDirectory, ledger: Ledger, *, aim: Aim, keep_every: int) -> None:
         self._directory, self._ledger, self._aim, self._keep_every = directory, ledger, aim, keep_every
         best = best_of(ledger.rounds(), aim)
-        self._best_row = None if best is None else ledger.round(best[1])
+        self._best = None if best is None else best[1]
 
     def keep(self, last: int) -> None:
         """Removes the models that need not stay now that round ``last`` is closed."""
-        rows = [self._ledger.round(last)] if self._best_row is None else [self._best_row, self._ledger.round(last)]
-        best = best_of(rows, self._aim)
-        self._best_row = None if best is None else self._ledger.round(best[1])
+        candidates = {last, max(last - 1, self._ledger.base_round() + 1)}  # the sites have measured the one before
+        if self._best is not None:
+            candidates.add(self._best)
+        best = best_of([self._ledger.round(number) for number in sorted(candidates)], self._aim)
+        self._best = None if best is None else best[1]
         kept = rounds_to_keep(last, best[1] if best else None, keep_every=self._keep_every)
         with self._ledger.transaction():  # only while no other aggregator has taken over
             self._directory.link("last", last)

@@ -7,6 +7,7 @@ from aggregator.state.early_stop import Aim
 from aggregator.state.ledger import CommandRow, Ledger, recorded_metrics
 from aggregator.state.retention import best_of
 from broker.wire import LocalTraining
+from learning import plain
 
 _MOST_COMMANDS = 1000
 _UNKNOWN = object()
@@ -55,7 +56,7 @@ def _command(row: CommandRow) -> dict[str, Any]:
 
 def _round(row: Mapping[str, Any]) -> dict[str, Any]:
     """One round; the central metrics also appear at its top level, as ``loss``, ``accuracy``…"""
-    metrics: dict[str, Any] = recorded_metrics(row)
+    metrics: dict[str, Any] = plain(recorded_metrics(row))
     return metrics | {
         "round": row["round"],
         "closed_by": row["closed_by"],
@@ -63,10 +64,12 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
         "late": row["num_late"],
         "refused": row["num_refused"],
         "duplicate": row["num_duplicate"],
+        "diverged": row["num_diverged"] or 0,
         "num_samples": row["num_samples"],
         "seconds": row["seconds"],
         "metrics": metrics,
-        "worker_metrics": row["worker_metrics"],
+        "worker_metrics": plain(row["worker_metrics"]),
+        "num_not_finite": row["num_not_finite"],
         "model_sha256": row["model_sha256"],
     }
 

@@ -2,9 +2,18 @@
 
 import logging
 
-from aggregator.events import CommandTaken, Event, RoundClosed, SumDecided, UpdateDecided, UpdateWithdrawn
+from aggregator.events import (
+    CommandTaken,
+    Event,
+    RoundClosed,
+    SitesMeasured,
+    SumDecided,
+    UpdateDecided,
+    UpdateWithdrawn,
+)
 from aggregator.state import CommandRow, UpdateRow, Verdict
 from console import IS_SHOWN
+from learning import AT_SITES, plain
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +24,7 @@ _ROUND_FIELDS = (
     "num_late",
     "num_refused",
     "num_duplicate",
+    "num_diverged",
     "num_samples",
     "seconds",
     "metrics",
@@ -24,9 +34,14 @@ _ROUND_FIELDS = (
 """The fields of the ledger row that a round's log line has."""
 
 
+_METRICS = ("metrics", "worker_metrics")
+
+
 def log_event(event: Event) -> None:
     """Logs the event, if it is worth a line."""
     match event:
+        case UpdateDecided(row=row, shard=None) if row.num_samples is None and row.verdict is not Verdict.REFUSED:
+            _log_answer(row)
         case UpdateDecided(row=row, shard=None) if row.verdict is not Verdict.REFUSED:
             _log_update(row)
         case UpdateWithdrawn():
@@ -37,6 +52,8 @@ def log_event(event: Event) -> None:
             _log_sum(event)
         case RoundClosed():
             _log_round(event)
+        case SitesMeasured():
+            _log_measured(event)
 
 
 def _log_update(row: UpdateRow) -> None:
@@ -56,6 +73,18 @@ def _log_update(row: UpdateRow) -> None:
             "verdict": row.verdict,
             IS_SHOWN: True,
         },
+    )
+
+
+def _log_answer(row: UpdateRow) -> None:
+    log.log(
+        logging.WARNING if row.verdict is Verdict.DIVERGED else logging.INFO,
+        "round %3d ← %-16s no update  %s%s",
+        row.base_round,
+        row.worker,
+        row.verdict,
+        f": {row.reason}" if row.reason else "",
+        extra={"round": row.base_round, "worker": row.worker, "verdict": row.verdict, "reason": row.reason},
     )
 
 
@@ -128,5 +157,16 @@ def _log_round(event: RoundClosed) -> None:
         row["num_refused"],
         row["seconds"],
         metrics,
-        extra={name: row[name] for name in _ROUND_FIELDS},
+        extra={name: plain(row[name]) if name in _METRICS else row[name] for name in _ROUND_FIELDS},
+    )
+
+
+def _log_measured(event: SitesMeasured) -> None:
+    row = event.row
+    metrics = {name: value for name, value in row["worker_metrics"].items() if name.startswith(AT_SITES)}
+    log.info(
+        "round %3d ⌂ its model at the sites:  %s",
+        row["round"],
+        "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()),
+        extra={"round": row["round"], "worker_metrics": plain(metrics), "num_not_finite": row["num_not_finite"]},
     )

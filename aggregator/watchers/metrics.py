@@ -1,7 +1,7 @@
 """The aggregator's metrics for Prometheus. Rounds, updates and bytes are counted from the ledger itself."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prometheus_client import Gauge, Histogram
@@ -15,6 +15,7 @@ from aggregator.events import (
     RoundMoved,
     RoundOpened,
     RunOpened,
+    SitesMeasured,
     StandingBy,
     UpdateDecided,
 )
@@ -48,10 +49,11 @@ class AggregatorMetrics:
         )
         self._metric = Gauge(
             "fedmq_metric",
-            "metrics of the last round: the central ones, and the workers' as eval.* and train.*",
+            "the newest metrics: the central ones, and the workers' as train.* and, of the model before, eval.*",
             ["name"],
             registry=registry,
         )
+        self._metrics: dict[str, float] = {}
         self._round_s = _seconds("fedmq_round_seconds", "from a round's model to the round's end", self.registry)
         self._train_s = _seconds("fedmq_train_seconds", "training of one update, as its worker reports", self.registry)
         self._queue_s = _seconds(
@@ -82,6 +84,8 @@ class AggregatorMetrics:
                 self._on_commit(event)
             case RoundClosed():
                 self._on_round(event)
+            case SitesMeasured():
+                self._show(event.row["worker_metrics"])
 
     def _on_commit(self, event: Committed) -> None:
         self._commit_s.observe(event.seconds)
@@ -95,10 +99,13 @@ class AggregatorMetrics:
 
     def _on_round(self, event: RoundClosed) -> None:
         self._round_s.observe(event.row["seconds"])
-        metrics = {**recorded_metrics(event.row), **event.row["worker_metrics"]}
-        self._metric.clear()
-        for name in sorted(metrics)[:_MOST_METRICS]:
-            self._metric.labels(name).set(metrics[name])
+        self._show({**recorded_metrics(event.row), **event.row["worker_metrics"]})
+
+    def _show(self, metrics: Mapping[str, float]) -> None:
+        """What has no newer value stays: the sites measure a model one round after the aggregator has."""
+        self._metrics |= metrics
+        for name in sorted(self._metrics)[:_MOST_METRICS]:
+            self._metric.labels(name).set(self._metrics[name])
 
 
 def _seconds(name: str, help: str, registry: CollectorRegistry) -> Histogram:

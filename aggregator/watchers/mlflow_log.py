@@ -6,9 +6,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from aggregator.events import Event, RoundClosed, RunEnded, RunOpened
+from aggregator.events import Event, RoundClosed, RunEnded, RunOpened, SitesMeasured
 from aggregator.state import recorded_metrics
 from console import SettingsError
+from learning import AT_SITES
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class MLflowLog:
 
     def on_event(self, event: Event) -> None:
         """Takes what happened; never waits."""
-        if isinstance(event, RunOpened | RoundClosed | RunEnded):
+        if isinstance(event, RunOpened | RoundClosed | SitesMeasured | RunEnded):
             self._waiting.put_nowait(event)
 
     def close(self) -> None:
@@ -55,6 +56,10 @@ class MLflowLog:
                         run_id = self._run(client, event)
                     case RoundClosed():
                         self._log_round(client, run_id, event.row)
+                    case SitesMeasured(row=row):
+                        metrics = row["worker_metrics"]
+                        at_sites = {name: metrics[name] for name in metrics if name.startswith(AT_SITES)}
+                        client.log_batch(run_id, metrics=self._points(row, at_sites))
                     case RunEnded():
                         client.set_tag(run_id, "stopped", event.reason)
                         client.set_terminated(run_id)
@@ -74,7 +79,9 @@ class MLflowLog:
         numbers = {**recorded_metrics(row), **row["worker_metrics"]} | {
             name: row[name] for name in ("seconds", "num_folded", "num_late", "num_refused")
         }
-        at_ms = int(1000 * row["closed_at"])
-        points = [self._entities.Metric(name, value, at_ms, row["round"]) for name, value in numbers.items()]
-        client.log_batch(run_id, metrics=points)
+        client.log_batch(run_id, metrics=self._points(row, numbers))
         client.set_tag(run_id, "model_sha256", row["model_sha256"])
+
+    def _points(self, row: Mapping[str, Any], numbers: Mapping[str, float]) -> list[Any]:
+        at_ms = int(1000 * row["closed_at"])
+        return [self._entities.Metric(name, value, at_ms, row["round"]) for name, value in numbers.items()]

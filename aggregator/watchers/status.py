@@ -60,6 +60,8 @@ class StatusBoard:
         self._seen: Present[tuple[Presence, float]] = Present()
         self._answered: dict[str, bool] = {}
         """Worker -> whether its update is committed; otherwise it may still be undone."""
+        self._unable: dict[str, str] = {}
+        """Worker -> why it has no update for the open round."""
 
     def on_event(self, event: Event) -> None:
         """Takes what happened."""
@@ -72,6 +74,7 @@ class StatusBoard:
                 case RoundOpened():
                     self._round, self._move = event.round, None
                     self._answered = dict.fromkeys(event.answered, True)
+                    self._unable = dict(event.unable)
                 case RoundMoved():
                     self._on_move(event)
                 case WorkerSeen():
@@ -99,7 +102,12 @@ class StatusBoard:
         self._move = move
 
     def _on_answer(self, row: UpdateRow, *, is_committed: bool) -> None:
-        if row.verdict is Verdict.FOLDED and row.worker is not None and row.round == self._round:
+        if row.worker is None or row.round != self._round:
+            return
+        if row.verdict is Verdict.DIVERGED and row.base_round == self._round:
+            self._unable[row.worker] = row.reason or ""
+        if row.verdict is Verdict.FOLDED:
+            self._unable.pop(row.worker, None)
             self._answered[row.worker] = is_committed or self._answered.get(row.worker, False)
 
     def _on_presence(self, presence: Presence) -> None:
@@ -116,6 +124,7 @@ class StatusBoard:
             run, move, number = self._run, self._move, self._round
             is_finished, is_stopped = self._is_finished, self._is_stopped
             seen, answered, commands = self._seen.copied(), self._answered.copy(), tuple(self._commands)
+            unable = self._unable.copy()
         if run is None:
             return None
         listed = heapq.nsmallest(MAX_LISTED, seen)
@@ -133,14 +142,16 @@ class StatusBoard:
             num_present=max(move.num_present if move else 0, len(seen)),
             deadline_at=self._now() + deadline_in_s if is_due else None,
             num_shards=self._num_shards,
-            workers=tuple(_status_of(*seen[name], has_answered=name in answered) for name in listed),
+            workers=tuple(
+                _status_of(*seen[name], has_answered=name in answered, no_update=unable.get(name)) for name in listed
+            ),
             num_more_workers=len(seen) - len(listed),
             is_paused=move is not None and move.is_paused and not (is_finished or is_stopped),
             answers=tuple(Answer(id=row.id, is_accepted=row.is_accepted, text=row.result) for row in commands),
         )
 
 
-def _status_of(presence: Presence, seen_at: float, *, has_answered: bool) -> WorkerStatus:
+def _status_of(presence: Presence, seen_at: float, *, has_answered: bool, no_update: str | None) -> WorkerStatus:
     assert presence.state != "leaving"
     return WorkerStatus(
         name=presence.worker,
@@ -150,6 +161,7 @@ def _status_of(presence: Presence, seen_at: float, *, has_answered: bool) -> Wor
         seen_at=seen_at,
         has_answered=has_answered,
         objection=presence.objection,
+        no_update=no_update or None,
     )
 
 

@@ -4,9 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aggregator.events import Event, RoundClosed, RunOpened
+from aggregator.events import Event, RoundClosed, RunOpened, SitesMeasured
 from aggregator.state import recorded_metrics
 from console import SettingsError
+from learning import AT_SITES
 
 
 class TensorBoardLog:
@@ -29,6 +30,11 @@ class TensorBoardLog:
                 own = f".{time.time_ns()}"  # files are named by the second, and would replace each other
                 first = event.last_closed_round + 1
                 self._writer = self._make(str(self._folder / event.run_id), purge_step=first, filename_suffix=own)
+            case SitesMeasured(row=row):
+                for name, value in row["worker_metrics"].items():
+                    if name.startswith(AT_SITES):
+                        self._writer.add_scalar(f"workers/{name}", value, row["round"], walltime=row["closed_at"])
+                self._writer.flush()
             case RoundClosed():
                 row = event.row
                 numbers = {f"central/{name}": value for name, value in recorded_metrics(row).items()}

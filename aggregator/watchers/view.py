@@ -14,12 +14,14 @@ from rich.text import Text
 
 from aggregator.events import (
     Event,
+    LastEvaluationOpened,
     RoundClosed,
     RoundMoved,
     RoundOpened,
     RunEnded,
     RunOpened,
     RunStopped,
+    SitesMeasured,
     StandingBy,
     UpdateDecided,
     UpdateWithdrawn,
@@ -29,7 +31,7 @@ from aggregator.presence import Present
 from aggregator.state import Aim, Verdict
 from broker.wire import Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
-from learning import rank
+from learning import AT_SITES, rank
 
 _MAX_LOOKED_AT = 2000
 """How many of the workers present are searched for names to show; a view has room for a few dozen."""
@@ -38,15 +40,23 @@ _MARKS = {  # none for late updates: they were for another round
     Verdict.FOLDED: ("✓", "green"),
     Verdict.REFUSED: ("✗", "red"),
     Verdict.DUPLICATE: ("✓", "green"),
+    Verdict.DIVERGED: ("✗", "red"),
+    Verdict.MEASURED: ("✓", "green"),
 }
 _COUNTED_STYLES = {
     Verdict.LATE: "yellow",
     Verdict.REFUSED: "red",
     Verdict.DUPLICATE: "dim",
     Verdict.WITHDRAWN: "yellow",
+    Verdict.DIVERGED: "red",
 }
 """Verdict -> how its number is shown, besides that of the folded ones."""
+_BY_THE_WORKER = (Verdict.FOLDED, Verdict.DIVERGED, Verdict.MEASURED)
 _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
+
+
+def _at_sites(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row["worker_metrics"].items() if name.startswith(AT_SITES)}
 
 
 class AggregatorView:
@@ -108,6 +118,11 @@ class AggregatorView:
                 self._open_round(event)
             case RoundClosed():
                 self._close_round(event)
+            case SitesMeasured(row=row):
+                if not row["metrics"]:
+                    self._add_metrics(row, _at_sites(row))
+            case LastEvaluationOpened(round=number):
+                self._move, self._state = None, f"the sites measure the model after round {number}"
             case StandingBy(queue=queue):
                 self._forget_run(f"standing by: another aggregator leads queue '{queue}'")
             case RunOpened():
@@ -151,7 +166,7 @@ class AggregatorView:
         self._open_counts[row.verdict] += row.num_messages
         if row.worker is None or row.verdict not in _MARKS or self._answers.get(row.worker) is Verdict.FOLDED:
             return
-        if row.worker in self._seen or row.verdict is Verdict.FOLDED:  # a refused update may bear any name
+        if row.worker in self._seen or row.verdict in _BY_THE_WORKER:  # a refused update may bear any name
             self._answers[row.worker] = row.verdict
 
     def _on_withdrawn(self, worker: str) -> None:
@@ -169,7 +184,7 @@ class AggregatorView:
 
     def _open_round(self, event: RoundOpened) -> None:
         self._round, self._round_opened_at, self._move = event.round, self._clock(), None
-        self._answers = dict.fromkeys(event.answered, Verdict.FOLDED)
+        self._answers = dict.fromkeys(event.answered, Verdict.FOLDED) | dict.fromkeys(event.unable, Verdict.DIVERGED)
         self._open_counts.clear()
         self._open_counts[Verdict.FOLDED] = event.num_folded
         self._upload.over()
@@ -183,11 +198,14 @@ class AggregatorView:
 
     def _on_row(self, row: Mapping[str, Any]) -> None:
         self._num_closed = self._round = int(row["round"])
-        for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE):
+        for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE, Verdict.DIVERGED):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
-        for name, value in (row["metrics"] or row["worker_metrics"]).items():
+        self._add_metrics(row, row["metrics"] or row["worker_metrics"])
+
+    def _add_metrics(self, row: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
             trend = self._trends.setdefault(name, Trend(name, self._aim.direction_of(name)))
-            trend.add(self._num_closed, value)
+            trend.add(int(row["round"]), value)
 
     # -- rows out -------------------------------------------------------------------------------------------
 
@@ -277,7 +295,7 @@ class AggregatorView:
         shown = name_of(name)
         if verdict is not None:
             mark, style = _MARKS[verdict]
-            return Text(f"{mark} {shown}", style=style)
+            return Text(f"{mark} {shown}" + (" diverged" if verdict is Verdict.DIVERGED else ""), style=style)
         if presence is not None and presence.objection is not None:
             return Text(f"✗ {shown} objects", style="red")
         if presence is None or presence.state not in _STATE_MARKS:

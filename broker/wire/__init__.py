@@ -3,7 +3,7 @@
 from broker.wire import tensor_sets
 from broker.wire.bodies import SEAL_BYTES, Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
-from broker.wire.codec import MAX_HEADER_BYTES, Message, decode, decode_from, encode
+from broker.wire.codec import MAX_HEADER_BYTES, Message, decode, decode_from, encode, is_of_kind
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_ANSWER,
@@ -35,6 +35,7 @@ from broker.wire.messages import (
     Presence,
     Protection,
     QueueName,
+    Reply,
     RunName,
     SharedPatterns,
     Status,
@@ -133,6 +134,7 @@ __all__ = [
     "Presence",
     "Protection",
     "QueueName",
+    "Reply",
     "Role",
     "RunName",
     "Seal",
@@ -157,6 +159,7 @@ __all__ = [
     "difference",
     "encode",
     "is_name_of",
+    "is_of_kind",
     "kept",
     "limb_bytes_of",
     "limb_specs",

@@ -109,6 +109,18 @@ def decode_from(body: Buffer, kind: type[H], *, trust: Trust, max_tensors: int =
     return Message(_validated(_unpacked(framed.header, max_tensors), kind), framed.payload, signer)
 
 
+def is_of_kind(body: Buffer, kind: type[Header]) -> bool:
+    """Whether a message says that it is of this kind, as the first of its fields: a look at bytes, nothing is parsed.
+
+    Of two kinds that come on one queue, it tells which one to decode. It promises nothing about the rest.
+    """
+    start = bytes(memoryview(body)[:64])
+    num_prefix = _PREFIX_BYTES.get(start[3], 0) if start.startswith(_MAGIC) and len(start) > 3 else 0
+    fields = start[num_prefix:]
+    is_map = bool(num_prefix) and bool(fields) and 0x81 <= fields[0] <= 0x8F  # one to fifteen fields
+    return is_map and fields[1:].startswith(msgpack.packb("kind") + msgpack.packb(kind_of(kind)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Framed:
     """The three pieces of a message, not looked into."""

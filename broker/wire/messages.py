@@ -69,7 +69,10 @@ METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
 MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
 MAX_METRICS = 64
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
-
+NotFinite = Annotated[dict[MetricName, Literal["nan", "inf", "-inf"]], Field(max_length=MAX_METRICS)]
+"""Metrics that are no finite numbers, which a header does not hold, by what they are."""
+Outcome = Literal["diverged", "measured"]
+"""``diverged``: training ended in NaN or infinity; ``measured``: the model was only to be evaluated."""
 
 SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern=r"^!?[^!,]")]
 SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
@@ -238,6 +241,10 @@ class ModelHead(Tensors):
     """Names, or patterns of names, of workers whose updates do not count any more. For partial aggregators."""
     began_at: Seconds | None = Field(default=None, exclude_if=lambda value: value is None)
     """When the run began, Unix time at the aggregator: an earlier run's head is a replay. None: not known."""
+    replies: Annotated[tuple[Outcome, ...], Field(max_length=2)] = Field(default=(), exclude_if=lambda value: not value)
+    """The outcomes of which a ``Reply`` is taken."""
+    only_evaluate: StrictBool = Field(default=False, exclude_if=lambda value: not value)
+    """The model is not trained any more: workers measure it, and answer that they did."""
 
     def cap(self, own: int) -> int:
         """``inline_cap``; if it is not given, as in 0.1.0, the worker's ``own`` setting."""
@@ -277,11 +284,46 @@ class UpdateHead(Tensors):
     train_metrics: Metrics = Field(default_factory=dict)
     eval_metrics: Metrics = Field(default_factory=dict)
     """Of the received model, on the site's own held-out data."""
+    train_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
+    eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
 
     @property
     def key(self) -> tuple[int, str]:
         """Within a run, an update with this key counts once."""
         return (self.round, self.worker)
+
+
+class Reply(Header):
+    """An answer without tensors: its worker has no update from this model. ``kind`` is the first of its fields."""
+
+    kind: Literal["reply"] = "reply"
+    run_id: RunId
+    worker: WorkerName
+    instance: Instance
+    round: RoundNumber
+    """The round whose model it is about."""
+    model_sha256: Sha256
+    """The digest of that model."""
+    outcome: Outcome
+    reason: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Why there is no update, in words; only where it diverged."""
+    train_s: Seconds = 0.0
+    sent_at: Seconds
+    """Unix time at the worker, in seconds."""
+    eval_metrics: Metrics = Field(default_factory=dict)
+    """Of the received model, on the site's own held-out data."""
+    eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Within a run, an answer with this key counts once, and not beside an update with the same."""
+        return (self.round, self.worker)
+
+    @model_validator(mode="after")
+    def _what_diverged_says_why(self) -> Self:
+        if (self.outcome == "diverged") != (self.reason is not None):
+            raise ValueError("an answer that diverged has a reason, and no other has one")
+        return self
 
 
 class Folded(Header):
@@ -295,6 +337,8 @@ class Folded(Header):
     sent_at: Seconds
     train_metrics: Metrics = Field(default_factory=dict)
     eval_metrics: Metrics = Field(default_factory=dict)
+    train_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
+    eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
 
 
 def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
@@ -409,6 +453,8 @@ class WorkerStatus(Header):
     """Whether its update for the open round is in."""
     objection: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
     """As in its sign of life."""
+    no_update: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Why it has no update for the open round, as it answered; None: it has not said so."""
 
 
 class Status(Header):
@@ -440,4 +486,4 @@ class Status(Header):
     """To the last commands, the newest last."""
 
 
-AnyHeader = ModelHead | UpdateHead | PartialHead | Presence | Status | Command
+AnyHeader = ModelHead | UpdateHead | Reply | PartialHead | Presence | Status | Command

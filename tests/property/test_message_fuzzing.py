@@ -1,5 +1,6 @@
 """10,000 broken messages: each is decoded or refused with a reason, and no error is of another kind."""
 
+import contextlib
 import logging
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.aggregator.embedded_run import Holder, StateTask
 from wire_samples import (
+    ANSWERS,
     MODELS,
     PARTIALS,
     SMALL,
@@ -24,6 +26,7 @@ from wire_samples import (
     sum_of,
 )
 
+from aggregator.rounds.answers import is_answer, read_answer
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.rounds.intake import Expected, read_update
 from aggregator.rounds.open_round import add_to
@@ -34,7 +37,7 @@ from broker.states.selection import ALL
 from broker.states.tensors import specs_of
 from broker.transport import Delivery, Source
 from broker.wire.codec import decode, encode
-from broker.wire.messages import Compression, Header, ModelHead, PartialHead, Presence, Status, UpdateHead
+from broker.wire.messages import Compression, Header, ModelHead, PartialHead, Presence, Reply, Status, UpdateHead
 from broker.wire.topology import Topology, partial_key
 from console.errors import BlobLost, MalformedMessage, MessageError, UnfitMessage
 from worker.config import WorkerConfig
@@ -79,9 +82,20 @@ def test_a_model_with_other_fields_is_decoded_or_malformed(body: bytes) -> None:
 
 
 @settings(max_examples=1000)
+@given(broken(ANSWERS) | altered(ANSWERS) | garbage())
+def test_an_answer_is_told_from_others_read_or_refused(body: bytes) -> None:
+    encoding = Encoding(specs_of(SMALL), Compression())
+    expected = Expected("demo.0a1b2c3d", encoding, Topology("updates"), ANY_PART_BYTES)
+    delivery = Delivery(Source.UPDATES, body, "site-a")
+    assert is_answer(delivery) in (True, False)
+    with contextlib.suppress(MessageError):
+        read_answer(delivery, expected, round_number=3)
+
+
+@settings(max_examples=1000)
 @given(garbage())
 def test_garbage_is_malformed_as_any_kind(body: bytes) -> None:
-    for kind in (UpdateHead, ModelHead, PartialHead, Presence, Status):
+    for kind in (UpdateHead, Reply, ModelHead, PartialHead, Presence, Status):
         with pytest.raises(MalformedMessage) as caught:
             decode(body, kind)
         assert str(caught.value)

@@ -70,3 +70,19 @@ def test_nothing_changes_when_the_same_is_asked_again(
 def test_the_target_is_at_least_one_and_at_least_the_floor(policy: RoundPolicy, num_present: int) -> None:
     assert policy.target(num_present) >= max(1, policy.min_updates)
     assert policy.quorum.target(num_present) <= max(1, num_present, policy.quorum.count or 0)
+
+
+@given(POLICIES, st.floats(0, 1e9), st.integers(8, 20))
+def test_a_round_that_nobody_can_bring_an_update_to_is_over_at_once(
+    policy: RoundPolicy, now: float, num_unable: int
+) -> None:
+    state = Round.open(1, policy, now=now)
+    _, decision = decide(policy, state, now=now, num_folded=0, num_present=0, num_unable=num_unable)
+    by = ClosedBy.SHORT if policy.on_short is OnShort.ACCEPT else ClosedBy.ABANDONED
+    assert decision == Close(by)
+
+
+@given(POLICIES, st.integers(0, 20), st.integers(0, 20))
+def test_who_has_no_update_never_raises_the_target(policy: RoundPolicy, num_present: int, num_unable: int) -> None:
+    lowered = policy.target(num_present, num_unable=num_unable)
+    assert max(1, policy.min_updates) <= lowered <= policy.target(num_present + num_unable)

@@ -22,6 +22,7 @@ from broker.wire.messages import (
     ModelHead,
     PartialHead,
     Presence,
+    Reply,
     Status,
     UpdateHead,
 )
@@ -141,6 +142,19 @@ MODELS = [
 ]
 
 PRESENCE = Presence(worker="site-a", instance="0123456789abcdef", state="training", round=3, progress=0.5)
+ANSWER = Reply(
+    run_id="demo.0a1b2c3d",
+    worker="site-a",
+    instance="0123456789abcdef",
+    round=3,
+    model_sha256="0" * 64,
+    outcome="diverged",
+    reason="training gave NaN or infinity in 'w'",
+    sent_at=1.7e9,
+    eval_metrics={"accuracy": 0.5},
+    eval_not_finite={"loss": "nan"},
+)
+ANSWERS = [encode(ANSWER)]
 STATUS = Status(
     run="demo",
     run_id="demo.0a1b2c3d",
@@ -156,6 +170,7 @@ HEADERS: dict[type[Header], list[tuple[Header, bytes]]] = {
     UpdateHead: [(update_head(SMALL), payload_of(SMALL)), (update_head(SMALL, blob=BLOB), b"")],
     ModelHead: [(model_head(SMALL), payload_of(SMALL)), (model_head(SMALL, blob=BLOB, is_finished=True), b"")],
     PartialHead: [(partial_head(SMALL), sum_of(SMALL)[0])],
+    Reply: [(ANSWER, b"")],
     Presence: [(PRESENCE, b"")],
     Status: [(STATUS, b"")],
 }

@@ -28,6 +28,7 @@ function workerColumns({ states, isOver, metric }) {
     number("folded", (row) => row.num_folded),
     number("late", (row) => row.num_late),
     number("refused", (row) => row.num_refused),
+    number("diverged", (row) => row.num_diverged),
     number("samples", (row) => row.num_samples),
     number("MB", (row) => row.num_bytes / 1e6, 2),
     number("rounds late", (row) => row.mean_staleness, 2),

@@ -80,7 +80,10 @@ def test_a_run_may_stop_on_what_workers_measured(begin: Begin) -> None:
     run.fold_all([("a", ONE)], eval_metrics={"accuracy": 0.5})
     assert not run.aggregator.is_finished
     run.fold_all([("a", ONE)], eval_metrics={"accuracy": 0.95})
+    assert run.head.only_evaluate
+    run.pass_time(61.0)
     assert run.aggregator.is_finished
+    assert run.summary["stopped"] == "eval.accuracy (median of the workers) reached 0.95 in round 1"
 
 
 def test_a_metric_that_nobody_measures_never_stops_a_run(begin: Begin) -> None:
@@ -221,6 +224,7 @@ def test_the_summary_is_json_that_any_program_reads_whatever_workers_measured(be
     """JSON has no Infinity; two finite metrics can have an infinite sum."""
     run = begin(StateTask(ZERO), rounds=1)
     run.fold_all([("a", ONE), ("b", ONE)], train_metrics={"loss": 1e308}, eval_metrics={"loss": -1e308})
+    run.pass_time(61.0)  # nobody measures the last model
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
@@ -230,11 +234,13 @@ def test_the_summary_is_json_that_any_program_reads_whatever_workers_measured(be
 
 def test_a_worker_s_count_of_samples_cannot_turn_the_metrics_of_others(begin: Begin) -> None:
     """``num_samples`` among the metrics is the weight of the others; a negative one is no weight."""
-    run = begin(StateTask(ZERO), rounds=1)
-    run.send("a", ONE, eval_metrics={"accuracy": 0.5, "num_samples": 100.0})
-    run.send("b", ONE, eval_metrics={"accuracy": 0.9, "num_samples": -99.0})
-    run.settle()
-    assert 0.5 <= run.summary["final"]["worker_metrics"]["eval.accuracy"] <= 0.9
+    run = begin(StateTask(ZERO), rounds=2)
+    for number in (1, 2):
+        run.send("a", ONE, round=number, eval_metrics={"accuracy": 0.5, "num_samples": 100.0})
+        run.send("b", ONE, round=number, eval_metrics={"accuracy": 0.9, "num_samples": -99.0})
+        run.settle()
+    (accuracy,) = run.closed("json_extract(worker_metrics, '$.\"eval.accuracy\"')")[0]
+    assert 0.5 <= accuracy <= 0.9
 
 
 @pytest.mark.parametrize(
@@ -257,9 +263,11 @@ def test_one_worker_s_metric_ends_no_run_however_many_samples_it_claims(
 
 def test_a_run_ends_on_the_median_of_its_workers_and_says_so(begin: Begin) -> None:
     run = begin(StateTask(ZERO), quorum="3", rounds=9, stop_metric="eval.accuracy", stop_at=0.9)
-    for worker, value in (("a", 0.2), ("b", 0.91), ("c", 0.95)):
-        run.send(worker, ZERO, eval_metrics={"accuracy": value})
-    run.settle()
+    for number in (1, 2):
+        for worker, value in (("a", 0.2), ("b", 0.91), ("c", 0.95)):
+            run.send(worker, ZERO, round=number, eval_metrics={"accuracy": value if number == 2 else 0.0})
+        run.settle()
+    run.pass_time(61.0)  # nobody measures the last model
     assert run.summary["stopped"] == "eval.accuracy (median of the workers) reached 0.91 in round 1"
 
 
@@ -270,6 +278,7 @@ def test_a_metric_that_no_more_than_half_of_the_workers_measure_ends_no_run(begi
             metrics = {"accuracy": 0.99} if worker in reporting else {}
             run.send(worker, ZERO, round=number, eval_metrics=metrics)
         run.settle()
+    run.pass_time(61.0)
     assert run.summary["stopped"] == "all 2 rounds are done"
 
 

@@ -1,5 +1,6 @@
 """The ledger: what it says has happened, what it does not say has not."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -163,8 +164,9 @@ def test_a_closed_round_counts_its_updates_and_the_next_is_open(ledger: Ledger) 
     assert (closed["num_folded"], closed["num_late"], closed["num_refused"], closed["num_duplicate"]) == (2, 1, 1, 1)
     assert (closed["metrics"], closed["num_test_samples"]) == ({"loss": 0.5}, 50.0)
     assert recorded_metrics(closed) == {"num_samples": 50.0, "loss": 0.5}
-    assert closed["worker_metrics"] == {"train.loss": 1.75, "eval.accuracy": 0.625}
-    assert closed["worker_medians"] == {"train.loss": [1.0, 2.0], "eval.accuracy": [0.5, 1.0]}
+    assert closed["worker_metrics"] == {"train.loss": 1.75}
+    assert closed["worker_medians"] == {"train.loss": [1.0, 2.0]}
+    assert ledger.facts()["base_metrics"] == {"eval.accuracy": 0.625}  # what they measured was the first model
     assert ledger.model_sha256(1) == "ab"
     assert (ledger.last_closed_round(), open_rounds(ledger), ledger.accumulated()) == (1, [2], None)
 
@@ -305,7 +307,66 @@ def test_metrics_that_overflow_together_do_not_spoil_the_ledger(ledger: Ledger) 
         next_round=None,
         install=nothing,
     )
-    assert ledger.round(1)["worker_metrics"] == {}
+    assert ledger.round(1)["worker_metrics"] == {"train.loss": pytest.approx(1e308)}
+
+
+def test_what_workers_measured_is_of_the_model_that_they_received(ledger: Ledger) -> None:
+    for number, accuracy in ((1, 0.1), (2, 0.5), (3, 0.75)):
+        ledger.open_round(number, now=0.5)
+        update = row(round=number, base_round=number, eval_metrics={"accuracy": accuracy}, train_metrics={"loss": 1.0})
+        measured = ledger.close_round(number, [update], RESULT, next_round=None, install=nothing)
+        assert measured == ([number - 1] if number > 1 else [])
+    assert [one["worker_metrics"].get("eval.accuracy") for one in ledger.rounds()] == [0.5, 0.75, None]
+    last = row("b", round=4, base_round=4, verdict=Verdict.MEASURED, num_samples=None, eval_metrics={"accuracy": 1.0})
+    ledger.close_evaluation(3, [last])
+    assert [one["worker_metrics"]["eval.accuracy"] for one in ledger.rounds()] == [0.5, 0.75, 1.0]
+    assert (ledger.is_measured(3), ledger.is_measured(2)) == (True, False)
+
+
+def test_a_stale_update_measured_the_older_model(ledger: Ledger) -> None:
+    for number in (1, 2, 3):
+        ledger.open_round(number, now=0.5)
+        own = row(round=number, base_round=number, eval_metrics={"accuracy": number / 10})
+        stale = row("b", round=number, base_round=number - 1, eval_metrics={"accuracy": (number + 1) / 10})
+        ledger.close_round(number, [own, stale] if number == 3 else [own], RESULT, next_round=None, install=nothing)
+    assert [one["worker_metrics"].get("eval.accuracy") for one in ledger.rounds()] == [pytest.approx(0.3), 0.3, None]
+
+
+def test_a_ledger_of_an_earlier_version_is_shifted_for_readers_and_mended_when_its_run_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(path)) as ledger:
+        ledger.record({"base_round": 0, "run": "r"})
+        for number in (1, 2):
+            ledger.open_round(number, now=0.5)
+            update = row(round=number, base_round=number, eval_metrics={"m": float(number)})
+            ledger.close_round(number, [update], RESULT, next_round=None, install=nothing)
+    with closing(sqlite3.connect(path)) as database, database:  # as it would have written it
+        database.execute("ALTER TABLE rounds DROP COLUMN num_not_finite")
+        for number in (1, 2):
+            text = json.dumps({"eval.m": float(number)})
+            database.execute("UPDATE rounds SET worker_metrics = ? WHERE round = ?", (text, number))
+    with History(tmp_path) as history:
+        assert [one.get("eval.m") for one in history.rounds()] == [2.0, None]
+    with closing(Ledger(path)) as ledger:
+        assert [one["worker_metrics"] for one in ledger.rounds()] == [{"eval.m": 2.0}, {}]
+
+
+def test_what_is_no_finite_number_is_kept_counted_and_spoils_no_mean(ledger: Ledger) -> None:
+    ledger.open_round(1, now=0.5)
+    nan = float("nan")
+    rows = [
+        row(train_metrics={"loss": 1.0, "bad": nan}),
+        row("b", train_metrics={"loss": nan, "bad": nan}),
+        row("c", train_metrics={"loss": 3.0, "bad": float("inf")}),
+    ]
+    ledger.close_round(1, rows, RESULT, next_round=None, install=nothing)
+    closed = ledger.round(1)
+    assert closed["worker_metrics"] == {
+        "train.loss": pytest.approx(2.0, abs=1.0),
+        "train.bad": pytest.approx(nan, nan_ok=True),
+    }
+    assert closed["num_not_finite"] == {"train.loss": 1, "train.bad": 3}
+    assert closed["worker_medians"] == {"train.loss": [1.0, 3.0], "train.bad": None}
 
 
 def test_why_a_round_closed_and_what_became_of_an_update_are_no_values_of_one_type() -> None:

@@ -25,7 +25,7 @@ from identities.sealing import Sealing, UpdateContext
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
 VECTORS = {vector["name"]: vector for vector in json.loads((ROOT / "docs" / "vectors.json").read_text("utf-8"))}
-HEADERS = ("ModelHead", "UpdateHead", "PartialHead", "Folded", "Presence", "Status", "WorkerStatus")
+HEADERS = ("ModelHead", "UpdateHead", "Reply", "PartialHead", "Folded", "Presence", "Status", "WorkerStatus")
 NUMPY = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int8": "<i1"}
 
 
@@ -137,7 +137,10 @@ def test_the_sealed_vector_opens_as_the_page_says() -> None:
 def test_the_code_believes_and_opens_the_vectors() -> None:
     for name in SIGNED:
         vector = VECTORS[name]
-        kind = {"model": messages.ModelHead, "presence": messages.Presence, "update": messages.UpdateHead}
+        kind = {
+            one.model_fields["kind"].default: one
+            for one in (messages.ModelHead, messages.Presence, messages.UpdateHead, messages.Reply)
+        }
         message = decode_from(bytes.fromhex(vector["bytes"]), kind[vector["header"]["kind"]], trust=trust_of(SITE))
         assert message.signer is not None
         assert message.signer.name == vector["header"].get("worker", "aggregator")

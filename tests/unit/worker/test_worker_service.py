@@ -405,7 +405,7 @@ def test_a_training_that_diverges_sends_nothing_and_the_next_round_is_tried(
     site.task.step_of_bias = float("inf")
     site.publish(1)
     site.worker.step()
-    assert "round   1: no update: training gave NaN or infinity in 'bias'" in caplog.text
+    assert "round   1: no update of 'site-a': training gave NaN or infinity in 'bias'" in caplog.text
     site.task.step_of_bias = 1.0
     site.publish(2)
     site.worker.step()
