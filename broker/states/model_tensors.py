@@ -65,7 +65,8 @@ class ModelTensors:
     def shared(self, patterns: Sequence[str]) -> KeptSpecs:
         """The specs of the tensors that the patterns of selection.py let travel.
 
-        ValueError if a pattern matches nothing, if nothing is left, or if what would be left cannot be told apart.
+        ValueError if a pattern matches nothing, if nothing is left, or if part of a tied tensor is. TaskError for a
+        trained parameter that cannot travel.
         """
         for pattern in patterns:
             if not matched(pattern, self.names, self.trained):
@@ -81,9 +82,9 @@ class ModelTensors:
     def _check_can_travel(self, names: Collection[str]) -> None:
         for name, why in self.staying.items():
             if name in names and name in self.trained:
-                raise ValueError(
-                    f"'{_short(name)}' is trained, but {why}, so it cannot travel;"
-                    f" '!{_pattern(name)}' leaves it at the sites"
+                raise TaskError(
+                    f"the model's '{_short(name)}' is trained, but {why}, so it is not averaged;"
+                    f" --shared '!{_pattern(name)}' leaves it at the sites"
                 )
 
     def _check_is_whole(self, names: Collection[str]) -> None:

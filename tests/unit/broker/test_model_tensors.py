@@ -192,8 +192,8 @@ def test_a_buffer_with_a_name_that_cannot_travel_stays(name: str, why: str) -> N
 @pytest.mark.parametrize(
     ("name", "value", "way_out"),
     [
-        ("n" * 600, torch.ones(1), f"'!{'n' * 60}*' leaves it at the sites"),
-        ("phase", torch.ones(1, dtype=torch.complex64), "'!phase' leaves it at the sites"),
+        ("n" * 600, torch.ones(1), f"--shared '!{'n' * 60}*' leaves it at the sites"),
+        ("phase", torch.ones(1, dtype=torch.complex64), "--shared '!phase' leaves it at the sites"),
     ],
 )
 def test_a_trained_parameter_that_cannot_travel_is_refused_with_the_way_out(
@@ -201,7 +201,7 @@ def test_a_trained_parameter_that_cannot_travel_is_refused_with_the_way_out(
 ) -> None:
     model = Buffers()
     model.register_parameter(name, nn.Parameter(value))
-    with pytest.raises(ValueError, match="is trained, but") as refused:
+    with pytest.raises(TaskError, match="is trained, but") as refused:
         names(model)
     assert way_out in str(refused.value)
     assert names(model, way_out.split("'")[1]) == {"w"}
