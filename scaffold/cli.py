@@ -114,7 +114,7 @@ def _run_yaml(name: str) -> str:
     parts = [_commented([setting for setting in described(AggregatorSettings) if setting.name in shared], _GIVEN)]
     for section, settings, given in (
         ("aggregator", AggregatorSettings, {"run": name, "quorum": "2"}),
-        ("simulate", SimulationSettings, {"workers": "4"}),
+        ("simulate", SimulationSettings, {"run": name, "workers": "4"}),
     ):
         own = [setting for setting in described(settings) if setting.name not in shared]
         parts.append(f"# === only fl-{section} reads this ===\n{section}:\n{_commented(own, given, indent='  ')}")

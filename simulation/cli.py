@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from learning import Measured, Site, Task, load_task
 from learning.scripts import ScriptedModel
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded
+from simulation.meant import check_number, only_by_flag
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot, Slot
@@ -63,6 +65,8 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(SimulationSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     if of_script and settings.script is None:
         raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
+    given, settings = settings, only_by_flag(settings, own)
+    check_number(_num_processes(settings), is_meant=settings.many, ask=input if sys.stdin.isatty() else None)
     run_settings = settings.of_aggregator()
     state = run_settings.state
     view = SimulationView(f"{settings.learns}, {settings.workers:,} workers  state {state}")
@@ -72,6 +76,8 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     ):
         if settings.log_level == "INFO" and not terminal.is_live:
             log.setLevel(logging.INFO)
+        if given.broker and not settings.broker:
+            log.info("in this process, without RabbitMQ: for that, fl-simulate asks for --broker as a flag")
         torch.set_num_threads(1)
         with experiment_logs(run_settings) as logs:
             simulation = Simulation(settings, run_settings, of_script, terminal, view, logs)
@@ -165,7 +171,7 @@ class Simulation:
     def _slots(self, stack: contextlib.ExitStack) -> list[Slot]:
         """One slot in this process, or one process for each job."""
         settings = self._settings
-        jobs = min(settings.jobs or _num_cores(), settings.workers)
+        jobs = _num_jobs(settings)
         plans = [
             SlotPlan(
                 task=settings.task,
@@ -248,6 +254,15 @@ class Simulation:
 def _interrupt() -> None:
     """Ends the comparison; none of it is kept."""
     raise KeyboardInterrupt
+
+
+def _num_jobs(settings: SimulationSettings) -> int:
+    return min(settings.jobs or _num_cores(), settings.workers)
+
+
+def _num_processes(settings: SimulationSettings) -> int:
+    """The number of processes that are started."""
+    return settings.workers if settings.broker else _num_jobs(settings)
 
 
 def _num_cores() -> int:

@@ -19,7 +19,7 @@ from simulation.embedded import run_embedded
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot
 
-_OF_THE_COMMAND = ("broker", "jobs", "baselines", "script")
+_OF_THE_COMMAND = ("broker", "jobs", "baselines", "script", "many")
 
 
 def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = unwatched, **settings: Any) -> History:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from aggregator import AggregatorSettings, Quorum, QuorumAsText, RunSettings
 from broker import BrokerUrl
-from broker.wire import QueueName
+from broker.wire import QueueName, RunName
 from console import AsText, settings_of
 from simulation.sites import SimulatedSites
 
@@ -29,7 +29,12 @@ class SimulationSettings(RunSettings):
 
     broker: BrokerUrl | None = Field(
         None,
-        description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker",
+        description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker; the"
+        " command takes it from this flag alone, not from the environment or a file",
+    )
+    run: RunName | None = Field(
+        None,
+        description="name of the run and its directory; by default simulation, and a directory named like the task",
     )
     queue: QueueName | None = Field(None, description="name of the results queue; by default one of its own")
     quorum: QuorumAsText | None = Field(None, description="updates that close a round; by default one from each worker")
@@ -51,6 +56,7 @@ class SimulationSettings(RunSettings):
     state: Path | None = Field(
         None, description="directory of the run, from which it goes on; by default a new one in runs/"
     )
+    many: bool = Field(False, description="start more than 32 processes on this machine without a question")
     baselines: bool = Field(True, description="also train at single sites and on all data in one place, for comparison")
 
     @model_validator(mode="before")
@@ -82,7 +88,7 @@ class SimulationSettings(RunSettings):
 
     def of_aggregator(self) -> AggregatorSettings:
         """The same run, as an aggregator's settings."""
-        state = self.state or Path("runs") / f"{Path(self.learns).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        state = self.state or Path("runs") / f"{self.run or Path(self.learns).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         own_queue = f"simulation-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]}"
         fields = {name: getattr(self, name) for name in RunSettings.model_fields}
         fields |= {"broker": self.broker} if self.broker else {}
@@ -90,7 +96,7 @@ class SimulationSettings(RunSettings):
             "queue": self.queue or own_queue,
             "take_over": True,  # what is on the queue of this folder is its own
             "quorum": self.quorum or Quorum(count=self.workers),
-            "run": "simulation",
+            "run": self.run or "simulation",
             "state": state,
         }
         return settings_of(AggregatorSettings, fields)

@@ -219,7 +219,8 @@ class Federation:
         return self._start(str(script), arguments, name, FEDMQ_QUEUE=self.queue, FEDMQ_NAME=name)
 
     def simulation(self, *flags: str) -> Command:
-        return self._start("simulation.cli", flags, "simulation")
+        """Starts a simulation over the broker, or, with ``--broker none``, without it."""
+        return self._start("simulation.cli", ("--broker", self.broker, *flags), "simulation")
 
     def _start(self, module: str, flags: tuple[str, ...], label: str, **settings: str) -> Command:
         log = self.folder / f"{len(self._commands)}-{label}.log"

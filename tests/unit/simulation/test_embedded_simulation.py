@@ -341,7 +341,6 @@ def test_the_environment_of_an_aggregator_is_not_that_of_a_simulation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDMQ_ROLE", "partial")
-    monkeypatch.setenv("FEDMQ_RUN", "federation")
     run = SimulationSettings(state=tmp_path).of_aggregator()
     assert (run.role, run.run) == ("root", "simulation")
 
