@@ -168,7 +168,9 @@ def _device_of(model: nn.Module) -> str:
 
 def _versions(model: nn.Module) -> list[int]:
     """Changes whenever one of the model's tensors is changed in place, or gets other memory."""
-    return [number for tensor in model.state_dict().values() for number in (tensor._version, tensor.data_ptr())]
+    entries = model.state_dict().values()
+    tensors = [entry for entry in entries if isinstance(entry, torch.Tensor) and entry.layout == torch.strided]
+    return [number for tensor in tensors for number in (tensor._version, tensor.data_ptr())]
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -149,7 +149,9 @@ def test_a_script_that_goes_on_without_sending_is_told(run: Run, caplog: pytest.
     run.begins(rounds=1, deadline_s=0.5)
     for _ in fedmq.rounds(Line(), name="site-a"):
         pass
-    assert "no update: the script went on to the next round without round.send(num_samples=…)" in caplog.text
+    assert (
+        "no update of 'site-a': the script went on to the next round without round.send(num_samples=…)" in caplog.text
+    )
 
 
 def test_a_script_that_trains_another_model_is_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,6 +159,22 @@ def test_a_script_that_trains_another_model_is_told(run: Run, caplog: pytest.Log
     for round in fedmq.rounds(Line(), name="site-a"):
         round.send(num_samples=1)
     assert "the model given to fedmq.rounds() has not changed; does the script train another one?" in caplog.text
+
+
+def test_what_is_no_plain_tensor_in_the_state_dict_is_no_hindrance(run: Run) -> None:
+    class Odd(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("few", torch.eye(2).to_sparse())
+
+        def get_extra_state(self) -> str:
+            return "not a tensor"
+
+        def set_extra_state(self, state: str) -> None:
+            assert state == "not a tensor"
+
+    run.begins(rounds=1)
+    assert [round.send(num_samples=1) for round in fedmq.rounds(Odd(), name="site-a")] == [True]
 
 
 def test_a_break_leaves(run: Run) -> None:
