@@ -178,6 +178,7 @@ class Broadcaster:
             inline_cap=config.inline_cap,
             protection=config.membership.protection,
             began_at=self._ledger.began_at(),
+            base_sha256=self._run.base_sha256,
             blob=body.blob,
             replies=("diverged", "measured"),
             only_evaluate=only_evaluate,

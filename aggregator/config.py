@@ -61,6 +61,8 @@ class AggregatorConfig:
     """Who it is to the others, and whose messages it takes."""
     admission: Admission = field(default_factory=Everybody)
     """Whose updates and signs of life count."""
+    requires_same_base: bool = False
+    """Whether updates trained with other frozen parameters than those here are refused, and not only told of."""
     takes_over: bool = False
     """Whether, without a state of its own, it goes on from the model on the stream."""
     trusts_state: bool = False

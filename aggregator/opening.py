@@ -80,7 +80,10 @@ def opened(
         most_bytes = largest_message(encoding.encoded, sums=encoding.folded if config.topology.num_shards else None)
         transport.listen(Source.PRESENCE, Source.COMMANDS, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         initial = _initial_state(tensors, model, specs)
-        run = open_run(config, initial, tensors, directory=directory, ledger=ledger, transport=transport)
+        base = tensors.base_sha256(tensors.taken_from(model), specs)
+        run = open_run(
+            config, initial, tensors, directory=directory, ledger=ledger, transport=transport, base_sha256=base
+        )
         directory.remove_unfinished()
         bodies = KeptBodies(config.state, epoch=run.epoch)
         bodies.remove_all(but=ledger.kept_files())
@@ -169,6 +172,8 @@ def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Le
         run.part_bytes,
         model_sha256=lambda number: ledger.model_sha256(number - 1) if number > ledger.base_round() else None,
         membership=config.membership,
+        base_sha256=run.base_sha256,
+        requires_same_base=config.requires_same_base,
     )
 
 

@@ -40,6 +40,8 @@ class Run:
     """The tensors that the server's step moves; the others move by the plain mean."""
     part_bytes: frozenset[int]
     """The sizes of part that this run's models have had, and so its updates in blobs."""
+    base_sha256: str | None = None
+    """The digest of the frozen parameters that do not travel, as they are here; None if there are none."""
 
 
 def open_run(
@@ -50,6 +52,7 @@ def open_run(
     directory: StateDirectory,
     ledger: Ledger,
     transport: Transport,
+    base_sha256: str | None,
 ) -> Run:
     """The run in this directory; if that is empty, a new run or, if so configured, the open one on the stream.
 
@@ -77,7 +80,7 @@ def open_run(
     if stepped is None:  # the run begins, or 0.1.0 began it
         stepped = sorted(spec.name for spec in specs if spec.is_float and spec.name in tensors.trained)
         ledger.record({"stepped": stepped})
-    return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(stepped), frozenset(part_bytes))
+    return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(stepped), frozenset(part_bytes), base_sha256)
 
 
 def _go_beyond(

@@ -66,6 +66,8 @@ log = logging.getLogger(__name__)
 _SUSPECT_AFTER = 3
 _MAX_ATTEMPTS = 3
 _MAX_SENT_BOTH_WAYS = 1000
+_MAX_WITH_OTHER_BASE = 1000
+_BASES = "which do not travel: see that all sites load the same base"
 
 
 class Aggregator:
@@ -91,6 +93,8 @@ class Aggregator:
         self._sent_both_ways: set[str] = set()
         """Workers because of whose own updates a partial sum was refused."""
         self._admission = Excluding(admission_by(config.membership.rosters, config.admission))
+        self._with_other_base: set[str] = set()
+        """Workers that a warning has named."""
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
         self._signs_of_life = SignsOfLife(
@@ -372,6 +376,7 @@ class Aggregator:
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
         self._check_admitted(contribution)
+        self._check_base(contribution)
         decision = self._decision_on(contribution)
         self._check_way(contribution, decision)
         if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
@@ -430,6 +435,23 @@ class Aggregator:
                 continue
             if not self._admission.admits(claim.worker, keys):
                 raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker, keys)}")
+
+    def _check_base(self, contribution: Contribution) -> None:
+        """Names workers whose frozen parameters are not those here; an UnfitMessage if the run asks for the same."""
+        expected = self._run.expected
+        for claim in contribution.claims:
+            if None in (claim.base_sha256, expected.base_sha256) or claim.base_sha256 == expected.base_sha256:
+                continue
+            if expected.requires_same_base:
+                raise UnfitMessage(f"trained with other frozen parameters than those here, {_BASES}")
+            if claim.worker not in self._with_other_base and len(self._with_other_base) < _MAX_WITH_OTHER_BASE:
+                self._with_other_base.add(claim.worker)
+                log.warning(
+                    "worker %s trains with other frozen parameters than those here, and counts all the same: %s;"
+                    " --require-same-base refuses it",
+                    claim.worker,
+                    _BASES,
+                )
 
     def _check_way(self, contribution: Contribution, decision: Decision) -> None:
         """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.

@@ -108,6 +108,11 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="tensors of the model that travel and are averaged: patterns of their names, separated by commas"
         " (body.*,!*.bias; ! leaves out), or trainable, for those that are trained; all others stay at each worker",
     )
+    require_same_base: bool = Field(
+        False,
+        description="refuse updates that were trained with other frozen parameters than those here, where these do not"
+        " travel (--shared trainable); by default they count, and a warning names their workers",
+    )
     server_lr: Annotated[float, Field(gt=0)] = Field(
         1.0, description="factor on the mean update of trained parameters; buffers and integers move by the mean"
     )
@@ -240,6 +245,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             raise ValueError("--shard is for --role partial; the root takes --shards N")
         if self.shards and not (self.max_samples is None and self.max_weight is None):
             raise ValueError("--max-samples and --max-weight need each update by itself; leave --shards out")
+        if self.shards and self.require_same_base:
+            raise ValueError("--require-same-base needs each update by itself; leave --shards out")
         if self.shards and self.max_staleness:
             raise ValueError(
                 "--shards needs --max-staleness 0: a partial sum that is late cannot be discounted exactly"
@@ -278,6 +285,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
             admission=self.admission,
+            requires_same_base=self.require_same_base,
             takes_over=self.take_over,
             trusts_state=self.trust_state,
             recorded=self.model_dump(mode="json", exclude={"broker", "token"}),

@@ -105,6 +105,9 @@ class Worker:
         self._is_stopping = False
         self._was_told_of_conflict = False
         self._was_told_of_memory = False
+        self._base_of_run = ""
+        self._base_sha256: str | None = None
+        """The digest of the frozen parameters that stay here, in that run."""
         self._skipped_run_id: str | None = None
 
     # -- the loop -------------------------------------------------------------------------------------------
@@ -271,6 +274,7 @@ class Worker:
         kept = self._carried.before(head.run_id, head.round)
         carried = self._fresh(head) if kept is None else kept
         state = self._whole(head, state, carried)
+        self._look_at_base(head, state)
         measured = self._trainer.evaluate(state)
         if head.only_evaluate:
             self._answer(head, "measured", measured)
@@ -337,6 +341,20 @@ class Worker:
         if home and not self._carried.is_lasting:
             log.warning("the tensors that stay here are lost when this worker is restarted; --state keeps them")
         return Carried({HOME: home})
+
+    def _look_at_base(self, head: ModelHead, state: State) -> None:
+        """Notes which frozen parameters this site trains with, once a run, and says if the aggregator has others."""
+        if self._base_of_run == head.run_id:
+            return
+        self._base_of_run = head.run_id
+        self._base_sha256 = self._trainer.tensors.base_sha256(state, head.tensors)
+        if self._base_sha256 and head.base_sha256 and self._base_sha256 != head.base_sha256:
+            log.warning(
+                "the frozen parameters here are not those of the aggregator (digest %s, there %s): what is trained on"
+                " top of them does not fit together; see that all sites load the same base",
+                self._base_sha256[:12],
+                head.base_sha256[:12],
+            )
 
     def _warn_of_lost_memory(self) -> None:
         if not self._carried.is_lasting and not self._was_told_of_memory:
@@ -420,6 +438,7 @@ class Worker:
             instance=self.presence.instance,
             round=head.round,
             model_sha256=head.sha256,
+            base_sha256=self._base_sha256,
             num_samples=trained.num_samples,
             train_s=trained.train_s,
             sent_at=time.time(),

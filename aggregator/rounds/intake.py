@@ -60,6 +60,10 @@ class Expected:
     """The digest of the model that a round trains from; None if it is not known here."""
     membership: Membership = field(default_factory=Membership)
     """What it has to be, and whose it may be."""
+    base_sha256: str | None = None
+    """The digest of the frozen parameters here that do not travel; None if there are none."""
+    requires_same_base: bool = False
+    """Whether an update that was trained with others is refused."""
 
     @property
     def max_tensors(self) -> int:

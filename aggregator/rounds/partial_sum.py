@@ -41,6 +41,7 @@ def folded_of(update: Update) -> Folded:
         instance=head.instance,
         num_samples=head.num_samples,
         num_bytes=update.num_wire_bytes,
+        base_sha256=head.base_sha256,
         train_s=head.train_s,
         sent_at=head.sent_at,
         train_metrics=head.train_metrics,

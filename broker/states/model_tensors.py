@@ -16,8 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from broker.states.memory_places import overlapping, place_of, repeats_elements, tied
 from broker.states.selection import listed, matched, selected
-from broker.states.tensors import DTYPES, State, specs_of
-from broker.wire import MAX_TENSOR_NAME, KeptSpecs, TensorSpec, canonical
+from broker.states.tensors import DTYPES, State, digest_of, specs_of
+from broker.wire import MAX_TENSOR_NAME, KeptSpecs, Specs, TensorSpec, canonical
 from console import TaskError
 
 _RESERVED = "__metadata__"
@@ -38,6 +38,8 @@ class ModelTensors:
     """Pairs of tensors that have some memory in common without being one."""
     trained: frozenset[str]
     """All names of the parameters that are trained (requires_grad)."""
+    frozen: frozenset[str]
+    """The parameters that are not."""
     staying: Mapping[str, str]
     """Entries that cannot travel -> why."""
     hidden: Sequence[str]
@@ -58,6 +60,7 @@ class ModelTensors:
             others=others,
             overlaps=overlapping(once),
             trained=frozenset(trained),
+            frozen=frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad),
             staying=staying,
             hidden=hidden,
         )
@@ -119,6 +122,15 @@ class ModelTensors:
         entries = _entries(model)
         self._check_unchanged(entries)
         return {spec.name: entries[spec.name] for spec in self.specs}
+
+    def base_sha256(self, state: Mapping[str, torch.Tensor], shared: Specs) -> str | None:
+        """The digest of the parameters that neither travel nor are trained: a frozen base. None if there are none.
+
+        What is trained at home, as a personal head, is meant to differ, and so are buffers, which training may move.
+        """
+        travelling = {spec.name for spec in shared}
+        base = {spec.name: state[spec.name] for spec in self.specs if spec.name in self.frozen - travelling}
+        return digest_of(base) if base else None
 
     def put_into(self, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         """Copies the values in ``state`` into a module, under all their names; all others stay as they are.

@@ -245,6 +245,8 @@ class ModelHead(Tensors):
     """The outcomes of which a ``Reply`` is taken."""
     only_evaluate: StrictBool = Field(default=False, exclude_if=lambda value: not value)
     """The model is not trained any more: workers measure it, and answer that they did."""
+    base_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The digest of the frozen parameters at the aggregator that do not travel; None: there are none."""
 
     def cap(self, own: int) -> int:
         """``inline_cap``; if it is not given, as in 0.1.0, the worker's ``own`` setting."""
@@ -274,6 +276,8 @@ class UpdateHead(Tensors):
     """The round whose model it was trained from."""
     model_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
     """The digest of that model; None in version 1."""
+    base_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The digest of the frozen parameters that it was trained with and that do not travel; None: there are none."""
     sealed: SealedKey | None = Field(default=None, exclude_if=lambda value: value is None)
     """The key of the body, which is then sealed; None: the body is in clear."""
     compression: Compression = Compression()
@@ -333,6 +337,7 @@ class Folded(Header):
     instance: Instance
     num_samples: Annotated[StrictInt, Field(ge=1, le=MAX_NUM_SAMPLES)]
     num_bytes: Annotated[StrictInt, Field(ge=0, lt=2**50)]
+    base_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
     train_s: Seconds
     sent_at: Seconds
     train_metrics: Metrics = Field(default_factory=dict)

@@ -25,7 +25,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "How updates are averaged": ("weighting", "server_lr", "compiled_fold"),
     "Local training": ("epochs", "batch_size", "lr", "momentum", "mu", "max_steps", "plan_args"),
-    "What travels": ("shared", "compression", "zstd", "inline_cap", "part_bytes"),
+    "What travels": ("shared", "require_same_base", "compression", "zstd", "inline_cap", "part_bytes"),
     "When to stop early": ("stop_metric", "stop_direction", "stop_at", "patience"),
     "What is kept": ("keep_every", "commit_every_s", "tensorboard", "mlflow"),
     "Partial aggregators": ("role", "shards", "shard", "flush_s"),

@@ -93,6 +93,21 @@ def test_no_worker_reads_a_setting_that_is_not_the_simulation_s(
     assert [{name for name in each.env if name.startswith("FEDMQ_")} for each in started] == [wanted] * 2
 
 
+def test_each_worker_reads_the_name_and_the_arguments_of_its_own_site(tmp_path: Path, started: list[Started]) -> None:
+    sites = {"north": {"csv": 'a,"b".csv'}, "south": {}}
+    given = SimulationSettings(broker=BROKER, sites=sites, task_args={"csv": "all.csv"})  # type: ignore[arg-type]
+    with processes(given, tmp_path):
+        pass
+    read = []
+    for each in started:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in each.env.items():
+                patch.setenv(name, value)
+            settings = read_settings(WorkerSettings, each.flags, prog="fl-worker", description="", examples="")
+            read.append((settings.name, dict(settings.task_args)))
+    assert read == [("north", {"csv": 'a,"b".csv'}), ("south", {"csv": "all.csv"})]
+
+
 def test_the_broker_s_url_is_on_no_command_line(tmp_path: Path, started: list[Started]) -> None:
     with processes(SimulationSettings(broker=BROKER, workers=2), tmp_path):
         pass
