@@ -60,7 +60,13 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
             snapshot = _show_all(snapshots, console, watch=settings.watch)
         else:
             snapshot = _print_all(snapshots, plain, between="\n")
-    return ExitCode.UNREACHABLE if snapshot.condition in (Condition.GONE, Condition.UNHEARD) else ExitCode.OK
+    return ExitCode.UNREACHABLE if _lacks_aggregator(snapshot) else ExitCode.OK
+
+
+def _lacks_aggregator(snapshot: Snapshot) -> bool:
+    """Whether there is an unfinished run, or none, and nobody who leads."""
+    is_stopped = snapshot.condition is Condition.STOPPED and not snapshot.is_led
+    return is_stopped or snapshot.condition in (Condition.GONE, Condition.UNHEARD)
 
 
 class _LinkState:

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from broker.wire import WorkerStatus
 from console import printable
 from operations.snapshot import Condition, Snapshot
 
@@ -127,14 +128,21 @@ def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
     return [
         (
             worker.name,
-            worker.state if worker.objection is None else "objects",
+            _state_of(worker, snapshot),
             str(worker.round),
-            f"{worker.progress:.0%}" if worker.state == "training" else "",
+            f"{worker.progress:.0%}" if worker.state == "training" and not snapshot.is_over else "",
             _ago(max(0.0, snapshot.at_there - worker.seen_at)),
             "yes" if worker.has_answered else "" if worker.no_update is None else "no update",
         )
         for worker in (snapshot.status.workers if snapshot.status else ())
     ]
+
+
+def _state_of(worker: WorkerStatus, snapshot: Snapshot) -> str:
+    """A worker leaves when its run is over, and nobody takes its last sign of life any more."""
+    if snapshot.is_over:
+        return "left"
+    return worker.state if worker.objection is None else "objects"
 
 
 def _more(snapshot: Snapshot) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Reading a state directory: its run, figures, and the report made from them."""
 
 from aggregator.history import report
+from aggregator.history.export import export
 from aggregator.history.history import MEASURED, History
 from aggregator.history.overview import outline, overview, title_of
 from aggregator.history.portable import portable, without_folder
@@ -10,6 +11,7 @@ __all__ = [
     "MEASURED",
     "NAME",
     "History",
+    "export",
     "outline",
     "overview",
     "portable",

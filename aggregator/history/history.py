@@ -16,7 +16,7 @@ from torch import nn
 from aggregator.history import charts
 from aggregator.history.natural_order import natural_order
 from aggregator.history.sites import Decided
-from aggregator.state import FORMAT, IS_OF_MEASURED, Aim, Verdict, best_of, columns_of, shifted
+from aggregator.state import FORMAT, IS_OF_MEASURED, Aim, Verdict, best_of, columns_of, settings_by_round, shifted
 from broker.states import specs_of
 from broker.wire import difference
 from console import StateError
@@ -166,6 +166,20 @@ class History:
         direction = settings.get("stop_direction")
         return Aim(settings.get("stop_metric"), None if direction is None else Direction(direction))
 
+    def settings_by_round(self) -> list[dict[str, Any]]:
+        """With which settings rounds ran: ``from_round`` and ``settings``, all of them first, then what was new."""
+        if "settings" not in columns_of(self._db, "rounds"):
+            return []
+        query = "SELECT round, settings FROM rounds WHERE settings IS NOT NULL AND closed_by IS NOT NULL ORDER BY round"
+        return settings_by_round(row | {"settings": json.loads(row["settings"])} for row in self._rows(query))
+
+    def commands(self) -> list[dict[str, Any]]:
+        """What people asked of the run (``fl-run``): ``received_at``, ``round``, ``sender``, ``text``, ``result``…"""
+        if not columns_of(self._db, "commands"):
+            return []
+        query = "SELECT received_at, round, sender, text, is_accepted, result FROM commands ORDER BY number"
+        return [row | {"is_accepted": bool(row["is_accepted"])} for row in self._rows(query)]
+
     def best(self) -> tuple[str, int, float] | None:
         """(metric, round, value) of the best round so far; None if nothing was measured."""
         return best_of(self.closed_rounds(), self.aim)
@@ -271,6 +285,20 @@ class History:
             there = ", ".join(found) or "none yet"
             raise StateError(f"{self.state} keeps no model '{name}'; it has {there} (--keep-every keeps more)")
         return found[name]
+
+    def model_round(self, which: int | str = "last") -> int:
+        """The round after which the model that ``model_path`` finds is the global one."""
+        if isinstance(which, int):
+            return which
+        path = self.model_path(which)
+        return next(
+            (
+                int(name.removeprefix("round-"))
+                for name, other in self.models().items()
+                if name.startswith("round-") and other.samefile(path)
+            ),
+            0,
+        )
 
     def load_model(self, module: nn.Module, which: int | str = "last") -> nn.Module:
         """Loads the model after a round, ``last`` or ``best``, into ``module``, and returns the module.

@@ -20,7 +20,7 @@ from aggregator.state.ledger import (
 )
 from aggregator.state.retention import Retention, best_of
 from aggregator.state.site_metrics import shifted
-from aggregator.state.summary import summarize
+from aggregator.state.summary import settings_by_round, summarize
 
 __all__ = [
     "FORMAT",
@@ -46,6 +46,7 @@ __all__ = [
     "columns_of",
     "companion_specs",
     "recorded_metrics",
+    "settings_by_round",
     "shifted",
     "summarize",
 ]

@@ -1,1 +1,1 @@
-"""The life of a run, as people shape it: ``fl-run`` asks a running aggregator for something."""
+"""The life of a run: ``fl-run`` asks a running aggregator for something, ``fl-model`` takes a model out."""

@@ -1,14 +1,37 @@
-"""All that can be set of ``fl-run``."""
+"""All that can be set of ``fl-run`` and ``fl-model``."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from broker import BrokerSettings
+from console import CommandSettings
 from identities import IdentitySettings
 
 TAKES_NOTHING = ("pause", "resume", "stop", "finish")
+
+
+class ModelSettings(CommandSettings):
+    """One call of ``fl-model``."""
+
+    command: CliPositionalArg[Literal["export"]] = Field(description="export")
+    state: CliPositionalArg[Path] = Field(description="the run's state directory")
+    round: str = Field("last", description="which model: last, best, or the one after the round of this number")
+    to: Path = Field(description="file to write; its ending says the format: .pt, .pth, .safetensors or .md")
+
+    @field_validator("round")
+    @classmethod
+    def _is_a_round(cls, given: str) -> str:
+        if given not in ("last", "best") and not (given.isdecimal() and len(given) < 13):
+            raise ValueError("expected last, best or the number of a round")
+        return given
+
+    @property
+    def which(self) -> int | str:
+        """As ``History.model_path`` takes it."""
+        return int(self.round) if self.round.isdecimal() else self.round
 
 
 class RunCommandSettings(BrokerSettings, IdentitySettings):

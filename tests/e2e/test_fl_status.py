@@ -129,7 +129,7 @@ def test_a_simulation_over_rabbitmq_is_seen_and_so_is_where_it_stopped(federatio
     assert "round    2 of 3\nstate    running\nupdates  1 of 2 folded" in look(federation)
     simulation.terminate()
     assert simulation.ends() == ExitCode.INTERRUPTED
-    assert "round  2 of 3\nstate  stopped " in look(federation)
+    assert "round  2 of 3\nstate  stopped " in look(federation, exit_code=ExitCode.UNREACHABLE)
 
 
 def test_a_broker_that_is_away_and_a_queue_that_is_not_there_are_one_clear_line(federation: Federation) -> None:

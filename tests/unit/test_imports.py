@@ -33,7 +33,6 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
     "identities": _WIRE,
     "operations": (*_WIRE, "broker.rabbitmq", "identities"),
-    "operations.runs": (*_WIRE, "identities", "operations"),
     "learning.user_code": ("console",),
     "learning": ("console", "learning.user_code"),
     "learning.scripts": ("console", "learning.user_code", "learning"),
@@ -87,6 +86,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
         *(f"aggregator.{room}" for room in ("rounds", "config", "settings", "commands", "watchers")),
     ),
+    "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation.tied": ("console",),
     "simulation": (

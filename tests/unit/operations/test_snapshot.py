@@ -222,3 +222,23 @@ def test_while_the_broker_is_away_what_was_seen_last_is_shown_and_nothing_is_ask
         assert (seen.status, seen.problem) == (status(), "no broker at …; trying again")
     link.on_link(LinkChanged(name="writer", problem=None))
     assert [(seen.condition, seen.problem) for seen in looks] == [(Condition.FINISHED, None)]
+
+
+def test_who_took_part_in_a_finished_run_has_left() -> None:
+    busy = worker("hospital-a", "training", progress=0.75)
+    text = plain(look(status(state="finished", workers=[busy])))
+    assert "left" in text
+    assert "75%" not in text
+    assert "75%" in plain(look(status(workers=[busy])))
+
+
+def test_a_run_that_is_paused_says_so() -> None:
+    assert "paused: the open round stays open until fl-run resume" in plain(look(status(is_paused=True)))
+
+
+@pytest.mark.parametrize(
+    ("state", "results", "lacks"),
+    [("stopped", ALONE, True), ("stopped", LED, False), ("finished", ALONE, False), ("running", ALONE, True)],
+)
+def test_an_unfinished_run_without_an_aggregator_is_told_apart(state: str, results: Queued, lacks: bool) -> None:
+    assert status_cli._lacks_aggregator(look(status(state=state), results)) is lacks
