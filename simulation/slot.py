@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from broker import MemoryBroker, MemoryTransport, Source, Transport
-from broker.wire import BlobRef, Buffer, ModelHead, Presence, Topology, UpdateHead, decode
+from broker.wire import BlobRef, Buffer, ModelHead, Presence, Reply, Topology, UpdateHead, decode, is_of_kind
 from console import TaskError
 from learning import Task
 from simulation.own_models import OwnModels
@@ -54,7 +54,7 @@ def parcels(transport: Transport) -> Iterator[Parcel]:
 
 
 def _blob(source: Source, body: Buffer) -> tuple[BlobRef | None, int]:
-    if source is Source.PRESENCE:
+    if source is Source.PRESENCE or is_of_kind(body, Reply):
         return None, 0
     head = decode(body, ModelHead)[0] if source is Source.MODELS else decode(body, UpdateHead)[0]
     return head.blob, head.blob.num_parts(head.num_bytes) if head.blob else 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 import simulation.cli
 from aggregator.settings import AggregatorSettings
@@ -122,6 +123,46 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(task: str, 
     ]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
+
+
+POISONED = """
+import torch
+from torch import nn
+
+
+class Sites:
+    def __init__(self, site):
+        self.site = site
+
+    def model(self):
+        return nn.Linear(1, 1, bias=False)
+
+    def train(self, model, plan):
+        with torch.no_grad():
+            model.weight.add_(float("nan") if self.site.name == "worker-2" else 1.0)
+        return {"num_samples": 1}
+
+    def evaluate(self, model):
+        odd = float("nan") if self.site.name == "worker-1" else 1.0
+        return {} if self.site.is_aggregator else {"weight": model.weight.item(), "odd": odd}
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_site_whose_training_diverges_is_named_and_the_sites_measure_the_last_model(
+    tmp_path: Path, jobs: str
+) -> None:
+    path = tmp_path / "poisoned.py"
+    path.write_text(POISONED, encoding="utf-8")
+    flags = ["--no-baselines", "--jobs", jobs]
+    summary = simulate(f"{path}:Sites", tmp_path / "run", *flags)
+    assert [(one["folded"], one["diverged"]) for one in summary["rounds"]] == [(2, 1), (2, 1)]
+    first, last = [one["worker_metrics"]["eval.weight"] for one in summary["rounds"]]
+    assert last == pytest.approx(first + 1.0)
+    assert summary["rounds"][-1]["worker_metrics"]["eval.odd"] == 1.0
+    assert summary["rounds"][-1]["num_not_finite"] == {"eval.odd": 1}
+    model = load_file(tmp_path / "run" / "models" / "last.safetensors")
+    assert last == pytest.approx(model["weight"].item())  # of the last model, not of the one before
 
 
 def test_a_model_that_travels_in_blobs_comes_to_the_same_digest(task: str, tmp_path: Path) -> None:
