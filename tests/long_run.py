@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from aggregator.state import ClosedBy, Ledger, RoundResult, UpdateRow, Verdict
+from aggregator.state import ClosedBy, CommandRow, Ledger, RoundResult, UpdateRow, Verdict
 from learning import Measured
 
 BEGAN_AT = 1.7e9
@@ -21,11 +21,22 @@ def write_long_run(state: Path, *, rounds: int = 1000, workers: int = 200, seed:
     """``workers`` answer in each round, some late, some refused; the last of them has flipped labels.
 
     The loss begins at 45, ``worker-1`` starts an hour early, and half way the run pauses for a quarter of an hour.
+    After a third of the rounds somebody sets another learning rate.
     """
     state.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(state / "ledger.sqlite")
     ledger._db.execute("PRAGMA synchronous = OFF")  # nothing is lost that could not be written again
     ledger.record(_facts(state.name, rounds, settings))
+    told = CommandRow(
+        id="0a1b",
+        received_at=BEGAN_AT,
+        round=rounds // 3,
+        sender=None,
+        text="set lr=0.01",
+        is_accepted=True,
+        result="done",
+    )
+    ledger.take_command(told, {})
     ledger.open_round(1, now=BEGAN_AT)
     luck, at = random.Random(seed), BEGAN_AT
     for number in range(1, rounds + 1):
@@ -35,7 +46,9 @@ def write_long_run(state: Path, *, rounds: int = 1000, workers: int = 200, seed:
         ledger.close_round(
             number,
             rows,
-            _result(number, closed_at, closed_at - at, len(rows), luck),
+            _result(
+                number, closed_at, closed_at - at, len(rows), lr=0.05 if number <= rounds // 3 else 0.01, luck=luck
+            ),
             next_round=number + 1 if number < rounds else None,
             install=lambda: None,
         )
@@ -79,7 +92,9 @@ def _accuracy(number: int) -> float:
     return 0.95 - 0.85 * math.exp(-number / 60)
 
 
-def _result(number: int, closed_at: float, seconds: float, num_rows: int, luck: random.Random) -> RoundResult:
+def _result(
+    number: int, closed_at: float, seconds: float, num_rows: int, *, lr: float, luck: random.Random
+) -> RoundResult:
     accuracy = _accuracy(number) + 0.01 * luck.random()
     loss = 45.0 if number == 1 else 0.3 + 2.0 * math.exp(-number / 60) + 0.01 * luck.random()
     return RoundResult(
@@ -87,6 +102,7 @@ def _result(number: int, closed_at: float, seconds: float, num_rows: int, luck: 
         closed_at=closed_at,
         seconds=seconds,
         num_samples=100 * num_rows,
+        settings={"lr": lr, "quorum": "0.9"},
         measured=Measured({"accuracy": accuracy, "loss": loss}, 360),
         model_sha256=f"{luck.getrandbits(256):064x}",
     )

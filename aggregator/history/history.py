@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aggregator.history import charts
+from aggregator.history.changes import changed_settings
 from aggregator.history.natural_order import natural_order
 from aggregator.history.sites import Decided
 from aggregator.state import FORMAT, IS_OF_MEASURED, Aim, Verdict, best_of, columns_of, settings_by_round, shifted
@@ -145,6 +146,19 @@ class History:
         """How many rounds are closed."""
         (number,) = self._db.execute("SELECT count(*) FROM rounds WHERE closed_by IS NOT NULL").fetchone()
         return int(number)
+
+    def changes(self, *, most: int = 100) -> list[dict[str, Any]]:
+        """The newest changes of settings and commands that were done: ``round`` and ``text``, by round."""
+        found: list[dict[str, Any]] = []
+        if "settings" in columns_of(self._db, "rounds"):
+            recorded = "SELECT round, settings FROM rounds WHERE closed_by IS NOT NULL AND settings IS NOT NULL"
+            found += changed_settings(self._db.execute(f"{recorded} ORDER BY round"))
+        if columns_of(self._db, "commands"):
+            done = (
+                "SELECT round, 'fl-run ' || text AS text FROM commands WHERE is_accepted ORDER BY number DESC LIMIT ?"
+            )
+            found += list(self._rows(done, most))[::-1]
+        return sorted(found, key=lambda change: change["round"])[-most:]
 
     def open_round(self) -> dict[str, Any] | None:
         """The open round: ``round``, ``opened_at``, and how many updates are committed so far; None if none is open."""

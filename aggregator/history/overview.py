@@ -52,6 +52,9 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
     since = recent[0]["round"] if recent else 0
     curves = charts.learning_curves(rounds, spreads)
     figures: dict[str, charts.Figure] = {f"curve {name}": figure for name, figure in curves.items()}
+    changes = history.changes()
+    for curve in curves.values():
+        curve["marks"] = changes
     figures["timeline"] = timeline(recent, history.trained(since_round=since, most=MOST_TIMELINE_UPDATES))
     return {
         "title": title_of(history, facts),
@@ -64,6 +67,7 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
         "curves": list(curves),
         "comparison": _comparison(summary or {}),
         "num_closed": len(rounds),
+        "changes": changes,
         "refused": history.refused(),
         "rounds": [_line(row) for row in rounds[-_MOST_ROUNDS:]],
         "num_more_rounds": max(0, len(rounds) - _MOST_ROUNDS),

@@ -83,6 +83,14 @@ function showRounds(data) {
   ], [...data.rounds].reverse());
 }
 
+function showChanges(changes) {
+  by("changes").hidden = !changes.length;
+  fill(by("changes").querySelector("table"), [
+    ["round", "number", (row) => row.round],
+    ["change", "name", (row) => row.text],
+  ], changes);
+}
+
 function showRefused(refused) {
   by("none-refused").hidden = refused.length > 0;
   by("refused").hidden = refused.length === 0;
@@ -134,6 +142,7 @@ function show(data) {
   by("sites").hidden = !data.num_closed || !data.figures.sites;
   showAllWorkers(data);
   showRounds(data);
+  showChanges(data.changes);
   showRefused(data.refused);
   showSettings(data.settings);
   showDownloads(data);

@@ -104,7 +104,7 @@ function curveHead(element, figure, shown, band, range) {
   const items = shown.map((each) => ({ colour: `var(--${each.colour})`, text: each.name, dash: each.dash }));
   if (band.x.length) items.push({ colour: "var(--green-band)", text: "worst to best site" });
   if (shown.some((each) => each.y.some((value) => value === null))) items.push({ colour: "var(--bad)", text: "× NaN or infinite" });
-  if (figure.marks?.length) items.push({ colour: "var(--quiet)", text: "settings changed", dash: true });
+  if (figure.marks?.length) items.push({ colour: "var(--quiet)", text: "changed on the way", dash: true });
   const line = legend(items);
   const button = part("button", "scale", range.isLog ? "log" : "linear");
   button.title = "change the axis";

@@ -80,6 +80,8 @@ def test_a_long_run_is_of_bounded_size_with_its_best_round_and_its_worst_site(tm
     with History(write_long_run(tmp_path / "run", rounds=30, workers=12)) as history:
         shown = overview(history)
     assert any(label.startswith("best accuracy, round ") for _, label in shown["tiles"])
+    told = [{"round": 10, "text": "fl-run set lr=0.01"}, {"round": 11, "text": "lr 0.05 → 0.01"}]
+    assert shown["changes"] == shown["figures"]["curve accuracy"]["marks"] == told
     assert [row["worker"] for row in shown["workers"]][:3] == ["worker-0", "worker-1", "worker-2"]
     assert min(shown["workers"], key=lambda row: row["measured"]["newest"])["worker"] == "worker-11"
     assert shown["figures"]["timeline"]["length"] < 21 * ROUND_S
