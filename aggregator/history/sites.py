@@ -12,6 +12,8 @@ _MEASURING = ("folded", "abandoned", "diverged", "measured")
 _OTHER = "a"
 _URGENCY = " dalrnf"
 """Of several updates that were decided in one round, the mark that comes last here is shown."""
+_RANKS = {verdict: _URGENCY.index(mark) for verdict, mark in _MARKS.items()}
+_LETTERS = _URGENCY.encode().ljust(256)
 _LEVELS = 64
 _FIRST_LEVEL = ord("0")
 _NONE = " "
@@ -25,7 +27,8 @@ Decided = tuple[int, int | None, str | None, str, float | None]
 class Site:
     """The marks and values of one site, one for each round shown."""
 
-    marks: list[str]
+    ranks: bytearray
+    """The marks, as their places in the order of urgency."""
     values: dict[int, float] = field(default_factory=dict)
 
     def of(self, better: str) -> dict[str, float] | None:
@@ -39,14 +42,15 @@ class Site:
 
 def sites_in(decided: Iterable[Decided], names: Sequence[str], *, first: int, last: int) -> dict[str, Site]:
     """The sites of these names, over the rounds from ``first`` to ``last``."""
-    sites = {name: Site([_NONE] * (last - first + 1)) for name in names}
+    sites = {name: Site(bytearray(last - first + 1)) for name in names}
+    other = _URGENCY.index(_OTHER)
     for number, model, worker, verdict, value in decided:
         site = sites.get(worker or "")
         if site is None:
             continue
-        at, mark = number - first, _MARKS.get(verdict, _OTHER)
-        if number <= last and _URGENCY.index(mark) > _URGENCY.index(site.marks[at]):
-            site.marks[at] = mark
+        at, rank = number - first, _RANKS.get(verdict, other)
+        if number <= last and rank > site.ranks[at]:
+            site.ranks[at] = rank
         if value is None or model is None or verdict not in _MEASURING or not math.isfinite(value):
             continue
         if first <= model <= last:
@@ -56,12 +60,11 @@ def sites_in(decided: Iterable[Decided], names: Sequence[str], *, first: int, la
 
 def spread_of(sites: Mapping[str, Site]) -> Spread:
     """How far apart the sites are in each round that more than one of them measured."""
-    found: dict[int, tuple[float, float, int]] = {}
+    found: dict[int, list[float]] = {}
     for site in sites.values():
         for number, value in site.values.items():
-            low, high, num = found.get(number, (value, value, 0))
-            found[number] = (min(low, value), max(high, value), num + 1)
-    return {number: (low, high) for number, (low, high, num) in found.items() if num > 1}
+            found.setdefault(number, []).append(value)
+    return {number: (min(values), max(values)) for number, values in found.items() if len(values) > 1}
 
 
 def site_map(sites: Mapping[str, Site], *, first: int, last: int, metric: str | None) -> Figure:
@@ -77,7 +80,7 @@ def site_map(sites: Mapping[str, Site], *, first: int, last: int, metric: str | 
         "first": first,
         "last": last,
         "names": list(sites),
-        "marks": ["".join(site.marks) for site in sites.values()],
+        "marks": [site.ranks.translate(_LETTERS).decode() for site in sites.values()],
         "metric": metric if values else None,
         "low": low,
         "high": high,

@@ -1,5 +1,6 @@
 """What page and report draw: the timeline without pauses, the map of sites and rounds, names and paths."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,15 @@ def test_a_timeline_of_nothing_is_empty() -> None:
 
 
 def test_the_map_has_a_letter_a_round_for_each_site_and_the_levels_of_its_metric() -> None:
-    decided = [(1, "a", "folded", 0.0), (1, "b", "late", 0.9), (2, "a", "refused", None), (2, "a", "folded", 1.0)]
-    decided += [(2, "b", "folded", 0.5), (2, "nobody", "refused", None), (9, "a", "folded", 0.1)]
+    decided = [(1, 0, "a", "folded", 0.3), (1, 0, "b", "late", 0.9), (2, 1, "a", "refused", None)]
+    decided += [(2, 1, "a", "folded", 0.0), (3, 2, "a", "diverged", 1.0), (3, 2, "b", "folded", 0.5)]
+    decided += [(2, None, "nobody", "refused", None), (3, 3, "b", "measured", math.nan), (9, 8, "a", "folded", 0.1)]
     sites = sites_in(decided, ["a", "b"], first=1, last=3)
     figure = site_map(sites, first=1, last=3, metric="accuracy")
-    assert figure["marks"] == ["ff ", "lf "]
+    assert figure["marks"] == ["ffn", "l f"]
     assert figure["levels"] == ["0o ", " P "]
     assert spread_of(sites) == {2: (0.5, 1.0)}
+    assert sites["a"].values == {1: 0.0, 2: 1.0}  # of the model after that round
     assert sites["a"].of("max") == {"newest": 1.0, "best": 1.0, "worst": 0.0}
     assert sites["a"].of("min") == {"newest": 1.0, "best": 0.0, "worst": 1.0}
 
@@ -87,7 +90,7 @@ def test_a_long_run_is_of_bounded_size_with_its_best_round_and_its_worst_site(tm
     assert shown["figures"]["timeline"]["length"] < 21 * ROUND_S
     assert [seconds for *_, seconds in shown["figures"]["timeline"]["pauses"]] == [pytest.approx(PAUSE_S, rel=0.05)]
     band = shown["figures"]["curve accuracy"]["band"]
-    assert band["x"] == list(range(1, 31))
+    assert band["x"] == list(range(1, 30))  # nobody has measured the last model
     assert max(high - low for low, high in zip(band["low"], band["high"], strict=True)) > 0.3
 
 
