@@ -180,7 +180,8 @@ class Fleet:
             left += [f"{num_dead} messages in {self.queue}.dead"] if num_dead else []
             channel = connection.channel()
             final = f"{self.queue}.blob.model.{run_id}.{self.rounds + 1}"
-            for name in (self.queue, f"{self.queue}.models", f"{self.queue}.dead", f"{self.queue}.presence", final):
+            own = (f"{self.queue}.{name}" for name in ("models", "dead", "presence", "commands"))
+            for name in (self.queue, *own, final):
                 channel.queue_delete(name)
             for name in (*blobs, *shards):
                 channel.queue_delete(name)
