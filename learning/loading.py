@@ -15,7 +15,7 @@ from console import TaskError
 from learning.bundled import require_scikit_learn
 from learning.partition import parse_partition
 from learning.task import Site, Task
-from learning.user_code import OUR_PACKAGES, blame, blamed
+from learning.user_code import OUR_PACKAGES, blame, blamed, make_room, package_of
 
 BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
 METHODS = ("model", "train", "evaluate")
@@ -29,8 +29,8 @@ def load_task(reference: str, site: Site, *, own: bool = False) -> Task:
 
     The object is a Task, or a callable (class or function) that takes the Site and returns one. Modules are
     also looked for in the current directory, and what a file imports also beside that file; both come last
-    on `sys.path`, so a user's `worker.py` never stands in for ours. A file is executed once in a process,
-    however often it is loaded. With `own`, an object that is a Task is copied. Raises TaskError.
+    on `sys.path`, so a user's `worker.py` never stands in for ours (see learning.user_code). A file is executed
+    once in a process, however often it is loaded. With `own`, an object that is a Task is copied. Raises TaskError.
     """
     try:
         parse_partition(site.partition)
@@ -65,6 +65,9 @@ def _module_named(place: str, name: str) -> ModuleType:
             f" {place.replace('.', '/')}.py:{name}, or rename it"
         )
     _search_last(Path.cwd())
+    file = Path.cwd() / f"{place}.py"
+    if file.is_file():
+        make_room(file)
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
@@ -91,16 +94,21 @@ def _module_of_file(path: Path) -> ModuleType:
 
 
 def _execute(path: Path, name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, "a path that ends in .py always has a loader"
-    assert spec.loader is not None
     _search_last(path.parent)
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(sys.modules[name])
-    except (Exception, SystemExit) as error:  # a user's file may raise anything while it is executed
-        del sys.modules[name]
-        blame(f"importing {path.name}", error)
+    with blamed(f"importing {path.name}"):
+        make_room(path)
+        package = package_of(path)
+        spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}" if package else name, path)
+        assert spec is not None, "a path that ends in .py always has a loader"
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = sys.modules[module.__name__] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            sys.modules.pop(module.__name__, None)
+            raise
 
 
 def at_site(found: object, site: Site, reference: str, *, own: bool = False) -> Task:

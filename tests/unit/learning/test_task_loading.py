@@ -1,5 +1,6 @@
 """From the text of `--task` to a Task, and what is said when that fails."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_a_file_is_registered_under_a_name_of_its_own_and_executed_once() -> Non
     assert type(first) is type(again)
     assert type(first) is not type(other)
     assert all(type(task).__module__ in sys.modules for task in (first, other))
-    assert "Transport" in dir(sys.modules["broker"])
+    assert "Transport" in dir(importlib.import_module("broker"))
 
 
 def test_a_file_may_import_what_lies_beside_it() -> None:
@@ -203,3 +204,57 @@ def test_built_in_tasks_without_scikit_learn_say_what_to_install(monkeypatch: py
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
     assert "pip install 'fedmq[demo]'" in refusal("digits")
+
+
+def test_a_file_of_a_package_may_use_relative_imports() -> None:
+    write("mine/__init__.py", "SIZE = 3")
+    write("mine/parts/__init__.py", "")
+    write("mine/parts/worker.py", "class Net: ...")
+    write("mine/data.py", "from . import SIZE")
+    text = "from .worker import Net\nfrom ..data import SIZE\n\n\n" + dedent(TASK)
+
+    task = load_task(f"{write('mine/parts/my_task.py', text)}:Mine", SITE)
+
+    module = sys.modules[type(task).__module__]
+    assert (module.SIZE, module.Net.__name__) == (3, "Net")  # type: ignore[attr-defined]
+    assert type(load_task("mine/parts/my_task.py:Mine", SITE)) is type(task)
+
+
+def test_a_file_in_a_plain_folder_may_use_relative_imports() -> None:
+    write("plain/console.py", dedent(TASK))
+
+    assert load_task(f"{write('plain/my_task.py', 'from .console import Mine')}:Mine", SITE).site is SITE  # type: ignore[attr-defined]
+
+
+def test_a_package_of_the_users_that_has_a_name_of_ours_is_searched_after_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learning.__path__", list(sys.modules["learning"].__path__))
+    write("learning/net_of_mine.py", dedent(TASK))
+    write("beside.py", "from learning.net_of_mine import Mine\nfrom learning import Supervised")
+    write("my_task.py", "from beside import Mine")
+
+    assert load_task("my_task.py:Mine", SITE).site is SITE  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "name"),
+    [
+        ("worker.py", "import worker", "worker"),
+        ("worker.py", "from worker import Net", "worker"),
+        ("console.py", "import console", "console"),
+        ("learning/__init__.py", "from learning import Net", "learning"),
+        ("learning/task.py", "from learning.task import Net", "learning.task"),
+    ],
+)
+def test_an_import_that_would_get_ours_instead_of_the_users_own_is_refused(file: str, line: str, name: str) -> None:
+    write(f"shadowed/{file}", "class Net: ...")
+    message = refusal(f"{write('shadowed/my_task.py', f'import os{chr(10)}{line}')}:Mine")
+
+    assert f"my_task.py:2 imports {name!r}, a name of fedmq's own, and " in message
+    assert "write a relative import" in message
+
+
+def test_our_own_names_are_ours_where_the_user_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("learning/other.py", "")
+    write("my_task.py", "from learning import Supervised\nfrom learning.split import Split\n" + dedent(TASK))
+
+    assert load_task("my_task.py:Mine", SITE).site is SITE  # type: ignore[attr-defined]
