@@ -1,15 +1,21 @@
 """Training scripts with a loop of their own, as processes on a real RabbitMQ."""
 
+import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 from federation import ROOT, Federation, run_command
+from safetensors.torch import load_file
+from torch import Tensor
 
 from console.errors import ExitCode
+from learning.scripts import ScriptedModel
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)
 PLAIN = ROOT / "examples" / "scripts" / "plain.py"
+ADAPTERS = ROOT / "examples" / "scripts" / "hugging_face.py"
 SCRIPT = """\
 import torch
 import fedmq
@@ -82,3 +88,30 @@ def test_what_ends_a_script_before_its_rounds_is_one_line(script: Path, source: 
     assert ended.returncode == code
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("peft") is None and "FEDMQ_REQUIRE_BROKER" not in os.environ,
+    reason="peft is in the extra `examples`",
+)
+def test_of_a_language_model_with_adapters_they_alone_travel_and_it_learns(federation: Federation) -> None:
+    rounds = ("--shared", "trainable", "--rounds", "3", "--quorum", "3")
+    aggregator = federation.script_aggregator(ADAPTERS, *rounds)
+    workers = [federation.script_worker(name, ADAPTERS, "--site", name) for name in "abc"]
+    assert [command.ends() for command in (aggregator, *workers)] == [ExitCode.OK] * 4, aggregator.tail
+
+    whole = sum(tensor.nbytes for tensor in run_for_its_model(ADAPTERS).values())
+    (model,) = (federation.state / "models").glob("round-00003.safetensors")
+    shared = load_file(model)
+    assert all(".lora_" in name for name in shared)
+    assert sum(tensor.nbytes for tensor in shared.values()) <= 0.02 * whole
+    travelled = federation.rows("SELECT num_bytes FROM updates WHERE verdict = 'folded'")
+    assert len(travelled) == 9
+    assert all(num_bytes <= 0.02 * whole for (num_bytes,) in travelled)
+    losses = [row["worker_metrics"]["eval.loss"] for row in federation.summary["rounds"]]
+    assert losses[2] < losses[1] < losses[0]
+
+
+def run_for_its_model(script: Path) -> dict[str, Tensor]:
+    with pytest.warns():  # the libraries' own, of what they will change
+        return ScriptedModel(script).model().state_dict()

@@ -4,21 +4,18 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from embedded_run import Run
 from torch import Tensor, nn
 
 import fedmq
 import worker.joining
-from aggregator import Aggregator, AggregatorSettings
-from aggregator.history import History
-from broker import MemoryBroker, MemoryTransport
-from broker.wire import Presence, decode
 from console import SettingsError, TaskError
 
+pytest_plugins = ["embedded_run_plugin"]
 pytestmark = pytest.mark.timeout(60)
 POINTS = torch.eye(2)
 
@@ -45,68 +42,13 @@ class AnyModel:
         return {}
 
 
-class Run:
-    """An aggregator in a thread of its own."""
-
-    def __init__(self, state: Path) -> None:
-        self.broker, self.state = MemoryBroker(), state
-        self.signs_of_life: list[str] = []
-        self._has_begun = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._aggregator: Aggregator
-
-    def begins(self, *, rounds: int = 3, deadline_s: float = 600.0) -> None:
-        settings = AggregatorSettings(
-            rounds=rounds, quorum="1", deadline_s=deadline_s, on_short="abandon", state=self.state, lr=0.5
-        )
-        self._thread = threading.Thread(target=self._lead, args=(settings,), name="aggregator", daemon=True)
-        self._thread.start()
-        assert self._has_begun.wait(30)
-
-    def _lead(self, settings: AggregatorSettings) -> None:
-        with closing(Aggregator(settings.config, AnyModel(), MemoryTransport(self.broker))) as self._aggregator:
-            self._aggregator.start()
-            self._has_begun.set()
-            self._aggregator.run()
-
-    def ends(self) -> None:
-        if self._thread is not None:
-            self._aggregator.stop()
-            self._thread.join(10)
-
-    def history(self) -> list[dict[str, object]]:
-        with History(self.state) as history:
-            return [dict(row) for row in history.rounds()]
-
-    def transport(self) -> MemoryTransport:
-        """A worker's, of which the signs of life are noted."""
-        transport = MemoryTransport(self.broker)
-        announce = transport.announce
-
-        def noted(body: bytes, *, worker: str) -> None:
-            self.signs_of_life.append(decode(body, Presence)[0].state)
-            announce(body, worker=worker)
-
-        transport.announce = noted  # type: ignore[method-assign]
-        return transport
-
-
 def fails_in_its_first_round(rounds: Iterator[fedmq.Round]) -> None:
     for _ in rounds:
         raise ZeroDivisionError
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    run = Run(tmp_path / "state")
-    monkeypatch.setattr(worker.joining, "connect", lambda *args, **kwargs: run.transport())
-    monkeypatch.chdir(tmp_path)
-    yield run
-    run.ends()
-
-
 def test_a_script_trains_the_newest_model_in_place_and_its_optimizer_lives_on(run: Run) -> None:
-    run.begins(rounds=3)
+    run.begins(AnyModel(), rounds=3)
     model = Line()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
     numbers = []
@@ -126,7 +68,7 @@ def test_a_script_trains_the_newest_model_in_place_and_its_optimizer_lives_on(ru
 
 
 def test_the_same_seed_gives_the_same_random_numbers_in_a_round(run: Run) -> None:
-    run.begins(rounds=1)
+    run.begins(AnyModel(), rounds=1)
     for round in fedmq.rounds(Line(), name="site-a"):
         drawn = torch.rand(3)
         torch.manual_seed(round.plan.seed)
@@ -135,7 +77,7 @@ def test_the_same_seed_gives_the_same_random_numbers_in_a_round(run: Run) -> Non
 
 
 def test_a_round_that_is_over_while_the_script_trains_sends_nothing_and_says_so(run: Run) -> None:
-    run.begins(rounds=2, deadline_s=0.05)
+    run.begins(AnyModel(), rounds=2, deadline_s=0.05)
     sent = []
     for round in fedmq.rounds(Line(), name="site-a"):
         while not round.cancelled():
@@ -146,7 +88,7 @@ def test_a_round_that_is_over_while_the_script_trains_sends_nothing_and_says_so(
 
 
 def test_a_script_that_goes_on_without_sending_is_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    run.begins(rounds=1, deadline_s=0.5)
+    run.begins(AnyModel(), rounds=1, deadline_s=0.5)
     for _ in fedmq.rounds(Line(), name="site-a"):
         pass
     assert (
@@ -155,7 +97,7 @@ def test_a_script_that_goes_on_without_sending_is_told(run: Run, caplog: pytest.
 
 
 def test_a_script_that_trains_another_model_is_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    run.begins(rounds=1)
+    run.begins(AnyModel(), rounds=1)
     for round in fedmq.rounds(Line(), name="site-a"):
         round.send(num_samples=1)
     assert "the model given to fedmq.rounds() has not changed; does the script train another one?" in caplog.text
@@ -178,7 +120,7 @@ def test_what_is_no_plain_tensor_in_the_state_dict_is_no_hindrance(run: Run) -> 
 
 
 def test_a_break_leaves(run: Run) -> None:
-    run.begins()
+    run.begins(AnyModel())
     for _ in fedmq.rounds(Line(), name="site-a"):
         break
     assert not [thread for thread in threading.enumerate() if thread.name in ("worker", "heartbeat")]
@@ -186,7 +128,7 @@ def test_a_break_leaves(run: Run) -> None:
 
 
 def test_an_exception_of_the_script_s_is_its_own_and_leaves(run: Run) -> None:
-    run.begins()
+    run.begins(AnyModel())
     with pytest.raises(ZeroDivisionError):
         fails_in_its_first_round(fedmq.rounds(Line(), name="site-a"))
     assert run.signs_of_life[-1] == "leaving"
@@ -196,20 +138,20 @@ def test_an_exception_while_the_script_measures_is_its_own_and_leaves(run: Run) 
     def broken(model: nn.Module) -> dict[str, float]:
         raise KeyError("no test data")
 
-    run.begins()
+    run.begins(AnyModel())
     with pytest.raises(KeyError, match="no test data"):  # it is measured before it is trained
         fails_in_its_first_round(fedmq.rounds(Line(), name="site-a", evaluate=broken))
     assert run.signs_of_life[-1] == "leaving"
 
 
 def test_a_model_that_is_not_the_run_s_ends_the_loop_with_an_error(run: Run) -> None:
-    run.begins()
+    run.begins(AnyModel())
     with pytest.raises(TaskError, match="has no tensor 'bias'"):
         next(iter(fedmq.rounds(nn.Linear(3, 1), name="site-a")))
 
 
 def test_a_num_samples_that_is_no_weight_ends_the_loop_with_an_error(run: Run) -> None:
-    run.begins()
+    run.begins(AnyModel())
     round = next(rounds := fedmq.rounds(Line(), name="site-a"))
     with pytest.raises(TaskError, match="num_samples"):
         round.send(num_samples=0)
@@ -218,7 +160,7 @@ def test_a_num_samples_that_is_no_weight_ends_the_loop_with_an_error(run: Run) -
 
 
 def test_a_round_has_one_update(run: Run) -> None:
-    run.begins(rounds=1)
+    run.begins(AnyModel(), rounds=1)
     for round in fedmq.rounds(Line(), name="site-a"):
         assert round.send(num_samples=1)
         with pytest.raises(TaskError, match="round 1 was sent before"):
@@ -227,7 +169,7 @@ def test_a_round_has_one_update(run: Run) -> None:
 
 def test_sigterm_ends_the_loop_and_the_script_goes_on_with_its_own_handlers(run: Run) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    run.begins()
+    run.begins(AnyModel())
     sent = []
     for round in fedmq.rounds(Line(), name="site-a"):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -248,7 +190,7 @@ def test_settings_come_from_keywords_then_environment_then_file(
         "connect",
         lambda settings, **kwargs: seen.append(settings) or run.transport(),
     )
-    run.begins(rounds=1)
+    run.begins(AnyModel(), rounds=1)
     for round in fedmq.rounds(Line(), config=tmp_path / "site.yaml", broker="amqp://guest:guest@localhost:1/"):
         round.send(num_samples=1)
     (settings,) = seen
