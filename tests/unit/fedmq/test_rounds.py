@@ -115,7 +115,7 @@ def test_what_is_no_plain_tensor_in_the_state_dict_is_no_hindrance(run: Run) -> 
         def set_extra_state(self, state: str) -> None:
             assert state == "not a tensor"
 
-    run.begins(rounds=1)
+    run.begins(AnyModel(), rounds=1)
     assert [round.send(num_samples=1) for round in fedmq.rounds(Odd(), name="site-a")] == [True]
 
 
