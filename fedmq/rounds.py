@@ -100,7 +100,7 @@ def rounds(
     task = ScriptTask(model, measures=evaluate is not None)
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(named(given))
-        if given.state is not None:
+        if given.state is not None or given.save_model is not None:
             stack.enter_context(private_files(given.state))
         stack.enter_context(signals_as_before())
         worker = stack.enter_context(

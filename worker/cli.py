@@ -36,6 +36,7 @@ _DESCRIPTION = "Reads the newest model from the broker, trains it on this site's
 _EXAMPLES = """\
   FEDMQ_BROKER=amqps://user:secret@broker:5671/ fl-worker --queue updates --task digits
   fl-worker --task my_task.py:task --name hospital-a --device auto --state /var/lib/fedmq
+  fl-worker --task my_task.py:task --state /var/lib/fedmq --save-model hospital-a.safetensors
   fl-worker --task digits --site 0/8 --partition dirichlet:0.5
   fl-worker --script train.py --name hospital-a -- --epochs 3 --data /data/hospital-a
   fl-worker --check"""

@@ -1,6 +1,7 @@
 """What a worker is given when it starts."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from broker.wire import PRESENCE_EVERY_S, Topology
 from identities import Membership
@@ -21,6 +22,8 @@ class WorkerConfig:
     """Whether it waits for more once a run is finished, and does not leave."""
     grace_s: float = 0.0
     """Seconds that it waits for more if the run is finished when it starts: its aggregator may be about to go on."""
+    save_model: Path | None = None
+    """Where the final model goes as it stands at this site, when the run is finished."""
     device: str = "cpu"
     presence_every_s: float = PRESENCE_EVERY_S
     """Most seconds between two calls of ``announce``, which the caller sees to."""

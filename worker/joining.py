@@ -15,7 +15,7 @@ from worker.events import Watcher
 from worker.name import name_of_machine
 from worker.service import Worker
 from worker.settings import WorkerSettings
-from worker.state import OnDisk, Positions
+from worker.state import OnDisk, OwnResults, Positions
 from worker.watchers import WorkerMetrics
 
 _GRACE_S = 15.0
@@ -66,6 +66,7 @@ def joined(
             run=settings.run,
             stays=settings.stay,
             grace_s=_GRACE_S,
+            save_model=settings.save_model,
             device=on_device,
             presence_every_s=settings.presence_every_s,
             membership=membership(settings, "worker", name),
@@ -76,6 +77,7 @@ def joined(
             made,
             transport,
             carried=carried,
+            results=OwnResults(settings.state, name) if settings.state and settings.keep_results else None,
             positions=Positions(_newest_model(settings, name)),
             on_event=fan_out(on_event, metrics.on_event),
             announce_soon=heartbeat.soon,

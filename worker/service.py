@@ -28,7 +28,7 @@ from broker.wire import (
     names_of,
     num_bytes_of,
 )
-from console import BlobLost, BrokerUnreachable, MessageError, TaskError, UnfitMessage, malloc
+from console import BlobLost, BrokerUnreachable, MessageError, StateError, TaskError, UnfitMessage, malloc
 from learning import Measured, Plan, Task, finite, not_finite, plain
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
@@ -42,7 +42,7 @@ from worker.events import (
     Watcher,
     unwatched,
 )
-from worker.state import HOME, RESIDUAL, Carried, InMemory, Memory, Positions, Store
+from worker.state import HOME, RESIDUAL, Carried, InMemory, Memory, OwnResults, Positions, Store, save_model
 from worker.trainer import NoUpdate, Trained, Trainer, derived_seed, plan_of
 from worker.upload import Body, Uploader
 
@@ -65,6 +65,7 @@ class Worker:
         transport: Transport,
         *,
         carried: Store | None = None,
+        results: OwnResults | None = None,
         positions: Positions | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
@@ -86,6 +87,8 @@ class Worker:
         self._topology, self._inline_cap = config.topology, config.inline_cap
         self._trainer = Trainer(task, device=config.device, model=model)
         self._carried: Store = carried or InMemory()
+        self._results, self._save_model = results, config.save_model
+        self._is_saved = False
         self._encoding: Encoding | None = None
         self._on_event = on_event
         self._uploader = Uploader(
@@ -130,6 +133,8 @@ class Worker:
         self._set_state("leaving", at_once=True)
         self._transport.close()
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
+        if self.is_finished and self._save_model is not None and not self._is_saved:
+            raise StateError(f"the run is finished, but {self._save_model} was not written; the log says why")
 
     def stop(self) -> None:
         """Ends ``run`` before the next batch. May be called from a signal handler."""
@@ -196,6 +201,7 @@ class Worker:
     def _take_part(self, head: ModelHead, payload: Buffer) -> None:
         before, self._done = self._done, head
         if head.is_finished:
+            self._keep_final(head, payload)
             self._finish(head, is_first=before is None)
             return
         self._leaves_at = None
@@ -247,6 +253,37 @@ class Worker:
         else:
             self.is_finished = True
 
+    def _keep_final(self, head: ModelHead, payload: Buffer) -> None:
+        """Keeps the final model as it stands here, if that is wanted; a warning says why it cannot be had."""
+        if self._results is None and self._save_model is None:
+            return
+        try:
+            state = self._final(head, payload)
+        except (BlobLost, UnfitMessage, TaskError) as error:
+            log.warning("the final model of run %s is not kept here: %s", head.run_id, error)
+            return
+        if self._results is not None:
+            self._results.finished(head.run_id, head.round - 1, state)
+        if self._save_model is not None:
+            save_model(self._save_model, state, round_number=head.round - 1, run_id=head.run_id, metrics={})
+            self._is_saved = True
+            log.info("the final model of run %s as it stands here is in %s", head.run_id, self._save_model)
+
+    def _final(self, head: ModelHead, payload: Buffer) -> State:
+        """The final model with the tensors that stay here."""
+        tensors = self._trainer.tensors
+        objection = self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
+        if objection:
+            raise UnfitMessage(objection)
+        self.check_fits(head)
+        state = read_model(head, payload, self._transport, trained=tensors.trained, on_event=self._on_event)
+        carried = self._carried.before(head.run_id, head.round)
+        if carried is None:
+            carried = self._fresh(head)
+            if carried.home:
+                log.warning("the tensors of run %s that stay here were never trained here", head.run_id)
+        return self._whole(head, state, carried)
+
     def _has_waited(self) -> bool:
         """Whether nothing came while it waited for more of a run that was finished when it started."""
         return self._leaves_at is not None and self._clock() >= self._leaves_at
@@ -276,6 +313,8 @@ class Worker:
         state = self._whole(head, state, carried)
         self._look_at_base(head, state)
         measured = self._trainer.evaluate(state)
+        if self._results is not None:
+            self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
         if head.only_evaluate:
             self._answer(head, "measured", measured)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.metrics.items())

@@ -98,6 +98,16 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         " share all tensors, or a task writes to plan.memory; and, with --roster, for the newest model seen, so that no"
         " older one is taken for it; without one, a restart loses them",
     )
+    keep_results: bool = Field(
+        True,
+        description="with --state: keep the best and the last model as they stand at this site, and its evaluation of"
+        " every round, below the run's directory there",
+    )
+    save_model: Path | None = Field(
+        None,
+        description="file for the final model as it stands at this site, with its own tensors, written when the run is"
+        " finished: NAME.safetensors",
+    )
     presence_every_s: float = Field(
         PRESENCE_EVERY_S,
         description=f"seconds between signs of life, {MIN_PRESENCE_EVERY_S:g} to {MAX_PRESENCE_EVERY_S:g};"
@@ -127,6 +137,15 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         description="only check the settings, with --roster also whether the key is on it, and that the broker and the"
         " queue are there; exit code 0 if so",
     )
+
+    @field_validator("save_model")
+    @classmethod
+    def _the_model_can_be_saved_there(cls, path: Path | None) -> Path | None:
+        if path is not None and path.suffix != ".safetensors":
+            raise ValueError(f"expected a file name that ends in .safetensors, not {path.name!r}")
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise ValueError(f"{path} is a directory, or its directory is not there")
+        return path
 
     @field_validator("presence_every_s")
     @classmethod

@@ -36,7 +36,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "learning.user_code": ("console",),
     "learning": ("console", "learning.user_code"),
     "learning.scripts": ("console", "learning.user_code", "learning"),
-    "worker.state": _STATES,
+    "worker.state": (*_STATES, "learning"),
     "worker.events": _WIRE,
     "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
     "worker": (

@@ -1,7 +1,8 @@
-"""What stays at a site from round to round: what training carries on, and which models the worker has seen."""
+"""What stays at a site: what training carries on, which models the worker has seen, and the site's own results."""
 
 from worker.state.carried import HOME, RESIDUAL, Carried, InMemory, OnDisk, Store
 from worker.state.memory import Memory
+from worker.state.own_results import OwnResults, save_model
 from worker.state.positions import Positions
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "InMemory",
     "Memory",
     "OnDisk",
+    "OwnResults",
     "Positions",
     "Store",
+    "save_model",
 ]

@@ -7,9 +7,7 @@ same bits. What the worker began with counts as carried out of round 0.
 DIR/<worker>/run-<run id>/round-00012.safetensors    <set>.<tensor>, after the update of round 12
 """
 
-import os
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +17,7 @@ from safetensors.torch import save_file
 
 from broker.states import State, digest_of
 from console import StateError
+from worker.state.durable import replace_file
 
 RESIDUAL, HOME = "residual", "home"
 
@@ -141,20 +140,12 @@ def _outdated(rounds: Collection[int], round_number: int, *, num_kept: int) -> l
 
 
 def _write(path: Path, carried: Carried) -> None:
-    state = {f"{of_set}.{name}": tensor for of_set, tensors in carried.sets.items() for name, tensor in tensors.items()}
-    temporary = path.with_suffix(".tmp")  # what a kill leaves behind is overwritten when the round is done again
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()}, temporary, {"sha256": digest_of(state)}
-        )
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise StateError(f"cannot write {path}: {error}; make room, and the same command goes on") from error
+    state = {
+        f"{of_set}.{name}": tensor.contiguous()
+        for of_set, tensors in carried.sets.items()
+        for name, tensor in tensors.items()
+    }
+    replace_file(path, lambda new: save_file(state, new, {"sha256": digest_of(state)}))
 
 
 def _read(path: Path) -> Carried:
@@ -174,11 +165,3 @@ def _read(path: Path) -> Carried:
 
 
 _ADVICE = "remove it to go on from an earlier round, or its directory to begin with nothing"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -128,7 +128,7 @@ def test_three_rounds_of_a_run_are_on_the_disk_and_no_half_of_one(tmp_path: Path
 def test_what_a_kill_left_of_a_file_is_written_over(tmp_path: Path) -> None:
     folder = tmp_path / "site-a" / "run-r.1"
     folder.mkdir(parents=True)
-    (folder / "round-00001.tmp").write_bytes(b"half a file")
+    (folder / "round-00001.safetensors.tmp").write_bytes(b"half a file")
     store = OnDisk(tmp_path, "site-a")
     assert store.before("r.1", 1) is None
     keep(store, 1)

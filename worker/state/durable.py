@@ -1,0 +1,33 @@
+"""Files that a kill leaves whole: the old one or the new one, never a part."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from console import StateError
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Puts what ``write`` writes in place of ``path``: under another name, synced, then renamed. StateError if not."""
+    temporary = path.with_name(f"{path.name}.tmp")  # what a kill leaves behind is overwritten the next time
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StateError(f"cannot write {path}: {error}; make room, and the same command goes on") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
