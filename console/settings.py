@@ -58,6 +58,7 @@ class CommandSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
+        env_prefix_target="all",  # the variable of `--json` is FEDMQ_JSON
         env_ignore_empty=True,
         extra="forbid",
         frozen=True,

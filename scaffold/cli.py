@@ -4,18 +4,12 @@ import argparse
 import re
 import secrets
 import sys
-import textwrap
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from aggregator import AggregatorSettings, RunSettings
 from console import ExitCode, SettingsError, exit_code_of
-from console.flags import OWN, Setting, described
-from simulation import SimulationSettings
-from worker import WorkerSettings
 
 _PROG = "fl-init"
 _EXAMPLES = """\
@@ -37,9 +31,6 @@ FILES = (
 _TEMPLATES = {".env": "env.example.j2"}
 """File -> template, where the names differ."""
 _SOURCE_ELSEWHERE = "../fedmq"
-_TASK = "task.py:task"
-_GIVEN = {"task": _TASK, "rounds": "10"}
-"""The settings that the files set; all others are in them as comments, with their defaults."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,8 +87,6 @@ def _rendered(file: str, name: str) -> str:
         source=_SOURCE_ELSEWHERE if source is None or file == ".env.example" else source,
         source_found=source is not None,
         password=secrets.token_urlsafe if file == ".env" else lambda: "change-me",
-        run=_run_yaml(name),
-        worker=_commented(described(WorkerSettings), {"task": _TASK}),
     )
 
 
@@ -105,40 +94,6 @@ def _source() -> Path | None:
     """The folder of fedmq's sources, from which compose builds the image; None if it was installed without them."""
     folder = Path(__file__).parents[1]
     return folder if (folder / "Dockerfile").is_file() else None
-
-
-def _run_yaml(name: str) -> str:
-    """The settings that aggregator and simulation share, then a section for each with its own."""
-    both = [set(described(settings)) for settings in (AggregatorSettings, SimulationSettings)]
-    shared = {setting.name for setting in both[0] & both[1]} & RunSettings.model_fields.keys()
-    parts = [_commented([setting for setting in described(AggregatorSettings) if setting.name in shared], _GIVEN)]
-    for section, settings, given in (
-        ("aggregator", AggregatorSettings, {"run": name, "quorum": "2"}),
-        ("simulate", SimulationSettings, {"run": name, "workers": "4"}),
-    ):
-        own = [setting for setting in described(settings) if setting.name not in shared]
-        parts.append(f"# === only fl-{section} reads this ===\n{section}:\n{_commented(own, given, indent='  ')}")
-    return "\n".join(parts)
-
-
-def _commented(settings: Sequence[Setting], given: dict[str, str], *, indent: str = "") -> str:
-    lines = []
-    for group, own in groupby(settings, key=lambda setting: setting.group):
-        if group != OWN:
-            lines += [f"{indent}# -- {group.lower()} --", ""]
-        for setting in own:
-            text = f"{setting.description} ({setting.kind})"
-            lines += textwrap.wrap(text, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}#   ")
-            value = given.get(setting.name)
-            mark, shown = ("", value) if value else ("#", _yaml(setting.default))
-            lines.append(f"{indent}{mark}{setting.name}: {shown}")
-            lines.append("")
-    return "\n".join(lines)
-
-
-def _yaml(value: str) -> str:
-    """The value, quoted where YAML would take it for something else."""
-    return f'"{value}"' if re.search(r"[*!%:#]|^$", value) else value
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``docs/settings.md``: every setting of every command. ``make settings-page`` writes it."""
+"""``docs/settings.md``: every setting of every command. ``make settings-page`` writes it, and fl-init's templates."""
 
 import sys
 from itertools import groupby
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from console.flags import Setting, described
 from scaffold.commands import COMMANDS
+from scaffold.project_settings import TEMPLATES
 
 _HEAD = """\
 # Settings
@@ -39,3 +40,5 @@ def _row(setting: Setting) -> str:
 
 if __name__ == "__main__":
     Path(sys.argv[1]).write_text(page(), encoding="utf-8")
+    for file, text in TEMPLATES.items():
+        Path(__file__).with_name("project").joinpath(file).write_text(text(), encoding="utf-8")

@@ -18,6 +18,7 @@ from console import CommandSettings
 from console.errors import ExitCode, SettingsError
 from console.flags import described
 from console.settings import environment_of, read_settings
+from operations.settings import StatusSettings
 from scaffold.commands import COMMANDS
 from worker.settings import WorkerSettings
 
@@ -178,6 +179,13 @@ def test_a_password_in_the_environment_or_a_file_is_not_mentioned(
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMQ_ROUNDS", "")
     assert read().rounds == 20
+
+
+def test_a_flag_named_otherwise_than_its_field_has_the_prefixed_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSON", "true")
+    assert not read(kind=StatusSettings).is_json
+    monkeypatch.setenv("FEDMQ_JSON", "true")
+    assert read(kind=StatusSettings).is_json
 
 
 def test_names_in_a_file_may_have_hyphens(tmp_path: Path) -> None:

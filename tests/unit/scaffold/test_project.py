@@ -16,6 +16,7 @@ from console.flags import GROUP_OF, described
 from console.settings import read_settings
 from scaffold.cli import FILES, write_project
 from scaffold.commands import COMMANDS
+from scaffold.project_settings import TEMPLATES
 from scaffold.settings_page import page
 from simulation.cli import main as simulate
 from simulation.settings import SimulationSettings
@@ -170,6 +171,12 @@ def test_every_setting_that_has_a_place_in_a_group_is_there() -> None:
 
 def test_the_settings_page_is_not_stale() -> None:
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == page(), "make settings-page"
+
+
+@pytest.mark.parametrize("file", TEMPLATES)
+def test_the_settings_of_a_new_project_are_not_stale(file: str) -> None:
+    template = ROOT / "scaffold" / "project" / file
+    assert template.read_text(encoding="utf-8") == TEMPLATES[file](), "make settings-page"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
