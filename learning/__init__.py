@@ -4,7 +4,7 @@ Pure: tensors in, tensors out. Nothing here knows a queue, a message or a clock.
 """
 
 from learning.evaluation import evaluating
-from learning.loading import at_site, load_task
+from learning.loading import at_site, has_samples, load_task
 from learning.metrics import (
     AT_SITES,
     IN_TRAINING,
@@ -40,6 +40,7 @@ __all__ = [
     "blamed",
     "evaluating",
     "finite",
+    "has_samples",
     "load_task",
     "not_finite",
     "numbers_of",

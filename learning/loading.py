@@ -126,6 +126,15 @@ def at_site(found: object, site: Site, reference: str, *, own: bool = False) -> 
     return cast(Task, task)
 
 
+def has_samples(task: object) -> bool:
+    """Whether a task has samples to train on; one that does not say, with a method of this name, has."""
+    says = getattr(task, "has_samples", None)
+    if not callable(says):
+        return True
+    with blamed("the task's has_samples()"):
+        return bool(says())
+
+
 def _copied(task: object, reference: str) -> object:
     try:
         return copy.deepcopy(task)

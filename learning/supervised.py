@@ -53,6 +53,10 @@ class SupervisedTask:
         log.debug("%s has %d training and %d test samples", where, num_train, num_test)
         return split
 
+    def has_samples(self) -> bool:
+        """Whether there is anything to train on."""
+        return count(self.split.train) > 0
+
     def model(self) -> nn.Module:
         return self.problem.model()
 

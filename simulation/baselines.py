@@ -9,8 +9,8 @@ import torch
 
 from broker.states import ModelTensors, State
 from broker.wire import LocalTraining
-from console import Arguments
-from learning import Measured, Site, Task, evaluating, load_task, numbers_of
+from console import Arguments, TaskError
+from learning import Measured, Site, Task, evaluating, has_samples, load_task, numbers_of
 from simulation.sites import SimulatedSites
 from worker import Trainer, derived_seed, plan_of
 
@@ -45,18 +45,21 @@ class Baseline:
     def single_sites(self, judge: Task) -> Iterator[Alone]:
         """Sites trained alone, evaluated on ``judge``'s test data: every site, or a sample if there are many."""
         for index in sampled_sites(self.num_sites):
-            yield self._train(self.sites.site(index, self.partition, self.task_args), judge)
+            site = self.sites.site(index, self.partition, self.task_args)
+            if has_samples(task := load_task(self.task, site, own=True)):
+                yield self._train(site, task, judge)
 
     def pooled(self, judge: Task) -> Alone:
         """A model trained on all data in one place."""
-        return self._train(Site(name="pooled", index=0, num_sites=1, args=self.task_args), judge)
+        site = Site(name="pooled", index=0, num_sites=1, args=self.task_args)
+        return self._train(site, load_task(self.task, site, own=True), judge)
 
     @property
     def num_sites(self) -> int:
         return len(self.sites)
 
-    def _train(self, site: Site, judge: Task) -> Alone:
-        trainer = Trainer(load_task(self.task, site, own=True))
+    def _train(self, site: Site, task: Task, judge: Task) -> Alone:
+        trainer = Trainer(task)
         state, num_samples = self.initial, 0
         for number in range(1, self.rounds + 1):
             seed = derived_seed(self.seed, number, site.name or "")
@@ -78,7 +81,8 @@ def sampled_sites(num_sites: int) -> list[int]:
 
 
 def compare(baseline: Baseline, judge: Task, *, on_step: Callable[[str], None]) -> dict[str, Any]:
-    """Both baselines, as ``summary.json`` has them; ``pooled`` only if a single place can hold the same data."""
+    """Both baselines, as ``summary.json`` has them. ``pooled`` is there only if a single place can hold the same data;
+    else ``no_pooled`` says why not."""
     sites: list[Alone] = []
     for alone in baseline.single_sites(judge):
         sites.append(alone)
@@ -88,11 +92,20 @@ def compare(baseline: Baseline, judge: Task, *, on_step: Callable[[str], None]) 
         "num_sites": baseline.num_sites,
         "single_mean": _mean(sites),
     }
-    pooled = baseline.pooled(judge)
-    on_step("all data in one place")
     num_samples = fmean(alone.num_samples for alone in sites) * baseline.num_sites
-    if abs(pooled.num_samples - num_samples) <= _SAME_DATA * num_samples + baseline.num_sites:
-        result["pooled"] = pooled.measured.recorded()
+    try:
+        pooled = baseline.pooled(judge)
+    except TaskError as error:  # a task that reads files of its site's has none for a site that is all sites
+        result["no_pooled"] = f"no comparison with all data in one place: {error}"
+    else:
+        if abs(pooled.num_samples - num_samples) <= _SAME_DATA * num_samples + baseline.num_sites:
+            result["pooled"] = pooled.measured.recorded()
+        else:
+            result["no_pooled"] = (
+                f"no comparison with all data in one place: there the task has {pooled.num_samples:,} samples, and"
+                f" the sites together have about {num_samples:,.0f}"
+            )
+    on_step(result.get("no_pooled", "all data in one place"))
     return result
 
 

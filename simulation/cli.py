@@ -35,7 +35,7 @@ from console import (
 from learning import Measured, Site, Task, load_task
 from learning.scripts import ScriptedModel
 from simulation.baselines import Baseline, compare, sampled_sites
-from simulation.embedded import run_embedded
+from simulation.embedded import run_embedded, with_quorum_of
 from simulation.meant import check_number, only_by_flag
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
@@ -149,13 +149,11 @@ class Simulation:
 
     def _embedded(self) -> bool:
         broker = MemoryBroker()
-        # as a count: all workers are always present here, however long one of them trains
-        quorum = self._run_settings.quorum.counted(self._settings.workers)
-        settings = self._run_settings.model_copy(update={"quorum": quorum})
         with contextlib.ExitStack() as stack:
+            slots = self._slots(stack)
+            settings = with_quorum_of(slots, self._run_settings)
             made = Aggregator(settings.config, self._task, MemoryTransport(broker), on_event=self._on_event)
             aggregator = stack.enter_context(contextlib.closing(made))
-            slots = self._slots(stack)
 
             def stop() -> None:
                 aggregator.stop()
@@ -222,8 +220,12 @@ class Simulation:
         return loaded
 
     def add_baselines(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """The summary with both baselines, written back; unchanged if the task has no central test data."""
+        """The summary with both baselines, or with the reason why there are none, written back."""
         if not summary["final"].get("metrics"):
+            reason = "no comparison with single sites: the task evaluates nothing at the aggregator (site.name is None)"
+            log.info(reason)
+            summary = summary | {"baselines": {"none": reason}}
+            StateDirectory(self.folder).write_summary(summary)
             return summary
         settings = self._settings
         baseline = Baseline(
@@ -307,6 +309,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
         add(f"one site alone (mean of {_number_of_sites(baselines)})", baselines["single_mean"])
     if "pooled" in baselines:
         add("all data in one place", baselines["pooled"])
+    table.caption = baselines.get("none") or baselines.get("no_pooled")
     return table
 
 

@@ -4,11 +4,32 @@ A model goes to all workers, and they answer in turn, so the result is the same 
 aggregator takes each answer before the next: only one update waits for it, however many workers there are.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
-from aggregator import Aggregator
+from aggregator import Aggregator, AggregatorSettings, Quorum
 from broker import MemoryBroker, MemoryTransport, Source
+from console import TaskError
 from simulation.slot import Parcel, Slot, parcels
+
+log = logging.getLogger(__name__)
+
+
+def with_quorum_of(slots: Sequence[Slot], settings: AggregatorSettings) -> AggregatorSettings:
+    """The settings with a quorum of the workers that can answer, as a count: all are always present.
+
+    TaskError if there is none.
+    """
+    empty = [name for slot in slots for name in slot.without_samples]
+    num_present = sum(slot.num_workers for slot in slots) - len(empty)
+    if num_present == 0:
+        raise TaskError("no site has training samples")
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        log.warning("left out, for want of training samples: %s%s", ", ".join(empty[:5]), more)
+    counted = settings.quorum.counted(num_present).count
+    quorum = Quorum(count=num_present if counted is None else min(counted, num_present))
+    return settings.model_copy(update={"quorum": quorum})
 
 
 def run_embedded(

@@ -15,7 +15,7 @@ from broker import MemoryBroker, MemoryTransport
 from broker.wire import Topology
 from console import SettingsError, explained
 from learning import Site, Task, at_site, load_task
-from simulation.embedded import run_embedded
+from simulation.embedded import run_embedded, with_quorum_of
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot
 
@@ -33,24 +33,24 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
     """
     given = _settings(settings | {"task": task if isinstance(task, str) else _name_of(task)})
     own = given.of_aggregator()
-    own = own.model_copy(update={"quorum": own.quorum.counted(given.workers)})
     task_at = partial(load_task, task) if isinstance(task, str) else partial(at_site, task, reference=given.task)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the number of threads changes the last bits
     try:
         broker = MemoryBroker()
         judge = task_at(site=Site(partition=given.partition, args=given.task_args))
+        sites = given.simulated_sites
+        slot = LocalSlot(
+            {
+                name: task_at(site=sites.site(index, given.partition, given.task_args), own=True)
+                for index, name in enumerate(sites.names)
+            },
+            topology=Topology(own.queue),
+            inline_cap=given.inline_cap,
+            state=own.state / "workers",
+        )
+        own = with_quorum_of([slot], own)
         with closing(Aggregator(own.config, judge, MemoryTransport(broker), on_event=on_event)) as aggregator:
-            sites = given.simulated_sites
-            slot = LocalSlot(
-                {
-                    name: task_at(site=sites.site(index, given.partition, given.task_args), own=True)
-                    for index, name in enumerate(sites.names)
-                },
-                topology=Topology(own.queue),
-                inline_cap=given.inline_cap,
-                state=own.state / "workers",
-            )
             run_embedded(aggregator, broker, [slot])
     finally:
         torch.set_num_threads(num_threads)

@@ -5,7 +5,7 @@ hands on what they send, in order.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 from broker import MemoryBroker, MemoryTransport, Source, Transport
 from broker.wire import BlobRef, Buffer, ModelHead, Presence, Reply, Topology, UpdateHead, decode, is_of_kind
 from console import TaskError
-from learning import Task
+from learning import Task, has_samples
 from simulation.own_models import OwnModels
 from worker import OnDisk, Worker, WorkerConfig
 
@@ -66,6 +66,11 @@ class Slot(Protocol):
     @property
     def num_workers(self) -> int: ...
 
+    @property
+    def without_samples(self) -> Sequence[str]:
+        """The workers that have nothing to train on. They have turns, and nothing to say."""
+        ...
+
     def offer(self, model: Parcel) -> None:
         """Gives all workers this model. Their answers to the one before have been taken."""
         ...
@@ -92,10 +97,13 @@ class LocalSlot:
         self._post = MemoryTransport(broker)
         self._post.listen(Source.PRESENCE, Source.UPDATES)
         self._names = list(sites)
+        self.without_samples: list[str] = []
         self._workers: list[Worker] = []
         models = OwnModels()
         for name, task in sites.items():
             with _named(name):
+                if not has_samples(task):
+                    self.without_samples.append(name)
                 worker = Worker(
                     WorkerConfig(name=name, topology=topology, inline_cap=inline_cap),
                     task,
@@ -104,8 +112,9 @@ class LocalSlot:
                     model=models.of(name, task),
                 )
             self._workers.append(worker)
-        for worker in self._workers:
-            worker.start()
+        for name, worker in zip(self._names, self._workers, strict=True):
+            if name not in self.without_samples:
+                worker.start()
         self._turn = len(self._workers)
         self._offered = ""
         self._fits = False
@@ -127,8 +136,10 @@ class LocalSlot:
         self._turn, self._offered = 0, model.blob
 
     def answer(self) -> list[Parcel]:
-        with _named(self._names[self._turn]):
-            self._workers[self._turn].step()
+        name = self._names[self._turn]
+        if name not in self.without_samples:
+            with _named(name):
+                self._workers[self._turn].step()
         self._turn += 1
         return list(parcels(self._post))
 

@@ -1,10 +1,11 @@
 """A slot in a separate process: torch's random state is global, so workers that train at once need one process each.
 
-The two ends talk over a pipe, in messages of bytes as the embedded broker has them. A parcel is a line of text (source,
-sender, name of the blob, number of its parts; tab-separated), then the body, then each part. An empty line ends an
-answer; a line that begins with ``error`` is followed by the error's text and ends the conversation. A line that begins
-with ``log`` (level, logger) is followed by what was logged, one that begins with ``said`` by what was printed; both go
-among the output lines of the process at the other end.
+The two ends talk over a pipe, in messages of bytes as the embedded broker has them. A parcel is a line of text
+(source, sender, name of the blob, number of its parts; tab-separated), then the body, then each part. The first line
+begins with ``empty``, with the names of the workers that have no samples. An empty line ends an answer; a line that
+begins with ``error`` is followed by the error's text and ends the conversation. A line that begins with ``log``
+(level, logger) is followed by what was logged, one that begins with ``said`` by what was printed; both go among the
+output lines of the process at the other end.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,7 @@ from simulation.tied import end_with
 _LEAVE_S = 10.0
 _ERROR = "error"
 _LOG, _PRINTED = "log", "said"
+_EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,14 @@ class SlotProcess:
     @property
     def num_workers(self) -> int:
         return len(self._plan.indices)
+
+    @cached_property
+    def without_samples(self) -> list[str]:
+        """Waits for the process to have opened its slot."""
+        names: list[str] = []
+        with self._blamed():
+            names.extend(_names_in(self._pipe))
+        return names
 
     def offer(self, model: Parcel) -> None:
         with self._blamed():
@@ -156,6 +167,7 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
     with contextlib.suppress(EOFError, OSError):
         try:
             slot = plan.open()
+            pipe.send_bytes("\t".join([_EMPTY, *slot.without_samples]).encode())
             while True:
                 (model,) = _received(pipe, at_most=1)
                 slot.offer(model)
@@ -213,6 +225,15 @@ class _Printed(io.TextIOBase):
         return len(text)
 
 
+def _names_in(pipe: Connection) -> list[str]:
+    """The workers without samples, which is the first thing that is said; raises the error that is said instead."""
+    while True:
+        kind, *rest = pipe.recv_bytes().decode().split("\t")
+        if kind == _EMPTY:
+            return rest
+        _take_aside(kind, rest, pipe)
+
+
 def _send(pipe: Connection, parcel: Parcel) -> None:
     pipe.send_bytes("\t".join([parcel.source, parcel.sender, parcel.blob, str(len(parcel.parts))]).encode())
     for piece in (parcel.body, *parcel.parts):
@@ -224,19 +245,24 @@ def _received(pipe: Connection, *, at_most: int | None = None) -> Iterator[Parce
     num_received = 0
     while num_received != at_most and (line := pipe.recv_bytes().decode()):
         kind, *rest = line.split("\t")
-        if kind == _ERROR:
-            raise _error(rest[0], pipe.recv_bytes().decode())
-        if kind == _LOG:
-            level, name = rest
-            logging.getLogger(name).log(int(level), "%s", pipe.recv_bytes().decode())
-            continue
-        if kind == _PRINTED:
-            print(pipe.recv_bytes().decode(), end="", file=sys.stderr)
+        if _take_aside(kind, rest, pipe):
             continue
         sender, blob, num_parts = rest
         body = pipe.recv_bytes()
         yield Parcel(Source(kind), sender, body, blob, tuple(pipe.recv_bytes() for _ in range(int(num_parts))))
         num_received += 1
+
+
+def _take_aside(kind: str, rest: Sequence[str], pipe: Connection) -> bool:
+    """Takes what is no parcel: logs, prints or raises it; nobody need ask for the workers without samples."""
+    if kind == _ERROR:
+        raise _error(rest[0], pipe.recv_bytes().decode())
+    if kind == _LOG:
+        level, name = rest
+        logging.getLogger(name).log(int(level), "%s", pipe.recv_bytes().decode())
+    if kind == _PRINTED:
+        print(pipe.recv_bytes().decode(), end="", file=sys.stderr)
+    return kind in (_LOG, _PRINTED, _EMPTY)
 
 
 def _error(name: str, text: str) -> FedmqError:

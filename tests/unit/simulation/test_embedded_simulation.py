@@ -52,6 +52,16 @@ blind = Supervised(
 )
 
 
+def some(site):
+    if site.name == "pooled":
+        raise FileNotFoundError("all.csv")
+    return Split() if site.name == "worker-1" else data(site)
+
+
+uneven = Supervised(model=lambda: nn.Linear(4, 3), data=some, loss=cross_entropy)
+empty = Supervised(model=lambda: nn.Linear(4, 3), data=lambda site: Split(), loss=cross_entropy)
+
+
 class FailsAtOneSite:
     def __init__(self, site, at_once):
         self.fails = site.name == "worker-1"
@@ -254,8 +264,8 @@ def test_who_has_opened_the_summary_before_the_comparison_is_added_reads_the_who
 @pytest.mark.parametrize(
     ("way", "jobs", "code", "opened"),
     [
-        ("fails_at_once", "1", ExitCode.TASK, [MemoryTransport]),
-        ("fails_at_once", "2", ExitCode.TASK, [MemoryTransport, Ledger]),
+        ("fails_at_once", "1", ExitCode.TASK, []),
+        ("fails_at_once", "2", ExitCode.TASK, []),
         ("fails_in_training", "1", ExitCode.TASK, [MemoryTransport, Ledger]),
     ],
 )
@@ -339,11 +349,38 @@ def test_workers_that_cannot_be_started_over_a_broker_leave_nothing_open(
     assert {*closed} == {MemoryTransport}  # the ledger is opened when the aggregator starts
 
 
-def test_a_task_without_central_data_shows_what_workers_measured(task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_site_without_samples_is_left_out_with_a_line_unless_there_is_no_other(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: str
+) -> None:
+    flags = ["--jobs", jobs] + (["--no-baselines"] if jobs == "2" else [])
+    summary = simulate(task.replace(":task", ":uneven"), tmp_path / "run", *flags)
+    shown = capsys.readouterr()
+    assert "left out, for want of training samples: worker-1" in shown.err
+    assert [row["folded"] for row in summary["rounds"]] == [2, 2]
+    if jobs == "1":
+        assert len(summary["baselines"]["single_sites"]) == 2
+        reason = "no comparison with all data in one place: the task's train() raised FileNotFoundError: all.csv"
+        assert summary["baselines"]["no_pooled"].startswith(reason)
+        assert f"for comparison: {reason}" in shown.err
+        assert "all data in one place" not in shown.out.partition("no comparison")[0]
+
+    nobody = ["--task", task.replace(":task", ":empty"), "--state", str(tmp_path / "none"), "--jobs", jobs]
+    assert main([*nobody, "--workers", "2"]) == ExitCode.TASK
+    assert capsys.readouterr().err == "fl-simulate: no site has training samples\n"
+
+
+def test_a_task_without_central_data_shows_what_workers_measured(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     summary = simulate(task.replace(":task", ":blind"), tmp_path / "run")
     assert summary["final"]["metrics"] == {}
     assert "train.loss" in summary["final"]["worker_metrics"]
-    assert "baselines" not in summary
+    assert summary["baselines"].keys() == {"none"}
+    shown = capsys.readouterr()
+    reason = "no comparison with single sites: the task evaluates nothing at the aggregator"
+    assert reason in shown.err
+    assert reason in " ".join(shown.out.split())
 
 
 @pytest.mark.parametrize(
