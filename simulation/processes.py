@@ -85,6 +85,7 @@ class WorkerProcesses:
             "site": f"{index}/{settings.workers}",
             "partition": settings.partition,
             "device": "cpu",
+            "threads": "1",  # a script would take all cores
             "state": str(self._logs),
         }
         flags = [part for flag, value in arguments.items() for part in (f"--{flag}", value)]
