@@ -13,7 +13,7 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +24,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pydantic import SecretStr
 from rabbitmq_node import wait_until
+from zygote import zygote
 
 from broker.connecting import connect
 from broker.rabbitmq.queues import exchanges, queues
@@ -53,15 +54,15 @@ def run_command(
     module: str, *flags: str, folder: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, in ``folder``; at most SOON_S."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *flags],
-        cwd=folder,
-        env=environment(**(env or {})),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SOON_S,
-    )
+    with tempfile.TemporaryDirectory() as said:
+        out, err = Path(said) / "out", Path(said) / "err"
+        process = zygote().start(
+            "zygote:run_program", module, flags, log=out, errors=err, env=environment(**(env or {})), folder=folder
+        )
+        status = process.wait(SOON_S)
+        process.kill_group()
+        assert status is not None, f"{module} goes on after {SOON_S:g} s:\n{out.read_text()}{err.read_text()}"
+        return subprocess.CompletedProcess([module, *flags], status, out.read_text(), err.read_text())
 
 
 def ledger_rows(state: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -78,16 +79,7 @@ class Command:
 
     def __init__(self, module: str, flags: tuple[str, ...], *, folder: Path, env: Mapping[str, str], log: Path) -> None:
         self.log = log
-        with log.open("wb") as sink:
-            self._process = subprocess.Popen(
-                [sys.executable, *([module] if module.endswith(".py") else ["-m", module]), *flags],
-                cwd=folder,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # and so a process group, with what the command itself starts
-            )
+        self._process = zygote().start("zygote:run_program", module, flags, log=log, env=env, folder=folder)
 
     @property
     def pid(self) -> int:
@@ -95,7 +87,7 @@ class Command:
 
     @property
     def is_running(self) -> bool:
-        return self._process.poll() is None
+        return self._process.is_running
 
     @property
     def said(self) -> str:
@@ -112,25 +104,22 @@ class Command:
 
     def ends(self, *, timeout_s: float = SOON_S) -> int:
         """Its exit code; fails when it does not end by itself."""
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.log.name} goes on after {timeout_s:g} s:\n{self.tail}") from None
+        status = self._process.wait(timeout_s)
+        if status is None:
+            raise AssertionError(f"{self.log.name} goes on after {timeout_s:g} s:\n{self.tail}")
+        return status
 
     def terminate(self) -> None:
         """SIGTERM."""
-        self._process.terminate()
+        self._process.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
         self._process.kill()
-        self._process.wait()
 
     def end(self) -> None:
         """Leaves nothing of it running, nor of what it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.kill_group()
 
 
 class Gates:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crash.fleet import BLOB, COMMIT_AT_ONCE, Fleet
 from crash.points import SMALL, Point
-from crash.zygote import zygote
+from zygote import zygote
 
 NAMES = ("anna", "ben")
 NUM_ROUNDS = 3

@@ -19,7 +19,7 @@ from typing import Any
 
 import pika
 import psutil
-from crash.zygote import Forked, zygote
+from zygote import Forked, zygote
 
 TASK = f"{Path(__file__).with_name('tiny_task.py')}:Tiny"
 AGGREGATOR = "aggregator"

@@ -4,8 +4,9 @@
     process.kill()
     assert process.status == -9
 
-Each is a real process with a pid of its own, for SIGKILL and SIGSTOP. Whatever was started ends with the process
-that asked for it: the zygote kills its children when our end of its standard input closes, however that happens.
+Each is a real process with a pid and a process group of its own, for SIGKILL and SIGSTOP. Whatever was started ends
+with the process that asked for it: the zygote kills its children when our end of its standard input closes, however
+that happens.
 
 As a program this file is the zygote itself.
 """
@@ -16,6 +17,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -24,9 +26,18 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
-PRELOADED = ("torch", "aggregator.cli", "worker.cli")
+PRELOADED = (
+    "torch",
+    "sklearn.datasets",
+    "aggregator.cli",
+    "worker.cli",
+    "simulation.cli",
+    "simulation.embedded",
+    "operations.status_cli",
+    "operations.keys_cli",
+)
 START_TIMEOUT_S = 60.0
 
 # -- in the process that asks ------------------------------------------------------------------------------------
@@ -66,6 +77,12 @@ class Forked:
         self.signal(signal.SIGKILL)
         assert self.wait(10.0) is not None, f"{self.pid} outlives a SIGKILL"
 
+    def kill_group(self) -> None:
+        """The same, with all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
+
 
 class Zygote:
     """The process to fork from. May be used by any thread."""
@@ -76,7 +93,7 @@ class Zygote:
         self._forked: dict[int, Forked] = {}
         self._starting: list[Callable[[int], None]] = []
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-u", __file__],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -85,9 +102,29 @@ class Zygote:
         self._reader = threading.Thread(target=self._read, name="zygote", daemon=True)
         self._reader.start()
 
-    def start(self, entry: str, *arguments: Any, log: Path, env: Mapping[str, str] | None = None) -> Forked:
-        """Has ``module:function`` called with these (plain) arguments in a new process; it says all in ``log``."""
-        request = {"entry": entry, "arguments": arguments, "log": str(log), "env": dict(env or {})}
+    def start(
+        self,
+        entry: str,
+        *arguments: Any,
+        log: Path,
+        errors: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> Forked:
+        """Has ``module:function`` called with these (plain) arguments in a new process; it says all in ``log``.
+
+        With ``errors``, standard error goes there. ``env`` is added to our environment; ``folder`` is where it works.
+        """
+        for path in {log, errors or log}:
+            path.touch()  # may be read before the process has come to write it
+        request = {
+            "entry": entry,
+            "arguments": arguments,
+            "log": str(log),
+            "errors": str(errors or log),
+            "env": os.environ | (env or {}),
+            "folder": str(folder or Path.cwd()),
+        }
         found: list[Forked] = []
         with self.changed:
             self._starting.append(lambda pid: found.append(self._note(pid, log)))
@@ -185,25 +222,50 @@ def _serve(requests: int, replies: IO[bytes]) -> Callable[[], int]:
     os._exit(0)
 
 
-def _do(entry: str, arguments: list[Any], log: str, env: dict[str, str]) -> int:
-    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for descriptor in (1, 2):
+def _do(entry: str, arguments: list[Any], log: str, errors: str, env: dict[str, str], folder: str) -> int:
+    os.setsid()
+    for descriptor, path in ((1, log), (2, errors)):
+        sink = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(sink, descriptor)
-    os.close(sink)
+        os.close(sink)
+    os.environ.clear()
     os.environ.update(env)
+    os.chdir(folder)
     module, _, function = entry.partition(":")
     return int(getattr(importlib.import_module(module), function)(*arguments))
+
+
+def run_program(name: str, flags: list[str]) -> int:
+    """What ``python -m name flags`` does, for a module with a ``main``; and ``python name flags``, for a file."""
+    if name.endswith(".py"):
+        sys.argv = [name, *flags]
+        sys.path.insert(0, str(Path(name).parent))
+        runpy.run_path(name, run_name="__main__")
+        return 0
+    program = importlib.import_module(name)
+    sys.argv = [str(program.__file__), *flags]
+    return int(program.main())
+
+
+def _end(status: int) -> NoReturn:
+    """Ends a child as Python does, except that nothing is taken apart: that would copy every page with an object."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _main() -> None:
     requests, replies = os.dup(0), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # only replies go where replies are read
+    sys.modules["zygote"] = sys.modules[__name__]
     for name in PRELOADED:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector then touches, and so copies, nothing of this in the children
-    sys.exit(_serve(requests, replies)())
+    _end(_serve(requests, replies)())
 
 
 if __name__ == "__main__":
