@@ -1,6 +1,7 @@
 """Opening a run: everything an aggregator needs for it that stays the same until it ends, made in one place."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,12 +166,16 @@ def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
 
 
 def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Ledger) -> Expected:
+    @functools.lru_cache(maxsize=4)  # asked for each update, and a closed round does not change
+    def model_sha256(number: int) -> str | None:
+        return ledger.model_sha256(number - 1) if number > ledger.base_round() else None
+
     return Expected(
         run.run_id,
         encoding,
         config.topology,
         run.part_bytes,
-        model_sha256=lambda number: ledger.model_sha256(number - 1) if number > ledger.base_round() else None,
+        model_sha256=model_sha256,
         membership=config.membership,
         base_sha256=run.base_sha256,
         requires_same_base=config.requires_same_base,

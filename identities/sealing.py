@@ -12,7 +12,7 @@ So parts cannot be exchanged, left out or cut off unnoticed. A sealed part is 16
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -60,7 +60,8 @@ class UpdateContext:
     @property
     def info(self) -> bytes:
         """For HPKE: the label and each field, with its length before it (2 bytes, big-endian)."""
-        fields = (_LABEL, *(str(value).encode() for value in astuple(self)))
+        values = (self.run_id, str(self.round), self.worker, self.instance, self.model_sha256, self.specs_sha256)
+        fields = (_LABEL, *map(str.encode, values))
         return b"".join(len(field).to_bytes(2, "big") + field for field in fields)
 
 
@@ -102,15 +103,17 @@ class Sealing:
         opening_key = self._opening_key()
         if opening_key is None:
             raise IdentityError("this run asks for sealed updates, but no roster names a key to seal them to")
-        key, sealed = seal_key(opening_key, context.info)
-        return Sealer(key, context.info), sealed.hex()
+        info = context.info
+        key, sealed = seal_key(opening_key, info)
+        return Sealer(key, info), sealed.hex()
 
     def unseal(self, context: UpdateContext, sealed: str) -> "Opener":
         """What opens an update with this sealed key, in hex. An UnfitMessage if none of our keys does."""
         problem = UnfitMessage("its body is sealed, and there is no key here that opens it")
+        info = context.info
         for private in self._private:
             try:
-                return Opener(open_key(private, bytes.fromhex(sealed), context.info), context.info)
+                return Opener(open_key(private, bytes.fromhex(sealed), info), info)
             except UnfitMessage as error:
                 problem = error
         raise problem

@@ -35,13 +35,17 @@ class InMessage:
 
     def __init__(self, head: Tensors, payload: Buffer, *, is_zstd: bool, seal: Seal | None = None) -> None:
         self._head, self._payload, self._is_zstd, self._seal = head, payload, is_zstd, seal
+        self._opened: tuple[int, Buffer] | None = None
+        """Its only piece, once it is checked and in clear: it may be asked for again, to be kept or taken out."""
         self.num_blob_bytes = 0
 
     def pieces(self) -> Iterator[tuple[int, Buffer]]:
-        yield Incoming(self._head, are_zstd=self._is_zstd, seal=self._seal).take(self._payload)
+        if self._opened is None:
+            self._opened = Incoming(self._head, are_zstd=self._is_zstd, seal=self._seal).take(self._payload)
+        yield self._opened
 
     def close(self) -> None:
-        """Frees nothing: the message is not its own."""
+        self._opened = None  # the message is not its own
 
 
 class InFile:
