@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from unit.aggregator.embedded_run import EmbeddedRun, StateTask
+from unit.aggregator.embedded_run import AT_ONCE_S, EmbeddedRun, StateTask
 
 from broker.states.tensors import State
 from console.errors import SettingsError
@@ -21,7 +21,7 @@ def delta(worker: str, number: int) -> State:
 
 
 def begun(begin: Begin, **changes: object) -> EmbeddedRun:
-    fields = {"toys": ("spool",), "rounds": 2, "quorum": "3", "commit_every_s": 1e-9}
+    fields = {"toys": ("spool",), "rounds": 2, "quorum": "3", "commit_every_s": AT_ONCE_S}
     return begin(StateTask(INITIAL), **(fields | changes))
 
 
@@ -55,6 +55,7 @@ def test_its_mean_is_that_of_the_sum(begin: Begin) -> None:
 def test_killed_after_any_update_it_ends_with_the_same_bits(begin: Begin, num_folded: int) -> None:
     expected = final_sha256(answered(answered(begun(begin, folder="undisturbed"), 1), 2))
     run = answered(begun(begin), 1, "cba"[:num_folded])
+    assert run.query("SELECT count(*) FROM updates WHERE verdict = 'folded'") == [(num_folded,)]
     run = run.crash().start()
     answered(run, 1, "cba"[num_folded:])
     run.settle()

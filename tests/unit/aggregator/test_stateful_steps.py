@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from toys import Momentum
-from unit.aggregator.embedded_run import EmbeddedRun, StateTask
+from unit.aggregator.embedded_run import AT_ONCE_S, EmbeddedRun, StateTask
 from unit.aggregator.sharded_run import ShardedRun, delta_of, names_of, samples_of, some_state
 
 from aggregator.rounds.steps import FedAvg, Step, state_names
@@ -33,7 +33,7 @@ def answer(run: EmbeddedRun, number: int, workers: str = "abc") -> None:
 
 
 def begun(begin: Begin, **changes: object) -> EmbeddedRun:
-    fields = {"toys": ("momentum",), "rounds": NUM_ROUNDS, "quorum": "3", "commit_every_s": 1e-9}
+    fields = {"toys": ("momentum",), "rounds": NUM_ROUNDS, "quorum": "3", "commit_every_s": AT_ONCE_S}
     return begin(StateTask(INITIAL), **(fields | changes))
 
 
@@ -87,6 +87,8 @@ def test_killed_anywhere_it_ends_with_the_same_bits(begin: Begin, number: int, n
     for before in range(1, number):
         answer(run, before)
     answer(run, number, "abc"[:num_folded])
+    num_committed = run.query("SELECT count(*) FROM updates WHERE verdict = 'folded'")
+    assert num_committed == [(3 * (number - 1) + num_folded,)]
     run = run.crash().start()
     if not run.aggregator.is_finished:
         finished(run, number + (num_folded == 3))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from unit.aggregator.conftest import Begin
-from unit.aggregator.embedded_run import Clock, EmbeddedRun, StateTask, payload_of
+from unit.aggregator.embedded_run import AT_ONCE_S, Clock, EmbeddedRun, StateTask, payload_of
 from unit.aggregator.sharded_run import ShardedRun, names_of
 from unit.aggregator.test_compressed_updates import encoded_update
 
@@ -36,8 +36,6 @@ from identities.trust import Verified
 
 INITIAL: State = {"w": torch.linspace(-1, 1, 4000).reshape(40, 100), "b": torch.zeros(3)}
 DEADLINE_S = 100.0
-AT_ONCE_S = 1e-15
-"""Added to the clock's time, it changes nothing."""
 SAMPLES = {"a": 3, "b": 7, "c": 11, "d": 5}
 
 
