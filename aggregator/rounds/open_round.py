@@ -5,14 +5,14 @@ The commit rule, the only one that neither loses nor double-counts an update:
 2. a commit saves the accumulator under a new name, then, in one transaction, records that name and the updates in it;
 3. only then are their blobs deleted and the updates acked; an update delivered again is recognised by its key.
 
-Where workers may leave a running run, the body of each folded update is kept as a file until the round closes, named in
-the same transaction as the update. One is taken out again in the same way: from a commit on, the sum without it is
+Where workers may leave a running run, the body of each committed update is kept as a file until the round closes, named
+in the same transaction as the update. One is taken out again in the same way: from a commit on, the sum without it is
 saved under a new name; one transaction records that name and that the update is withdrawn; only then its body goes.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, assert_never
@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 
 _ROOM_IN_SUMS = 4
 """The room that has to be left when a body is kept, in sums: for two of them and a model, with some to spare."""
+
+_HELD_BYTES = 4 * 2**20
+"""Bodies in messages, up to this much of them, wait in memory for the commit that names them; most rounds of small
+models are closed before one, and then need no file."""
 
 Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
@@ -161,6 +165,8 @@ class OpenRound:
         self._is_short_of_room = False
         self._kept: list[KeptBody] = []
         """The bodies of updates folded since the last commit, if they are kept."""
+        self._held: list[tuple[Contribution, bytes]] = []
+        """Updates whose bodies are to be kept, and are still in memory."""
         self._oldest_at: float | None = None
         self._load()
 
@@ -242,6 +248,20 @@ class OpenRound:
         self._remember(contribution, rows, delivery, fold_s=fold_s)
 
     def _keep(self, update: Contribution, body: Body) -> None:
+        pieces = (piece for _, piece in body.pieces())
+        num_held = sum(len(held) for _, held in self._held)
+        if update.blob_name is None and num_held + update.head.num_bytes <= _HELD_BYTES:
+            self._held.append((update, b"".join(pieces)))
+        else:
+            self._write(update, pieces)
+
+    def _write_held(self) -> None:
+        for update, body in self._held:
+            self._write(update, (body,))
+        self._held = []
+
+    def _write(self, update: Contribution, pieces: Iterable[Buffer]) -> None:
+        """Keeps the body of an update in a file, if there is room."""
         encoding = self._stores.encoding
         needed = num_bytes_of(encoding.encoded) + _ROOM_IN_SUMS * limb_bytes_of(encoding.folded)
         if not self._stores.bodies.has_room(needed):
@@ -253,7 +273,7 @@ class OpenRound:
                     self.number,
                 )
             return
-        file, sha256 = self._stores.bodies.write(self.number, (piece for _, piece in body.pieces()))
+        file, sha256 = self._stores.bodies.write(self.number, pieces)
         keys, (claim,) = update.signer.keys if update.signer else (), update.claims
         self._kept.append(
             KeptBody(base_round=update.base_round, worker=claim.worker, file=file, sha256=sha256, keys=keys)
@@ -336,6 +356,7 @@ class OpenRound:
         accumulated = self._committed
         if accumulated is None or accumulated.num_folded != self.num_folded:
             accumulated = self._save() if self.num_folded else None
+        self._write_held()
         self._stores.ledger.commit(self._rows, accumulated, kept=self._kept, num_present=num_present)
         self._committed = accumulated
         self._emit_committed(begun_at)
@@ -432,7 +453,7 @@ class OpenRound:
         transport.delete_blobs(self._blobs)  # before the acks: after a kill in between, nothing would name them
         if self._deliveries:
             transport.ack(self._deliveries)
-        self._rows, self._deliveries, self._blobs, self._kept = [], [], [], []
+        self._rows, self._deliveries, self._blobs, self._kept, self._held = [], [], [], [], []
         self._instances.clear()
         self._answers.clear()
         self._oldest_at = None
