@@ -17,7 +17,6 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import select
 import signal
 import subprocess
@@ -238,10 +237,7 @@ def _do(entry: str, arguments: list[Any], log: str, errors: str, env: dict[str, 
 def run_program(name: str, flags: list[str]) -> int:
     """What ``python -m name flags`` does, for a module with a ``main``; and ``python name flags``, for a file."""
     if name.endswith(".py"):
-        sys.argv = [name, *flags]
-        sys.path.insert(0, str(Path(name).parent))
-        runpy.run_path(name, run_name="__main__")
-        return 0
+        os.execv(sys.executable, [sys.executable, name, *flags])  # whose tracebacks begin with itself
     program = importlib.import_module(name)
     sys.argv = [str(program.__file__), *flags]
     return int(program.main())
