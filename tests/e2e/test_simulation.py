@@ -75,6 +75,51 @@ def test_what_is_compressed_and_kept_at_home_is_the_same_over_rabbitmq(
     assert (federation.state / "workers" / "worker-2").is_dir()
 
 
+STATEFUL = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+class Stateful:
+    def __init__(self, site):
+        self.is_one, self.num_trained = site.name == "worker-1", 0
+
+    def model(self):
+        self.net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+        return self.net
+
+    def train(self, model, plan):
+        self.num_trained += 1
+        if self.is_one:
+            model[0].requires_grad_(False)
+        inputs = torch.arange(16.0).reshape(8, 2) % 5
+        optimizer = torch.optim.SGD([p for p in self.net.parameters() if p.requires_grad], lr=0.01)
+        for (batch,) in DataLoader(TensorDataset(inputs), batch_size=4, shuffle=True, num_workers=1):
+            optimizer.zero_grad()
+            (self.net(batch) - self.num_trained).square().mean().backward()
+            optimizer.step()
+        return {"num_samples": 8}
+
+    def evaluate(self, model):
+        return {}
+"""
+
+
+def test_a_task_that_keeps_state_on_its_module_comes_to_the_same_model_over_rabbitmq(
+    federation: Federation, tmp_path: Path
+) -> None:
+    task = tmp_path / "stateful.py"
+    task.write_text(STATEFUL, encoding="utf-8")
+    flags = ("--task", f"{task}:Stateful", "--workers", "3", "--rounds", "3", "--no-baselines")
+    embedded = run_command("simulation.cli", *flags, "--state", str(tmp_path / "embedded"), folder=tmp_path)
+    assert embedded.returncode == 0, embedded.stderr
+
+    simulation = federation.simulation(*flags, "--state", str(federation.state))
+
+    assert simulation.ends() == 0, simulation.tail
+    assert final_sha256(federation.state) == final_sha256(tmp_path / "embedded")
+
+
 def test_a_simulation_told_to_stop_takes_its_workers_along_and_goes_on_when_run_again(
     federation: Federation, undisturbed_sha256: Callable[..., str]
 ) -> None:
