@@ -27,12 +27,11 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aggregator.history import History, portable, report, without_folder
+from aggregator.history import History, Run, digest, portable, report, runs_in, without_folder
 from console import ServedSettings, StateError
 from console.serving import Gate, HttpServer
 from dashboard.downloads import rounds_csv, updates_csv
 from dashboard.feed import Feed, Live, overview_in
-from dashboard.runs import Run, digest, runs_in
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"

@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings
 from aggregator import AggregatorSettings
 from dashboard import DashboardSettings
 from operations import DeadSettings, KeysSettings, StatusSettings
+from operations.runs import ModelSettings, RunCommandSettings
 from simulation import SimulationSettings
 from worker import WorkerSettings
 
@@ -16,6 +17,8 @@ COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-simulate": SimulationSettings,
     "fl-dashboard": DashboardSettings,
     "fl-status": StatusSettings,
+    "fl-run": RunCommandSettings,
+    "fl-model": ModelSettings,
     "fl-dead": DeadSettings,
     "fl-keys": KeysSettings,
 }

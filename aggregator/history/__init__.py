@@ -3,20 +3,23 @@
 from aggregator.history import report
 from aggregator.history.export import export
 from aggregator.history.history import MEASURED, History
-from aggregator.history.overview import outline, overview, title_of
+from aggregator.history.overview import outline, overview
 from aggregator.history.portable import portable, without_folder
 from aggregator.history.report import NAME, write_report
+from aggregator.history.runs import Run, digest, runs_in
 
 __all__ = [
     "MEASURED",
     "NAME",
     "History",
+    "Run",
+    "digest",
     "export",
     "outline",
     "overview",
     "portable",
     "report",
-    "title_of",
+    "runs_in",
     "without_folder",
     "write_report",
 ]

@@ -2,6 +2,7 @@
 
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
 from aggregator.state.early_stop import Aim, Ending
+from aggregator.state.holding import is_held
 from aggregator.state.kept_bodies import KeptBodies
 from aggregator.state.ledger import (
     FORMAT,
@@ -45,6 +46,7 @@ __all__ = [
     "best_of",
     "columns_of",
     "companion_specs",
+    "is_held",
     "recorded_metrics",
     "settings_by_round",
     "shifted",

@@ -23,6 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from aggregator.state.holding import Hold
 from aggregator.state.site_metrics import Reported, figures
 from console import LeadershipLost, StateError
 from learning import Measured, plain, restored
@@ -226,6 +227,7 @@ class Ledger:
             self._db.execute("PRAGMA synchronous = FULL")
             self._migrate()
             self._epoch: int | None = None
+            self._hold = Hold(path.parent)
         except sqlite3.DatabaseError as error:
             raise StateError(f"{path} cannot be used as a ledger: {error}") from error
 
@@ -690,6 +692,7 @@ class Ledger:
 
     def close(self) -> None:
         self._db.close()
+        self._hold.close()
 
 
 def recorded_metrics(row: Mapping[str, Any]) -> dict[str, float]:

@@ -3,10 +3,11 @@
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from statistics import median
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -36,6 +37,8 @@ from learning import AT_SITES, rank
 _MAX_LOOKED_AT = 2000
 """How many of the workers present are searched for names to show; a view has room for a few dozen."""
 _MAX_ITEMS = 60
+_ROUNDS_LIKE_THE_NEXT = 9
+"""The last ones, of whose durations the median is what a further one takes: a pause in one of them does not count."""
 _MARKS = {  # none for late updates: they were for another round
     Verdict.FOLDED: ("✓", "green"),
     Verdict.REFUSED: ("✗", "red"),
@@ -84,10 +87,10 @@ class AggregatorView:
         self._round = 0
         self._ended_at: float | None = None
         self._run: RunOpened | None = None
-        self._run_opened_at = self._round_opened_at = self._closed_at = self._clock()
+        self._run_opened_at = self._round_opened_at = self._clock()
         self._move: RoundMoved | None = None
         self._num_closed = 0
-        self._num_closed_here = 0
+        self._took_s: deque[float] = deque(maxlen=_ROUNDS_LIKE_THE_NEXT)
         self._seen: Present[Presence] = Present()
         self._answers: dict[str, Verdict] = {}
         self._counts: Counter[str] = Counter()
@@ -180,7 +183,7 @@ class AggregatorView:
         for row in event.closed:
             self._on_row(row)
         self._run = replace(event, closed=())
-        self._num_closed, self._num_closed_here = event.last_closed_round, 0
+        self._num_closed = event.last_closed_round
 
     def _open_round(self, event: RoundOpened) -> None:
         self._round, self._round_opened_at, self._move = event.round, self._clock(), None
@@ -192,12 +195,12 @@ class AggregatorView:
 
     def _close_round(self, event: RoundClosed) -> None:
         self._on_row(event.row)
-        self._num_closed_here += 1
-        self._closed_at = self._clock()
         self._open_counts.clear()
 
     def _on_row(self, row: Mapping[str, Any]) -> None:
         self._num_closed = self._round = int(row["round"])
+        if row.get("seconds") is not None:
+            self._took_s.append(row["seconds"])
         for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE, Verdict.DIVERGED):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
         self._add_metrics(row, row["metrics"] or row["worker_metrics"])
@@ -249,9 +252,8 @@ class AggregatorView:
         elapsed_s = (now if self._ended_at is None else self._ended_at) - self._run_opened_at
         words = f"{self._num_closed} of {run.num_rounds}  {duration(elapsed_s)}"
         num_left = run.num_rounds - self._num_closed
-        if self._num_closed_here and num_left > 0 and self._ended_at is None:
-            left_s = (self._closed_at - self._run_opened_at) / self._num_closed_here * num_left
-            words += f"  about {duration(math.ceil(left_s))} to go"
+        if self._took_s and num_left > 0 and self._ended_at is None:
+            words += f"  about {duration(math.ceil(median(self._took_s) * num_left))} to go"
         rows.bar("rounds", self._num_closed, run.num_rounds, words)
 
     def _show_round(self, rows: Rows, move: RoundMoved, now: float) -> None:

@@ -21,7 +21,7 @@ function line(run) {
   made.append(
     name,
     cell("td", "", run.name === run.folder ? "" : run.folder),
-    cell("td", "", run.state),
+    cell("td", "", run.reason ?? run.state),
     cell("td", "number", run.of ? `${run.rounds} of ${run.of}` : run.rounds),
     cell("td", "", best),
     cell("td", "number", `${changed} UTC`),

@@ -27,8 +27,9 @@ _EXAMPLES = """\
   fl-run set lr=0.01 epochs=1             from the next round on
   fl-run exclude hospital-b 'lab-*'       their updates do not count any more; include: they do again
   fl-run extend 10                        ten more rounds
+  fl-run list --state runs                the runs in a folder of this machine; asks no broker
 Exit codes: 0 accepted, 1 refused (the line says why), 2 wrong use, 4 no broker, no run or no answer in time,
-5 the broker refuses"""
+5 the broker refuses, 6 list: no such folder, or no run in it"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +42,8 @@ def _command(argv: Sequence[str]) -> ExitCode:
     settings = read_settings(RunCommandSettings, given, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     level = settings.log_level if settings.log_level != "INFO" else "WARNING"
     configure_logging(level, log_format=settings.log_format)
+    if settings.command == "list":
+        return _list(settings)
     member = membership(settings, "operator")
     with contextlib.closing(connect(settings, role="run")) as transport:
         answer, snapshot = tell(
@@ -58,6 +61,15 @@ def _command(argv: Sequence[str]) -> ExitCode:
         raise FedmqError(f"refused: {printable(answer.text)}")
     print(printable(answer.text))
     print(summary(snapshot))
+    return ExitCode.OK
+
+
+def _list(settings: RunCommandSettings) -> ExitCode:
+    from operations.runs import listing  # brings PyTorch, which nothing else here needs
+
+    found = listing.digests(settings.state)
+    lines = [json.dumps(each) for each in found] if settings.is_json else listing.table(found)
+    print("\n".join(lines))
     return ExitCode.OK
 
 

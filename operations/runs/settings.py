@@ -10,7 +10,7 @@ from broker import BrokerSettings
 from console import CommandSettings
 from identities import IdentitySettings
 
-TAKES_NOTHING = ("pause", "resume", "stop", "finish")
+TAKES_NOTHING = ("pause", "resume", "stop", "finish", "list")
 
 
 class ModelSettings(CommandSettings):
@@ -37,9 +37,9 @@ class ModelSettings(CommandSettings):
 class RunCommandSettings(BrokerSettings, IdentitySettings):
     """One call of the command."""
 
-    command: CliPositionalArg[Literal["pause", "resume", "stop", "finish", "set", "exclude", "include", "extend"]] = (
-        Field(description="pause, resume, stop, finish, set, exclude, include or extend")
-    )
+    command: CliPositionalArg[
+        Literal["pause", "resume", "stop", "finish", "set", "exclude", "include", "extend", "list"]
+    ] = Field(description="pause, resume, stop, finish, set, exclude, include, extend or list")
     words: CliPositionalArg[list[str]] = Field(
         default=[],
         description="set: settings, such as lr=0.01; exclude, include: names of workers or patterns; extend: rounds",
@@ -48,12 +48,16 @@ class RunCommandSettings(BrokerSettings, IdentitySettings):
     answer_within_s: Annotated[float, Field(gt=0)] = Field(
         30.0, description="seconds to wait for the aggregator's answer; the command is done later all the same"
     )
-    is_json: bool = Field(False, alias="json", description="print the answer as one JSON object")
+    state: Path = Field(Path("state"), description="list: a run's state directory, or a folder with those of several")
+    is_json: bool = Field(
+        False, alias="json", description="print the answer as one JSON object; list: one JSON object a line"
+    )
 
     @model_validator(mode="after")
     def _words_belong_to_the_command(self) -> Self:
         if self.command in TAKES_NOTHING and self.words:
-            raise ValueError(f"{self.command} takes nothing more, but --now for finish")
+            flag = {"finish": ", but --now", "list": ", but --state FOLDER"}.get(self.command, "")
+            raise ValueError(f"{self.command} takes nothing more{flag}")
         if self.command not in TAKES_NOTHING and not self.words:
             raise ValueError(f"{self.command} takes at least one argument; see the examples in --help")
         if self.now and self.command != "finish":

@@ -133,7 +133,7 @@ def test_a_page_without_a_run_fills_itself_when_one_begins(browser: webdriver.Ch
         browser.get(f"http://localhost:{port}/")
         wait_for(lambda: len(browser.find_elements("css selector", "#runs td.name")) == 2, browser)
         line = browser.find_element("css selector", "#runs tr:nth-child(2)").text
-        assert line.startswith("two running or stopped 2 of 2 accuracy 0.1")
+        assert line.startswith("two stopped 2 of 2 accuracy 0.1")
         assert str(tmp_path) not in browser.page_source
         assert complaints(browser) == []
 

@@ -104,7 +104,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "scaffold": (
         *_WIRE,
         "console.flags",
-        *("identities", "operations", "worker", "aggregator", "simulation", "dashboard"),
+        *("identities", "operations", "operations.runs", "worker", "aggregator", "simulation", "dashboard"),
     ),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""

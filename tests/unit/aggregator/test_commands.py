@@ -229,6 +229,19 @@ def test_settings_change_with_the_next_round_and_heads_carry_them(run: EmbeddedR
     assert run.aggregator._current._round.deadline_at is None
 
 
+def test_arguments_of_the_task_change_with_the_next_round(run: EmbeddedRun) -> None:
+    accepted, text = tell(run, "set plan_args=temperature=0.5,mode=fast")
+    assert (accepted, text.partition(" (")[0]) == (True, "from round 2 on: plan_args temperature=0.5,mode=fast")
+    assert run.head.local.plan_args == {}
+    answer(run, "a", "b")
+    assert run.head.local.plan_args == {"temperature": "0.5", "mode": "fast"}
+    again = restarted(run)
+    assert again.aggregator._config.local.plan_args == {"temperature": "0.5", "mode": "fast"}
+    assert tell(again, "set plan-args=none")[0]
+    answer(again, "a", "b")
+    assert again.head.local.plan_args == {}
+
+
 def test_the_factor_of_the_server_changes_with_the_next_round_also_over_a_kill(run: EmbeddedRun) -> None:
     tell(run, "set server_lr=0.5")
     again = restarted(run)
@@ -339,6 +352,7 @@ REFUSED = {
     "set lr=-1": "--lr: Input should be greater than 0 (given: '-1')",
     "set quorum=0": "--quorum: expected a count such as 3",
     "set seed=3": "'seed' cannot change while the run goes on; what can: epochs, batch_size, lr",
+    "set plan_args=hot": "--plan-arg: expected name=value, not 'hot'",
     "extend ten": "extend takes a number of rounds",
     "extend 2147483647": "a run has at most 2147483647 rounds",
     "include a": "a: not excluded; excluded: nobody",

@@ -142,6 +142,28 @@ def test_usual_metrics_are_shown_first_in_the_order_of_the_page(view: Aggregator
     assert [word for word in words if word in ("f1", "loss", "accuracy")] == ["accuracy", "loss", "f1"]
 
 
+def timed(number: int, seconds: float) -> RoundClosed:
+    event = closed(number, 0.5)
+    return RoundClosed(row={**event.row, "seconds": seconds})
+
+
+def test_the_time_to_go_follows_from_what_rounds_took_also_before_a_restart(clock: Clock) -> None:
+    view = AggregatorView(clock=clock)
+    rows = [timed(number, 10.0).row for number in range(1, 6)]
+    fields: dict[str, Any] = {"run": "r", "run_id": "r.1", "queue": "q", "state": Path("s"), "num_rounds": 20}
+    view.on_event(RunOpened(**fields, last_closed_round=5, closed=rows))
+    clock.now += 300.0  # the first round after the restart waits for its workers
+    assert line_with(view, "rounds").endswith("5 of 20  5:00  about 2:30 to go")
+    view.on_event(timed(6, 310.0))
+    assert line_with(view, "rounds").endswith("6 of 20  5:00  about 2:20 to go")
+
+
+def test_rounds_that_have_become_slow_count_more_than_those_long_ago(view: AggregatorView) -> None:
+    for number in range(1, 20):
+        view.on_event(timed(number, 1.0 if number < 11 else 60.0))
+    assert line_with(view, "rounds").endswith("about 1:00 to go")
+
+
 def test_rounds_before_a_restart_are_part_of_the_trend() -> None:
     view = AggregatorView()
     rows = [closed(number, 1 / number).row for number in (1, 2, 3)]

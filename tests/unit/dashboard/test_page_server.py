@@ -56,7 +56,8 @@ def test_several_runs_are_listed_the_newest_first_with_state_rounds_and_best(por
     runs = json.loads(text(port, "/runs.json"))
     assert [run["name"] for run in runs] == ["second", "first"]
     for run in runs:
-        assert (run["state"], run["rounds"], run["of"]) == ("all 2 rounds are done", 2, 2)
+        assert (run["state"], run["rounds"], run["of"]) == ("finished", 2, 2)
+        assert run["reason"] == "all 2 rounds are done"
         assert run["best"]["metric"] == "accuracy"
         assert run["best"]["round"] in (1, 2)
 

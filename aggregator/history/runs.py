@@ -1,11 +1,14 @@
-"""Which runs can be shown: a state directory, or those in a folder."""
+"""Which runs there are: a state directory, or those in a folder; and each of them in one line."""
 
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aggregator.history import History, title_of
+from aggregator.history.history import History
+from aggregator.history.overview import title_of
+from aggregator.history.portable import without_folder
+from aggregator.state import is_held
 from console import StateError
 
 _LEDGER = "ledger.sqlite"
@@ -39,7 +42,11 @@ def _run(state: Path) -> Run:
 
 
 def digest(run: Run) -> dict[str, Any]:
-    """The run in one line: name, state, rounds, best. A run that cannot be read has a state that says so."""
+    """The run in one line: its names, ``state``, ``rounds`` done ``of`` those asked for, ``best``, ``reason``.
+
+    ``state`` is running, finished, stopped or unknown: stopped if no aggregator of this machine has it open, unknown if
+    that cannot be told or the run not be read. ``reason`` says why it ended or cannot be read; None: neither.
+    """
     known = {"folder": run.name, "name": run.name, "changed_at": run.changed_at}
     try:
         with History(run.state) as history:
@@ -47,10 +54,16 @@ def digest(run: Run) -> dict[str, Any]:
             summary = history.summary
             return known | {
                 "name": title_of(history, facts),
-                "state": "running or stopped" if summary is None else summary["stopped"],
+                "state": _state(run.state) if summary is None else "finished",
                 "rounds": rounds,
                 "of": facts.get("settings", {}).get("rounds"),
                 "best": None if best is None else {"metric": best[0], "round": best[1], "value": best[2]},
+                "reason": None if summary is None else summary["stopped"],
             }
-    except (StateError, sqlite3.Error, OSError):
-        return known | {"state": "not begun, or cannot be read", "rounds": 0, "of": None, "best": None}
+    except (StateError, sqlite3.Error, OSError, ValueError) as error:
+        reason = without_folder(str(error), run.state)
+        return known | {"state": "unknown", "rounds": 0, "of": None, "best": None, "reason": reason}
+
+
+def _state(folder: Path) -> str:
+    return {True: "running", False: "stopped", None: "unknown"}[is_held(folder)]

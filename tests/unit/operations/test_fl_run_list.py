@@ -1,0 +1,81 @@
+"""``fl-run list``: the runs below a folder, whatever state each of them is in."""
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
+
+from operations.runs.run_cli import main
+
+INITIAL, ONE = state_of(weight=[0.0]), state_of(weight=[1.0])
+
+
+def begun(folder: Path, *, rounds: int = 2) -> EmbeddedRun:
+    """A run with one round done."""
+    run = EmbeddedRun.make(folder, StateTask(INITIAL), rounds=rounds, quorum="1", run=folder.name).start()
+    run.fold_all([("a", ONE)])
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run that was finished, one that was stopped, and one whose ledger is damaged."""
+    done = begun(tmp_path / "done", rounds=1)
+    done.aggregator.close()
+    begun(tmp_path / "halted").aggregator.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "halted" / "ledger.sqlite")) as ledger, ledger:
+        ledger.execute("UPDATE rounds SET metrics = '{\"accuracy\": 0.875}' WHERE round = 1")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "ledger.sqlite").write_bytes(b"no ledger" * 1000)
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_each_run_has_its_state_and_rounds_also_where_one_cannot_be_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    going = begun(folder / "going")
+    assert main(["list", "--state", str(folder), "--json"]) == 0
+    found = {run["name"]: run for run in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert {name: (run["state"], run["rounds"], run["of"]) for name, run in found.items()} == {
+        "going": ("running", 1, 2),
+        "done": ("finished", 1, 1),
+        "halted": ("stopped", 1, 2),
+        "broken": ("unknown", 0, None),
+    }
+    assert found["done"]["reason"] == "all 1 rounds are done"
+    assert "cannot be read as a ledger" in found["broken"]["reason"]
+    going.aggregator.close()
+
+
+def test_people_get_a_line_a_run_with_the_best_round(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--state", str(folder)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "state", "rounds", "best"]
+    assert sorted(line.split()[0] for line in lines) == ["broken", "done", "halted"]
+    (line,) = (line for line in lines if line.startswith("halted"))
+    assert line.split("  ")[-1] == "accuracy 0.875, round 1"
+    assert "1 of 2" in line
+
+
+def test_a_state_directory_is_a_list_of_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--state", str(folder / "halted")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nowhere", "No such file or directory"), ("notes", "no run has begun")])
+def test_without_a_folder_or_a_run_it_says_so(
+    name: str, reason: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "--state", str(folder / name)]) == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+    assert name in line
+
+
+def test_it_takes_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "runs"]) == 2
+    assert "list takes nothing more, but --state FOLDER" in capsys.readouterr().err
