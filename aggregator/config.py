@@ -42,6 +42,8 @@ class AggregatorConfig:
     """The task's reference, as the ledger records it."""
     seed: int
     state: Path
+    init: Path | None = None
+    """The file whose tensors a new run begins with; None: it begins with those of the task's own model."""
     topology: Topology
     policy: RoundPolicy
     ending: Ending

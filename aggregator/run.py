@@ -9,7 +9,7 @@ from typing import Any
 
 from aggregator.config import AggregatorConfig
 from aggregator.rounds import part_bytes_of, state_names
-from aggregator.state import Ledger, ModelFile, StateDirectory, companion_specs
+from aggregator.state import InitialModel, Ledger, ModelFile, StateDirectory, companion_specs
 from broker import Transport
 from broker.states import ModelTensors, State, first_not_finite, read_model, specs_of
 from broker.wire import MAX_NUMBER, MAX_PART_BYTES, Buffer, ModelHead, Specs, Trust, decode_from, difference
@@ -56,14 +56,17 @@ def open_run(
 ) -> Run:
     """The run in this directory; if that is empty, a new run or, if so configured, the open one on the stream.
 
-    ``initial`` are the shared tensors of the model that a new run begins with, ``tensors`` says what the model has.
+    ``initial`` are the shared tensors of the task's own model, which a new run begins with unless the configuration
+    names a file; ``tensors`` says what the model has.
     The newest model is verified; if it is damaged, the run goes back to the one before. A StateError if the directory
     belongs to another run; and if it is empty while such a run is open, or behind the stream, unless the configuration
     says which of the two is to be believed.
     """
     specs = specs_of(initial)
     on_stream = newest_head(transport, config.membership.trust)
-    if not ledger.facts():
+    if ledger.facts():
+        _check_began_from(config, ledger.facts(), directory)
+    else:
         ledger.record(_beginning(config, initial, tensors, directory, transport, on_stream))
     facts = ledger.facts()
     _check_is_ours(config, facts, directory)
@@ -138,6 +141,11 @@ def _beginning(
             f" but {directory.folder} has no run; give the --state that the run was begun with, --take-over to go on"
             " from the model on the broker, or another --run to begin anew"
         )
+    from_file: dict[str, Any] = {}
+    if config.init is not None:
+        file = InitialModel(config.init)
+        initial, from_file = file.state(tensors, specs_of(initial)), {"init_sha256": file.sha256()}
+        log.info("the run begins with the tensors of %s, SHA-256 %s", file.path, from_file["init_sha256"])
     broken = first_not_finite({name: tensor for name, tensor in initial.items() if name in tensors.trained})
     if broken:
         raise TaskError(
@@ -156,6 +164,7 @@ def _beginning(
         "began_at": _later_than(on_stream),
         "base_round": 0,
         "base_sha256": written.sha256,
+        **from_file,
         "epoch": 0,
     }
 
@@ -192,6 +201,8 @@ def _taken_over(
             f"run '{head.run}' is open on queue '{config.topology.queue}' and {problem};"
             " to begin another run, give it another --run"
         )
+    if config.init is not None:
+        log.warning("--init %s is not used: run %s has begun, and goes on from its own model", config.init, head.run_id)
     log.warning(
         "the state directory is empty; taking run %s over from the stream, at round %d", head.run_id, head.round
     )
@@ -207,6 +218,7 @@ def _taken_over(
         "began_at": head.began_at,
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
+        "is_taken_over": True,
         "epoch": head.epoch,
         "min_epoch": head.epoch + 1,  # what was folded in the open round was lost with the other's state directory
     }
@@ -227,6 +239,28 @@ def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: S
                 f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"
                 f" not {value}; give another --state, or the settings it began with"
             )
+
+
+def _check_began_from(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:
+    """A StateError if ``--init`` names another file than that which the run in the directory began with."""
+    began_from = facts.get("init_sha256")
+    if config.init is None or (began_from is None and facts.get("is_taken_over")):  # then only its beginner knows
+        return
+    if began_from is None:
+        raise StateError(
+            f"{directory.folder} holds run '{facts['run']}', which goes on from its own model and did not begin with a"
+            f" file; leave out --init {config.init}, or begin another run with another --state and --run"
+        )
+    if not config.init.exists():
+        log.info("--init %s is not there any more; the run goes on from its own model", config.init)
+        return
+    sha256 = InitialModel(config.init).sha256()
+    if sha256 != began_from:
+        raise StateError(
+            f"{directory.folder} holds run '{facts['run']}', which began with another --init: SHA-256"
+            f" {began_from[:12]}…, and that of {config.init} is {sha256[:12]}…; leave --init out, and the run goes on"
+            " from its own model, or begin another run with another --state and --run"
+        )
 
 
 def _check_has_tied_once(model: ModelFile, tensors: ModelTensors) -> None:

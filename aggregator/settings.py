@@ -71,6 +71,11 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         Arguments(flag="--plan-arg"),
         description="name=value for the task at every site, in plan.args, such as temperature=0.5; once for each",
     )
+    init: Path | None = Field(
+        None,
+        description="safetensors file, such as another run's models/last.safetensors, whose tensors a new run begins"
+        " with; by default with those of the task's own model",
+    )
     rounds: Annotated[int, Field(ge=1, lt=2**31)] = Field(20, description="number of rounds")
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
         600.0, description="seconds after which a round closes without its quorum; none: never"
@@ -151,6 +156,15 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     def _one_thing_is_trained(self) -> Self:
         if self.script is not None and self.task != type(self).model_fields["task"].default:
             raise ValueError("give --task or --script: a script has its own model, and trains in a loop of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _begins_from_safetensors(self) -> Self:
+        if self.init is not None and self.init.suffix.lower() != ".safetensors":
+            raise ValueError(
+                f"--init {self.init}: it takes a .safetensors file; of a run, `fl-model export STATE --to"
+                " model.safetensors` makes one, of a state dict `safetensors.torch.save_model`"
+            )
         return self
 
     @property
@@ -270,6 +284,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             task=self.learns,
             seed=self.seed,
             state=self.state,
+            init=self.init,
             topology=self.topology,
             policy=self.policy,
             ending=Ending(rounds=self.rounds, aim=self.aim, stop_at=self.stop_at, patience=self.patience),

@@ -16,7 +16,7 @@ from rich.table import Table
 from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
 from aggregator.history import write_report
-from aggregator.state import StateDirectory
+from aggregator.state import InitialModel, StateDirectory
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.states import ModelTensors, State
@@ -221,13 +221,12 @@ class Simulation:
 
     def add_baselines(self, summary: dict[str, Any]) -> dict[str, Any]:
         """The summary with both baselines, or with the reason why there are none, written back."""
-        if not summary["final"].get("metrics"):
-            reason = "no comparison with single sites: the task evaluates nothing at the aggregator (site.name is None)"
+        settings = self._settings
+        if reason := _nothing_to_compare(summary, settings):
             log.info(reason)
             summary = summary | {"baselines": {"none": reason}}
             StateDirectory(self.folder).write_summary(summary)
             return summary
-        settings = self._settings
         baseline = Baseline(
             task=settings.task,
             partition=settings.partition,
@@ -236,7 +235,7 @@ class Simulation:
             rounds=int(summary["final"]["round"]),
             seed=settings.seed,
             local=settings.local,
-            initial=_initial_state(self._task, settings.seed),
+            initial=_initial_state(self._task, settings),
         )
         self._terminal.on_signals(_interrupt)
         num_done, total = 0, len(sampled_sites(settings.workers)) + 1
@@ -251,6 +250,15 @@ class Simulation:
         summary = summary | {"baselines": compare(baseline, self._task, on_step=on_step)}
         StateDirectory(self.folder).write_summary(summary)
         return summary
+
+
+def _nothing_to_compare(summary: Mapping[str, Any], settings: SimulationSettings) -> str | None:
+    """Why single sites cannot be compared with the run; None if they can."""
+    if not summary["final"].get("metrics"):
+        return "no comparison with single sites: the task evaluates nothing at the aggregator (site.name is None)"
+    if "init_sha256" in summary and not (settings.init and settings.init.is_file()):
+        return "no comparison with single sites: the file that the run began with (--init) is not there any more"
+    return None
 
 
 def _interrupt() -> None:
@@ -280,10 +288,15 @@ def _remove_queues(transport: Transport) -> None:
     transport.remove()
 
 
-def _initial_state(task: Task, seed: int) -> State:
-    torch.manual_seed(seed)
+def _initial_state(task: Task, settings: SimulationSettings) -> State:
+    """The tensors that the run began with, and of those that are not shared the task's own."""
+    torch.manual_seed(settings.seed)
     model = task.model()
-    return ModelTensors.of(model).taken_from(model)
+    tensors = ModelTensors.of(model)
+    state = tensors.taken_from(model)
+    if settings.init is None:
+        return state
+    return state | InitialModel(settings.init).state(tensors, tensors.shared(settings.shared.patterns))
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

@@ -30,6 +30,8 @@ def _lines(history: History, rounds: Mapping[int, Mapping[str, Any]], number: in
     yield "| --- | --- |"
     yield f"| run | {printable(str(facts['run_id']))} |"
     yield f"| task | `{printable(str(facts['task']))}` |"
+    if "init_sha256" in facts:
+        yield f"| began with the file of SHA-256 | `{facts['init_sha256']}` |"
     yield f"| date | {datetime.fromtimestamp(row['closed_at'], UTC):%Y-%m-%d %H:%M} UTC |"
     yield f"| rounds | {len(rounds)} |"
     yield f"| SHA-256 of its tensors | `{row['model_sha256']}` |"

@@ -59,7 +59,7 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
     return {
         "title": title_of(history, facts),
         "run": {name: facts.get(name) for name in ("run", "run_id", "task", "queue")},
-        "settings": facts.get("settings", {}),
+        "settings": facts.get("settings", {}) | {name: facts[name] for name in ("init_sha256",) if name in facts},
         "num_rounds": facts.get("settings", {}).get("rounds"),
         "stopped": None if summary is None else summary["stopped"],
         "open_round": history.open_round(),

@@ -3,6 +3,7 @@
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
 from aggregator.state.early_stop import Aim, Ending
 from aggregator.state.holding import is_held
+from aggregator.state.initial_model import InitialModel
 from aggregator.state.kept_bodies import KeptBodies
 from aggregator.state.ledger import (
     FORMAT,
@@ -32,6 +33,7 @@ __all__ = [
     "CommandRow",
     "Ending",
     "FoldedUpdate",
+    "InitialModel",
     "KeptBodies",
     "KeptBody",
     "Ledger",

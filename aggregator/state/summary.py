@@ -27,6 +27,7 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped:
         "run": facts["run"],
         "run_id": facts["run_id"],
         "task": facts["task"],
+        **{name: facts[name] for name in ("init_sha256",) if name in facts},
         "settings": dict(settings),
         "offered_to_tasks": {name: settings[name] for name in LocalTraining.model_fields if name in settings},
         "settings_by_round": settings_by_round(ledger.rounds()),
