@@ -14,10 +14,11 @@ from prometheus_client.registry import CollectorRegistry
 
 from aggregator.events import PartialWatcher, StandingBy, Watcher, unwatched
 from aggregator.history import NAME as REPORT
-from aggregator.history import write_report
+from aggregator.history import History, write_report
 from aggregator.partial import PartialAggregator
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
+from aggregator.state import check_result
 from aggregator.watchers import (
     AggregatorMetrics,
     AggregatorView,
@@ -171,11 +172,13 @@ class _Root:
             yield service
 
     def finished(self) -> None:
-        """Writes the report. If that fails, the run does not: its model is out."""
+        """Writes the report. If that fails, the run does not: its model is out. A TaskError if nothing was learned."""
         try:
             log.info("%s", write_report(self._settings.state))
         except (OSError, StateError) as error:
             log.warning("%s was not written: %s", REPORT, error)
+        with contextlib.suppress(StateError), History(self._settings.state) as history:
+            check_result(history.summary or {"rounds": []})
 
 
 class _Partial:

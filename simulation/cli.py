@@ -16,7 +16,7 @@ from rich.table import Table
 from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
 from aggregator.history import write_report
-from aggregator.state import InitialModel, StateDirectory
+from aggregator.state import InitialModel, StateDirectory, check_result
 from aggregator.watchers import StatusSender, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.states import ModelTensors, State
@@ -91,6 +91,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     console = Console()
     console.print(_table(summary))
     console.print(f"model  {summary['final']['model_sha256']}\nstate  {state}\nreport {report}", soft_wrap=True)
+    check_result(summary)
     return ExitCode.OK
 
 

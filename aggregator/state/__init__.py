@@ -22,7 +22,7 @@ from aggregator.state.ledger import (
 )
 from aggregator.state.retention import Retention, best_of
 from aggregator.state.site_metrics import shifted
-from aggregator.state.summary import settings_by_round, summarize
+from aggregator.state.summary import check_result, settings_by_round, summarize
 
 __all__ = [
     "FORMAT",
@@ -46,6 +46,7 @@ __all__ = [
     "Verdict",
     "WrittenModel",
     "best_of",
+    "check_result",
     "columns_of",
     "companion_specs",
     "is_held",

@@ -7,6 +7,7 @@ from aggregator.state.early_stop import Aim
 from aggregator.state.ledger import CommandRow, Ledger, recorded_metrics
 from aggregator.state.retention import best_of
 from broker.wire import LocalTraining
+from console import TaskError
 from learning import plain
 
 _MOST_COMMANDS = 1000
@@ -37,6 +38,18 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped:
         "best": _best(ledger, aim),
         "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
     }
+
+
+def check_result(summary: Mapping[str, Any]) -> None:
+    """A TaskError if workers only ever diverged, so that the run ends with the model that it began with."""
+    rounds = summary["rounds"]
+    num_diverged = sum(row.get("diverged", 0) for row in rounds)
+    if num_diverged and not any(row["folded"] for row in rounds):
+        raise TaskError(
+            f"the run has no result: in {len(rounds)} rounds no update was folded, {num_diverged} times a worker"
+            " diverged, and the model is the one that it began with; the reasons are in the log and in report.html:"
+            " look for NaN in the sites' data, or try a smaller --lr"
+        )
 
 
 def settings_by_round(rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -9,12 +9,14 @@ import torch
 from embedded_run import EmbeddedRun, StateTask, state_of
 from sharded_run import ShardedRun
 
+from aggregator import cli
 from aggregator.rounds.answers import Excuse, PassOver, decide_on_answer
 from aggregator.state.ledger import Verdict
 from aggregator.watchers.status import StatusBoard
 from broker.memory import MemoryTransport
 from broker.wire.codec import decode, encode, is_of_kind
 from broker.wire.messages import ModelHead, Reply, UpdateHead
+from console.errors import TaskError
 from learning.task import Plan
 from worker.config import WorkerConfig
 from worker.service import Worker
@@ -205,6 +207,17 @@ def test_a_worker_that_diverged_names_itself_at_both_ends(tmp_path: Path, caplog
     run.settle()
     assert "site-3           no update  diverged: training gave NaN" in caplog.text
     assert run.closed() == [(1, "abandoned")]
+
+
+def test_the_command_ends_with_an_error_if_workers_only_diverged(tmp_path: Path) -> None:
+    run = run_in(tmp_path, quorum="1", rounds=1)
+    step_of_poisoned(run)
+    run.settle()
+    assert run.aggregator.is_finished
+    role = cli._Root(run.settings, ())
+    with pytest.raises(TaskError, match="no result: in 1 rounds no update was folded, 1 times a worker diverged"):
+        role.finished()
+    assert (run.folder / "report.html").is_file()
 
 
 def test_an_aggregator_that_does_not_take_answers_gets_none(tmp_path: Path) -> None:
