@@ -36,7 +36,7 @@ from learning import Measured, Site, Task, load_task
 from learning.scripts import ScriptedModel
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded, with_quorum_of
-from simulation.meant import check_number, only_by_flag
+from simulation.meant import check_number, only_if_meant
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot, Slot
@@ -65,7 +65,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(SimulationSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     if of_script and settings.script is None:
         raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
-    given, settings = settings, only_by_flag(settings, own)
+    given, settings = settings, only_if_meant(settings, own)
     check_number(_num_processes(settings), is_meant=settings.many, ask=input if sys.stdin.isatty() else None)
     run_settings = settings.of_aggregator()
     state = run_settings.state
@@ -77,7 +77,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         if settings.log_level == "INFO" and not terminal.is_live:
             log.setLevel(logging.INFO)
         if given.broker and not settings.broker:
-            log.info("in this process, without RabbitMQ: for that, fl-simulate asks for --broker as a flag")
+            log.info("in this process, without RabbitMQ: for that, give --over-rabbitmq")
         torch.set_num_threads(1)
         with experiment_logs(run_settings) as logs:
             simulation = Simulation(settings, run_settings, of_script, terminal, view, logs)

@@ -10,14 +10,18 @@ MOST_PROCESSES = 32
 """Started without a question; each has a PyTorch of its own."""
 
 
-def only_by_flag(settings: SimulationSettings, argv: Sequence[str] | None) -> SimulationSettings:
-    """Without its broker, unless a flag gives it: ``FEDMQ_BROKER`` and a common file are there for other commands."""
+def only_if_meant(settings: SimulationSettings, argv: Sequence[str] | None) -> SimulationSettings:
+    """Without its broker, unless it is meant: ``FEDMQ_BROKER`` and a common file are there for other commands."""
     arguments = sys.argv[1:] if argv is None else argv
     is_flag = any(argument == "--broker" or argument.startswith("--broker=") for argument in arguments)
-    if is_flag:
+    if settings.over_rabbitmq and settings.broker is None:
+        raise SettingsError("--over-rabbitmq needs a broker: set FEDMQ_BROKER, or `broker` in the file of --config")
+    if is_flag or settings.over_rabbitmq:
         return settings
     if settings.script is not None:
-        raise SettingsError("--script needs --broker as a flag: each worker of a script is a process of its own")
+        raise SettingsError(
+            "--script needs --broker as a flag, or --over-rabbitmq: each worker of a script is a process of its own"
+        )
     return settings.model_copy(update={"broker": None})
 
 

@@ -19,7 +19,7 @@ from simulation.embedded import run_embedded, with_quorum_of
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot
 
-_OF_THE_COMMAND = ("broker", "jobs", "baselines", "script", "many")
+_OF_THE_COMMAND = ("broker", "over_rabbitmq", "jobs", "baselines", "script", "many")
 
 
 def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = unwatched, **settings: Any) -> History:

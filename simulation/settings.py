@@ -29,8 +29,11 @@ class SimulationSettings(RunSettings):
 
     broker: BrokerUrl | None = Field(
         None,
-        description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker; the"
-        " command takes it from this flag alone, not from the environment or a file",
+        description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker; one in"
+        " the environment or a file is for other commands, and counts only with --over-rabbitmq",
+    )
+    over_rabbitmq: bool = Field(
+        False, description="run over the broker that FEDMQ_BROKER or the file names, where no user sees its password"
     )
     run: RunName | None = Field(
         None,
@@ -83,7 +86,9 @@ class SimulationSettings(RunSettings):
     @model_validator(mode="after")
     def _scripts_run_as_processes(self) -> Self:
         if self.script is not None and self.broker is None:
-            raise ValueError("--script needs --broker: each worker of a script is a process of its own")
+            raise ValueError(
+                "--script needs --broker or --over-rabbitmq: each worker of a script is a process of its own"
+            )
         return self
 
     def of_aggregator(self) -> AggregatorSettings:

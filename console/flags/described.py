@@ -35,6 +35,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Recovery": ("take_over", "trust_state"),
     "The broker": (
         "broker",
+        "over_rabbitmq",
         "queue",
         "connect_timeout_s",
         "heartbeat_s",

@@ -34,9 +34,15 @@ def test_rabbitmq_is_used_only_if_a_flag_says_so(
     else:
         monkeypatch.setenv("FEDMQ_BROKER", url)
     assert main(flags) == ExitCode.OK
-    assert "fl-simulate asks for --broker as a flag" in capsys.readouterr().err
-    assert main([*flags, "--broker", url]) == ExitCode.USAGE
-    assert "40 processes on this machine, each with about 200 MB" in capsys.readouterr().err
+    assert "without RabbitMQ: for that, give --over-rabbitmq" in capsys.readouterr().err
+    for meant in (["--broker", url], ["--over-rabbitmq"]):
+        assert main([*flags, *meant]) == ExitCode.USAGE
+        assert "40 processes on this machine, each with about 200 MB" in capsys.readouterr().err
+
+
+def test_without_a_broker_there_is_none_to_run_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--over-rabbitmq"]) == ExitCode.USAGE
+    assert "set FEDMQ_BROKER" in capsys.readouterr().err
 
 
 def test_many_processes_are_started_after_a_question_or_if_they_are_meant() -> None:
