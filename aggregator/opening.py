@@ -98,6 +98,7 @@ def opened(
             transport=transport,
             encoding=encoding,
             new_accumulator=config.new_accumulator,
+            stepped=run.stepped,
             clock=clock,
             on_event=on_event,
         )

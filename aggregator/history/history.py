@@ -36,6 +36,7 @@ SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS n
     coalesce(sum(CASE WHEN verdict = 'folded' THEN num_samples END), 0) AS num_samples,
     coalesce(sum(num_bytes), 0) AS num_bytes, avg(CASE WHEN verdict = 'folded' THEN staleness END) AS mean_staleness,
     avg(train_s) AS mean_train_s, avg(queue_s) AS mean_queue_s, max(base_round) AS last_round,
+    avg(CASE WHEN verdict = 'folded' THEN {norm} END) AS mean_norm, avg({cosine}) AS mean_cosine,
     max(received_at) AS last_seen
 FROM updates GROUP BY worker ORDER BY num_samples DESC, worker LIMIT ?
 """
@@ -56,8 +57,9 @@ class History:
         try:
             self._db = self._opened()
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            has_numbers = "num_messages" in columns_of(self._db, "updates")
-            self._num_messages = "num_messages" if has_numbers else "1"  # as ledgers of 0.1 mean it
+            columns = columns_of(self._db, "updates")
+            self._num_messages = "num_messages" if "num_messages" in columns else "1"  # as ledgers of 0.1 mean it
+            self._directions = {name: name if name in columns else "NULL" for name in ("norm", "cosine")}
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self._path} cannot be read as a ledger: {error}") from error
         if version == 0:
@@ -265,10 +267,13 @@ class History:
     def contributions(self, *, most: int | None = None) -> list[dict[str, Any]]:
         """One row a worker: updates by verdict, samples, bytes, mean staleness, mean seconds, when last seen.
 
+        Also ``mean_norm`` of its updates, and ``mean_cosine`` of the angle between each and the mean of all (1: the
+        same direction; below 0: against it). None where that is not known, as in a run with shards.
+
         In the order of their names, worker-2 before worker-10; with ``most``, only so many workers, those with the most
         samples.
         """
-        query = _CONTRIBUTIONS.format(num_messages=self._num_messages)
+        query = _CONTRIBUTIONS.format(num_messages=self._num_messages, **self._directions)
         found = self._rows(query, _NO_LIMIT if most is None else most)
         return sorted(found, key=lambda row: natural_order(row["worker"]))
 

@@ -102,8 +102,8 @@ class ExactSum:
         return limb_specs(self.specs)
 
     @cached_property
-    def _limb_layout(self) -> "_Layout":
-        return _Layout(self.limb_specs)
+    def _limb_layout(self) -> "Layout":
+        return Layout(self.limb_specs)
 
     @property
     def takes_sums(self) -> bool:
@@ -375,7 +375,7 @@ class _Groups:
             self.specs[-1] = group._replace(shape=(stop,))
             self.places[spec.name] = (group.name, slice(start, stop))
             self.sizes[group.name] = self.sizes.get(group.name, 0) + 1
-        self.layout = _Layout(self.specs)
+        self.layout = Layout(self.specs)
 
     def name_at(self, group: str, index: int) -> str:
         """The tensor that an element of a group belongs to."""
@@ -387,7 +387,7 @@ _groups_of = lru_cache(maxsize=2)(_Groups)
 """The same for every round of a run."""
 
 
-class _Layout:
+class Layout:
     """Where in a payload each tensor lies."""
 
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
@@ -410,7 +410,7 @@ class _Layout:
 
 
 _Slices = Sequence[tuple[TensorSpec, int, NDArray[Any]]]
-"""What ``_Layout.slices`` gives."""
+"""What ``Layout.slices`` gives."""
 
 
 def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:

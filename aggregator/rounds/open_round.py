@@ -12,7 +12,7 @@ saved under a new name; one transaction records that name and that the update is
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, assert_never
@@ -21,6 +21,7 @@ from aggregator.bodies import Body, WithBody
 from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdrawn, Watcher
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
 from aggregator.rounds.answers import AnswerDecision, Excuse, ReceivedAnswer
+from aggregator.rounds.directions import Directions
 from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse, discount
 from aggregator.state import (
     Accumulated,
@@ -90,14 +91,23 @@ class Contribution(WithBody, Protocol):
         """Takes one of these pieces out again."""
 
 
-def add_to(accumulator: Accumulator, contribution: Contribution, body: Body, weights: Sequence[float]) -> None:
-    """Adds all of a message; after an UnfitMessage nothing of it is in."""
+def add_to(
+    accumulator: Accumulator,
+    contribution: Contribution,
+    body: Body,
+    weights: Sequence[float],
+    *,
+    look_at: Callable[[int, Buffer], None] | None = None,
+) -> None:
+    """Adds all of a message, showing each piece to ``look_at`` too; after an UnfitMessage nothing of it is in."""
     num_added = 0
     accumulator.begin_update(_key_of(contribution))
     try:
         for offset, piece in contribution.pieces(body):
             contribution.add_piece(accumulator, offset, piece, weights)
             num_added += 1
+            if look_at is not None:
+                look_at(offset, piece)
     except UnfitMessage:
         accumulator.end_update()
         take_out_of(accumulator, contribution, body, weights, num_pieces=num_added)
@@ -138,6 +148,8 @@ class Stores:
     encoding: Encoding
     """How updates travel, and what is folded from them."""
     new_accumulator: NewAccumulator
+    stepped: Collection[str]
+    """The names of the trained tensors, whose updates are compared with their mean."""
     clock: Callable[[], float]
     on_event: Watcher
 
@@ -178,6 +190,8 @@ class OpenRound:
         self.accumulator = self._stores.new_accumulator(self._stores.encoding.folded)
         if committed is not None:
             self.accumulator.load(self._stores.directory, committed)
+        self._directions = Directions(self._stores.encoding.folded, self._stores.stepped)
+        self._directions.are_all_there = not self.num_folded
 
     # -- deciding -------------------------------------------------------------------------------------------
 
@@ -232,7 +246,7 @@ class OpenRound:
     ) -> None:
         """Adds all of its updates to the accumulator."""
         begun_at = time.perf_counter()
-        add_to(self.accumulator, contribution, body, decision.weights)
+        norm = self._add(contribution, body, decision.weights)
         if self._stores.keeps_bodies and contribution.shard is None:
             self._keep(contribution, body)
         fold_s = (time.perf_counter() - begun_at) / len(contribution.claims)
@@ -244,8 +258,18 @@ class OpenRound:
             if contribution.base_round == self.number:
                 self.excused.pop(claim.worker, None)
             row = contribution.row(claim, Verdict.FOLDED, received_at=received_at, round_number=self.number)
-            rows.append(replace(row, weight=float(weight)))
+            rows.append(replace(row, weight=float(weight), norm=norm))
         self._remember(contribution, rows, delivery, fold_s=fold_s)
+
+    def _add(self, contribution: Contribution, body: Body, weights: Sequence[float]) -> float | None:
+        """Adds it to the accumulator; returns the norm of a single update. After an UnfitMessage nothing is in."""
+        if contribution.shard is not None:
+            add_to(self.accumulator, contribution, body, weights)
+            self._directions.are_all_there = False  # nothing shows which way each update in a sum goes
+            return None
+        self._directions.begin()
+        add_to(self.accumulator, contribution, body, weights, look_at=self._directions.add)
+        return self._directions.end(_key_of(contribution), weights[0])
 
     def _keep(self, update: Contribution, body: Body) -> None:
         pieces = (piece for _, piece in body.pieces())
@@ -405,7 +429,9 @@ class OpenRound:
     def _take_out(self, update: FoldedUpdate, body: KeptBody) -> None:
         for offset, piece in self._stores.encoding.folded_from(self._stores.bodies.pieces(body.file)):
             self.accumulator.remove(offset, piece, update.weight)
-        self.accumulator.end_removal(Key(update.base_round, update.worker))
+        key = Key(update.base_round, update.worker)
+        self.accumulator.end_removal(key)
+        self._directions.take_out(key)
         self.num_folded -= 1
         self.total -= round(update.weight / discount(update.staleness))  # an integer, as it was decided on
 
@@ -426,8 +452,14 @@ class OpenRound:
         Returns the earlier rounds whose models the workers have now measured.
         """
         begun_at = time.perf_counter()
+        cosines = {(key.base_round, key.worker): cosine for key, cosine in self._directions.cosines().items()}
         measured = self._stores.ledger.close_round(
-            self.number, self._rows, result, next_round=next_round, install=install, num_present=num_present
+            self.number,
+            self._rows,
+            replace(result, cosines=cosines),
+            next_round=next_round,
+            install=install,
+            num_present=num_present,
         )
         self._emit_committed(begun_at)
         return measured

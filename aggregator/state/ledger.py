@@ -56,6 +56,8 @@ _ADDED_COLUMNS = (
     ("rounds", "settings", "TEXT"),
     ("rounds", "num_diverged", "INTEGER"),
     ("rounds", "num_not_finite", "TEXT"),
+    ("updates", "norm", "REAL"),
+    ("updates", "cosine", "REAL"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
@@ -135,6 +137,8 @@ class UpdateRow:
     queue_s: float | None = None
     train_metrics: Mapping[str, float] = field(default_factory=dict)
     eval_metrics: Mapping[str, float] = field(default_factory=dict)
+    norm: float | None = None
+    """Euclidean, of the delta of the trained tensors; see rounds/directions.py."""
     num_messages: int = 1
     """How many messages this row stands for: more than one if they were dropped unread."""
 
@@ -198,6 +202,8 @@ class RoundResult:
     model_sha256: str
     companions: Mapping[str, str] = field(default_factory=dict)
     """Digests of the model's companions, by name."""
+    cosines: Mapping[tuple[int, str], float] = field(default_factory=dict)
+    """(base round, worker) -> cosine of the angle between its update and the mean of all, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,6 +365,10 @@ class Ledger:
                     "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
                     (result.reason, number),
                 )
+            self._db.executemany(
+                "UPDATE updates SET cosine = ? WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+                [(cosine, *key) for key, cosine in result.cosines.items()],
+            )
             counts = dict(
                 self._db.execute(
                     "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)

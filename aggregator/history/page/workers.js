@@ -33,6 +33,8 @@ function workerColumns({ states, isOver, metric }) {
     number("MB", (row) => row.num_bytes / 1e6, 2),
     number("rounds late", (row) => row.mean_staleness, 2),
     number("training", (row) => row.mean_train_s, 2, " s"),
+    number("update's norm", (row) => row.mean_norm, 3),
+    number("cosine with the mean", (row) => row.mean_cosine, 2),
   ];
 }
 
