@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from embedded_run import Run
+from script_run import Run
 
 from learning.scripts import ScriptedModel, run_script
 
-pytest_plugins = ["embedded_run_plugin"]
+pytest_plugins = ["script_run_plugin"]
 pytestmark = pytest.mark.timeout(60)
 ROOT = Path(__file__).parents[3]
 COMPARED = ROOT / "examples" / "compared"

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-from embedded_run import Run
+from script_run import Run
 
 from learning.scripts import ScriptedModel, run_script
 
-pytest_plugins = ["embedded_run_plugin"]
+pytest_plugins = ["script_run_plugin"]
 SCRIPTS = Path(__file__).parents[3] / "examples" / "scripts"
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from embedded_run import Run
+from script_run import Run
 from torch import Tensor, nn
 
 import fedmq
 import worker.joining
 from console import SettingsError, TaskError
 
-pytest_plugins = ["embedded_run_plugin"]
+pytest_plugins = ["script_run_plugin"]
 pytestmark = pytest.mark.timeout(60)
 POINTS = torch.eye(2)
 

@@ -1,10 +1,10 @@
-"""The fixture `run`: `pytest_plugins = ["embedded_run_plugin"]`."""
+"""The fixture `run`: `pytest_plugins = ["script_run_plugin"]`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from embedded_run import Run
+from script_run import Run
 
 import worker.joining
 
