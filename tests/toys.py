@@ -21,7 +21,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.rounds.accumulator import Floats, Key
 from aggregator.rounds.steps import Block, StepState
 from aggregator.state.checkpoint import StateDirectory
-from aggregator.state.ledger import Accumulated
+from aggregator.state.rows import Accumulated
 from broker.wire.buffers import Buffer
 from broker.wire.specs import Specs, TensorSpec
 from console.errors import DamagedFile, UnfitMessage

@@ -5,22 +5,18 @@ from aggregator.state.early_stop import Aim, Ending
 from aggregator.state.holding import is_held
 from aggregator.state.initial_model import InitialModel
 from aggregator.state.kept_bodies import KeptBodies
-from aggregator.state.ledger import (
-    FORMAT,
-    IS_OF_MEASURED,
+from aggregator.state.ledger import FORMAT, IS_OF_MEASURED, Ledger, columns_of, recorded_metrics
+from aggregator.state.retention import Retention, best_of
+from aggregator.state.rows import (
     Accumulated,
     ClosedBy,
     CommandRow,
     FoldedUpdate,
     KeptBody,
-    Ledger,
     RoundResult,
     UpdateRow,
     Verdict,
-    columns_of,
-    recorded_metrics,
 )
-from aggregator.state.retention import Retention, best_of
 from aggregator.state.site_metrics import shifted
 from aggregator.state.summary import check_result, settings_by_round, summarize
 

@@ -18,12 +18,20 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from aggregator.state.holding import Hold
+from aggregator.state.rows import (
+    Accumulated,
+    ClosedBy,
+    CommandRow,
+    FoldedUpdate,
+    KeptBody,
+    RoundResult,
+    UpdateRow,
+    Verdict,
+)
 from aggregator.state.site_metrics import Reported, figures
 from console import LeadershipLost, StateError
 from learning import Measured, plain, restored
@@ -79,147 +87,6 @@ CREATE TABLE IF NOT EXISTS commands (
 """
 
 _COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
-
-
-class Verdict(StrEnum):
-    """What became of an update."""
-
-    FOLDED = "folded"
-    LATE = "late"
-    DUPLICATE = "duplicate"
-    REFUSED = "refused"
-    ABANDONED = "abandoned"
-    """It was folded into a round that was then abandoned."""
-    UNDONE = "undone"
-    """It was folded into a round that had to be done again because one of its files was damaged."""
-    WITHDRAWN = "withdrawn"
-    """It was folded, and taken out again before the round closed, since its worker may not count any more."""
-    DIVERGED = "diverged"
-    """Its worker answered without an update: training ended in NaN or infinity."""
-    MEASURED = "measured"
-    """Its worker only measured a model, as it was asked to."""
-
-
-class ClosedBy(StrEnum):
-    """Why a round ended."""
-
-    QUORUM = "quorum"
-    DEADLINE = "deadline"
-    SHORT = "short"
-    """At the deadline, with fewer updates than the floor (``on_short: accept``)."""
-    COMMAND = "command"
-    """Somebody asked for the end of the run at once (``fl-run finish --now``)."""
-    ABANDONED = "abandoned"
-    """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``). Or their mean took
-    the model out of the range of its dtype. Or no worker had an update."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateRow:
-    """One update as the ledger records it. Times in seconds; ``received_at`` is Unix time.
-
-    ``num_bytes`` is what came over the wire, compressed: the message with its header, and the parts of its blob that
-    were read (none if the update is late or a duplicate).
-    """
-
-    received_at: float
-    round: int
-    verdict: Verdict
-    reason: str | None = None
-    worker: str | None = None
-    instance: str | None = None
-    base_round: int | None = None
-    staleness: int | None = None
-    num_samples: int | None = None
-    weight: float | None = None
-    num_bytes: int | None = None
-    train_s: float | None = None
-    queue_s: float | None = None
-    train_metrics: Mapping[str, float] = field(default_factory=dict)
-    eval_metrics: Mapping[str, float] = field(default_factory=dict)
-    norm: float | None = None
-    """Euclidean, of the delta of the trained tensors; see rounds/directions.py."""
-    num_messages: int = 1
-    """How many messages this row stands for: more than one if they were dropped unread."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accumulated:
-    """The open round's sum as it was committed."""
-
-    file: str
-    sha256: str
-    bound: float
-    num_folded: int
-    num_samples: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptBody:
-    """Where the body of a folded update is kept until its round closes."""
-
-    base_round: int
-    worker: str
-    file: str
-    sha256: str
-    keys: tuple[bytes, ...] = ()
-    """The ids of the keys by which its worker was known; none where senders are believed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldedUpdate:
-    """An update that counts in the open round."""
-
-    base_round: int
-    worker: str
-    staleness: int
-    num_samples: int
-    weight: float
-    """It was added with this."""
-    kept: KeptBody | None
-    """None: it cannot be taken out again, since it came in a partial sum or before bodies were kept."""
-
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        """The ids of the keys by which its worker was known, as far as they were kept."""
-        return self.kept.keys if self.kept else ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundResult:
-    """How a round ended."""
-
-    closed_by: ClosedBy
-    closed_at: float
-    seconds: float
-    num_samples: int
-    reason: str | None = None
-    """Why its updates are dropped, if that is not said by ``closed_by`` alone."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Those that may differ from round to round, as this one ran with them."""
-    measured: Measured
-    """The new model's metrics on central test data."""
-    model_sha256: str
-    companions: Mapping[str, str] = field(default_factory=dict)
-    """Digests of the model's companions, by name."""
-    cosines: Mapping[tuple[int, str], float] = field(default_factory=dict)
-    """(base round, worker) -> cosine of the angle between its update and the mean of all, as far as it is known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandRow:
-    """A command and what came of it. ``received_at`` is Unix time."""
-
-    id: str
-    received_at: float
-    round: int
-    """The round that was open."""
-    sender: str | None
-    """Who signed it; None where senders are believed."""
-    text: str
-    is_accepted: bool
-    result: str
-    """What happens because of it, or why nothing does."""
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from toys import Spool
 from aggregator.rounds.accumulator import Accumulator, Key
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.state.checkpoint import StateDirectory
-from aggregator.state.ledger import Accumulated
+from aggregator.state.rows import Accumulated
 from broker.wire.specs import TensorSpec, canonical
 from console.errors import DamagedFile, UnfitMessage
 

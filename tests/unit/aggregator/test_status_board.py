@@ -10,7 +10,7 @@ import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
 from aggregator.events import Committed, RoundMoved, RoundOpened, RunOpened, UpdateDecided, UpdateWithdrawn, WorkerSeen
-from aggregator.state.ledger import UpdateRow, Verdict
+from aggregator.state.rows import UpdateRow, Verdict
 from aggregator.watchers.status import StatusBoard, StatusSender
 from broker.memory import MemoryTransport
 from broker.states.tensors import State
