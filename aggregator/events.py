@@ -123,6 +123,8 @@ class CommandTaken:
     """Somebody asked for something (``fl-run``): what, and what came of it, as it is in the ledger."""
 
     row: CommandRow
+    num_rounds: int
+    """How many rounds the run has from then on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

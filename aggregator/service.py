@@ -298,7 +298,8 @@ class Aggregator:
             stays=self._current.holds,
         )
         self._transport.ack([delivery])
-        self._on_event(CommandTaken(row=row))
+        later = self._run.steering.config_of(self._current.number + 1)
+        self._on_event(CommandTaken(row=row, num_rounds=later.ending.rounds))
         if row.is_accepted:
             self._carry_out(message.header)
 

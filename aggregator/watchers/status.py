@@ -88,6 +88,8 @@ class StatusBoard:
                         self._on_answer(row, is_committed=True)
                 case CommandTaken():
                     self._commands.append(event.row)
+                    if self._run is not None:
+                        self._run = replace(self._run, num_rounds=event.num_rounds)
                 case RoundClosed():
                     self._last_closed = int(event.row["round"])
                     self._seen.forget_silent(now=self._now())

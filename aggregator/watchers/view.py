@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from aggregator.events import (
+    CommandTaken,
     Event,
     LastEvaluationOpened,
     RoundClosed,
@@ -130,6 +131,9 @@ class AggregatorView:
                 self._forget_run(f"standing by: another aggregator leads queue '{queue}'")
             case RunOpened():
                 self._open_run(event)
+            case CommandTaken(num_rounds=num_rounds):
+                if self._run is not None:
+                    self._run = replace(self._run, num_rounds=num_rounds)
             case RunEnded(reason=reason):
                 self._ended_at = self._clock()
                 self._state = f"finished: {reason}"

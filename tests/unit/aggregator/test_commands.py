@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from embedded_run import EmbeddedRun, StateTask, state_of
 from sharded_run import ShardedRun, names_of
+from unit.rendered import text_of
 
 from aggregator.commands.standing import Standing
 from aggregator.events import CommandTaken, Event
 from aggregator.senders.admission import Allowed
 from aggregator.senders.exclusion import Excluding
+from aggregator.watchers.status import StatusBoard
+from aggregator.watchers.view import AggregatorView
 from broker.wire.codec import encode
 from broker.wire.messages import Command
 from console.errors import LeadershipLost, SettingsError
@@ -333,6 +336,18 @@ def test_with_shards_a_round_that_was_open_counts_and_the_next_one_leaves_out_wh
     run.pass_time()
     assert run.root.num_folded == 2
     assert run.root.reasons == [f"worker '{names[0]}' is excluded (fl-run exclude)"]
+
+
+def test_the_rounds_of_a_run_that_is_extended_are_told_at_once(run: EmbeddedRun, events: list[Event]) -> None:
+    tell(run, "extend 2")
+    board, view = StatusBoard(), AggregatorView()
+    for event in events:
+        board.on_event(event)
+        view.on_event(event)
+    status = board.status()
+    assert status is not None
+    assert status.num_rounds == 7
+    assert "0 of 7" in text_of(view)
 
 
 def test_a_run_that_is_extended_has_more_rounds_also_after_a_restart(run: EmbeddedRun) -> None:
