@@ -9,6 +9,7 @@ from aggregator.history.history import History
 from aggregator.history.portable import portable
 from aggregator.history.sites import Site, site_map, sites_in, spread_of
 from aggregator.history.timeline import MOST_TIMELINE_UPDATES, timeline
+from aggregator.state import named
 from learning import AT_SITES, Direction, Measured, rank
 
 _TIMELINE_ROUNDS = 20
@@ -77,9 +78,9 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
 
 
 def title_of(history: History, facts: Mapping[str, Any]) -> str:
-    """The run's name; or the folder's for a simulation, since all simulations have the same name."""
-    name = str(facts.get("run"))
-    return history.state.resolve().name if name == "simulation" else name
+    """The run's name; or the folder's for a simulation, since all have the same name, and for what never began."""
+    name = facts.get("run")
+    return history.state.resolve().name if name in (None, "simulation") else str(name)
 
 
 def _metric_at_sites(rounds: charts.Rows) -> str | None:
@@ -116,7 +117,7 @@ def _tiles_of_rounds(history: History, rounds: charts.Rows) -> list[tuple[str, s
     best = history.best()
     return [
         *_newest_metrics(rounds)[:4],
-        *([] if best is None else [(_number(best[2]), f"best {best[0]}, round {best[1]:,}")]),
+        *([] if best is None else [(_number(best[2]), f"best {named(best[0])}, round {best[1]:,}")]),
         (f"{len(rounds):,}", "rounds"),
         (f"{sum(row['num_folded'] for row in rounds):,}", "updates folded"),
         (_duration(sum(row["seconds"] for row in rounds)), "in rounds"),

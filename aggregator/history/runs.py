@@ -1,6 +1,7 @@
 """Which runs there are: a state directory, or those in a folder; and each of them in one line."""
 
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from aggregator.history.history import History
 from aggregator.history.overview import title_of
 from aggregator.history.portable import without_folder
-from aggregator.state import is_held
+from aggregator.state import is_held, named
 from console import StateError
 
 _LEDGER = "ledger.sqlite"
@@ -37,8 +38,16 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _run(state: Path) -> Run:
-    changes = [path.stat().st_mtime for path in state.glob(f"{_LEDGER}*")]
-    return Run(state.resolve().name, state, max(changes, default=0.0))
+    return Run(state.resolve().name, state, _changed_at(state / _LEDGER))
+
+
+def _changed_at(ledger: Path) -> float:
+    changed_at = ledger.stat().st_mtime
+    with suppress(OSError):
+        log = ledger.with_name(f"{ledger.name}-wal").stat()
+        if log.st_size:  # readers make an empty one, and write to -shm
+            changed_at = max(changed_at, log.st_mtime)
+    return changed_at
 
 
 def digest(run: Run) -> dict[str, Any]:
@@ -57,12 +66,16 @@ def digest(run: Run) -> dict[str, Any]:
                 "state": _state(run.state) if summary is None else "finished",
                 "rounds": rounds,
                 "of": facts.get("settings", {}).get("rounds"),
-                "best": None if best is None else {"metric": best[0], "round": best[1], "value": best[2]},
+                "best": None if best is None else _best(*best),
                 "reason": None if summary is None else summary["stopped"],
             }
     except (StateError, sqlite3.Error, OSError, ValueError) as error:
         reason = without_folder(str(error), run.state)
         return known | {"state": "unknown", "rounds": 0, "of": None, "best": None, "reason": reason}
+
+
+def _best(metric: str, number: int, value: float) -> dict[str, Any]:
+    return {"metric": metric, "named": named(metric), "round": number, "value": value}
 
 
 def _state(folder: Path) -> str:

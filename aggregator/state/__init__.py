@@ -1,7 +1,7 @@
 """What survives a kill of the run's aggregator: ledger, model files, and what follows from them alone."""
 
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
-from aggregator.state.early_stop import Aim, Ending
+from aggregator.state.early_stop import Aim, Ending, named
 from aggregator.state.holding import is_held
 from aggregator.state.initial_model import InitialModel
 from aggregator.state.kept_bodies import KeptBodies
@@ -46,6 +46,7 @@ __all__ = [
     "columns_of",
     "companion_specs",
     "is_held",
+    "named",
     "recorded_metrics",
     "settings_by_round",
     "shifted",

@@ -109,13 +109,13 @@ def reason_to_stop(
         return None
     number, value = best
     if stop_at is not None and not direction.is_better(stop_at, value):
-        return f"{_named(aim.metric)} reached {value:.4g} in round {number}"
+        return f"{named(aim.metric)} reached {value:.4g} in round {number}"
     if patience and last_round - number >= patience:
-        return f"{_named(aim.metric)} was not better than in round {number} ({value:.4g}) for {patience} rounds"
+        return f"{named(aim.metric)} was not better than in round {number} ({value:.4g}) for {patience} rounds"
     return None
 
 
-def _named(metric: str) -> str:
-    """A metric in words."""
+def named(metric: str) -> str:
+    """A metric in words: of what the workers measure, the median counts, and not the mean that curves show."""
     is_of_workers = metric.startswith((AT_SITES, IN_TRAINING))
     return f"{metric} (median of the workers)" if is_of_workers else metric

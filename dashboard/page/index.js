@@ -16,7 +16,7 @@ function line(run) {
   const link = cell("a", "", run.name);
   link.href = `run/${encodeURIComponent(run.folder)}/`;
   name.append(link);
-  const best = run.best ? `${run.best.metric} ${Number(run.best.value.toPrecision(4))}, round ${run.best.round}` : "";
+  const best = run.best ? `${run.best.named} ${Number(run.best.value.toPrecision(4))}, round ${run.best.round}` : "";
   const changed = new Date(run.changed_at * 1000).toISOString().slice(0, 19).replace("T", " ");
   made.append(
     name,

@@ -37,4 +37,4 @@ def _row(run: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _best(best: Mapping[str, Any] | None) -> str:
-    return "" if best is None else f"{best['metric']} {best['value']:.4g}, round {best['round']}"
+    return "" if best is None else f"{best['named']} {best['value']:.4g}, round {best['round']}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -59,6 +60,33 @@ def test_people_get_a_line_a_run_with_the_best_round(folder: Path, capsys: pytes
     (line,) = (line for line in lines if line.startswith("halted"))
     assert line.split("  ")[-1] == "accuracy 0.875, round 1"
     assert "1 of 2" in line
+
+
+def test_the_best_of_what_sites_measure_is_said_to_be_their_median(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = {"worker_metrics": '{"eval.accuracy": 0.8}', "worker_medians": '{"eval.accuracy": [0.7, 0.7]}'}
+    with contextlib.closing(sqlite3.connect(folder / "done" / "ledger.sqlite")) as ledger, ledger:
+        for column, value in measured.items():
+            ledger.execute(f"UPDATE rounds SET {column} = ?", [value])
+    assert main(["list", "--state", str(folder / "done")]) == 0
+    assert "eval.accuracy (median of the workers) 0.7, round 1" in capsys.readouterr().out
+
+
+def test_a_reader_does_not_change_when_a_run_last_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a dashboard leaves it: with an empty log of its own, and shared memory that it has written to."""
+    os.utime(folder / "done" / "ledger.sqlite", (1e9, 1e9))
+    for ending in ("-wal", "-shm"):
+        (folder / "done" / f"ledger.sqlite{ending}").touch()
+    assert main(["list", "--state", str(folder / "done"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed_at"] == 1e9
+
+
+def test_a_run_that_never_began_goes_by_its_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "halted" / "ledger.sqlite")) as ledger, ledger:
+        ledger.execute("DELETE FROM run WHERE key = 'run'")
+    assert main(["list", "--state", str(folder / "halted"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "halted"
 
 
 def test_a_state_directory_is_a_list_of_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
