@@ -10,6 +10,9 @@ from learning.scripts.running import ModelGiven, run_script
 from learning.task import Plan
 from learning.user_code import blamed
 
+_WRONG_USE = 2
+"""What argparse, click and others end a program with whose arguments make no sense."""
+
 
 class ScriptedModel:
     """A Task that neither trains nor measures: its model is what the script has made when it comes to its rounds."""
@@ -25,6 +28,11 @@ class ScriptedModel:
                 run_script(self._path, self._arguments, for_model_alone=True)
         except ModelGiven as given:
             return given.model.cpu()
+        except TaskError as error:
+            if isinstance(error.__cause__, SystemExit) and error.__cause__.code == _WRONG_USE:
+                hint = f"--script {self._path} -- --its --own flags"
+                raise TaskError(f"{error}; give it the arguments that it needs, also here: {hint}") from error.__cause__
+            raise
         raise TaskError(f"{doing}: it ended without `for round in fedmq.rounds(model)`")
 
     def train(self, model: nn.Module, plan: Plan) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ from aggregator.history.overview import overview
 from aggregator.settings import AggregatorSettings
 from broker import MemoryBroker
 from broker.states import ModelTensors
-from console import SettingsError, StateError
+from console import SettingsError, StateError, TaskError
 from learning.scripts import ScriptedModel
 from operations.runs.model_cli import main as fl_model
 
@@ -192,6 +192,16 @@ def test_what_is_not_shared_may_be_in_the_file_and_is_not_used(
     assert set(both.model) == {"body"}
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [message for message in warned if message.endswith("what is not shared is not used: 'head'")]
+
+
+def test_a_script_that_needs_arguments_is_told_where_they_go(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--site', required=True)\n"
+        "parser.parse_args()\n"
+    )
+    with pytest.raises(TaskError, match=r"SystemExit: 2 .*; give it the arguments .*train\.py -- --its --own flags$"):
+        ScriptedModel(script).model()
 
 
 def test_the_model_of_a_script_is_filled_from_the_file_too(begin: Begin, tmp_path: Path) -> None:
