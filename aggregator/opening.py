@@ -24,7 +24,7 @@ from broker import Source, Transport
 from broker.states import Encoding, ModelTensors, State
 from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, delta_specs, limb_bytes_of, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
-from learning import Task, blamed
+from learning import Task, made_by
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +123,7 @@ def opened(
 
 def _initial_model(config: AggregatorConfig, task: Task) -> nn.Module:
     torch.manual_seed(config.seed)
-    with blamed("the task's model()"):
-        return task.model()
+    return made_by(task.model)
 
 
 def _shared(config: AggregatorConfig, tensors: ModelTensors) -> Specs:

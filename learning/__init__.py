@@ -22,7 +22,7 @@ from learning.metrics import (
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Plan, Site, Task
-from learning.user_code import blamed
+from learning.user_code import blamed, made_by
 
 __all__ = [
     "AT_SITES",
@@ -42,6 +42,7 @@ __all__ = [
     "finite",
     "has_samples",
     "load_task",
+    "made_by",
     "not_finite",
     "numbers_of",
     "plain",

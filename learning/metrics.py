@@ -127,7 +127,8 @@ def _kind(value: object) -> str:
     if shape is not None:
         return f"a {kind} of shape {list(shape)}"
     text = " ".join(repr(value).split())
-    return f"a {kind}, {text if len(text) <= 40 else text[:40] + '…'}"
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"{article} {kind}, {text if len(text) <= 40 else text[:40] + '…'}"
 
 
 def _advice(returned: object) -> str:

@@ -10,7 +10,7 @@ import torch
 from broker.states import ModelTensors, State
 from broker.wire import LocalTraining
 from console import Arguments, TaskError
-from learning import Measured, Site, Task, evaluating, has_samples, load_task, numbers_of
+from learning import Measured, Site, Task, evaluating, has_samples, load_task, made_by, numbers_of
 from simulation.sites import SimulatedSites
 from worker import Trainer, derived_seed, plan_of
 
@@ -67,7 +67,7 @@ class Baseline:
             trained = trainer.train(state, plan)
             num_samples = trained.num_samples
             state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}
-        model = judge.model()
+        model = made_by(judge.model)
         ModelTensors.of(model).put_into(model, state)
         with evaluating(model):
             metrics = numbers_of(judge.evaluate(model), "evaluate")

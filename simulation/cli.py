@@ -32,7 +32,7 @@ from console import (
     read_settings,
     split_arguments,
 )
-from learning import Measured, Site, Task, load_task
+from learning import Measured, Site, Task, load_task, made_by
 from learning.scripts import ScriptedModel
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded, with_quorum_of
@@ -292,7 +292,7 @@ def _remove_queues(transport: Transport) -> None:
 def _initial_state(task: Task, settings: SimulationSettings) -> State:
     """The tensors that the run began with, and of those that are not shared the task's own."""
     torch.manual_seed(settings.seed)
-    model = task.model()
+    model = made_by(task.model)
     tensors = ModelTensors.of(model)
     state = tensors.taken_from(model)
     if settings.init is None:

@@ -6,6 +6,7 @@ column ``name`` has the names; every other column is an argument, and an empty f
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,12 +91,23 @@ def _arguments(name: Any, values: Any) -> Arguments:
 
 def _mapping_of_yaml(path: Path) -> Mapping[Any, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        names = Counter(_keys(yaml.compose(text, yaml.SafeLoader)))
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):
         raise ValueError("expected a mapping of each site's name to its arguments (a table's name ends in .csv)")
+    if twice := next((name for name, count in names.items() if count > 1), None):
+        raise ValueError(f"site '{twice}' is there twice")
     return content
+
+
+def _keys(node: yaml.Node | None) -> list[Any]:
+    """Of a mapping, each as often as it is there; YAML itself lets the last one count."""
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    return [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
 
 
 def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

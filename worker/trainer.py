@@ -14,9 +14,18 @@ import torch
 from torch import nn
 
 from broker.states import ALL, ModelTensors, State, delta_of, first_not_finite, has_diverged, is_finite
-from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES, METRIC_NAME, LocalTraining, Specs, delta_specs, difference
+from broker.wire import (
+    MAX_METRIC_NAME,
+    MAX_METRICS,
+    MAX_NUM_SAMPLES,
+    METRIC_NAME,
+    LocalTraining,
+    Specs,
+    delta_specs,
+    difference,
+)
 from console import Arguments, FedmqError, TaskError
-from learning import Measured, Plan, Task, blamed, evaluating, numbers_of
+from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +150,7 @@ class Trainer:
 def new_model(task: Task, *, seed: int = 0) -> nn.Module:
     """A model of the task's. What its values and attributes are drawn from is ``seed``, in any process."""
     _seed_everything(seed)
-    with blamed("the task's model()"):
-        return task.model()
+    return made_by(task.model)
 
 
 def _seed_everything(seed: int) -> None:
@@ -161,7 +169,11 @@ def _has_accelerator() -> bool:
 
 def _num_samples(value: float | None) -> int:
     if value is None or not 1 <= value <= MAX_NUM_SAMPLES or value != int(value):
-        raise TaskError(f"the task's train() must return num_samples, from 1 to {MAX_NUM_SAMPLES}; it gave {value}")
+        gave = "no finite number" if value is None else f"{value:.10g}"
+        advice = "; a task that has none to train on says so with has_samples()" if value == 0 else ""
+        raise TaskError(
+            f"the task's train() must return num_samples, from 1 to {MAX_NUM_SAMPLES}; it gave {gave}{advice}"
+        )
     return int(value)
 
 
@@ -176,5 +188,9 @@ def _checked(metrics: Mapping[str, float]) -> dict[str, float]:
         raise TaskError(f"the task gave {len(metrics)} metrics; at most {MAX_METRICS} can travel")
     for name in metrics:
         if not re.fullmatch(METRIC_NAME, name):
-            raise TaskError(f"the task's metric {name!r} has a name that cannot travel; use letters, digits and ._@/-")
+            shown = name if len(name) <= 60 else f"{name[:60]}…"
+            raise TaskError(
+                f"the task's metric {shown!r} has a name that cannot travel; use letters, digits and ._@/-, at most"
+                f" {MAX_METRIC_NAME} of them"
+            )
     return {name: float(value) for name, value in metrics.items()}

@@ -65,7 +65,8 @@ Objection = Annotated[StrictStr, Field(min_length=1, max_length=MAX_OBJECTION)]
 CommandId = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{32}$")]
 SealedKey = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{160}$")]
 """A body's key, sealed to whoever may open it: an HPKE encapsulation (32 bytes) and ciphertext (48), in hex."""
-METRIC_NAME = r"^[A-Za-z0-9_.@/-]{1,64}$"
+MAX_METRIC_NAME = 64
+METRIC_NAME = rf"^[A-Za-z0-9_.@/-]{{1,{MAX_METRIC_NAME}}}$"
 MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
 MAX_METRICS = 64
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]

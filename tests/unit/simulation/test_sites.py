@@ -86,6 +86,7 @@ def test_a_file_of_sites_is_yaml_or_csv(tmp_path: Path) -> None:
         ("sites.yaml", "north: {2nd: 1}\n", "site 'north': '2nd' cannot name an argument"),
         ("sites.yaml", "'no rth': {}\n", "'no rth' cannot name a site"),
         ("sites.yaml", "north: {\n", "not YAML"),
+        ("sites.yaml", "north: {step: 1}\nnorth: {step: 2}\n", "site 'north' is there twice"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_one_clear_line(
