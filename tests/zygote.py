@@ -162,9 +162,17 @@ class Zygote:
                 self.changed.notify_all()
 
 
-@functools.cache
+_making = threading.Lock()
+
+
 def zygote() -> Zygote:
-    """The one of this test run."""
+    """The one of this test run, also if several threads are the first to ask for it."""
+    with _making:
+        return _made()
+
+
+@functools.cache
+def _made() -> Zygote:
     one = Zygote()
     atexit.register(one.close)
     return one
