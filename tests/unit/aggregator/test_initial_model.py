@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
+from aggregator.broadcast import Broadcaster
 from aggregator.history import History
 from aggregator.history.overview import overview
 from aggregator.settings import AggregatorSettings
+from aggregator.state.checkpoint import StateDirectory, WrittenModel
+from aggregator.state.ledger import Ledger
 from broker import MemoryBroker
 from broker.states import ModelTensors
 from console import SettingsError, StateError, TaskError
@@ -73,6 +77,44 @@ def test_a_restart_by_the_same_command_reads_the_file_no_more(begin: Begin, tmp_
     again.fold_all([("a", ONE)])
     assert again.model["w"].tolist() == [7.0, 13.0]
     again.aggregator.close()
+
+
+class Killed(BaseException):
+    """As kill -9, for the test."""
+
+
+STEPS: list[tuple[type, str]] = [
+    (StateDirectory, "write_model"),
+    (WrittenModel, "install"),
+    (Ledger, "record"),
+    (Ledger, "claim"),
+    (Ledger, "open_round"),
+    (Broadcaster, "publish"),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "step"), STEPS, ids=lambda each: getattr(each, "__name__", each))
+def test_killed_while_it_begins_with_a_file_it_begins_with_that_file(
+    tmp_path: Path, owner: type, step: str, when: str
+) -> None:
+    run = EmbeddedRun.make(tmp_path / "run", ZERO, rounds=1, quorum="1", init=saved(tmp_path, GIVEN))
+    original = getattr(owner, step)
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        if when == "after":
+            original(*args, **kwargs)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, step, killed)
+        with pytest.raises(Killed):
+            run.start()
+    run = run.crash().start()
+    run.fold_all([("a", ONE)])
+    assert run.model["w"].tolist() == [6.0, 10.0]
+    assert run.summary["init_sha256"] == sha256_of(tmp_path / "given.safetensors")
+    run.aggregator.close()
 
 
 def test_a_restart_with_another_file_is_refused(begin: Begin, tmp_path: Path) -> None:
