@@ -5,15 +5,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from crash.fleet import BLOB, COMMIT_AT_ONCE, Fleet
+from crash.fleet import BLOB, COMMIT_AT_ONCE, TASK, Fleet
 from crash.points import SMALL, Point
+from crash.remembering_task import DIVERGING
 from zygote import zygote
 
 NAMES = ("anna", "ben")
 NUM_ROUNDS = 3
 PACES = {"anna": 0.0, "ben": 0.12}
 """Anna's update comes first, and is committed before Ben's comes."""
+CLEO = "cleo"
+REMEMBERING = f"{Path(__file__).with_name('remembering_task.py')}:Remembering"
 
 CELL_TIMEOUT_S = 60.0
 EMPTY_STREAM_S = {"broker.rabbitmq.transport:COUNT_LAGS_S": 0.2}
@@ -30,10 +34,13 @@ class Cell:
     num_shards: int = 0
     toys: str = ""
     """What stands in for fedmq's own step or accumulator; see toys.py."""
+    remembers: bool = False
+    """Three workers that remember, diverge at times, and measure the last model; see remembering_task.py."""
 
     @property
     def name(self) -> str:
-        return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{self.toys or self.size}]"
+        kind = "remembering" if self.remembers else self.toys or self.size
+        return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{kind}]"
 
 
 @dataclass(slots=True)
@@ -41,6 +48,8 @@ class Outcome:
     """What came of one run."""
 
     sha256: str | None = None
+    best: Any = None
+    """The best round, and its metric."""
     problems: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     """What stays on the broker that nobody will take."""
@@ -55,8 +64,8 @@ class Outcome:
         return "\n".join([*self.problems, f"left on the broker: {', '.join(self.left) or 'nothing'}", self.logs])
 
 
-def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: str | None) -> Outcome:
-    """Runs it to its end. ``expected`` is the digest of the undisturbed run; None: whatever comes is right."""
+def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: Outcome | None) -> Outcome:
+    """Runs it to its end. ``expected`` came of the undisturbed run; None: whatever comes is right."""
     outcome = Outcome()
     begun_at = time.monotonic()
     flags = () if cell.size == SMALL else BLOB
@@ -64,18 +73,23 @@ def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: str | 
         folder,
         url=url,
         queue=queue,
-        names=NAMES,
+        names=(*NAMES, CLEO) if cell.remembers else NAMES,
         rounds=NUM_ROUNDS,
         flags=flags,
         aggregator_flags=COMMIT_AT_ONCE,
-        paces=PACES,
+        worker_flags=("--state", str(folder / "carried")) if cell.remembers else (),
+        paces=PACES | {"ben": 0.3} if cell.remembers else PACES,  # one of three comes first, and one last
         num_shards=cell.num_shards,
         toys=cell.toys,
+        task=REMEMBERING if cell.remembers else TASK,
+        without=DIVERGING if cell.remembers else (),
     ) as fleet:
         _run(fleet, cell, outcome)
-        outcome.sha256 = fleet.final_sha256
-        if expected is not None and outcome.sha256 != expected:
-            outcome.problems.append(f"the final model is {outcome.sha256}, and {expected} if nothing disturbs")
+        outcome.sha256, outcome.best = fleet.final_sha256, fleet.best
+        if expected is not None and outcome.sha256 != expected.sha256:
+            outcome.problems.append(f"the final model is {outcome.sha256}, and {expected.sha256} if nothing disturbs")
+        if expected is not None and outcome.best != expected.best:
+            outcome.problems.append(f"the best round is {outcome.best}, and {expected.best} if nothing disturbs")
         miscounted = fleet.miscounted()
         if miscounted:
             outcome.problems.append(f"(round, worker): times folded, of those not folded once: {miscounted}")

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,8 @@ class Fleet:
 
     A round ends with ``quorum`` updates, by default one of each worker. ``urls`` gives a member another way to the
     broker than ``url``. ``flags`` are for all. With ``num_shards`` there are the members `partial-0`, and so on.
-    ``toys`` are those of toys.py that the aggregator has, with spaces between.
+    ``toys`` are those of toys.py that the aggregator has, with spaces between. ``without``: the (worker, round) of
+    which a worker has no update, and says so.
     """
 
     def __init__(
@@ -53,19 +54,21 @@ class Fleet:
         paces: Mapping[str, float] | None = None,
         num_shards: int = 0,
         toys: str = "",
+        task: str = TASK,
+        without: Collection[tuple[str, int]] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.queue, self.names, self.rounds = folder, queue, tuple(names), rounds
         self.state = folder / "state"
         self.members: dict[str, Forked] = {}
         self._url, self._urls, self._paces = url, dict(urls or {}), dict(paces or {})
-        self._flags = ("--queue", queue, "--task", TASK, "--connect-timeout-s", "60", *flags)
+        self._flags = ("--queue", queue, "--task", task, "--connect-timeout-s", "60", *flags)
         self._of_workers = tuple(worker_flags)
         ends = ("--rounds", str(rounds), "--quorum", str(quorum or len(names)), "--deadline-s", "none")
         self._of_partial = ("--part-bytes", str(PART_BYTES))
         self._of_aggregator = (*ends, *self._of_partial, "--shards", str(num_shards), *aggregator_flags)
         self._num_shards = num_shards
-        self._toys = toys
+        self._toys, self._without = toys, without
         self._partials = tuple(f"{PARTIAL}{shard}" for shard in range(num_shards))
 
     def __enter__(self) -> "Fleet":
@@ -114,10 +117,22 @@ class Fleet:
     @property
     def final_sha256(self) -> str | None:
         """The digest of the final model, once there is a summary."""
+        summary = self._summary
+        return None if summary is None else str(summary["final"]["model_sha256"])
+
+    @property
+    def best(self) -> Any:
+        """The best round and its metric, once there is a summary."""
+        summary = self._summary
+        return None if summary is None else summary["best"]
+
+    @property
+    def _summary(self) -> dict[str, Any] | None:
         try:
-            return str(json.loads((self.state / "summary.json").read_text(encoding="utf-8"))["final"]["model_sha256"])
+            loaded: dict[str, Any] = json.loads((self.state / "summary.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        return loaded
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What the ledger answers; [] as long as there is none."""
@@ -132,10 +147,16 @@ class Fleet:
         return int(rows[0][0] or 0) if rows else 0
 
     def miscounted(self) -> dict[tuple[int, str], int]:
-        """(round, worker) -> how often it is in the mean, of those that are not in it just once."""
-        found = Counter(self.rows("SELECT base_round, worker FROM updates WHERE verdict = 'folded'"))
-        wanted = {(number, name) for number in range(1, self.rounds + 1) for name in self.names}
-        return {key: found[key] for key in sorted(wanted | set(found)) if found[key] != 1 or key not in wanted}
+        """(round, worker) -> how often it counts, of those that do not count just once: in the mean, or as diverged."""
+        found = self._counted("folded")
+        diverged = {(number, name) for name, number in self._without}
+        wanted = {(number, name) for number in range(1, self.rounds + 1) for name in self.names} - diverged
+        said = self._counted("diverged")
+        wrong = {key: said[key] for key in sorted(diverged | set(said)) if said[key] != 1 or key not in diverged}
+        return wrong | {key: found[key] for key in sorted(wanted | set(found)) if found[key] != 1 or key not in wanted}
+
+    def _counted(self, verdict: str) -> Counter[tuple[int, str]]:
+        return Counter(self.rows(f"SELECT base_round, worker FROM updates WHERE verdict = '{verdict}'"))
 
     def num_verdicts(self) -> dict[str, int]:
         return dict(self.rows("SELECT verdict, count(*) FROM updates GROUP BY verdict"))

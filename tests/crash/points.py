@@ -257,6 +257,50 @@ def _again(name: str, target: str, call: int = 1, about: str = "") -> list[Point
     return [Point(f"{when} {name}", "aggregator", target, when, _both(call), about) for when in ("before", "after")]
 
 
+# -- with workers that remember, diverge and measure the last model; see remembering_task.py --------------------------
+
+TAKE_ANSWER = "aggregator.rounds.open_round:OpenRound.take_answer"
+CLOSE_EVALUATION = "aggregator.state.ledger:Ledger.close_evaluation"
+FINISH = "aggregator.broadcast:Broadcaster.finish"
+ANSWER = "worker.service:Worker._answer"
+READ_CARRIED = "worker.state.carried:_read"
+WRITE_CARRIED = "worker.state.carried:save_file"
+RENAME_CARRIED = "worker.state.carried:Path.replace"
+KEEP_CARRIED = "worker.state.carried:OnDisk.keep"
+DIVERGED, MEASURED, CARRIED_FILE = "'diverged'", "'measured'", "round-00002"
+OF_CLEO = "sender='cleo'"
+
+
+def _of_cleo(when: str, target: str, name: str, about: str) -> Point:
+    return Point(f"{when} {name}", "cleo", target, when, _both(1), about)
+
+
+REMEMBERING = [
+    _of_worker("memory read", READ_CARRIED, "after", _both(1), "round-00001"),
+    _of_worker("before memory written", WRITE_CARRIED, "before", _both(1), CARRIED_FILE),
+    _of_worker("before memory renamed", RENAME_CARRIED, "before", _both(1), CARRIED_FILE),
+    _of_worker("after memory kept", KEEP_CARRIED, "after", _both(2)),
+    _of_worker("after update with memory sent", SEND, "after", _both(2)),
+    *(_of_cleo(when, ANSWER, "diverged answer sent", DIVERGED) for when in ("before", "after")),
+    _one("after diverged answer taken", TAKE_ANSWER, "after", _both(1), DIVERGED),
+    *_around("commit of a diverged answer", COMMIT, _both(1), DIVERGED),
+    _one("in the transaction of a diverged answer", INSERT, "after", _both(1), DIVERGED),
+    _one("before ack of a diverged answer", ACK, "before", _both(2), OF_CLEO),
+    *_around("last round closed by a diverged answer", CLOSE_ROUND, _both(3)),
+    _one("last model published to be measured", PUBLISH, "after", _both(1), "'only_evaluate': True"),
+    _of_worker("before last model measured", ANSWER, "before", _both(1), MEASURED),
+    _of_worker("after last model measured", ANSWER, "after", _both(1), MEASURED),
+    _one("after measured answer taken", TAKE_ANSWER, "after", _both(1), MEASURED),
+    *_around("commit of a measured answer", COMMIT, _both(1), MEASURED),
+    _one("before ack of a measured answer", ACK, "before", _both(4), OF_CLEO),
+    *_around("evaluation closed", CLOSE_EVALUATION, _both(1)),
+    _one("in the transaction of the evaluation", SET, "after", _both(1), "'measured_round'"),
+    *_around("measured model published as the final one", FINISH, _both(1)),
+    _one("before summary of a measured run written", SUMMARY, "before", _both(1)),
+]
+"""Cleo diverges in round 2 and is first to say so; Ben, who is last in each round, in round 3."""
+
+
 def _named(name: str) -> Point:
     (found,) = [point for point in CRASH_POINTS if point.name == name]
     return found

@@ -20,6 +20,7 @@ from crash.points import (
     MOMENTUM,
     PARTIAL,
     PARTIAL_IN_TURN,
+    REMEMBERING,
     SIZES,
     SMALL,
     TOYS,
@@ -38,6 +39,8 @@ IN_TURN = [
 ]
 
 WITH_TOYS = [Cell(SMALL, (point,), toys=toy) for toy, points in TOYS.items() for point in points]
+
+REMEMBERED = [Cell(SMALL, (point,), remembers=True) for point in REMEMBERING]
 
 SHARDED = [
     *(Cell(size, (point,), num_shards=1) for point in PARTIAL for size in SIZES if point.applies(size)),
@@ -61,17 +64,19 @@ class Lanes:
         self._numbers = count()
         self._pool = ThreadPoolExecutor(NUM_LANES)
         self._outcomes: dict[Cell, Future[Outcome]] = {}
-        self._expected: dict[str, str] = {}
-        """By toys: the digest of the final model when nothing disturbs."""
+        self._expected: dict[tuple[str, bool], Outcome] = {}
+        """By toys, and by whether the workers remember: what comes of it when nothing disturbs."""
 
     def undisturbed(self) -> None:
         """Learns what is expected, which is the same for both sizes, and another digest with each toy."""
         cells = [*(Cell(size, ()) for size in SIZES), *(Cell(SMALL, (), toys=toy) for toy in TOYS)]
+        cells.append(Cell(SMALL, (), remembers=True))
         for cell, future in [(cell, self._submit(cell)) for cell in cells]:
             outcome = future.result()
             assert outcome.is_ok, outcome
             assert outcome.sha256 is not None
-            assert self._expected.setdefault(cell.toys, outcome.sha256) == outcome.sha256
+            expected = self._expected.setdefault((cell.toys, cell.remembers), outcome)
+            assert (expected.sha256, expected.best) == (outcome.sha256, outcome.best)
 
     def begin(self, cells: list[Cell]) -> None:
         self._outcomes |= {cell: self._submit(cell) for cell in cells}
@@ -85,9 +90,8 @@ class Lanes:
     def _submit(self, cell: Cell) -> Future[Outcome]:
         number = next(self._numbers)
         folder, queue = self._folder / str(number), f"crash-{os.getpid()}-{number}"
-        return self._pool.submit(
-            run_cell, cell, folder, url=self._node.url, queue=queue, expected=self._expected.get(cell.toys)
-        )
+        expected = self._expected.get((cell.toys, cell.remembers))
+        return self._pool.submit(run_cell, cell, folder, url=self._node.url, queue=queue, expected=expected)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +124,15 @@ def test_with_another_step_or_accumulator_it_ends_with_the_same_bits(
     record_property("crash with toys", (f"{cell.points[0].member}: {cell.points[0].name}", cell.toys))
     outcome = lanes.outcome(cell)
     assert outcome.is_ok, outcome
+
+
+@pytest.mark.parametrize("cell", REMEMBERED, ids=lambda cell: cell.name)
+def test_with_sites_that_remember_diverge_and_measure_it_ends_with_the_same_bits_and_best(
+    cell: Cell, lanes: Lanes, record_property: Record
+) -> None:
+    record_property("crash of sites that remember", (f"{cell.points[0].member}: {cell.points[0].name}", cell.size))
+    outcome = lanes.outcome(cell)
+    assert outcome.is_ok, str(outcome)
 
 
 @pytest.mark.parametrize("cell", IN_TURN, ids=lambda cell: cell.name)
