@@ -38,7 +38,7 @@ from console.flags import (
 from console.heartbeat import Heartbeat
 from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
-from console.printable import printable
+from console.printable import metric_text, metrics_text, printable
 from console.private import private_files
 from console.settings import (
     AsText,
@@ -115,6 +115,8 @@ __all__ = [
     "given_settings",
     "log_unless_configured",
     "malloc",
+    "metric_text",
+    "metrics_text",
     "name_of",
     "on_signals",
     "printable",

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from console.printable import printable
+from console.printable import metric_text, printable
 from console.trend import Trend
 from console.watching import LinkChanged, Transferring
 
@@ -149,17 +149,13 @@ def _trend_words(trend: Trend, width: int, *, is_ascii: bool) -> Text:
     assert trend.last is not None
     assert trend.best is not None
     style, verdict = {None: ("", ""), True: ("green", " better"), False: ("yellow", " worse")}[trend.is_better]
-    words = Text(f"{_number(trend.last)} ").append(f"{trend.arrow}{verdict}", style=style)
+    words = Text(f"{metric_text(trend.last)} ").append(f"{trend.arrow}{verdict}", style=style)
     words.append(" " * max(0, len("→ better") - len(trend.arrow) - len(verdict)))
-    best = f"best {_number(trend.best[1])}, round {trend.best[0]}"
+    best = f"best {metric_text(trend.best[1])}, round {trend.best[0]}"
     room = min(32, width - words.cell_len - len(best) - 4)
     if room >= 4 and not is_ascii:
         words.append("  ").append(trend.sparkline(room).ljust(room), style="cyan")
     return words.append("  ").append(best, style="dim")
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
 
 
 def _on_one_line(words: Text) -> Text:

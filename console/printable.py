@@ -1,4 +1,7 @@
-"""Text from the wire or from a task, made safe to show: on one line, and with no control codes for the terminal."""
+"""What comes from the wire or from a task, as it is shown: text on one line and without control codes, and metrics."""
+
+import math
+from collections.abc import Mapping
 
 
 def printable(text: str, *, at_most: int | None = None) -> str:
@@ -11,3 +14,14 @@ def printable(text: str, *, at_most: int | None = None) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def metric_text(value: float) -> str:
+    """A metric with four decimals; where these would be none, or far too many digits, with four digits."""
+    has_four_decimals = not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e5
+    return f"{value:.4f}" if has_four_decimals else f"{value:.4g}"
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """All metrics on one line, by name."""
+    return "  ".join(f"{name} {metric_text(value)}" for name, value in metrics.items())

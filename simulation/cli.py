@@ -28,6 +28,8 @@ from console import (
     Terminal,
     exit_code_of,
     fan_out,
+    metric_text,
+    metrics_text,
     private_files,
     read_settings,
     split_arguments,
@@ -110,7 +112,7 @@ def _log_round(event: Event) -> None:
             row["round"],
             row["num_folded"],
             row["seconds"],
-            _shown(metrics),
+            metrics_text(metrics),
             extra=fields | {IS_SHOWN: True},
         )
 
@@ -300,22 +302,19 @@ def _initial_state(task: Task, settings: SimulationSettings) -> State:
     return state | InitialModel(settings.init).state(tensors, tensors.shared(settings.shared.patterns))
 
 
-def _shown(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-
-
 def _table(summary: Mapping[str, Any]) -> Table:
     """The federated result beside what each alternative reaches."""
     final = summary["final"]
     federated = Measured.of(final.get("metrics") or final.get("worker_metrics") or {}).metrics
     names = list(federated)
-    table = Table(title=f"after {final['round']} rounds, on {'central test data' if final.get('metrics') else 'sites'}")
+    rounds = f"{final['round']} round{'' if final['round'] == 1 else 's'}"
+    table = Table(title=f"after {rounds}, on {'central test data' if final.get('metrics') else 'sites'}")
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
 
     def add(title: str, metrics: Mapping[str, float]) -> None:
-        table.add_row(title, *(f"{metrics[name]:.4f}" if name in metrics else "" for name in names))
+        table.add_row(title, *(metric_text(metrics[name]) if name in metrics else "" for name in names))
 
     add("federated", federated)
     baselines = summary.get("baselines", {})

@@ -28,7 +28,7 @@ from broker.wire import (
     names_of,
     num_bytes_of,
 )
-from console import BlobLost, BrokerUnreachable, MessageError, StateError, TaskError, UnfitMessage, malloc
+from console import BlobLost, BrokerUnreachable, MessageError, StateError, TaskError, UnfitMessage, malloc, metrics_text
 from learning import Measured, Plan, Task, finite, not_finite, plain
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
@@ -317,7 +317,7 @@ class Worker:
             self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
         if head.only_evaluate:
             self._answer(head, "measured", measured)
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.metrics.items())
+            shown = metrics_text(measured.metrics)
             log.info("round %3d → measured the last model  %s", head.round - 1, shown)
             self._set_state("idle", head.round)
             return
@@ -495,7 +495,7 @@ class Worker:
             head.round,
             trained.num_samples,
             trained.train_s,
-            "  ".join(f"{name} {value:.4f}" for name, value in trained.metrics.items()),
+            metrics_text(trained.metrics),
             extra={
                 "round": head.round,
                 "run_id": head.run_id,

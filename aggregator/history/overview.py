@@ -1,6 +1,5 @@
 """Everything that page and report show of a run, as plain values of bounded size, however long the run was."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from aggregator.history.portable import portable
 from aggregator.history.sites import Site, site_map, sites_in, spread_of
 from aggregator.history.timeline import MOST_TIMELINE_UPDATES, timeline
 from aggregator.state import named
+from console import metric_text
 from learning import AT_SITES, Direction, Measured, rank
 
 _TIMELINE_ROUNDS = 20
@@ -162,9 +162,7 @@ def _comparison(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if abs(value) < 1e5 or not math.isfinite(value) else f"{value:.4g}"
+    return "" if value is None else metric_text(value)
 
 
 def _size(num_bytes: float) -> str:

@@ -12,7 +12,7 @@ from aggregator.events import (
     UpdateWithdrawn,
 )
 from aggregator.state import CommandRow, UpdateRow, Verdict
-from console import IS_SHOWN
+from console import IS_SHOWN, metrics_text
 from learning import AT_SITES, plain
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,6 @@ def _log_sum(event: SumDecided) -> None:
 
 def _log_round(event: RoundClosed) -> None:
     row = event.row
-    metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items())
     log.info(
         "round %3d ↻ closed by %s: %d folded, %d late, %d refused, %.2f s  %s",
         row["round"],
@@ -156,7 +155,7 @@ def _log_round(event: RoundClosed) -> None:
         row["num_late"],
         row["num_refused"],
         row["seconds"],
-        metrics,
+        metrics_text(row["metrics"]),
         extra={name: plain(row[name]) if name in _METRICS else row[name] for name in _ROUND_FIELDS},
     )
 
@@ -167,6 +166,6 @@ def _log_measured(event: SitesMeasured) -> None:
     log.info(
         "round %3d ⌂ its model at the sites:  %s",
         row["round"],
-        "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()),
+        metrics_text(metrics),
         extra={"round": row["round"], "worker_metrics": plain(metrics), "num_not_finite": row["num_not_finite"]},
     )
