@@ -120,7 +120,7 @@ class ModelTensors:
     def taken_from(self, model: nn.Module) -> State:
         """The tensors that can travel, each once; they are the module's own memory. TaskError if they have changed."""
         entries = _entries(model)
-        self._check_unchanged(entries)
+        self._check_unchanged(model, entries)
         return {spec.name: entries[spec.name] for spec in self.specs}
 
     def base_sha256(self, state: Mapping[str, torch.Tensor], shared: Specs) -> str | None:
@@ -138,7 +138,7 @@ class ModelTensors:
         TaskError if the module is not any more what it was, or does not take its own state dict.
         """
         entries = _entries(model)
-        self._check_unchanged(entries)
+        self._check_unchanged(model, entries)
         for name in self.staying:  # what is no tensor, as packed weights, goes in with the others
             if isinstance(entries.get(name), torch.Tensor):
                 del entries[name]
@@ -155,13 +155,18 @@ class ModelTensors:
                 " a model that overrides one of the two overrides both"
             )
 
-    def _check_unchanged(self, entries: Mapping[str, Any]) -> None:
+    def _check_unchanged(self, model: nn.Module, entries: Mapping[str, Any]) -> None:
         changes = [change for spec in self.specs if (change := _change(spec, entries.get(spec.name))) is not None]
         changes += [
             f"'{other}' and '{name}' were one tensor and differ"
             for other, name in self.others.items()
             if not changes and not _are_equal(entries.get(other), entries[name])
         ]
+        new = entries.keys() - self.names - self.staying.keys()
+        if (
+            new
+        ):  # a buffer may be added, as a table that forward() keeps, but what is trained would be averaged by nobody
+            changes += [f"'{_short(name)}' is new, and trained" for name in sorted(new & _trained(model, entries)[0])]
         if changes:
             more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise TaskError(

@@ -289,6 +289,7 @@ def fuse(model: nn.Sequential) -> None:
         (lambda model: model.double(), r"'0.weight' was float32 \[2, 1, 1\] and is float64 \[2, 1, 1\]"),
         (lambda model: model.half(), r"'0.weight' was float32 \[2, 1, 1\] and is float16 \[2, 1, 1\]"),
         (fuse, r"'1.bias' was float32 \[2\] and is gone"),
+        (lambda model: model.add_module("extra", nn.Linear(1, 1)), "'extra.bias' is new, and trained"),
         (lambda model: model.register_buffer("cache", torch.ones(1)), ""),
     ],
 )
