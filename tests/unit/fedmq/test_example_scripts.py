@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]  
 
 
 def learn(run: Run, script: Path, metric: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The metric of the model that each round began with, as the script measured it."""
+    """The metric of the model after each round, as the script measured it."""
     monkeypatch.setenv("FEDMQ_NAME", "site-a")
     run.begins(ScriptedModel(script), rounds=4)
     assert run_script(script, ())
@@ -34,7 +34,7 @@ def learn(run: Run, script: Path, metric: str, monkeypatch: pytest.MonkeyPatch) 
 @needs("pytorch_lightning")
 def test_a_lightning_module_learns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = learn(run, SCRIPTS / "with_lightning.py", "loss", monkeypatch)
-    assert losses[-1] < losses[0] / 4
+    assert losses[-1] < losses[0] / 2
 
 
 @needs("monai")
