@@ -32,9 +32,9 @@ from console import (
     ExitCode,
     LeadershipLost,
     QueueMissing,
-    SettingsError,
     StateError,
     Terminal,
+    check_has_script,
     exit_code_of,
     fan_out,
     malloc,
@@ -74,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     own, of_script = split_arguments(argv)
     settings = read_settings(AggregatorSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    if of_script and settings.script is None:
-        raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
+    check_has_script(settings.script, of_script)
     role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings, of_script)
     with (
         Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal,

@@ -188,6 +188,12 @@ def split_arguments(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
     return own[:at], own[at + 1 :]
 
 
+def check_has_script(script: Path | None, arguments: Sequence[str]) -> None:
+    """A SettingsError if there are arguments of a script, and no script."""
+    if arguments and script is None:
+        raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(arguments)}")
+
+
 def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, description: str, examples: str) -> S:
     """The settings of one command, from flags, environment and the file that ``--config`` names.
 

@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from console import TaskError
+
+V = TypeVar("V")
 
 _NUM_SAMPLES = "num_samples"
 _FALLING = ("loss", "error", "perplexity", "mae", "mse")
@@ -47,6 +49,16 @@ def rank(metric: str) -> int:
 def bare(metric: str) -> str:
     """Its name without the place where it was measured."""
     return metric.removeprefix(AT_SITES).removeprefix(IN_TRAINING)
+
+
+def at_sites(metrics: Mapping[str, V]) -> dict[str, V]:
+    """Those that workers measured of a received model; values may be of any kind."""
+    return {name: value for name, value in metrics.items() if name.startswith(AT_SITES)}
+
+
+def but_at_sites(metrics: Mapping[str, V]) -> dict[str, V]:
+    """All others."""
+    return {name: value for name, value in metrics.items() if not name.startswith(AT_SITES)}
 
 
 NotFinite = Literal["nan", "inf", "-inf"]

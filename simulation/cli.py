@@ -24,8 +24,8 @@ from broker.wire import Believing, ModelHead, decode
 from console import (
     IS_SHOWN,
     ExitCode,
-    SettingsError,
     Terminal,
+    check_has_script,
     exit_code_of,
     fan_out,
     metric_text,
@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> ExitCode:
     own, of_script = split_arguments(argv)
     settings = read_settings(SimulationSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
-    if of_script and settings.script is None:
-        raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
+    check_has_script(settings.script, of_script)
     given, settings = settings, only_if_meant(settings, own)
     check_number(_num_processes(settings), is_meant=settings.many, ask=input if sys.stdin.isatty() else None)
     run_settings = settings.of_aggregator()

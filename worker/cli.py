@@ -12,9 +12,9 @@ from broker import connect, redacted
 from console import (
     ExitCode,
     FedmqError,
-    SettingsError,
     TaskError,
     Terminal,
+    check_has_script,
     configure_logging,
     environment_of,
     exit_code_of,
@@ -55,8 +55,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         return _check(settings)
     if settings.script is not None:
         return _run_script(settings, settings.script, of_script)
-    if of_script:
-        raise SettingsError(f"arguments after -- are a script's, and there is no --script: {' '.join(of_script)}")
+    check_has_script(settings.script, of_script)
     return _work(settings, argv)
 
 

@@ -210,15 +210,13 @@ class Worker:
                 f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
                 f" {', '.join(head.sets)}; install the version that the aggregator has"
             )
-        tensors = self._trainer.tensors
-        objection = self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
+        objection = self._objection_to(head)
         if objection:
             self._object(head, objection)
             return
-        self.check_fits(head)
         begun_at = time.perf_counter()
         try:
-            state = read_model(head, payload, self._transport, trained=tensors.trained, on_event=self._on_event)
+            state = self._read(head, payload)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
             self._done = before
@@ -231,6 +229,16 @@ class Worker:
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
+
+    def _objection_to(self, head: ModelHead) -> str | None:
+        tensors = self._trainer.tensors
+        return self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
+
+    def _read(self, head: ModelHead, payload: Buffer) -> State:
+        """The model with this head, which is first checked against the task's: TaskError if it does not fit."""
+        self.check_fits(head)
+        trained = self._trainer.tensors.trained
+        return read_model(head, payload, self._transport, trained=trained, on_event=self._on_event)
 
     def check_fits(self, head: ModelHead) -> None:
         """TaskError if a model with this head does not fit the task's."""
@@ -271,12 +279,10 @@ class Worker:
 
     def _final(self, head: ModelHead, payload: Buffer) -> State:
         """The final model with the tensors that stay here."""
-        tensors = self._trainer.tensors
-        objection = self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
+        objection = self._objection_to(head)
         if objection:
             raise UnfitMessage(objection)
-        self.check_fits(head)
-        state = read_model(head, payload, self._transport, trained=tensors.trained, on_event=self._on_event)
+        state = self._read(head, payload)
         carried = self._carried.before(head.run_id, head.round)
         if carried is None:
             carried = self._fresh(head)

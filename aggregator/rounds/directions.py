@@ -8,6 +8,7 @@ data streams"): element i is added, with a random sign, to number i mod 1024.
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -33,17 +34,7 @@ class Directions:
     """
 
     def __init__(self, specs: Specs, counted: Collection[str]) -> None:
-        together = list(_together(specs, counted))
-        self._layout = Layout([spec for spec, _ in together])
-        self._first: dict[str, int] = {}
-        """Neighbours, by the name of the first -> the number of their first element among all that count."""
-        num_elements = 0
-        for spec, is_counted in together:
-            if is_counted:
-                self._first[spec.name] = num_elements
-                num_elements += spec.num_elements
-        self._signs = np.frombuffer(np.random.default_rng(0).bytes(_SIZE // 8 * (num_elements // _SIZE + 1)), np.uint8)
-        """A bit for each element; set: minus."""
+        self._places = _places_of(specs, frozenset(counted))
         self._block = np.zeros(_BLOCK, np.float32)
         self._sketches: dict[Key, tuple[float, Float32]] = {}
         """Update -> its weight and sketch."""
@@ -58,9 +49,9 @@ class Directions:
     def add(self, offset: int, piece: Buffer) -> None:
         """Looks at a piece of its payload that begins at byte ``offset``; cut as an Accumulator wants it."""
         with np.errstate(all="ignore"):  # what overflows becomes a norm that is not finite
-            for spec, start, values in self._layout.slices(offset, piece):
-                if spec.name in self._first:
-                    self._look_at(_float32(spec, values), self._first[spec.name] + start)
+            for spec, start, values in self._places.layout.slices(offset, piece):
+                if spec.name in self._places.first:
+                    self._look_at(_float32(spec, values), self._places.first[spec.name] + start)
 
     def _look_at(self, values: Float32, first: int) -> None:
         while len(values):
@@ -78,7 +69,7 @@ class Directions:
 
     def _turn_signs(self, block: Float32, row: int) -> None:
         at = row * _SIZE // 8
-        bits = np.unpackbits(self._signs[at : at + len(block) // 8]).astype(np.uint32)
+        bits = np.unpackbits(self._places.signs[at : at + len(block) // 8]).astype(np.uint32)
         np.left_shift(bits, 31, out=bits)
         as_bits = block.view(np.uint32)
         np.bitwise_xor(as_bits, bits, out=as_bits)
@@ -111,6 +102,27 @@ class Directions:
             for key, (_, sketch) in wide.items()
             if lengths[key] > 0
         }
+
+
+class _Places:
+    """Where the elements that count lie, and their signs."""
+
+    def __init__(self, specs: Specs, counted: Collection[str]) -> None:
+        together = list(_together(specs, counted))
+        self.layout = Layout([spec for spec, _ in together])
+        self.first: dict[str, int] = {}
+        """Neighbours, by the name of the first -> the number of their first element among all that count."""
+        num_elements = 0
+        for spec, is_counted in together:
+            if is_counted:
+                self.first[spec.name] = num_elements
+                num_elements += spec.num_elements
+        self.signs = np.frombuffer(np.random.default_rng(0).bytes(_SIZE // 8 * (num_elements // _SIZE + 1)), np.uint8)
+        """A bit for each element; set: minus."""
+
+
+_places_of = lru_cache(maxsize=2)(_Places)
+"""The same for every round of a run."""
 
 
 def _float32(spec: TensorSpec, values: NDArray[np.generic]) -> Float32:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from learning import AT_SITES, IN_TRAINING, Direction, bare
+from learning import AT_SITES, IN_TRAINING, Direction, bare, but_at_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,7 @@ class Ending:
 def without_sites(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as it was when its round closed: the sites have measured its model only since then."""
     kept = ("worker_metrics", "worker_medians")
-    return dict(row) | {
-        key: {name: value for name, value in row.get(key, {}).items() if not name.startswith(AT_SITES)} for key in kept
-    }
+    return dict(row) | {key: but_at_sites(row.get(key, {})) for key in kept}
 
 
 def metric_of(row: Mapping[str, Any], metric: str, direction: Direction) -> float | None:

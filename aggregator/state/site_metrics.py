@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from learning import AT_SITES, IN_TRAINING, Measured
+from learning import AT_SITES, IN_TRAINING, Measured, at_sites, but_at_sites
 
 Medians = dict[str, tuple[float, float] | None]
 
@@ -96,8 +96,6 @@ def shifted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row, after in zip(rows, [*rows[1:], {}], strict=True):
         changed = dict(row)
         for key in keys:
-            own = {name: value for name, value in row.get(key, {}).items() if not name.startswith(AT_SITES)}
-            of_model = {name: value for name, value in after.get(key, {}).items() if name.startswith(AT_SITES)}
-            changed[key] = own | of_model
+            changed[key] = but_at_sites(row.get(key, {})) | at_sites(after.get(key, {}))
         found.append(changed)
     return found

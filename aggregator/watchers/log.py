@@ -13,7 +13,7 @@ from aggregator.events import (
 )
 from aggregator.state import CommandRow, UpdateRow, Verdict
 from console import IS_SHOWN, metrics_text
-from learning import AT_SITES, plain
+from learning import at_sites, plain
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _log_round(event: RoundClosed) -> None:
 
 def _log_measured(event: SitesMeasured) -> None:
     row = event.row
-    metrics = {name: value for name, value in row["worker_metrics"].items() if name.startswith(AT_SITES)}
+    metrics = at_sites(row["worker_metrics"])
     log.info(
         "round %3d ⌂ its model at the sites:  %s",
         row["round"],

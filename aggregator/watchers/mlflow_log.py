@@ -9,7 +9,7 @@ from typing import Any
 from aggregator.events import Event, RoundClosed, RunEnded, RunOpened, SitesMeasured
 from aggregator.state import recorded_metrics
 from console import SettingsError
-from learning import AT_SITES
+from learning import at_sites
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,7 @@ class MLflowLog:
                     case RoundClosed():
                         self._log_round(client, run_id, event.row)
                     case SitesMeasured(row=row):
-                        metrics = row["worker_metrics"]
-                        at_sites = {name: metrics[name] for name in metrics if name.startswith(AT_SITES)}
-                        client.log_batch(run_id, metrics=self._points(row, at_sites))
+                        client.log_batch(run_id, metrics=self._points(row, at_sites(row["worker_metrics"])))
                     case RunEnded():
                         client.set_tag(run_id, "stopped", event.reason)
                         client.set_terminated(run_id)

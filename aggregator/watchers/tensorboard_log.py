@@ -7,7 +7,7 @@ from typing import Any
 from aggregator.events import Event, RoundClosed, RunOpened, SitesMeasured
 from aggregator.state import recorded_metrics
 from console import SettingsError
-from learning import AT_SITES
+from learning import at_sites
 
 
 class TensorBoardLog:
@@ -31,9 +31,8 @@ class TensorBoardLog:
                 first = event.last_closed_round + 1
                 self._writer = self._make(str(self._folder / event.run_id), purge_step=first, filename_suffix=own)
             case SitesMeasured(row=row):
-                for name, value in row["worker_metrics"].items():
-                    if name.startswith(AT_SITES):
-                        self._writer.add_scalar(f"workers/{name}", value, row["round"], walltime=row["closed_at"])
+                for name, value in at_sites(row["worker_metrics"]).items():
+                    self._writer.add_scalar(f"workers/{name}", value, row["round"], walltime=row["closed_at"])
                 self._writer.flush()
             case RoundClosed():
                 row = event.row

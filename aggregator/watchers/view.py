@@ -33,7 +33,7 @@ from aggregator.presence import Present
 from aggregator.state import Aim, Verdict
 from broker.wire import Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
-from learning import AT_SITES, rank
+from learning import at_sites, rank
 
 _MAX_LOOKED_AT = 2000
 """How many of the workers present are searched for names to show; a view has room for a few dozen."""
@@ -57,10 +57,6 @@ _COUNTED_STYLES = {
 """Verdict -> how its number is shown, besides that of the folded ones."""
 _BY_THE_WORKER = (Verdict.FOLDED, Verdict.DIVERGED, Verdict.MEASURED)
 _STATE_MARKS = {"training": ("▸", "cyan"), "sending": ("↑", "blue")}
-
-
-def _at_sites(row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row["worker_metrics"].items() if name.startswith(AT_SITES)}
 
 
 class AggregatorView:
@@ -124,7 +120,7 @@ class AggregatorView:
                 self._close_round(event)
             case SitesMeasured(row=row):
                 if not row["metrics"]:
-                    self._add_metrics(row, _at_sites(row))
+                    self._add_metrics(row, at_sites(row["worker_metrics"]))
             case LastEvaluationOpened(round=number):
                 self._move, self._state = None, f"the sites measure the model after round {number}"
             case StandingBy(queue=queue):
