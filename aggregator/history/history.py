@@ -27,7 +27,7 @@ _METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
 _PLAIN = ("worker_medians", "num_not_finite")
 MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
 """Prefix -> the column of updates with what workers measured there."""
-_LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
+LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
 
 _CONTRIBUTIONS = """
 SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS num_late,
@@ -51,9 +51,9 @@ class History:
 
     def __init__(self, state: Path | str) -> None:
         self.state = Path(state)
-        self._path = self.state / _LEDGER
+        self._path = self.state / LEDGER
         if not self._path.exists():
-            raise StateError(f"{self.state} has no {_LEDGER}: no run has begun there")
+            raise StateError(f"{self.state} has no {LEDGER}: no run has begun there")
         try:
             self._db = self._opened()
             (version,) = self._db.execute("PRAGMA user_version").fetchone()

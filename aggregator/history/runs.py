@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aggregator.history.history import History
+from aggregator.history.history import LEDGER, History
 from aggregator.history.overview import title_of
 from aggregator.history.portable import without_folder
 from aggregator.state import is_held, named
 from console import StateError
-
-_LEDGER = "ledger.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Run:
 
 def runs_in(folder: Path) -> dict[str, Run]:
     """The runs in ``folder`` by name, the newest first, including any whose first round has not begun."""
-    found = [_run(path) for path in (folder, *_folders_in(folder)) if (path / _LEDGER).is_file()]
+    found = [_run(path) for path in (folder, *_folders_in(folder)) if (path / LEDGER).is_file()]
     return {run.name: run for run in sorted(found, key=lambda run: -run.changed_at)}
 
 
@@ -38,7 +36,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _run(state: Path) -> Run:
-    return Run(state.resolve().name, state, _changed_at(state / _LEDGER))
+    return Run(state.resolve().name, state, _changed_at(state / LEDGER))
 
 
 def _changed_at(ledger: Path) -> float:

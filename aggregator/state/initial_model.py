@@ -104,4 +104,4 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _short(name: str) -> str:
-    return printable(name if len(name) <= 60 else f"{name[:60]}…")
+    return printable(name, at_most=61)

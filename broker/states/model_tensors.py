@@ -18,7 +18,7 @@ from broker.states.memory_places import overlapping, place_of, repeats_elements,
 from broker.states.selection import listed, matched, selected
 from broker.states.tensors import DTYPES, State, digest_of, specs_of
 from broker.wire import MAX_TENSOR_NAME, KeptSpecs, Specs, TensorSpec, canonical
-from console import TaskError
+from console import TaskError, printable
 
 _RESERVED = "__metadata__"
 """What a safetensors file calls its own notes."""
@@ -244,7 +244,7 @@ def _are_equal(one: object, two: torch.Tensor) -> bool:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:60]}…"
+    return printable(name, at_most=61)
 
 
 def _pattern(name: str) -> str:
