@@ -22,6 +22,10 @@ def _checked_url(url: SecretStr) -> SecretStr:
             f"not a broker's URL: it has a {sign} before the last @; in a user name or password write {quote(sign, '')}"
             f" for it (# is %23, / is %2F, ? is %3F, @ is %40, % is %25)"
         )
+    if login and ":" not in login:
+        raise ValueError(
+            "not a broker's URL: it has a user and no password; expected amqp://USER:PASSWORD@HOST:5672/VHOST"
+        )
     if not _is_broker_url(url.get_secret_value()):
         raise ValueError("not a broker's URL; expected amqp://USER:PASSWORD@HOST:5672/VHOST, or amqps://…")
     return url

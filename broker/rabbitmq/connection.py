@@ -73,6 +73,10 @@ def connect(settings: BrokerSettings, name: str) -> pika.BlockingConnection:
                 f"{where} closed the connection during login; does it want another certificate? see --tls-cert"
             ) from error
         raise BrokerUnreachable(f"no broker at {where} ({_root(error)})") from error
+    except ValueError as error:  # pika's, where a socket that has just been connected is lost before pika looks at it
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise BrokerUnreachable(f"{where} was lost while connecting ({_root(error.__context__)})") from error
 
 
 def _receiving_in_large_pieces(connection: pika.BlockingConnection) -> pika.BlockingConnection:

@@ -278,6 +278,7 @@ WRONG_URLS = [
     f"amqp://u:{SECRET}@/",
     f"amqp://u:{SECRET}#@h/",
     f"amqp://[u:{SECRET}@h/",
+    f"amqp://{SECRET}@h/",
 ]
 
 

@@ -1,0 +1,25 @@
+"""A broker that is killed just after a connection to it was made, and before pika has looked at that."""
+
+import errno
+import os
+import socket
+
+import pytest
+from pydantic import SecretStr
+
+from broker.rabbitmq.connection import connect
+from broker.settings import BrokerSettings
+from console import BrokerUnreachable
+
+
+def test_a_socket_lost_before_pika_looks_at_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pika makes a ValueError of it, which ended the aggregator with a traceback."""
+
+    def lost(_: socket.socket) -> None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(socket.socket, "getpeername", lost)
+        settings = BrokerSettings(broker=SecretStr(f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/"))
+        with pytest.raises(BrokerUnreachable, match="was lost while connecting"):
+            connect(settings, "test")
