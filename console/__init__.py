@@ -34,6 +34,8 @@ from console.flags import (
     Arguments,
     ArgumentsAsText,
     PlanArgumentsAsText,
+    parse_named,
+    text_of_named,
 )
 from console.heartbeat import Heartbeat
 from console.live_rows import Flow, Links, Rows, duration, name_of
@@ -121,6 +123,7 @@ __all__ = [
     "metrics_text",
     "name_of",
     "on_signals",
+    "parse_named",
     "printable",
     "private_files",
     "problems_in",
@@ -128,5 +131,6 @@ __all__ = [
     "settings_of",
     "signals_as_before",
     "split_arguments",
+    "text_of_named",
     "with_progress",
 ]

@@ -11,6 +11,7 @@ from console.flags.arguments import (
 )
 from console.flags.described import ENV_PREFIX, GROUP_OF, OWN, Setting, described, flag_of
 from console.flags.help_page import help_page
+from console.flags.named import parse_named, text_of_named
 
 __all__ = [
     "ARGUMENT_NAME",
@@ -27,4 +28,6 @@ __all__ = [
     "flag_of",
     "gathered",
     "help_page",
+    "parse_named",
+    "text_of_named",
 ]
