@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator.algorithms import RoundFacts
 from aggregator.broadcast import Staged
 from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import RoundClosed, RunEnded, SitesMeasured
 from aggregator.opening import OpenedRun
-from aggregator.rounds import LeavesRange, next_model, state_names
+from aggregator.rounds import LeavesRange, Stepping, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import raw
 from console import malloc
@@ -28,16 +29,16 @@ log = logging.getLogger(__name__)
 class Plan:
     """How a round is closed."""
 
-    total: int
-    """The divisor of the mean; 0: the model stays as it is."""
+    counts: bool
+    """Whether the folded updates move the model; if not, it stays as it is."""
     next_round: int | None
     """The round to open in the same commit; None: only this round's metrics tell whether another one follows."""
 
 
-def plan_of(number: int, by: ClosedBy, *, total: int, ending: Ending) -> Plan:
-    """How round ``number`` is closed; ``total`` is the sum of the base weights of the updates folded in it."""
+def plan_of(number: int, by: ClosedBy, *, num_folded: int, ending: Ending) -> Plan:
+    """How round ``number`` is closed, in which so many updates are folded."""
     return Plan(
-        total=0 if by is ClosedBy.ABANDONED else total,
+        counts=by is not ClosedBy.ABANDONED and num_folded > 0,
         next_round=number + 1 if ending.goes_on_after(number) else None,
     )
 
@@ -55,28 +56,31 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
 
     If their mean takes the model out of its range, the round is abandoned: whatever updates contain, the run goes on.
     """
-    plan = plan_of(current.number, by, total=current.updates.total, ending=config.ending)
+    plan = plan_of(current.number, by, num_folded=current.updates.num_folded, ending=config.ending)
     _tell_if_nobody_could(current, by)
     if opened.has_large_model:
         malloc.give_back()  # the parts of updates, before those of a model are allocated
     reason = None
     try:
-        written, body = write_next_model(current, plan.total, config=config, opened=opened)
+        stepping = _stepping(current, plan, config=config, opened=opened)
+        written, body = write_next_model(current, stepping, config=config, opened=opened)
     except LeavesRange as error:
         by, reason = ClosedBy.ABANDONED, f"{error}; {current.largest_in_words}"
         log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
-        plan = plan_of(current.number, by, total=0, ending=config.ending)
-        written, body = write_next_model(current, plan.total, config=config, opened=opened)
+        plan = plan_of(current.number, by, num_folded=0, ending=config.ending)
+        stepping = _stepping(current, plan, config=config, opened=opened)
+        written, body = write_next_model(current, stepping, config=config, opened=opened)
     result = RoundResult(
         closed_by=by,
         reason=reason,
         closed_at=time.time(),
         seconds=current.seconds,
-        num_samples=plan.total,
+        num_samples=current.updates.num_samples if plan.counts else 0,
         settings=_settings_of_round(config, opened),
         measured=opened.evaluate(written.model),
         model_sha256=written.sha256,
         companions=written.companions,
+        scalars=stepping.scalars,
     )
     measured = current.updates.close(
         result, next_round=plan.next_round, install=written.install, num_present=current.num_present
@@ -105,22 +109,36 @@ def _tell_if_nobody_could(current: CurrentRound, by: ClosedBy) -> None:
         )
 
 
+def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, opened: OpenedRun) -> Stepping:
+    """What the server's step needs to know of this round; without a round that counts, its scalars stay."""
+    before = opened.stores.ledger.step_scalars(current.number - 1)
+    updates, stepped = current.updates, opened.run.stepped
+    if not plan.counts:
+        return Stepping(config.step, config.server_lr, stepped=stepped, divisors=None, scalars=before)
+    divisors = updates.weigher.divisors(updates.counting)
+    facts = RoundFacts(
+        folded=updates.counting,
+        divisor=divisors.stepped,
+        mean_norm=lambda: norm_of_mean(updates.accumulator, opened.run.specs, stepped, divisors.stepped),
+        local=opened.broadcaster.local or config.local,
+    )
+    scalars = config.step.scalars(before, facts)
+    return Stepping(config.step, config.server_lr, stepped=stepped, divisors=divisors, scalars=scalars)
+
+
 def write_next_model(
-    current: CurrentRound, total: int, *, config: AggregatorConfig, opened: OpenedRun
+    current: CurrentRound, stepping: Stepping, *, config: AggregatorConfig, opened: OpenedRun
 ) -> tuple[WrittenModel, Staged]:
     """The next model on the disk, not yet in its place, and its body where its head will find it."""
     number, directory, specs = current.number, opened.stores.directory, opened.run.specs
-    names = state_names(config.step)
     pieces = next_model(
         directory.model(number - 1),
         specs,
         current.updates.accumulator,
-        config.step,
-        total=total,
-        stepped=opened.run.stepped,
-        state=_state_before(number, config, opened),
+        stepping,
+        state=_state_before(number, opened),
     )
-    new = directory.new_model(number, specs, companions=names)
+    new = directory.new_model(number, specs, companions=companions_of(config.step, specs, opened.run.stepped))
     with _discarded_on_error(new):
         upload = opened.broadcaster.upload(number + 1)
         for piece in pieces:
@@ -131,11 +149,10 @@ def write_next_model(
         return new.finish(), body
 
 
-def _state_before(number: int, config: AggregatorConfig, opened: OpenedRun) -> dict[str, ModelFile]:
+def _state_before(number: int, opened: OpenedRun) -> dict[str, ModelFile]:
     """The files with the step's state; none if the step begins with this round."""
-    if number - 1 == opened.stores.ledger.base_round():
-        return {}
-    return {name: opened.stores.directory.companion(number - 1, name) for name in state_names(config.step)}
+    names = opened.stores.ledger.companions(number - 1)
+    return {name: opened.stores.directory.companion(number - 1, name) for name in names}
 
 
 @contextmanager

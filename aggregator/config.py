@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aggregator.algorithms import FedAvg, Step
 from aggregator.bodies import BodyLimits
-from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy, Step, Weighting, WeightLimits
+from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
+from aggregator.weighing import Weigher, WeightLimits
 from broker.wire import Compression, LocalTraining, Specs, Topology
 from console import SettingsError
 from identities import Membership
@@ -47,13 +49,18 @@ class AggregatorConfig:
     topology: Topology
     policy: RoundPolicy
     ending: Ending
-    weighting: Weighting
+    weigher: Weigher = field(default_factory=Weigher)
+    """How updates are weighed, as yet without the limits of a round."""
     weight_limits: WeightLimits = field(default_factory=WeightLimits)
     local: LocalTraining
     compression: Compression
     shared: tuple[str, ...]
     """Name patterns of the tensors that travel."""
-    step: Step
+    step: Step = field(default_factory=FedAvg)
+    """What the mean does to the model."""
+    optimizer: str = "fedavg"
+    """The step, as ``--server-optimizer`` has it."""
+    server_lr: float = 1.0
     new_accumulator: NewAccumulator
     keep_every: int
     commit_every_s: float

@@ -2,6 +2,7 @@
 
 import fnmatch
 import logging
+from dataclasses import replace
 
 from aggregator.commands import Standing
 from aggregator.config import AggregatorConfig
@@ -38,7 +39,9 @@ class CurrentRound:
     ) -> None:
         self.number, self.is_last = number, is_last
         self._policy = policy or config.policy
-        self.updates = OpenRound(number, opened.stores, is_last=is_last)
+        most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))
+        weigher = replace(config.weigher, most_samples=most_samples)
+        self.updates = OpenRound(number, opened.stores, weigher=weigher, is_last=is_last)
         """The updates folded in it."""
         self.partial_uploads = PartialUploads(
             number, num_shards=config.topology.num_shards, num_before=self.updates.num_folded
@@ -52,8 +55,6 @@ class CurrentRound:
             are_signed=config.membership.has_roster,
         )
         """Of messages that do not count in it."""
-        self.most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))
-        """What counts of an update's samples; None: all."""
         halves = opened.stores.directory.model(number - 1).halves(opened.run.specs)
         self.guard = Guard(opened.expected.encoding.folded, halves=halves)
         """What a single update may do to it."""

@@ -35,7 +35,6 @@ from aggregator.rounds import (
     Update,
     add_to,
     affordable_prefetch,
-    base_weight_of,
     folded_of,
     is_answer,
     largest_message,
@@ -44,6 +43,7 @@ from aggregator.rounds import (
 )
 from aggregator.run import newest_head
 from aggregator.senders import NOBODY, Excluding, Quota, admission_by, is_by_its_sender
+from aggregator.weighing import Weigher
 from broker import Delivery, Source, Transport
 from broker.states import Encoding
 from broker.wire import (
@@ -368,8 +368,8 @@ class PartialAggregator:
 
     def _fold(self, current: "_ShardRound", update: Update, delivery: Delivery, body: Body) -> None:
         begun_at = time.perf_counter()
-        weight = float(base_weight_of(update.head, current.model.weighting))
         try:
+            weight = current.weigher.weigh(update.head).weight
             add_to(current.pending.sum, update, body, [weight])
         except UnfitMessage as error:
             log.warning("update from '%s' passed on unchanged: %s", delivery.sender, error)
@@ -472,6 +472,7 @@ class _ShardRound:
         """Whether its updates are folded rather than passed on one by one."""
         self._usual = usual
         """The workers that answered in the round before."""
+        self.weigher = Weigher.parse(model.weighting)
         self.known = known
         """Worker -> instance, of the updates for this round that were folded or passed on."""
         self.without_update: set[str] = set()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregator.config import AggregatorConfig
-from aggregator.rounds import part_bytes_of, state_names
+from aggregator.rounds import MASTER, companions_of, part_bytes_of
 from aggregator.state import InitialModel, Ledger, ModelFile, StateDirectory, companion_specs
 from broker import Transport
 from broker.states import ModelTensors, State, first_not_finite, read_model, specs_of
@@ -17,8 +17,8 @@ from console import DamagedFile, MessageError, StateError, TaskError
 
 log = logging.getLogger(__name__)
 
-_ENCODING_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*"}
-"""How updates look in a run whose ledger does not say."""
+_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*", "server_optimizer": "fedavg"}
+"""What a run has whose ledger does not say."""
 _AFTER_RUN_S = 1.0
 """Between the beginnings of two runs."""
 _LATEST = 1e12 - 1
@@ -73,16 +73,16 @@ def open_run(
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
         _go_beyond(on_stream[0].epoch, config, facts, directory, ledger)
     epoch = ledger.claim()
-    _go_back_to_sound_model(directory, ledger, tensors, specs, state_names(config.step))
+    stepped = facts.get("stepped")
+    if stepped is None:  # the run begins, or 0.1.0 began it
+        stepped = sorted(spec.name for spec in specs if spec.is_float and spec.name in tensors.trained)
+        ledger.record({"stepped": stepped})
+    _go_back_to_sound_model(directory, ledger, tensors, specs, companions_of(config.step, specs, stepped))
     caps, part_bytes = [config.inline_cap], {MAX_PART_BYTES, config.part_bytes, *facts.get("part_bytes", ())}
     if on_stream is not None and on_stream[0].run_id == facts["run_id"]:
         caps.append(on_stream[0].cap(config.inline_cap))
         part_bytes.add(part_bytes_of(on_stream[0]))
     ledger.record({"part_bytes": sorted(part_bytes)})
-    stepped = facts.get("stepped")
-    if stepped is None:  # the run begins, or 0.1.0 began it
-        stepped = sorted(spec.name for spec in specs if spec.is_float and spec.name in tensors.trained)
-        ledger.record({"stepped": stepped})
     return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(stepped), frozenset(part_bytes), base_sha256)
 
 
@@ -161,6 +161,7 @@ def _beginning(
         "task": config.task,
         "seed": config.seed,
         **_encoding_facts(config),
+        "server_optimizer": config.optimizer,
         "began_at": _later_than(on_stream),
         "base_round": 0,
         "base_sha256": written.sha256,
@@ -188,8 +189,6 @@ def _taken_over(
     payload: Buffer,
 ) -> dict[str, Any]:
     problem = difference(specs_of(initial), head.tensors)
-    if state_names(config.step):
-        problem = problem or "is not finished, and the state of its server step is only in its state directory"
     if head.shared != config.shared:
         problem = f"shares '{','.join(head.shared)}'"
     if head.seed != config.seed:
@@ -206,6 +205,14 @@ def _taken_over(
     log.warning(
         "the state directory is empty; taking run %s over from the stream, at round %d", head.run_id, head.round
     )
+    anew: dict[str, Any] = {}
+    if companions_of(config.step, head.tensors, tensors.trained):
+        anew = {"optimizer_begins_with": head.round}
+        log.warning(
+            "what the server's optimizer (%s) remembers is not on the stream: it begins anew with round %d",
+            config.optimizer,
+            head.round,
+        )
     written = directory.write_model(head.round - 1, read_model(head, payload, transport, trained=tensors.trained))
     written.install()
     return {
@@ -215,10 +222,12 @@ def _taken_over(
         "task": config.task,
         "seed": head.seed,
         **_encoding_facts(config),
+        "server_optimizer": config.optimizer,
         "began_at": head.began_at,
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "is_taken_over": True,
+        **anew,
         "epoch": head.epoch,
         "min_epoch": head.epoch + 1,  # what was folded in the open round was lost with the other's state directory
     }
@@ -231,12 +240,13 @@ def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
 
 
 def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:
-    facts = _ENCODING_BEFORE | facts
+    facts = _BEFORE | facts
     wanted = {"run": config.run, "queue": config.topology.queue, "task": config.task, "seed": config.seed}
+    wanted["server_optimizer"] = config.optimizer
     for name, value in (wanted | _encoding_facts(config)).items():
         if facts[name] != value:
             raise StateError(
-                f"{directory.folder} holds run '{facts['run']}' with --{name} {facts[name]},"
+                f"{directory.folder} holds run '{facts['run']}' with --{name.replace('_', '-')} {facts[name]},"
                 f" not {value}; give another --state, or the settings it began with"
             )
 
@@ -297,7 +307,8 @@ def _check_companions(
 ) -> None:
     """A DamagedFile unless the step's state after the last round is there; a StateError if it is another step's."""
     recorded = ledger.companions(last)
-    if last > ledger.base_round() and recorded.keys() != set(wanted):
+    is_of_0_1_0 = not recorded and set(wanted) == {MASTER}  # which kept none beside models in half precision
+    if last > ledger.base_round() and recorded.keys() != set(wanted) and not is_of_0_1_0:
         raise StateError(
             f"{directory.folder} holds this step state for round {last}: {', '.join(sorted(recorded)) or 'nothing'};"
             f" this run's server step needs: {', '.join(sorted(wanted)) or 'nothing'}; use the one it began with"

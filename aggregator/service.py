@@ -399,8 +399,7 @@ class Aggregator:
             open_round=self._current.number,
             known=self._current.updates.known(contribution),
             max_staleness=self._config.policy.max_staleness,
-            weighting=self._config.weighting,
-            most_samples=self._current.most_samples,
+            weigher=self._current.updates.weigher,
         )
         if self._current.is_last and isinstance(decision, Fold):
             return Late(tuple(contribution.claims), "all rounds are closed, and the last model is only measured")

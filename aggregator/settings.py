@@ -8,10 +8,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
 
+from aggregator.algorithms import ServerOptimizer
 from aggregator.config import AggregatorConfig, PartialConfig
-from aggregator.rounds import ExactSum, FedAvg, OnShort, Quorum, RoundPolicy, WeightLimits, kernel
+from aggregator.rounds import ExactSum, OnShort, Quorum, RoundPolicy, kernel
 from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
+from aggregator.weighing import Weigher, WeightLimits
 from broker import ServiceSettings, Shared, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
 from console import (
@@ -90,7 +92,10 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         0,
         description="fold updates up to this many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
-    weighting: Literal["samples", "uniform"] = Field("samples", description="weigh updates by samples, or all alike")
+    weighting: AsText[Weigher] = Field(
+        Weigher(),
+        description="what an update weighs in the mean: samples (its number of samples) or uniform (all alike)",
+    )
     max_samples: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="most samples that an update counts for: one with more weighs as if it had this many; none: all",
@@ -118,8 +123,13 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         description="refuse updates that were trained with other frozen parameters than those here, where these do not"
         " travel (--shared trainable); by default they count, and a warning names their workers",
     )
-    server_lr: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="factor on the mean update of trained parameters; buffers and integers move by the mean"
+    server_optimizer: AsText[ServerOptimizer] = Field(
+        ServerOptimizer(),
+        description="what the mean update does to the model, NAME or NAME:key=value,… (docs/algorithms.md): fedavg or"
+        " fedavgm; it moves trained parameters, while buffers and integers move by the mean",
+    )
+    server_lr: Annotated[float, Field(gt=0, lt=float("inf"))] | None = Field(
+        None, description="the server's learning rate, a factor on each step; by default that of the server's optimizer"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of the initial model and of every local training"
@@ -176,11 +186,16 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
     def _early_stop_has_a_metric(self) -> Self:
         if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
-        if self.weighting == "uniform" and not (self.max_samples is None and self.max_weight is None):
+        if str(self.weighting) == "uniform" and not (self.max_samples is None and self.max_weight is None):
             raise ValueError("--max-samples and --max-weight are for --weighting samples; uniform weighs all alike")
         if self.stop_metric is None and self.stop_direction is not None:
             raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
+
+    @property
+    def server_rate(self) -> float:
+        """``server_lr``, or what the optimizer has for it."""
+        return self.server_optimizer.step.server_lr if self.server_lr is None else self.server_lr
 
     @property
     def weight_limits(self) -> WeightLimits:
@@ -288,12 +303,14 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             topology=self.topology,
             policy=self.policy,
             ending=Ending(rounds=self.rounds, aim=self.aim, stop_at=self.stop_at, patience=self.patience),
-            weighting=self.weighting,
+            weigher=self.weighting,
             weight_limits=self.weight_limits,
             local=self.local,
             compression=self.update_compression,
             shared=self.shared.patterns,
-            step=FedAvg(self.server_lr),
+            step=self.server_optimizer.step,
+            optimizer=str(self.server_optimizer),
+            server_lr=self.server_rate,
             new_accumulator=self.new_sum,
             keep_every=self.keep_every,
             commit_every_s=self.commit_every_s,
@@ -303,7 +320,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             requires_same_base=self.require_same_base,
             takes_over=self.take_over,
             trusts_state=self.trust_state,
-            recorded=self.model_dump(mode="json", exclude={"broker", "token"}),
+            recorded=self.model_dump(mode="json", exclude={"broker", "token"}) | {"server_lr": self.server_rate},
             with_settings=lambda changes: self.changed(changes).config,
         )
 

@@ -17,29 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from aggregator.algorithms.fedavgm import FedAvgM
 from aggregator.config import AggregatorConfig
 from aggregator.rounds.accumulator import Floats, Key
-from aggregator.rounds.steps import Block, StepState
 from aggregator.state.checkpoint import StateDirectory
 from aggregator.state.rows import Accumulated
 from broker.wire.buffers import Buffer
 from broker.wire.specs import Specs, TensorSpec
 from console.errors import DamagedFile, UnfitMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Momentum:
-    """FedAvgM (Hsu et al. 2019): momentum <- beta * momentum + mean; the model moves by ``server_lr`` times that."""
-
-    server_lr: float = 0.5
-    beta: float = 0.75
-
-    def init(self, num_elements: int) -> StepState:
-        return {"momentum": np.zeros(num_elements)}
-
-    def apply(self, mean: Block, state: StepState) -> tuple[Block, StepState]:
-        momentum = self.beta * state["momentum"] + mean
-        return self.server_lr * momentum, {"momentum": momentum}
 
 
 class Spool:
@@ -135,7 +120,7 @@ class Spool:
         return ((spec,) for spec in specs)
 
     def means(
-        self, span: Specs, total: int, *, start: int = 0, num: int | None = None
+        self, span: Specs, divisor: float, *, start: int = 0, num: int | None = None
     ) -> Iterator[tuple[slice, Floats]]:
         offset, spec = self._specs[span[0].name]
         num = spec.num_elements - start if num is None else num
@@ -144,7 +129,7 @@ class Spool:
             kept = self._updates[key]
             values = np.fromfile(kept.path, spec.dtype, num, offset=offset + start * spec.item_bytes)
             total_of_all += kept.weight * values.astype(np.float64)
-        yield slice(0, num), total_of_all / total
+        yield slice(0, num), total_of_all / divisor
 
     def forget(self, span: Specs) -> None:
         """Nothing of it is in memory."""
@@ -161,7 +146,10 @@ class _Kept:
 
 def with_toys(config: AggregatorConfig, *names: str) -> AggregatorConfig:
     """The same run with ``momentum``, ``spool``, or both in place of what is fedmq's own."""
-    changes: Mapping[str, Any] = {"momentum": {"step": Momentum()}, "spool": {"new_accumulator": Spool}}
+    changes: Mapping[str, Any] = {
+        "momentum": {"step": FedAvgM(0.75), "optimizer": "fedavgm:momentum=0.75", "server_lr": 0.5},
+        "spool": {"new_accumulator": Spool},
+    }
     for name in names:
         config = replace(config, **changes[name])
     return config

@@ -49,9 +49,9 @@ class Steering:
             config,
             policy=changed.policy,
             local=changed.local,
-            weighting=changed.weighting,
+            weigher=changed.weigher,
             weight_limits=changed.weight_limits,
-            step=changed.step if "server_lr" in changes else config.step,
+            server_lr=changed.server_lr,
             recorded=changed.recorded,
         )
 

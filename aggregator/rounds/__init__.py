@@ -12,24 +12,21 @@ from aggregator.rounds.intake import (
     part_bytes_of,
     read_update,
 )
-from aggregator.rounds.next_model import LeavesRange, next_model
+from aggregator.rounds.next_model import MASTER, LeavesRange, Stepping, companions_of, next_model, norm_of_mean
 from aggregator.rounds.open_round import Contribution, OpenRound, Stores, add_to
 from aggregator.rounds.partial_sum import PartialSender, folded_of, read_partial
 from aggregator.rounds.policy import Close, Extended, OnShort, Quorum, Round, RoundPolicy, decide
-from aggregator.rounds.steps import FedAvg, Step, state_names
 from aggregator.rounds.verdicts import (
     Decision,
     Duplicate,
     Fold,
     Late,
     Refuse,
-    Weighting,
-    WeightLimits,
-    base_weight_of,
     decide_on,
 )
 
 __all__ = [
+    "MASTER",
     "Close",
     "Contribution",
     "Decision",
@@ -37,7 +34,6 @@ __all__ = [
     "ExactSum",
     "Expected",
     "Extended",
-    "FedAvg",
     "Fold",
     "Late",
     "LeavesRange",
@@ -50,14 +46,12 @@ __all__ = [
     "Refuse",
     "Round",
     "RoundPolicy",
-    "Step",
+    "Stepping",
     "Stores",
     "Update",
-    "WeightLimits",
-    "Weighting",
     "add_to",
     "affordable_prefetch",
-    "base_weight_of",
+    "companions_of",
     "decide",
     "decide_on",
     "decide_on_answer",
@@ -66,9 +60,9 @@ __all__ = [
     "kernel",
     "largest_message",
     "next_model",
+    "norm_of_mean",
     "part_bytes_of",
     "read_answer",
     "read_partial",
     "read_update",
-    "state_names",
 ]

@@ -80,9 +80,9 @@ class Accumulator(Protocol):
         """The tensors of a model with these specs, in order, grouped into spans that ``means`` takes at once."""
 
     def means(
-        self, span: Specs, total: int, *, start: int = 0, num: int | None = None
+        self, span: Specs, divisor: float, *, start: int = 0, num: int | None = None
     ) -> Iterator[tuple[slice, Floats]]:
-        """A span's sum divided by ``total``, flat, block by block: ``num`` elements (None: all) from ``start`` on.
+        """A span's sum divided by ``divisor``, flat, block by block: ``num`` elements (None: all) from ``start`` on.
 
         The slices count from ``start``. The caller may change a block, which is valid until the next one.
         """

@@ -238,9 +238,9 @@ class ExactSum:
         return bool(one == other and place.stop == next_place.start)
 
     def means(
-        self, span: Specs, total: int, *, start: int = 0, num: int | None = None
+        self, span: Specs, divisor: float, *, start: int = 0, num: int | None = None
     ) -> Iterator[tuple[slice, Floats]]:
-        """The sum divided by ``total``, flat, block by block, as float64; off by at most 2**-51 of it.
+        """The sum divided by ``divisor``, flat, block by block, as float64; off by at most 2**-51 of it.
 
         Covers one tensor, or several that follow each other: ``num`` elements (None: all) from ``start`` on, where the
         slices count from. A block lies in the sum's own memory: it may be changed, and is valid until the next one.
@@ -255,7 +255,7 @@ class ExactSum:
             np.multiply(high[block], HIGH_STEP, out=mean)
             np.multiply(low[block], LOW_STEP, out=rest)
             mean += rest
-            mean /= total
+            mean /= divisor
             yield block, mean
 
     def forget(self, span: Specs) -> None:

@@ -158,6 +158,7 @@ def row_of(
         queue_s=max(0.0, received_at - claim.sent_at),
         train_metrics=all_metrics(claim.train_metrics, claim.train_not_finite),
         eval_metrics=all_metrics(claim.eval_metrics, claim.eval_not_finite),
+        figures={str(name): figure for name, figure in claim.figures.items()},
     )
 
 

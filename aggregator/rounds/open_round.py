@@ -22,7 +22,7 @@ from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdr
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
 from aggregator.rounds.answers import AnswerDecision, Excuse, ReceivedAnswer
 from aggregator.rounds.directions import Directions
-from aggregator.rounds.verdicts import Claim, Decision, Duplicate, Fold, Late, Refuse, discount
+from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse
 from aggregator.state import (
     Accumulated,
     FoldedUpdate,
@@ -34,6 +34,7 @@ from aggregator.state import (
     UpdateRow,
     Verdict,
 )
+from aggregator.weighing import Claim, Weigher
 from broker import Delivery, Transport
 from broker.states import Encoding
 from broker.wire import Buffer, Signer, limb_bytes_of, num_bytes_of
@@ -160,8 +161,10 @@ class OpenRound:
     With ``is_last`` none are: it is the one after the last round, in which the sites measure the last model.
     """
 
-    def __init__(self, number: int, stores: Stores, *, is_last: bool = False) -> None:
+    def __init__(self, number: int, stores: Stores, *, weigher: Weigher | None = None, is_last: bool = False) -> None:
         self.number = number
+        self.weigher = weigher or Weigher()
+        """How its updates are weighed: as those were that are committed in it, if there are any."""
         self._stores = stores
         self._rows: list[UpdateRow] = []
         self._instances: dict[tuple[int, str], str] = {}
@@ -186,12 +189,30 @@ class OpenRound:
         committed = self._stores.ledger.accumulated()
         self._committed = committed
         self.num_folded = committed.num_folded if committed else 0
-        self.total = committed.num_samples if committed else 0
+        self._go_on_weighing(committed)
+        self._folded = {_key(update): update for update in self._stores.ledger.folded(self.number)}
         self.accumulator = self._stores.new_accumulator(self._stores.encoding.folded)
         if committed is not None:
             self.accumulator.load(self._stores.directory, committed)
         self._directions = Directions(self._stores.encoding.folded, self._stores.stepped)
         self._directions.are_all_there = not self.num_folded
+
+    def _go_on_weighing(self, committed: Accumulated | None) -> None:
+        """A start may have other settings than the one before: they hold from the next round on."""
+        before = None if committed is None else committed.weighting
+        if before is not None and before != str(self.weigher):
+            log.info("round %d goes on with --weighting %s, which its updates were folded with", self.number, before)
+            self.weigher = replace(Weigher.parse(before), most_samples=self.weigher.most_samples)
+
+    @property
+    def counting(self) -> list[FoldedUpdate]:
+        """The updates in it, committed or not, by base round and worker."""
+        return [self._folded[key] for key in sorted(self._folded)]
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples the updates in it were trained on, as far as they count."""
+        return sum(self.weigher.counted_samples(update.num_samples) for update in self._folded.values())
 
     # -- deciding -------------------------------------------------------------------------------------------
 
@@ -251,14 +272,24 @@ class OpenRound:
             self._keep(contribution, body)
         fold_s = (time.perf_counter() - begun_at) / len(contribution.claims)
         self.num_folded += len(contribution.claims)
-        self.total += sum(decision.base_weights)
         rows = []
-        for claim, weight in zip(contribution.claims, decision.weights, strict=True):
+        for claim, weight, base in zip(contribution.claims, decision.weights, decision.base_weights, strict=True):
             self._instances[contribution.base_round, claim.worker] = claim.instance
             if contribution.base_round == self.number:
                 self.excused.pop(claim.worker, None)
             row = contribution.row(claim, Verdict.FOLDED, received_at=received_at, round_number=self.number)
-            rows.append(replace(row, weight=float(weight), norm=norm))
+            row = replace(row, weight=weight, base_weight=base, norm=norm)
+            self._folded[contribution.base_round, claim.worker] = FoldedUpdate(
+                base_round=contribution.base_round,
+                worker=claim.worker,
+                staleness=decision.staleness,
+                num_samples=claim.num_samples,
+                weight=weight,
+                base_weight=base,
+                norm=norm,
+                figures=row.figures,
+            )
+            rows.append(row)
         self._remember(contribution, rows, delivery, fold_s=fold_s)
 
     def _add(self, contribution: Contribution, body: Body, weights: Sequence[float]) -> float | None:
@@ -398,7 +429,8 @@ class OpenRound:
             sha256=self.accumulator.save(self._stores.directory, name),
             bound=self.accumulator.bound,
             num_folded=self.num_folded,
-            num_samples=self.total,
+            num_samples=self.num_samples,
+            weighting=str(self.weigher),
         )
 
     # -- taking updates out again ---------------------------------------------------------------------------
@@ -433,7 +465,7 @@ class OpenRound:
         self.accumulator.end_removal(key)
         self._directions.take_out(key)
         self.num_folded -= 1
-        self.total -= round(update.weight / discount(update.staleness))  # an integer, as it was decided on
+        del self._folded[_key(update)]
 
     def _emit_withdrawn(self, update: FoldedUpdate, reason: str) -> None:
         self._stores.on_event(
@@ -489,3 +521,7 @@ class OpenRound:
         self._instances.clear()
         self._answers.clear()
         self._oldest_at = None
+
+
+def _key(update: FoldedUpdate) -> tuple[int, str]:
+    return update.base_round, update.worker

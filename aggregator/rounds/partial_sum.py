@@ -48,6 +48,7 @@ def folded_of(update: Update) -> Folded:
         eval_metrics=head.eval_metrics,
         train_not_finite=head.train_not_finite,
         eval_not_finite=head.eval_not_finite,
+        figures=head.figures,
     )
 
 

@@ -12,21 +12,17 @@ counts as a whole or not at all:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from broker.wire import Folded, UpdateHead
-
-Weighting = Literal["samples", "uniform"]
-Claim = UpdateHead | Folded
-"""What a message says about one update: its worker, the worker's instance, the number of samples."""
+from aggregator.weighing import Claim, Weigher
+from console import UnfitMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """It counts: ``weights`` has a weight for each update; the mean is divided by the sum of the ``base_weights``."""
+    """It counts: with these weights, discounted for staleness, and these parts of the divisor, one for each update."""
 
     weights: tuple[float, ...]
-    base_weights: tuple[int, ...]
+    base_weights: tuple[float, ...]
     staleness: int = 0
 
 
@@ -63,13 +59,11 @@ def decide_on(
     open_round: int,
     known: Mapping[str, str],
     max_staleness: int,
-    weighting: Weighting,
-    most_samples: int | None = None,
+    weigher: Weigher,
 ) -> Decision:
     """What becomes of a message with these updates, all trained from the model of ``base_round``.
 
-    ``known`` has the instance of each worker whose update for that round is in, committed or not. An update with more
-    than ``most_samples`` counts like one with just that many.
+    ``known`` has the instance of each worker whose update for that round is in, committed or not.
     """
     new = tuple(claim for claim in claims if claim.worker not in known)
     if not new:
@@ -80,32 +74,12 @@ def decide_on(
     if len(new) < len(claims):
         names = ", ".join(claim.worker for claim in claims if claim.worker in known)
         return Refuse(f"of its {len(claims)} updates those of {names} are in already")
-    base_weights = tuple(base_weight_of(claim, weighting, most_samples=most_samples) for claim in claims)
-    return Fold(tuple(weight * discount(staleness) for weight in base_weights), base_weights, staleness)
-
-
-def base_weight_of(claim: Claim, weighting: Weighting, *, most_samples: int | None = None) -> int:
-    """An update's weight before the discount for staleness; the mean is divided by the sum of these."""
-    if weighting == "uniform":
-        return 1
-    return claim.num_samples if most_samples is None else min(claim.num_samples, most_samples)
-
-
-@dataclass(frozen=True, slots=True)
-class WeightLimits:
-    """How much a single update may weigh. All of it is known before a round's first update arrives."""
-
-    max_samples: int | None = None
-    """Samples that count of one update; None: all."""
-    max_weight: float | None = None
-    """As many times the median number of samples in the round before; None: no limit."""
-
-    def most_samples(self, median: int | None) -> int | None:
-        """What counts of an update's samples; ``median`` is that of the round before, None in the first one."""
-        limits = [] if self.max_samples is None else [self.max_samples]
-        if self.max_weight is not None and median is not None:
-            limits.append(max(1, math.floor(self.max_weight * median)))
-        return min(limits, default=None)
+    try:
+        weights = [weigher.weigh(claim) for claim in claims]
+    except UnfitMessage as error:
+        return Refuse(str(error))
+    discounted = tuple(weight.weight * discount(staleness) for weight in weights)
+    return Fold(discounted, tuple(weight.base for weight in weights), staleness)
 
 
 def discount(staleness: int) -> float:

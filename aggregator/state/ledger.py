@@ -15,6 +15,7 @@ An aggregator claims the ledger with a new epoch. From then on, every transactio
 """
 
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,6 +67,9 @@ _ADDED_COLUMNS = (
     ("rounds", "num_not_finite", "TEXT"),
     ("updates", "norm", "REAL"),
     ("updates", "cosine", "REAL"),
+    ("updates", "base_weight", "REAL"),
+    ("updates", "figures", "TEXT"),
+    ("rounds", "step_scalars", "TEXT"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
@@ -244,7 +248,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
                 " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_samples = ?, metrics = ?,"
-                " model_sha256 = ?, settings = ? WHERE round = ?",
+                " model_sha256 = ?, settings = ?, step_scalars = ? WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -258,6 +262,7 @@ class Ledger:
                     json.dumps(plain(result.measured.recorded())),
                     result.model_sha256,
                     self._if_changed(number, result.settings),
+                    json.dumps(dict(result.scalars)) if result.scalars else None,
                     number,
                 ),
             )
@@ -460,7 +465,7 @@ class Ledger:
     def folded(self, number: int) -> list[FoldedUpdate]:
         """The updates that are committed in this round, which is open, in the order in which they came."""
         rows = self._db.execute(
-            "SELECT base_round, worker, staleness, num_samples, weight, file, sha256, keys"
+            "SELECT base_round, worker, staleness, num_samples, weight, base_weight, norm, figures, file, sha256, keys"
             " FROM updates LEFT JOIN kept USING (base_round, worker)"
             " WHERE round = ? AND verdict = 'folded' ORDER BY id",
             (number,),
@@ -472,9 +477,12 @@ class Ledger:
                 staleness=staleness,
                 num_samples=num_samples,
                 weight=weight,
+                base_weight=_base_of_0_1_0(weight, staleness) if base_weight is None else base_weight,
+                norm=norm,
+                figures=json.loads(figures or "{}"),
                 kept=None if kept[0] is None else _kept_body(base_round, worker, *kept),
             )
-            for base_round, worker, staleness, num_samples, weight, *kept in rows
+            for base_round, worker, staleness, num_samples, weight, base_weight, norm, figures, *kept in rows
         ]
 
     def kept_files(self) -> set[str]:
@@ -538,6 +546,11 @@ class Ledger:
             return {}
         return dict(self._db.execute("SELECT name, sha256 FROM companions WHERE round = ?", (round_number,)))
 
+    def step_scalars(self, round_number: int) -> dict[str, float]:
+        """What the server's step remembered of the run after a closed round; nothing after the base round."""
+        row = self._db.execute("SELECT step_scalars FROM rounds WHERE round = ?", (round_number,)).fetchone()
+        return {} if row is None or row[0] is None else dict(json.loads(row[0]))
+
     def round(self, number: int) -> dict[str, Any]:
         """One closed round. ``metrics`` are those of the central evaluation, over ``num_test_samples``.
 
@@ -584,6 +597,11 @@ def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
 
 def _fields(value: Accumulated) -> dict[str, Any]:
     return {name: getattr(value, name) for name in Accumulated.__slots__}
+
+
+def _base_of_0_1_0(weight: float, staleness: int) -> float:
+    """The base weight of an update whose ledger row has none: an integer, discounted by its staleness."""
+    return float(round(weight * math.sqrt(1 + staleness)))
 
 
 def _kept_body(base_round: int, worker: str, file: str, sha256: str, keys: str) -> KeptBody:

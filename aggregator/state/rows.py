@@ -66,6 +66,10 @@ class UpdateRow:
     eval_metrics: Mapping[str, float] = field(default_factory=dict)
     norm: float | None = None
     """Euclidean, of the delta of the trained tensors; see rounds/directions.py."""
+    base_weight: float | None = None
+    """Its part of the divisor of the mean, of one that is folded."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What it said of itself for its weight, by the names of ``broker.wire.FigureName``."""
     num_messages: int = 1
     """How many messages this row stands for: more than one if they were dropped unread."""
 
@@ -79,6 +83,8 @@ class Accumulated:
     bound: float
     num_folded: int
     num_samples: int
+    weighting: str | None = None
+    """How its updates were weighed; None: an earlier version did not record it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +109,11 @@ class FoldedUpdate:
     num_samples: int
     weight: float
     """It was added with this."""
-    kept: KeptBody | None
+    base_weight: float
+    """Its part of the divisor of the mean."""
+    norm: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict, hash=False)
+    kept: KeptBody | None = None
     """None: it cannot be taken out again, since it came in a partial sum or before bodies were kept."""
 
     @property
@@ -129,6 +139,8 @@ class RoundResult:
     model_sha256: str
     companions: Mapping[str, str] = field(default_factory=dict)
     """Digests of the model's companions, by name."""
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    """What the server's step remembers of the run."""
     cosines: Mapping[tuple[int, str], float] = field(default_factory=dict)
     """(base round, worker) -> cosine of the angle between its update and the mean of all, as far as it is known."""
 

@@ -52,6 +52,8 @@ WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 WorkerPattern = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_*?\[\]!-]{1,128}$")]
 """A worker's name, or a pattern of names as the shell has them."""
 MAX_EXCLUDED = 1000
+AlgorithmText = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_:=,.+-]{0,255}$")]
+"""A name, or a name with parameters: ``qfedavg:q=1``."""
 RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
 RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
@@ -72,6 +74,11 @@ MAX_METRICS = 64
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
 NotFinite = Annotated[dict[MetricName, Literal["nan", "inf", "-inf"]], Field(max_length=MAX_METRICS)]
 """Metrics that are no finite numbers, which a header does not hold, by what they are."""
+FigureName = Literal["num_steps", "update_norm1", "loss_before", "norm", "weight"]
+"""What an update may say of itself beside its samples, for the weight that it has in the mean: its local optimizer
+steps; the sum of the factors of its gradients (Wang et al. 2020, ||a_i||_1); the loss of the received model on what it
+was trained on; the Euclidean norm of its delta over the trained parameters; a weight that its task chose."""
+Figures = Annotated[dict[FigureName, Annotated[float, Field(ge=0)]], Field(max_length=5)]
 Outcome = Literal["diverged", "measured"]
 """``diverged``: training ended in NaN or infinity; ``measured``: the model was only to be evaluated."""
 
@@ -224,8 +231,12 @@ class ModelHead(Tensors):
     """Which tensors of the model travel; see selection.py. ``tensors`` are their specs."""
     num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0
     """Not 0: workers send to the partial aggregator of their shard, see topology.py."""
-    weighting: Literal["samples", "uniform"] = "samples"
-    """Whether an update's weight is its number of samples, or 1. For partial aggregators."""
+    weighting: AlgorithmText = "samples"
+    """What an update weighs, as ``--weighting`` has it. For partial aggregators."""
+    figures: Annotated[tuple[FigureName, ...], Field(max_length=5)] = Field(
+        default=(), exclude_if=lambda value: not value
+    )
+    """What every update from this model has to say of itself, for its weight."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers have; each of the two should warn its operator."""
     inline_cap: Annotated[StrictInt, Field(ge=0, le=MAX_PART_BYTES)] | None = Field(
@@ -291,6 +302,7 @@ class UpdateHead(Tensors):
     """Of the received model, on the site's own held-out data."""
     train_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
+    figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
 
     @property
     def key(self) -> tuple[int, str]:
@@ -345,6 +357,7 @@ class Folded(Header):
     eval_metrics: Metrics = Field(default_factory=dict)
     train_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
+    figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
 
 
 def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:

@@ -23,7 +23,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "on_short",
         "max_staleness",
     ),
-    "How updates are averaged": ("weighting", "server_lr", "compiled_fold"),
+    "How updates are averaged": ("weighting", "server_optimizer", "server_lr", "compiled_fold"),
     "Local training": ("epochs", "batch_size", "lr", "momentum", "mu", "max_steps", "plan_args"),
     "What travels": ("shared", "require_same_base", "compression", "zstd", "inline_cap", "part_bytes"),
     "When to stop early": ("stop_metric", "stop_direction", "stop_at", "patience"),

@@ -14,19 +14,19 @@ TO_THE_END, EARLY = Ending(rounds=5), Ending(rounds=5, aim=Aim("accuracy"), stop
 @pytest.mark.parametrize(
     ("number", "by", "ending", "expected"),
     [
-        (1, ClosedBy.QUORUM, TO_THE_END, Plan(total=7, next_round=2)),
-        (4, ClosedBy.DEADLINE, TO_THE_END, Plan(total=7, next_round=5)),
-        (5, ClosedBy.QUORUM, TO_THE_END, Plan(total=7, next_round=None)),
-        (1, ClosedBy.SHORT, TO_THE_END, Plan(total=7, next_round=2)),
-        (1, ClosedBy.ABANDONED, TO_THE_END, Plan(total=0, next_round=2)),
-        (1, ClosedBy.QUORUM, EARLY, Plan(total=7, next_round=None)),
-        (1, ClosedBy.ABANDONED, EARLY, Plan(total=0, next_round=None)),
+        (1, ClosedBy.QUORUM, TO_THE_END, Plan(counts=True, next_round=2)),
+        (4, ClosedBy.DEADLINE, TO_THE_END, Plan(counts=True, next_round=5)),
+        (5, ClosedBy.QUORUM, TO_THE_END, Plan(counts=True, next_round=None)),
+        (1, ClosedBy.SHORT, TO_THE_END, Plan(counts=True, next_round=2)),
+        (1, ClosedBy.ABANDONED, TO_THE_END, Plan(counts=False, next_round=2)),
+        (1, ClosedBy.QUORUM, EARLY, Plan(counts=True, next_round=None)),
+        (1, ClosedBy.ABANDONED, EARLY, Plan(counts=False, next_round=None)),
     ],
 )
 def test_a_round_is_averaged_unless_abandoned_and_followed_unless_a_metric_may_end_the_run(
     number: int, by: ClosedBy, ending: Ending, expected: Plan
 ) -> None:
-    assert plan_of(number, by, total=7, ending=ending) == expected
+    assert plan_of(number, by, num_folded=7, ending=ending) == expected
 
 
 WORSE = "accuracy was not better than in round 1 (0.5) for 2 rounds"

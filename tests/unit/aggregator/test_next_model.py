@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from aggregator.algorithms.fedavg import FedAvg
 from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.next_model import next_model
-from aggregator.rounds.steps import FedAvg
+from aggregator.rounds.next_model import Stepping, next_model
 from aggregator.state.checkpoint import StateDirectory
+from aggregator.weighing.weighting import Divisors
 from broker.states.tensors import DTYPES, State, chunks, specs_of
 from broker.wire.specs import Specs, delta_specs
 
@@ -32,7 +33,9 @@ def stepped(old: State, directory: StateDirectory, exact_sum: ExactSum, *, total
     directory.write_model(0, old).install()
     new: State = {}
     floats = {name for name, tensor in old.items() if tensor.is_floating_point() and not name.startswith("a.")}
-    pieces = next_model(directory.model(0), specs_of(old), exact_sum, FedAvg(server_lr), total=total, stepped=floats)
+    divisors = Divisors(total, total) if total else None
+    stepping = Stepping(FedAvg(), server_lr, stepped=floats, divisors=divisors, scalars={})
+    pieces = next_model(directory.model(0), specs_of(old), exact_sum, stepping)
     for span, of_span in groupby(pieces, key=attrgetter("span")):
         together = torch.cat([piece.values for piece in of_span])
         parts = torch.split(together, [spec.num_elements for spec in span])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse, decide_on, discount
+from aggregator.weighing import Weigher
 from broker.wire.messages import Folded
 
 OLD, NEW = "0" * 16, "1" * 16
@@ -27,7 +28,7 @@ def decision(claims: Sequence[Folded], **changes: Any) -> Decision:
         "open_round": 3,
         "known": {},
         "max_staleness": 0,
-        "weighting": "samples",
+        "weigher": Weigher(),
     }
     return decide_on(claims, **(plain | changes))
 
@@ -36,9 +37,9 @@ def decision(claims: Sequence[Folded], **changes: Any) -> Decision:
     ("claims", "changes", "expected"),
     [
         ([A], {}, Fold((4.0,), (4,))),
-        ([A], {"weighting": "uniform"}, Fold((1.0,), (1,))),
+        ([A], {"weigher": Weigher.parse("uniform")}, Fold((1.0,), (1,))),
         ([A, B], {}, Fold((4.0, 6.0), (4, 6))),
-        ([A, B], {"weighting": "uniform"}, Fold((1.0, 1.0), (1, 1))),
+        ([A, B], {"weigher": Weigher.parse("uniform")}, Fold((1.0, 1.0), (1, 1))),
         ([A], {"open_round": 5, "max_staleness": 3}, Fold((4 * discount(2),), (4,), 2)),
         ([A], {"open_round": 6, "max_staleness": 3}, Fold((2.0,), (4,), 3)),
         ([A], {"open_round": 7, "max_staleness": 3}, Late((A,), "round 3 is closed; the open one is 7")),

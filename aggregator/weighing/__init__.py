@@ -1,0 +1,7 @@
+"""How much each update counts: a rule, and its limits. Pure, and the same at the root and at partial aggregators."""
+
+from aggregator.weighing.limits import WeightLimits
+from aggregator.weighing.weigher import Weigher
+from aggregator.weighing.weighting import Claim, Divisors, Weight
+
+__all__ = ["Claim", "Divisors", "Weigher", "Weight", "WeightLimits"]
