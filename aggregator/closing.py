@@ -17,6 +17,7 @@ from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import RoundClosed, RunEnded, SitesMeasured
 from aggregator.opening import OpenedRun
+from aggregator.plans import schedule_of
 from aggregator.rounds import LeavesRange, Stepping, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import raw
@@ -95,6 +96,7 @@ def _settings_of_round(config: AggregatorConfig, opened: OpenedRun) -> dict[str,
     """What the round ran with: of local training what its head said, which may be older than the configuration."""
     local = opened.broadcaster.local or config.local
     recorded = {name: config.recorded[name] for name in BY_ROUND if name in config.recorded}
+    recorded |= {name: config.recorded[name] for name in map(schedule_of, config.schedules)}
     return recorded | local.model_dump(mode="json")
 
 

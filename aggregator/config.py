@@ -7,6 +7,7 @@ from typing import Any
 
 from aggregator.algorithms import FedAvg, Step
 from aggregator.bodies import BodyLimits
+from aggregator.plans import Scheduled
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
@@ -53,6 +54,8 @@ class AggregatorConfig:
     """How updates are weighed, as yet without the limits of a round."""
     weight_limits: WeightLimits = field(default_factory=WeightLimits)
     local: LocalTraining
+    schedules: Mapping[str, Scheduled] = field(default_factory=dict)
+    """The settings that follow a schedule, by name; what is here of them otherwise is without it."""
     compression: Compression
     shared: tuple[str, ...]
     """Name patterns of the tensors that travel."""

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
 
 from aggregator.algorithms import ServerOptimizer
 from aggregator.config import AggregatorConfig, PartialConfig
+from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.rounds import ExactSum, OnShort, Quorum, RoundPolicy, kernel
 from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, Ending
@@ -57,7 +58,7 @@ def _number_as_text(value: object) -> object:
 QuorumAsText = Annotated[AsText[Quorum], BeforeValidator(_number_as_text)]
 
 
-class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
+class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
     """What a run is: its rounds, its averaging, its local training. Shared with the simulation."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
@@ -193,6 +194,17 @@ class RunSettings(WireSettings, LocalTraining):  # type: ignore[misc]  # model_c
         return self
 
     @property
+    def unscheduled(self) -> Mapping[str, Any]:
+        return dict(self) | {"server_lr": self.server_rate}
+
+    def local_in(self, number: int) -> LocalTraining:
+        """What sites are asked for in this round, as long as nobody asks for anything else."""
+        scheduled = {name: each.at(number) for name, each in self.schedules.items()}
+        return self.local.model_copy(
+            update={name: value for name, value in scheduled.items() if name in LocalTraining.model_fields}
+        )
+
+    @property
     def server_rate(self) -> float:
         """``server_lr``, or what the optimizer has for it."""
         return self.server_optimizer.step.server_lr if self.server_lr is None else self.server_lr
@@ -306,6 +318,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             weigher=self.weighting,
             weight_limits=self.weight_limits,
             local=self.local,
+            schedules=self.schedules,
             compression=self.update_compression,
             shared=self.shared.patterns,
             step=self.server_optimizer.step,
@@ -325,8 +338,12 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
         )
 
     def changed(self, changes: Mapping[str, str]) -> "AggregatorSettings":
-        """The same with other values of some settings, as people type them. A SettingsError if they are wrong."""
+        """The same with other values of some settings, as people type them. A SettingsError if they are wrong.
+
+        They are then without a schedule.
+        """
         typed = {name: None if value == "none" else value for name, value in changes.items()}
+        typed |= {schedule_of(name): None for name in changes if name in SCHEDULED}
         try:
             return settings_of(AggregatorSettings, self.model_dump() | typed)
         except ValidationError as error:

@@ -39,7 +39,8 @@ class Baseline:
     task_args: Arguments = field(default_factory=Arguments)
     rounds: int
     seed: int
-    local: LocalTraining
+    local_in: Callable[[int], LocalTraining]
+    """What is asked for in a round."""
     initial: State
 
     def single_sites(self, judge: Task) -> Iterator[Alone]:
@@ -63,7 +64,7 @@ class Baseline:
         state, num_samples = self.initial, 0
         for number in range(1, self.rounds + 1):
             seed = derived_seed(self.seed, number, site.name or "")
-            plan = plan_of(self.local, round=number, num_rounds=self.rounds, seed=seed)
+            plan = plan_of(self.local_in(number), round=number, num_rounds=self.rounds, seed=seed)
             trained = trainer.train(state, plan)
             num_samples = trained.num_samples
             state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}

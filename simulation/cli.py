@@ -236,7 +236,7 @@ class Simulation:
             task_args=settings.task_args,
             rounds=int(summary["final"]["round"]),
             seed=settings.seed,
-            local=settings.local,
+            local_in=settings.local_in,
             initial=_initial_state(self._task, settings),
         )
         self._terminal.on_signals(_interrupt)

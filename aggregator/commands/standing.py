@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from aggregator.plans import scheduled_by
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -45,8 +47,12 @@ class Standing:
         return {change.name: change.value for change in self.changes if change.from_round <= number}
 
     def after_restart(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> Self:
-        """What is left when the aggregator is started with other settings than ``before``: the later word counts."""
+        """What is left when the aggregator is started with other settings than ``before``: the later word counts.
+
+        A new schedule is a word about the setting that follows it.
+        """
         changed = {name for name, value in now.items() if name in before and before[name] != value}
+        changed |= {name for name in map(scheduled_by, changed) if name is not None}
         kept = tuple(change for change in self.changes if change.name not in changed)
         if "rounds" not in changed:
             return replace(self, changes=kept)

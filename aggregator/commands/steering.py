@@ -1,4 +1,7 @@
-"""How a run is steered: its configuration as commands have left it, and each command taken once."""
+"""How a run is steered: its configuration as schedules and commands have it in each round; each command taken once.
+
+What is set by a command counts from its round on, and not the schedule of that setting any more.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,6 +10,7 @@ from dataclasses import replace
 from aggregator.commands.effects import Refused, Situation, effect_of
 from aggregator.commands.standing import Standing
 from aggregator.config import AggregatorConfig
+from aggregator.plans import schedule_of
 from aggregator.state import CommandRow, Ledger
 from broker.wire import MAX_ANSWER, Command, Signer
 from console import SettingsError
@@ -20,6 +24,8 @@ class Steering:
 
     def __init__(self, config: AggregatorConfig, ledger: Ledger) -> None:
         self._config, self._ledger = config, ledger
+        self._last_changed: tuple[Mapping[str, str], AggregatorConfig] = {}, config
+        """What was asked for last, since a round asks several times."""
         facts = ledger.facts()
         before = facts.get(_STARTED_WITH, facts.get(_SETTINGS, {}))
         self.standing = Standing.of_fact(facts.get(_STANDING)).after_restart(before, config.recorded)
@@ -31,21 +37,35 @@ class Steering:
 
     def config_of(self, number: int) -> AggregatorConfig:
         """What the aggregator is to do in this round."""
-        config, changes, standing = self._config, self.standing.settings(number), self.standing
+        config, changes, standing = self._config, self._settings(number), self.standing
         num_rounds = standing.num_rounds or config.ending.rounds
         ending = replace(config.ending, rounds=num_rounds, finish_after=standing.finish_after)
         recorded = dict(config.recorded)
         if changes:
             config = self._changed(changes)
-            recorded = dict(config.recorded)
+            recorded = dict(config.recorded) | self._schedules_followed(number)
         if standing.num_rounds is not None:
             recorded["rounds"] = num_rounds
         return replace(config, ending=ending, recorded=recorded)
 
+    def _settings(self, number: int) -> dict[str, str]:
+        """The settings that differ in this round from those at the start, as people type them."""
+        scheduled = {name: scheduled.text_at(number) for name, scheduled in self._config.schedules.items()}
+        return scheduled | self.standing.settings(number)
+
+    def _schedules_followed(self, number: int) -> dict[str, str]:
+        """The schedules that this round goes by, as they are recorded."""
+        is_set = self.standing.settings(number)
+        schedules = self._config.schedules.items()
+        return {schedule_of(name): str(scheduled.schedule) for name, scheduled in schedules if name not in is_set}
+
     def _changed(self, changes: Mapping[str, str]) -> AggregatorConfig:
         """With these settings in place of those it was started with. A SettingsError if they are wrong."""
+        known, config = self._last_changed
+        if known == changes:
+            return config
         config, changed = self._config, self._config.with_settings(changes)
-        return replace(
+        config = replace(
             config,
             policy=changed.policy,
             local=changed.local,
@@ -54,6 +74,8 @@ class Steering:
             server_lr=changed.server_lr,
             recorded=changed.recorded,
         )
+        self._last_changed = dict(changes), config
+        return config
 
     def is_known(self, command: Command) -> bool:
         """Whether it was taken before."""
@@ -104,7 +126,7 @@ class Steering:
             num_folded=num_folded,
             min_updates=self.config_of(number).policy.min_updates,
             settings=later.recorded,
-            problem_with=lambda changes: self._problem_with(self.standing.settings(number + 1) | dict(changes)),
+            problem_with=lambda changes: self._problem_with(self._settings(number + 1) | dict(changes)),
             stays=stays,
         )
         return effect_of(command.verb, command.words, self.standing, now)

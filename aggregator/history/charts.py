@@ -34,6 +34,14 @@ def learning_curves(rounds: Rows, spreads: Mapping[str, Spread] = NO_SPREAD) -> 
     return {name: _curve(shown, name, spreads.get(name, {})) for name in metric_names(rounds)}
 
 
+def setting_curve(values: Mapping[int, float]) -> Figure:
+    """A setting over the rounds."""
+    shown = thinned([{"round": number, "value": value} for number, value in values.items()])
+    x, y = [row["round"] for row in shown], [row["value"] for row in shown]
+    series = {"name": "setting, by schedule", "colour": "blue", "x": x, "y": y}
+    return {"kind": "curve", "series": [series], "band": {"x": [], "low": [], "high": []}, "better": None}
+
+
 def metric_names(rounds: Rows) -> list[str]:
     """The metrics in these flat rows, without ``eval.`` and ``train.``; accuracy before loss before others."""
     found: dict[str, None] = {}

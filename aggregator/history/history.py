@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aggregator.history import charts
-from aggregator.history.changes import changed_settings
+from aggregator.history.changes import changed_settings, scheduled_values
 from aggregator.history.natural_order import natural_order
 from aggregator.history.sites import Decided
 from aggregator.state import FORMAT, IS_OF_MEASURED, Aim, Verdict, best_of, columns_of, settings_by_round, shifted
@@ -188,6 +188,10 @@ class History:
             return []
         query = "SELECT round, settings FROM rounds WHERE settings IS NOT NULL AND closed_by IS NOT NULL ORDER BY round"
         return settings_by_round(row | {"settings": json.loads(row["settings"])} for row in self._rows(query))
+
+    def scheduled(self) -> dict[str, dict[int, float]]:
+        """Setting -> round -> its value, of the settings that followed a schedule in any closed round."""
+        return scheduled_values([row["round"] for row in self.closed_rounds()], self.settings_by_round())
 
     def commands(self) -> list[dict[str, Any]]:
         """What people asked of the run (``fl-run``): ``received_at``, ``round``, ``sender``, ``text``, ``result``…"""

@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aggregator.history.history import History
+from aggregator.plans import SCHEDULED, schedule_of, scheduled_by
 from console import StateError, printable
 
 _SHOWN_SETTINGS = (
     *("rounds", "quorum", "min_updates", "weighting", "server_lr", "shared", "compression"),
     *("epochs", "batch_size", "lr", "momentum", "mu", "max_steps", "seed"),
+    *map(schedule_of, SCHEDULED),
 )
 
 
@@ -72,9 +74,19 @@ def _settings(given: Mapping[str, Any], changes: list[dict[str, Any]], number: i
     yield "## Settings"
     yield ""
     known = {name: given[name] for name in _SHOWN_SETTINGS if name in given}
-    first = changes[0]["settings"] if changes else {}
-    yield from (f"- {name}: {value}" for name, value in (known | first).items())
+    known |= changes[0]["settings"] if changes else {}
+    yield from (
+        f"- {name}: {value}" for name, value in known.items() if value is not None or scheduled_by(name) is None
+    )
     for change in changes[1:]:
-        if change["from_round"] <= number:
-            texts = (f"{name} {value}" for name, value in change["settings"].items())
+        new = change["settings"]
+        known |= new
+        texts = [f"{name} {value}" for name, value in new.items() if not _is_by_schedule(name, new, known)]
+        if texts and change["from_round"] <= number:
             yield f"- from round {change['from_round']} on: {', '.join(texts)}"
+
+
+def _is_by_schedule(name: str, new: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a schedule that was there before moved it, which says all."""
+    schedule = schedule_of(name)
+    return known.get(schedule) is not None and schedule not in new

@@ -52,6 +52,7 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
     recent = rounds[-_TIMELINE_ROUNDS:]
     since = recent[0]["round"] if recent else 0
     curves = charts.learning_curves(rounds, spreads)
+    curves |= {f"setting {name}": charts.setting_curve(values) for name, values in history.scheduled().items()}
     figures: dict[str, charts.Figure] = {f"curve {name}": figure for name, figure in curves.items()}
     changes = history.changes()
     for curve in curves.values():

@@ -60,6 +60,7 @@ def settings_by_round(rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     for row in rounds:
         if row["settings"]:
             new = {name: value for name, value in row["settings"].items() if known.get(name, _UNKNOWN) != value}
+            new |= dict.fromkeys(name for name in known if name not in row["settings"])
             changes.append({"from_round": row["round"], "settings": new})
             known = row["settings"]
     return changes

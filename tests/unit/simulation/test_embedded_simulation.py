@@ -454,7 +454,7 @@ def test_a_baseline_is_trained_as_a_site_in_the_run_would_be(task: str) -> None:
         sites=SimulatedSites.numbered(1),
         rounds=2,
         seed=0,
-        local=settings.local,
+        local_in=settings.local_in,
         initial=initial,
     )
     told: list[str] = []
