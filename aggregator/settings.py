@@ -13,7 +13,7 @@ from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.rounds import ExactSum, OnShort, Quorum, RoundPolicy, kernel
 from aggregator.senders import Admission, Allowed, Everybody
-from aggregator.state import Aim, Ending
+from aggregator.state import Aim, BestBy, Ending
 from aggregator.weighing import Weigher, WeightLimits
 from broker import ServiceSettings, Shared, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
@@ -145,6 +145,12 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         description="whether a smaller (min) or a larger (max) value of that metric is better; by default its name"
         " decides: losses and errors are better when smaller, others when larger",
     )
+    best_by: BestBy = Field(
+        "median",
+        description="what makes a model the best, where only the sites measure it: the median, with one vote a site, or"
+        " their mean, weighted by the samples that each evaluated on, as far as --max-samples and --max-weight let it;"
+        " --stop-metric goes by the median in any case",
+    )
     stop_at: float | None = Field(None, description="stop once the metric is at least this good")
     patience: Annotated[int, Field(ge=0)] = Field(
         0, description="stop after this many rounds without a better value of the metric; 0: never"
@@ -215,7 +221,8 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
 
     @property
     def aim(self) -> Aim:
-        return Aim(self.stop_metric, None if self.stop_direction is None else Direction(self.stop_direction))
+        direction = None if self.stop_direction is None else Direction(self.stop_direction)
+        return Aim(self.stop_metric, direction, self.best_by)
 
     @property
     def local(self) -> LocalTraining:

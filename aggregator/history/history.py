@@ -139,7 +139,7 @@ class History:
         """The same, with ``metrics`` and ``worker_metrics`` as separate mappings.
 
         ``worker_medians`` has the lower and the upper middle value, with one vote a worker; these decide when a run
-        ends and which model is the best.
+        ends and, unless ``--best-by weighted`` says otherwise, which model is the best.
         """
         rows = list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
         return rows if IS_OF_MEASURED in columns_of(self._db, "rounds") else shifted(rows)
@@ -180,7 +180,8 @@ class History:
         """What the run should become good at, as its settings have it."""
         settings = self.facts.get("settings", {})
         direction = settings.get("stop_direction")
-        return Aim(settings.get("stop_metric"), None if direction is None else Direction(direction))
+        direction = None if direction is None else Direction(direction)
+        return Aim(settings.get("stop_metric"), direction, settings.get("best_by", "median"))
 
     def settings_by_round(self) -> list[dict[str, Any]]:
         """With which settings rounds ran: ``from_round`` and ``settings``, all of them first, then what was new."""

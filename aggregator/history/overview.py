@@ -118,7 +118,11 @@ def _tiles_of_rounds(history: History, rounds: charts.Rows) -> list[tuple[str, s
     best = history.best()
     return [
         *_newest_metrics(rounds)[:4],
-        *([] if best is None else [(_number(best[2]), f"best {named(best[0])}, round {best[1]:,}")]),
+        *(
+            []
+            if best is None
+            else [(_number(best[2]), f"best {named(best[0], history.aim.best_by)}, round {best[1]:,}")]
+        ),
         (f"{len(rounds):,}", "rounds"),
         (f"{sum(row['num_folded'] for row in rounds):,}", "updates folded"),
         (_duration(sum(row["seconds"] for row in rounds)), "in rounds"),

@@ -9,7 +9,7 @@ from typing import Any
 from aggregator.history.history import LEDGER, History
 from aggregator.history.overview import title_of
 from aggregator.history.portable import without_folder
-from aggregator.state import is_held, named
+from aggregator.state import BestBy, is_held, named
 from console import StateError
 
 
@@ -64,7 +64,7 @@ def digest(run: Run) -> dict[str, Any]:
                 "state": _state(run.state) if summary is None else "finished",
                 "rounds": rounds,
                 "of": facts.get("settings", {}).get("rounds"),
-                "best": None if best is None else _best(*best),
+                "best": None if best is None else _best(*best, history.aim.best_by),
                 "reason": None if summary is None else summary["stopped"],
             }
     except (StateError, sqlite3.Error, OSError, ValueError) as error:
@@ -72,8 +72,8 @@ def digest(run: Run) -> dict[str, Any]:
         return known | {"state": "unknown", "rounds": 0, "of": None, "best": None, "reason": reason}
 
 
-def _best(metric: str, number: int, value: float) -> dict[str, Any]:
-    return {"metric": metric, "named": named(metric), "round": number, "value": value}
+def _best(metric: str, number: int, value: float, by: BestBy) -> dict[str, Any]:
+    return {"metric": metric, "named": named(metric, by), "round": number, "value": value}
 
 
 def _state(folder: Path) -> str:

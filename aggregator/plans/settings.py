@@ -1,7 +1,7 @@
 """The flags of schedules, one for each setting that may follow one."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -43,7 +43,7 @@ class ScheduleSettings(BaseModel):
             flag = f"--{schedule_of(name).replace('_', '-')} {scheduled.schedule}"
             if scheduled.moves_nothing:
                 raise ValueError(f"{flag} multiplies {name}, which is 0: give --{name}, or a cosine or line")
-            allowed = TypeAdapter(Annotated[float, *type(self).model_fields[name].metadata])
+            allowed: TypeAdapter[object] = TypeAdapter(type(self).model_fields[name].rebuild_annotation())
             for value in scheduled.bounds():
                 try:
                     allowed.validate_python(value)

@@ -1,7 +1,7 @@
 """What survives a kill of the run's aggregator: ledger, model files, and what follows from them alone."""
 
 from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
-from aggregator.state.early_stop import Aim, Ending, named
+from aggregator.state.early_stop import Aim, BestBy, Ending, named
 from aggregator.state.holding import is_held
 from aggregator.state.initial_model import InitialModel
 from aggregator.state.kept_bodies import KeptBodies
@@ -25,6 +25,7 @@ __all__ = [
     "IS_OF_MEASURED",
     "Accumulated",
     "Aim",
+    "BestBy",
     "ClosedBy",
     "CommandRow",
     "Ending",

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from learning import AT_SITES, IN_TRAINING, Direction, bare, but_at_sites
+
+BestBy = Literal["median", "weighted"]
+"""How what several workers measured becomes one value, by which models are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,9 @@ class Aim:
     metric: str | None = None
     direction: Direction | None = None
     """None: derived from the metric's name."""
+    best_by: BestBy = "median"
+    """What makes a model the best, of what workers measured: their median, with one vote each, or their mean, weighted
+    by the samples that each evaluated on."""
 
     def direction_of(self, metric: str) -> Direction:
         """The run's direction for its own metric, wherever it is measured; other metrics go by their names."""
@@ -85,11 +91,22 @@ def _counted(row: Mapping[str, Any], metric: str, direction: Direction) -> float
     return None if value is None else float(value)
 
 
-def best_round(rounds: Iterable[Mapping[str, Any]], metric: str, direction: Direction) -> tuple[int, float] | None:
+def weighted_mean_of(row: Mapping[str, Any], metric: str, direction: Direction) -> float | None:
+    """The same by the mean over the workers, weighted by samples, if more than half of them measured the metric."""
+    mean = row["worker_metrics"].get(metric)
+    if metric in row["metrics"] or mean is None or row.get("worker_medians", {}).get(metric, ()) is None:
+        return metric_of(row, metric, direction)
+    return float(mean) if math.isfinite(mean) else None
+
+
+def best_round(
+    rounds: Iterable[Mapping[str, Any]], metric: str, direction: Direction, *, by: BestBy = "median"
+) -> tuple[int, float] | None:
     """The first round with the best value, and that value; None if no round has the metric."""
+    value_of = metric_of if by == "median" else weighted_mean_of
     best: tuple[int, float] | None = None
     for row in rounds:
-        value = metric_of(row, metric, direction)
+        value = value_of(row, metric, direction)
         if value is not None and (best is None or direction.is_better(value, best[1])):
             best = (int(row["round"]), value)
     return best
@@ -113,7 +130,8 @@ def reason_to_stop(
     return None
 
 
-def named(metric: str) -> str:
-    """A metric in words: of what the workers measure, the median counts, and not the mean that curves show."""
-    is_of_workers = metric.startswith((AT_SITES, IN_TRAINING))
-    return f"{metric} (median of the workers)" if is_of_workers else metric
+def named(metric: str, by: BestBy = "median") -> str:
+    """A metric in words, with what counts of what the workers measure: curves show the mean."""
+    if not metric.startswith((AT_SITES, IN_TRAINING)):
+        return metric
+    return f"{metric} ({'median' if by == 'median' else 'weighted mean'} of the workers)"

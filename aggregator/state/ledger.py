@@ -19,6 +19,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from aggregator.state.rows import (
     UpdateRow,
     Verdict,
 )
-from aggregator.state.site_metrics import Reported, figures
+from aggregator.state.site_metrics import MostWeight, Reported, figures
 from console import LeadershipLost, StateError
 from learning import Measured, plain, restored
 
@@ -75,6 +76,9 @@ _ADDED_COLUMNS = (
 
 IS_OF_MEASURED = "num_not_finite"
 """A table of rounds without this column has what workers measured of a model in the row of the round after it."""
+
+_ROUNDS_OF_SAMPLES = 50
+"""Who answers without an update weighs what its last one did, if that is not longer ago."""
 
 _KEPT = """
 CREATE TABLE IF NOT EXISTS kept (
@@ -379,7 +383,7 @@ class Ledger:
 
         The model may be that of a round that this ledger has no row of: the one that the run began with.
         """
-        found = figures(trained=self._trained(number), measured=self._measured(number))
+        found = figures(trained=self._trained(number), measured=self._measured(number), most=self._most_weight())
         values = (json.dumps(plain(found.means)), json.dumps(found.medians), json.dumps(found.num_not_finite))
         if number == self.base_round():
             self._set({"base_metrics": plain(found.means)})
@@ -407,7 +411,28 @@ class Ledger:
             " AND verdict IN ('folded', 'abandoned', 'diverged', 'measured') ORDER BY id",
             (number + 1,),
         )
-        return list({worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}.values())
+        found = {worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}
+        if any(each.num_samples is None for each in found.values()):
+            known = self._samples_before(number)
+            found = {
+                worker: each if each.num_samples else replace(each, num_samples=known.get(worker))
+                for worker, each in found.items()
+            }
+        return list(found.values())
+
+    def _samples_before(self, number: int) -> dict[str, int]:
+        """Worker -> the number of samples that it trained on when it last did, of the last rounds up to this one."""
+        rows = self._db.execute(
+            "SELECT worker, num_samples FROM updates WHERE base_round BETWEEN ? AND ? AND verdict = 'folded'"
+            " ORDER BY base_round",
+            (number - _ROUNDS_OF_SAMPLES, number),
+        )
+        return {str(worker): int(num_samples) for worker, num_samples in rows}
+
+    def _most_weight(self) -> MostWeight:
+        """What one worker's evaluation may weigh, by the settings of the run."""
+        settings = self._fact("settings") or {}
+        return MostWeight(settings.get("max_samples"), settings.get("max_weight"))
 
     def sites_measure(self, number: int) -> bool:
         """Whether workers sent metrics of the model that they trained in this round."""

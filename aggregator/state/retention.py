@@ -12,10 +12,13 @@ _OF_MODELS = tuple(name for name in USUAL_METRICS if not name.startswith(IN_TRAI
 
 
 def best_of(rounds: Iterable[Mapping[str, Any]], aim: Aim) -> tuple[str, int, float] | None:
-    """(metric, round, value) of the best round: by the run's metric, or else by the first usual metric present."""
+    """(metric, round, value) of the best round: by the run's metric, or else by the first usual metric present.
+
+    Of what workers measured, by their median or weighted mean, as the aim says.
+    """
     rows = list(rounds)
     for name in (aim.metric,) if aim.metric else _OF_MODELS:
-        best = best_round(rows, name, aim.direction_of(name))
+        best = best_round(rows, name, aim.direction_of(name), by=aim.best_by)
         if best is not None:
             return (name, *best)
     return None

@@ -20,8 +20,24 @@ class Reported:
 
     worker: str
     num_samples: int | None
-    """It trained on so many; None if it did not train."""
+    """It trained on so many, now or when it last did; None if that is not known."""
     metrics: Mapping[str, float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class MostWeight:
+    """How much one worker's evaluation may weigh in the means; see ``WeightLimits``, which is for updates."""
+
+    samples: float | None = None
+    """None: all that it says."""
+    medians: float | None = None
+    """As many times the median over the workers; None: no limit."""
+
+    def of(self, weights: Sequence[float]) -> float:
+        limits = [] if self.samples is None else [self.samples]
+        if self.medians is not None and weights:
+            limits.append(self.medians * sorted(weights)[(len(weights) - 1) // 2])
+        return min(limits, default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +45,8 @@ class Figures:
     """Of all workers together."""
 
     means: Mapping[str, float]
-    """Weighted by samples, over the workers that have a finite value; if none has, what it is instead."""
+    """Weighted by samples, those of the evaluation where the task says how many, over the workers that have a finite
+    value; if none has, what it is instead."""
     medians: Mapping[str, tuple[float, float] | None]
     """The middle value, or both of two, with one vote a worker; None if not more than half have a finite value.
 
@@ -39,9 +56,12 @@ class Figures:
     """How many workers have a value that is no finite number, of those metrics where any has."""
 
 
-def figures(*, trained: Iterable[Reported], measured: Iterable[Reported]) -> Figures:
-    """Of both, under ``train.`` and ``eval.``."""
-    parts = (_figures(IN_TRAINING, trained), _figures(AT_SITES, measured))
+_ALL = MostWeight()
+
+
+def figures(*, trained: Iterable[Reported], measured: Iterable[Reported], most: MostWeight = _ALL) -> Figures:
+    """Of both, under ``train.`` and ``eval.``; ``most`` is what one worker's evaluation may weigh."""
+    parts = (_figures(IN_TRAINING, trained, _ALL), _figures(AT_SITES, measured, most))
     return Figures(
         means={key: value for part in parts for key, value in part.means.items()},
         medians={key: value for part in parts for key, value in part.medians.items()},
@@ -49,14 +69,18 @@ def figures(*, trained: Iterable[Reported], measured: Iterable[Reported]) -> Fig
     )
 
 
-def _figures(prefix: str, reported: Iterable[Reported]) -> Figures:
+def _figures(prefix: str, reported: Iterable[Reported], most: MostWeight) -> Figures:
     values: dict[str, list[tuple[float, float]]] = {}
     ordered = sorted(reported, key=lambda each: each.worker)
-    for each in ordered:
-        measured = Measured.of(each.metrics)
-        weight = float((each.num_samples or 1) if measured.num_samples is None else measured.num_samples)
+    said = [Measured.of(each.metrics) for each in ordered]
+    weights = [
+        float((each.num_samples or 1) if measured.num_samples is None else measured.num_samples)
+        for each, measured in zip(ordered, said, strict=True)
+    ]
+    limit = most.of([weight for weight in weights if weight > 0])
+    for measured, weight in zip(said, weights, strict=True):
         for name, value in measured.metrics.items():
-            values.setdefault(f"{prefix}{name}", []).append((value, weight))
+            values.setdefault(f"{prefix}{name}", []).append((value, min(weight, limit)))
     num_workers = len({each.worker for each in ordered})
     return Figures(
         means={key: _mean(found) for key, found in values.items() if any(weight > 0 for _, weight in found)},

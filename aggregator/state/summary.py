@@ -92,4 +92,7 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _best(ledger: Ledger, aim: Aim) -> dict[str, Any] | None:
     best = best_of(ledger.rounds(), aim)
-    return None if best is None else {"round": best[1], best[0]: best[2]}
+    if best is None:
+        return None
+    by = {} if aim.best_by == "median" else {"by": aim.best_by}
+    return {"round": best[1], best[0]: best[2]} | by

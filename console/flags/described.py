@@ -28,7 +28,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "By schedule": ("lr_schedule", "epochs_schedule", "mu_schedule", "server_lr_schedule"),
     "What travels": ("shared", "require_same_base", "compression", "zstd", "inline_cap", "part_bytes"),
     "When to stop early": ("stop_metric", "stop_direction", "stop_at", "patience"),
-    "What is kept": ("keep_every", "commit_every_s", "tensorboard", "mlflow"),
+    "What is kept": ("best_by", "keep_every", "commit_every_s", "tensorboard", "mlflow"),
     "Partial aggregators": ("role", "shards", "shard", "flush_s"),
     "Who signs and who counts": ("roster", "roster_key", "key", "opening_key", "workers_allowed"),
     "What one update may do": ("max_samples", "max_weight"),

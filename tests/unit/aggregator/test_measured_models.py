@@ -20,8 +20,8 @@ ZERO = state_of(w=[0.0])
 ONE = state_of(w=[1.0])
 
 
-def measure(run: EmbeddedRun, worker: str, accuracy: float | None) -> None:
-    """Answers the last model, which is only to be measured."""
+def measure(run: EmbeddedRun, worker: str, accuracy: float | None, **more: float) -> None:
+    """Answers a model that is only to be measured."""
     assert run.head.only_evaluate
     answer = Reply(
         run_id=run.head.run_id,
@@ -31,7 +31,7 @@ def measure(run: EmbeddedRun, worker: str, accuracy: float | None) -> None:
         model_sha256=run.head.sha256,
         outcome="measured",
         sent_at=1.0,
-        eval_metrics={} if accuracy is None else {"accuracy": accuracy},
+        eval_metrics=({} if accuracy is None else {"accuracy": accuracy}) | more,
     )
     run.site.send(encode(answer), worker=worker)
     run.settle()
@@ -170,3 +170,78 @@ def test_a_central_loss_that_is_nan_is_shown_counted_and_never_the_best(
         page = overview(history)
     json.loads(json.dumps(page), parse_constant=pytest.fail)
     assert page["figures"]["curve loss"]["series"][0]["y"] == [None, 2.0, None]
+
+
+def judge(run: EmbeddedRun, accuracies: dict[str, tuple[float, float]]) -> None:
+    """Each worker sends an update with (accuracy, samples evaluated on), or, of the last model, only these."""
+    for worker, (accuracy, num_samples) in accuracies.items():
+        metrics = {"accuracy": accuracy, "num_samples": num_samples}
+        if run.head.only_evaluate:
+            measure(run, worker, accuracy, num_samples=num_samples)
+        else:
+            run.send(worker, ONE, num_samples=1000 if worker == "a" else 1, eval_metrics=metrics)
+    run.settle()
+
+
+LARGE_SITE_LIKES_ROUND_1 = (
+    {"a": (0.0, 90.0), "b": (0.0, 5.0), "c": (0.0, 5.0)},  # of the model that the run began with
+    {"a": (0.9, 90.0), "b": (0.1, 5.0), "c": (0.1, 5.0)},
+    {"a": (0.3, 90.0), "b": (0.5, 5.0), "c": (0.5, 5.0)},
+)
+
+
+def test_the_best_may_go_by_what_the_sites_measure_weighted_by_what_they_evaluate_on(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="3", rounds=2, best_by="weighted")
+    for accuracies in LARGE_SITE_LIKES_ROUND_1:
+        judge(run, accuracies)
+    best = {"round": 1, "eval.accuracy": pytest.approx(0.9 * 0.9 + 0.1 * 0.1), "by": "weighted"}
+    assert run.summary["best"] == best
+    models = run.folder / "models"
+    assert (models / "best.safetensors").samefile(models / "round-00001.safetensors")
+    with History(run.folder) as history:
+        assert any("weighted mean of the workers" in label for _, label in overview(history)["tiles"])
+
+
+def test_by_default_each_site_has_one_vote_for_the_best(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="3", rounds=2)
+    for accuracies in LARGE_SITE_LIKES_ROUND_1:
+        judge(run, accuracies)
+    assert run.summary["best"] == {"round": 2, "eval.accuracy": 0.5}
+
+
+@pytest.mark.parametrize("limit", [{"max_samples": 5}, {"max_weight": 1.0}])
+def test_a_site_cannot_claim_more_weight_in_the_best_than_the_limits_leave_it(
+    begin: Begin, limit: dict[str, float]
+) -> None:
+    run = begin(StateTask(ZERO), quorum="3", rounds=2, best_by="weighted", **limit)
+    for accuracies in LARGE_SITE_LIKES_ROUND_1:
+        judge(run, {worker: (value, 1e300 if worker == "a" else num) for worker, (value, num) in accuracies.items()})
+    assert run.summary["best"] == {"round": 2, "eval.accuracy": pytest.approx(1.3 / 3), "by": "weighted"}
+
+
+def test_what_less_than_half_of_the_sites_measure_makes_no_model_the_best(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="3", rounds=2, best_by="weighted")
+    run.fold_all([(name, ONE) for name in "abc"], eval_metrics={"accuracy": 0.1})
+    run.send("a", ONE, eval_metrics={"accuracy": 1.0, "num_samples": 1e9})
+    run.fold_all([("b", ONE), ("c", ONE)])
+    for worker in "abc":
+        measure(run, worker, 0.2, num_samples=1.0)
+    assert run.summary["best"]["round"] == 2
+
+
+def test_the_early_stop_goes_by_the_median_whatever_makes_the_best(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="3", rounds=4, best_by="weighted", stop_metric="eval.accuracy", stop_at=0.5)
+    for accuracies in LARGE_SITE_LIKES_ROUND_1[:2]:
+        judge(run, accuracies)
+    assert (run.round, run.aggregator.is_finished) == (3, False)
+    run.crash().start()
+
+
+def test_who_only_measures_without_saying_on_how_much_weighs_what_its_last_update_did(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), quorum="2", rounds=1, best_by="weighted")
+    run.send("a", ONE, num_samples=30, eval_metrics={"accuracy": 0.1})
+    run.send("b", ONE, num_samples=10, eval_metrics={"accuracy": 0.1})
+    run.settle()
+    measure(run, "a", 0.8)
+    measure(run, "b", 0.4)
+    assert run.summary["best"] == {"round": 1, "eval.accuracy": pytest.approx(0.7), "by": "weighted"}
