@@ -9,6 +9,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.presence import NameConflicts
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
+from aggregator.sums import Summing
 from broker import BlobUpload
 from broker.wire import BlobRef, Buffer, Cutter, LocalTraining, ModelHead, encode, is_name_of, names_of, num_bytes_of
 from console import Progress
@@ -72,9 +73,15 @@ class Broadcaster:
     """The aggregator's side of the model stream."""
 
     def __init__(
-        self, run: Run, config: AggregatorConfig, stores: Stores, conflicts: NameConflicts, steering: Steering
+        self,
+        run: Run,
+        config: AggregatorConfig,
+        stores: Stores,
+        conflicts: NameConflicts,
+        steering: Steering,
+        summing: Summing | None = None,
     ) -> None:
-        self._run, self._config, self._steering = run, config, steering
+        self._run, self._config, self._steering, self._summing = run, config, steering, summing
         self._on_event = stores.on_event
         self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
         self._blobs: dict[int, set[str]] = {}
@@ -183,6 +190,8 @@ class Broadcaster:
             blob=body.blob,
             replies=("diverged", "measured"),
             only_evaluate=only_evaluate,
+            purpose="train" if self._summing is None else self._summing.purpose,
+            operations={} if self._summing is None else self._summing.operations,
         )
         self._transport.broadcast(encode(head, body.payload, trust=config.membership.trust))
         if body.blob is not None:

@@ -6,12 +6,12 @@ the workers. Nobody reads what is on its way before the commit is done and a hea
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator.algorithms import RoundFacts
+from aggregator.algorithms import Block, RoundFacts
 from aggregator.broadcast import Staged
 from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
@@ -21,6 +21,7 @@ from aggregator.plans import schedule_of
 from aggregator.rounds import LeavesRange, Stepping, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import raw
+from broker.wire import Buffer
 from console import malloc
 
 log = logging.getLogger(__name__)
@@ -133,22 +134,30 @@ def write_next_model(
 ) -> tuple[WrittenModel, Staged]:
     """The next model on the disk, not yet in its place, and its body where its head will find it."""
     number, directory, specs = current.number, opened.stores.directory, opened.run.specs
-    pieces = next_model(
-        directory.model(number - 1),
-        specs,
-        current.updates.accumulator,
-        stepping,
-        state=_state_before(number, opened),
-    )
+    pieces = _next_model(current, stepping, opened=opened)
     new = directory.new_model(number, specs, companions=companions_of(config.step, specs, opened.run.stepped))
     with _discarded_on_error(new):
         upload = opened.broadcaster.upload(number + 1)
-        for piece in pieces:
-            payload = raw(piece.values)
-            new.write(payload, piece.state)
+        for payload, state in pieces:
+            new.write(payload, state)
             upload.write(payload)
         body = upload.finish()
         return new.finish(), body
+
+
+def _next_model(
+    current: CurrentRound, stepping: Stepping, *, opened: OpenedRun
+) -> Iterator[tuple[Buffer, Mapping[str, Block]]]:
+    """The payload of the next model, piece by piece, and what is remembered of the same elements."""
+    before, specs = opened.stores.directory.model(current.number - 1), opened.run.specs
+    accumulator = current.updates.accumulator
+    if opened.summing is None:
+        state = _state_before(current.number, opened)
+        pieces = next_model(before, specs, accumulator, stepping, state=state)
+        return ((raw(piece.values), piece.state) for piece in pieces)
+    counts = stepping.divisors is not None
+    payload = opened.summing.next_model(before, specs, accumulator) if counts else before.pieces(specs)
+    return ((piece, {}) for piece in payload)
 
 
 def _state_before(number: int, opened: OpenedRun) -> dict[str, ModelFile]:

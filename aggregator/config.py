@@ -73,6 +73,8 @@ class AggregatorConfig:
     """Who it is to the others, and whose messages it takes."""
     admission: Admission = field(default_factory=Everybody)
     """Whose updates and signs of life count."""
+    can_withdraw: bool = True
+    """Whether the update of a worker that may not count any more can be taken out of the open round."""
     requires_same_base: bool = False
     """Whether updates trained with other frozen parameters than those here are refused, and not only told of."""
     takes_over: bool = False

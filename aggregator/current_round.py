@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 30.0
 _MOST_NAMED = 8
+_STAYS_IN_SUM = (
+    "they came in sums of several, before the aggregator had a list that may change, or while its disk was nearly full"
+)
+_STAYS_IN_EXTREMES = "the run takes minima or maxima over its sites, which cannot be taken back"
 
 
 class CurrentRound:
@@ -202,10 +206,10 @@ class CurrentRound:
         self._stuck.update(new)
         names = ", ".join(new[:_MOST_NAMED]) + (f" and {len(new) - _MOST_NAMED} more" if new[_MOST_NAMED:] else "")
         log.warning(
-            "round %d: the updates of %s still count in it, though their workers do not any more: they came in sums of"
-            " several, before the aggregator had a list that may change, or while its disk was nearly full",
+            "round %d: the updates of %s still count in it, though their workers do not any more: %s",
             self.number,
             names,
+            _STAYS_IN_SUM if self._config.can_withdraw else _STAYS_IN_EXTREMES,
         )
 
     def emit_opened(self) -> None:

@@ -20,9 +20,10 @@ from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetc
 from aggregator.run import Run, open_run
 from aggregator.senders import Admission
 from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
+from aggregator.sums import Summing, specs_of_updates
 from broker import Source, Transport
 from broker.states import Encoding, ModelTensors, State
-from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, delta_specs, limb_bytes_of, num_bytes_of
+from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, limb_bytes_of, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
 from learning import Task, made_by
 
@@ -46,6 +47,8 @@ class OpenedRun:
     """The most updates received but not yet acked."""
     broadcaster: Broadcaster
     evaluate: CentralEvaluation
+    summing: Summing | None
+    """How its updates become the next model; None: by their mean."""
     retention: Retention
 
     @property
@@ -59,6 +62,7 @@ def opened(
     task: Task,
     transport: Transport,
     *,
+    summing: Summing | None = None,
     admission: Admission,
     conflicts: NameConflicts,
     clock: Callable[[], float],
@@ -75,7 +79,7 @@ def opened(
         model = _initial_model(config, task)
         tensors = ModelTensors.of(model)
         specs = _shared(config, tensors)
-        encoding = _checked_encoding(config, specs)
+        encoding = _checked_encoding(config, specs_of_updates(specs, summing))
         prefetch = _prefetch(config, encoding)
         transport.declare()
         most_bytes = largest_message(encoding.encoded, sums=encoding.folded if config.topology.num_shards else None)
@@ -94,7 +98,7 @@ def opened(
             directory=directory,
             ledger=ledger,
             bodies=bodies,
-            keeps_bodies=admission.looks_every_s is not None,
+            keeps_bodies=config.can_withdraw and admission.looks_every_s is not None,
             transport=transport,
             encoding=encoding,
             new_accumulator=config.new_accumulator,
@@ -110,8 +114,9 @@ def opened(
             expected=_expected(config, run, encoding, ledger),
             bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
-            broadcaster=Broadcaster(run, config, stores, conflicts, steering),
+            broadcaster=Broadcaster(run, config, stores, conflicts, steering, summing),
             evaluate=CentralEvaluation(task, model, tensors),
+            summing=summing,
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
         )
         on_error.pop_all()
@@ -145,7 +150,8 @@ def _initial_state(tensors: ModelTensors, model: nn.Module, specs: Specs) -> Sta
 
 
 def _checked_encoding(config: AggregatorConfig, specs: Specs) -> Encoding:
-    encoding = Encoding(delta_specs(specs), config.compression)
+    """How updates with these specs travel."""
+    encoding = Encoding(specs, config.compression)
     if len(encoding.encoded) > MAX_TENSORS:
         raise SettingsError(
             f"--compression {config.compression.text} makes {len(encoding.encoded)} tensors of the model's"

@@ -45,6 +45,7 @@ from aggregator.rounds import (
 )
 from aggregator.senders import Excluding, admission_by, is_by_its_sender
 from aggregator.state import ClosedBy, Ledger
+from aggregator.sums import for_summing, summing_of
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Command, decode_from, limb_bytes_of, names_of, num_bytes_of
@@ -87,6 +88,8 @@ class Aggregator:
         on_event: Watcher = unwatched,
     ) -> None:
         self.is_finished = False
+        self._summing = summing_of(task)
+        config = config if self._summing is None else for_summing(config, self._summing)
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
@@ -122,6 +125,7 @@ class Aggregator:
             self._config,
             self._task,
             self._transport,
+            summing=self._summing,
             admission=self._admission,
             conflicts=self._conflicts,
             clock=self._clock,

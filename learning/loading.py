@@ -19,6 +19,8 @@ from learning.user_code import OUR_PACKAGES, blame, blamed, make_room, package_o
 
 BUILT_IN = {"digits": "learning.digits", "breast-cancer": "learning.breast_cancer"}
 METHODS = ("model", "train", "evaluate")
+METHODS_OF_SUMS = ("model", "sums", "apply", "evaluate")
+"""Of a task that is summed up rather than trained; see learning.sums."""
 
 # Two threads of one process may load the same file: the second waits, and gets the same module.
 _loading = threading.RLock()
@@ -157,14 +159,16 @@ def _call(factory: Any, site: Site, reference: str) -> object:
 
 
 def _missing_methods(task: object) -> list[str]:
-    return [name for name in METHODS if not callable(getattr(task, name, None))]
+    methods = METHODS_OF_SUMS if hasattr(task, "sums") and not hasattr(task, "train") else METHODS
+    return [name for name in methods if not callable(getattr(task, name, None))]
 
 
 def _shortcoming(task: object) -> str:
     missing = _missing_methods(task) or list(METHODS)
     return (
         f"(of type {type(task).__name__}) lacks {', '.join(f'{name}()' for name in missing)};"
-        " a task has model(), train(model, plan) and evaluate(model)"
+        " a task has model(), train(model, plan) and evaluate(model), or, to be summed up, sums(model, plan) and"
+        " apply(model, sums) in place of train"
     )
 
 

@@ -36,6 +36,7 @@ from console import (
 )
 from learning import Measured, Site, Task, load_task, made_by
 from learning.scripts import ScriptedModel
+from learning.sums import is_sum_task
 from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import run_embedded, with_quorum_of
 from simulation.meant import check_number, only_if_meant
@@ -224,7 +225,7 @@ class Simulation:
     def add_baselines(self, summary: dict[str, Any]) -> dict[str, Any]:
         """The summary with both baselines, or with the reason why there are none, written back."""
         settings = self._settings
-        if reason := _nothing_to_compare(summary, settings):
+        if reason := _nothing_to_compare(summary, settings, self._task):
             log.info(reason)
             summary = summary | {"baselines": {"none": reason}}
             StateDirectory(self.folder).write_summary(summary)
@@ -254,8 +255,10 @@ class Simulation:
         return summary
 
 
-def _nothing_to_compare(summary: Mapping[str, Any], settings: SimulationSettings) -> str | None:
+def _nothing_to_compare(summary: Mapping[str, Any], settings: SimulationSettings, task: Task) -> str | None:
     """Why single sites cannot be compared with the run; None if they can."""
+    if is_sum_task(task):
+        return "no comparison with single sites: the task is summed up, as if all samples lay in one place"
     if not summary["final"].get("metrics"):
         return "no comparison with single sites: the task evaluates nothing at the aggregator (site.name is None)"
     if "init_sha256" in summary and not (settings.init and settings.init.is_file()):

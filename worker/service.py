@@ -22,7 +22,6 @@ from broker.wire import (
     Reply,
     UpdateHead,
     decode_from,
-    delta_specs,
     difference,
     encode,
     names_of,
@@ -331,7 +330,7 @@ class Worker:
         memory = Memory(carried)
         begun_at = time.perf_counter()
         try:
-            trained = self._trainer.train(state, self._plan(head, cancel, memory), head.tensors)
+            trained = self._answer_to(head, state, self._plan(head, cancel, memory))
             if not cancel.was_seen:
                 self._send(head, trained, measured, before=carried, memory=memory)
             elif not self._is_stopping:
@@ -343,6 +342,12 @@ class Worker:
             self._carried.forget(head.run_id, head.round)
             self._leave_round(head, "is over; the update was not sent to its end")
         self._set_state("idle", head.round)
+
+    def _answer_to(self, head: ModelHead, state: State, plan: Plan) -> Trained:
+        """What this site makes of a model, as the head asks for."""
+        if head.purpose == "train":
+            return self._trainer.train(state, plan, head.tensors)
+        return self._trainer.sums(state, plan, head.operations)
 
     def _answer(
         self,
@@ -530,7 +535,7 @@ class Worker:
 
     def _encoding_for(self, head: ModelHead) -> Encoding:
         """The last encoding, as long as the model's specs and the compression stay the same."""
-        specs = delta_specs(head.tensors)
+        specs = head.update_specs
         if self._encoding is None or (self._encoding.specs, self._encoding.compression) != (specs, head.compression):
             self._encoding = Encoding(specs, head.compression)
         return self._encoding

@@ -20,12 +20,16 @@ from broker.wire import (
     MAX_NUM_SAMPLES,
     METRIC_NAME,
     LocalTraining,
+    Operation,
     Specs,
     delta_specs,
     difference,
 )
 from console import Arguments, FedmqError, TaskError
 from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of
+from learning.sums import arrays_of, is_sum_task, operations_of
+
+_NUM_SAMPLES = ("num_samples",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class Trainer:
         The same state, plan and data give the same bits with the same number of threads.
         TaskError if the task gives no usable num_samples; Diverged if training ends in NaN or infinity.
         """
+        if is_sum_task(self._task):
+            raise TaskError("the run trains its model, and this task only sums up; is --task the one that it has?")
         _seed_everything(plan.seed)
         self.tensors.put_into(self._model, state)
         self._model.train()
@@ -126,6 +132,30 @@ class Trainer:
         delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
         self._check_has_converged(delta, home, state)
         return Trained(delta, home, num_samples, train_s, _checked(measured.metrics))
+
+    def sums(self, state: Mapping[str, torch.Tensor], plan: Plan, operations: Mapping[str, Operation]) -> Trained:
+        """What the task sums up at this site for a received model, as a delta that has these tensors alone.
+
+        TaskError if it sums up nothing, or not what is asked for; Diverged if that is NaN, or a sum is infinite.
+        """
+        task = self._task
+        if not is_sum_task(task) or operations_of(task) != operations:
+            raise TaskError("the run sums up what this task does not; is --task the one that the aggregator has?")
+        _seed_everything(plan.seed)
+        self.tensors.put_into(self._model, state)
+        begun_at = time.perf_counter()
+        with torch.no_grad(), blamed("the task's sums()"):
+            returned = task.sums(self._model, plan)
+            num_samples = numbers_of({name: returned[name] for name in _NUM_SAMPLES if name in returned}, "sums")
+        train_s = time.perf_counter() - begun_at
+        like = {spec.name: state[spec.name] for spec in self.specs if spec.name in operations}
+        given = arrays_of(returned, like, operations)
+        for name, tensor in given.items():
+            if tensor.is_floating_point() and (
+                tensor.isnan().any() or (operations[name] == "sum" and not is_finite(tensor))
+            ):
+                raise Diverged(f"the task's sums() gave NaN or infinity in '{name}'")
+        return Trained(given, {}, _num_samples(num_samples.get("num_samples"), "sums"), train_s, {})
 
     def _check_has_converged(self, delta: State, home: State, before: Mapping[str, torch.Tensor]) -> None:
         """Raises Diverged for a delta that cannot be averaged, or for what would stay here and spoil the next round.
@@ -167,12 +197,12 @@ def _has_accelerator() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
 
 
-def _num_samples(value: float | None) -> int:
+def _num_samples(value: float | None, method: str = "train") -> int:
     if value is None or not 1 <= value <= MAX_NUM_SAMPLES or value != int(value):
         gave = "no finite number" if value is None else f"{value:.10g}"
         advice = "; a task that has none to train on says so with has_samples()" if value == 0 else ""
         raise TaskError(
-            f"the task's train() must return num_samples, from 1 to {MAX_NUM_SAMPLES}; it gave {gave}{advice}"
+            f"the task's {method}() must return num_samples, from 1 to {MAX_NUM_SAMPLES}; it gave {gave}{advice}"
         )
     return int(value)
 

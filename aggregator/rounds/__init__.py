@@ -1,8 +1,8 @@
 """A round: when it ends, what counts in it, what its updates are added to, and the next model made from that."""
 
-from aggregator.rounds.accumulator import NewAccumulator
+from aggregator.rounds.accumulator import Accumulator, Floats, Key, NewAccumulator
 from aggregator.rounds.answers import PassOver, decide_on_answer, is_answer, read_answer
-from aggregator.rounds.exact_sum import ExactSum
+from aggregator.rounds.exact_sum import ExactSum, Layout
 from aggregator.rounds.fold_kernel import kernel
 from aggregator.rounds.intake import (
     Expected,
@@ -27,6 +27,7 @@ from aggregator.rounds.verdicts import (
 
 __all__ = [
     "MASTER",
+    "Accumulator",
     "Close",
     "Contribution",
     "Decision",
@@ -34,8 +35,11 @@ __all__ = [
     "ExactSum",
     "Expected",
     "Extended",
+    "Floats",
     "Fold",
+    "Key",
     "Late",
+    "Layout",
     "LeavesRange",
     "NewAccumulator",
     "OnShort",

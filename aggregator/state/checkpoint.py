@@ -137,6 +137,15 @@ class StateDirectory:
         if _sum_digest(limbs) != sha256:
             raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
 
+    def read_sum(self, name: str, sha256: str) -> dict[str, NDArray[Any]]:
+        """The arrays that were saved, whichever they are."""
+        path = self.folder / name
+        with _opened(path) as file:
+            arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118
+        if _sum_digest(arrays) != sha256:
+            raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
+        return arrays
+
     def remove_sums(self, epoch: int, *, but: Collection[str] = ()) -> None:
         """Removes the sums that no commit needs, except those of a later epoch: they are another aggregator's."""
         for path in self.folder.glob("sum-*"):

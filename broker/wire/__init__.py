@@ -33,9 +33,11 @@ from broker.wire.messages import (
     Folded,
     LocalTraining,
     ModelHead,
+    Operation,
     PartialHead,
     Presence,
     Protection,
+    Purpose,
     QueueName,
     Reply,
     RunName,
@@ -71,6 +73,7 @@ from broker.wire.specs import (
     kept,
     num_bytes_of,
     num_elements_of,
+    update_specs,
 )
 from broker.wire.topology import (
     COMMAND_KEY,
@@ -133,10 +136,12 @@ __all__ = [
     "LocalTraining",
     "Message",
     "ModelHead",
+    "Operation",
     "Outgoing",
     "PartialHead",
     "Presence",
     "Protection",
+    "Purpose",
     "QueueName",
     "Reply",
     "Role",
@@ -178,4 +183,5 @@ __all__ = [
     "signed_text",
     "tensor_sets",
     "update_key",
+    "update_specs",
 ]

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from broker.wire.limbs import limb_bytes_of
-from broker.wire.specs import KeptSpecs, Specs, canonical, num_bytes_of
+from broker.wire.specs import MAX_TENSOR_NAME, KeptSpecs, Specs, canonical, num_bytes_of, update_specs
 from broker.wire.topology import shard_of
 from console import ARGUMENT_NAME, MAX_ARGUMENT, MAX_ARGUMENTS
 
@@ -81,6 +81,14 @@ was trained on; the Euclidean norm of its delta over the trained parameters; a w
 Figures = Annotated[dict[FigureName, Annotated[float, Field(ge=0)]], Field(max_length=5)]
 Outcome = Literal["diverged", "measured"]
 """``diverged``: training ended in NaN or infinity; ``measured``: the model was only to be evaluated."""
+
+Purpose = Literal["train", "sums", "statistics"]
+"""``sums``: workers send what their task's ``sums()`` gives of the model; ``statistics``: those of their samples."""
+Operation = Literal["sum", "min", "max"]
+"""How the tensors of several updates become one, element by element, where it is no mean."""
+Operations = Annotated[
+    dict[Annotated[StrictStr, Field(min_length=1, max_length=MAX_TENSOR_NAME)], Operation], Field(max_length=1000)
+]
 
 SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern=r"^!?[^!,]")]
 SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
@@ -259,6 +267,10 @@ class ModelHead(Tensors):
     """The model is not trained any more: workers measure it, and answer that they did."""
     base_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
     """The digest of the frozen parameters at the aggregator that do not travel; None: there are none."""
+    purpose: Purpose = Field(default="train", exclude_if=lambda value: value == "train")
+    """What workers are to do with the model."""
+    operations: Operations = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Unless it is to be trained: the tensors that an update has, and how those of all updates become one."""
 
     def cap(self, own: int) -> int:
         """``inline_cap``; if it is not given, as in 0.1.0, the worker's ``own`` setting."""
@@ -271,6 +283,20 @@ class ModelHead(Tensors):
         The epoch comes first: an aggregator that took over may go back a round, and a zombie's head is never newer.
         """
         return (self.epoch, self.round, self.is_finished)
+
+    @property
+    def update_specs(self) -> KeptSpecs:
+        """The specs of an update from this model, before compression."""
+        return update_specs(self.tensors, self.operations)
+
+    @model_validator(mode="after")
+    def _what_is_not_trained_says_what_is_sent(self) -> Self:
+        if (self.purpose == "train") != (not self.operations):
+            raise ValueError("a model that is not to be trained names the tensors of its updates, and no other does")
+        missing = self.operations.keys() - {spec.name for spec in self.tensors}
+        if missing:
+            raise ValueError(f"it asks for {sorted(missing)[0]!r}, which is no tensor of the model")
+        return self
 
 
 class UpdateHead(Tensors):

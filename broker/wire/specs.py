@@ -12,7 +12,7 @@ Nothing here needs PyTorch, which takes seconds to import: a command that only l
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
@@ -165,3 +165,10 @@ def delta_specs(specs: Specs) -> KeptSpecs:
     since a difference may leave their range; boolean ones do not travel: the model keeps its own.
     """
     return kept(specs).of_delta
+
+
+def update_specs(specs: Specs, operations: Collection[str]) -> KeptSpecs:
+    """The specs of an update: of the tensors with these names; without any, of all, as ``delta_specs`` has them."""
+    if not operations:
+        return delta_specs(specs)
+    return delta_specs(canonical(spec for spec in specs if spec.name in operations))
