@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from prometheus_client.registry import CollectorRegistry
+from rich.console import Console
 
 from aggregator.events import PartialWatcher, StandingBy, Watcher, unwatched
 from aggregator.history import NAME as REPORT
@@ -25,6 +26,7 @@ from aggregator.watchers import (
     PartialMetrics,
     PartialView,
     StatusSender,
+    evaluation_table,
     experiment_logs,
 )
 from broker import Transport, connect
@@ -58,6 +60,7 @@ _EXAMPLES = """\
   fl-aggregator --config run.yaml --state /var/lib/fedmq/run-7 --run run-7
   fl-aggregator --task my_task.py:task --quorum 80% --min-updates 5 --on-short extend
   fl-aggregator --script train.py --rounds 20 --quorum 3 -- --layers 12
+  fl-aggregator --task my_task.py:task --evaluate-only --init model.safetensors --quorum 3
   fl-aggregator --task digits --rounds 20 --quorum 8 --shards 2          (beside it, on any machines:)
   fl-aggregator --role partial --shard 0/2 --queue updates
   fl-aggregator --role partial --shard 1/2 --queue updates
@@ -83,7 +86,18 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         malloc.keep_little()
         torch.set_num_threads(1)  # makes the initial model the same on any machine
         with role.opened(), served(role.registry, settings):
-            return _lead_on(role, settings, terminal)
+            code = _lead_on(role, settings, terminal)
+    if code is ExitCode.OK and role.state is not None and settings.evaluate_only:
+        _show_evaluation(role.state)
+    return code
+
+
+def _show_evaluation(state: Path) -> None:
+    """Prints what the workers measured."""
+    with History(state) as history:
+        evaluation = (history.summary or {}).get("evaluation")
+    if evaluation is not None:
+        Console().print(evaluation_table(evaluation))
 
 
 class Service(Protocol):

@@ -93,6 +93,21 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
     return Closed(plan, body)
 
 
+def evaluated(current: CurrentRound, opened: OpenedRun) -> RoundResult | None:
+    """What is recorded of the model that a run began with once the sites have measured it; None of a later one."""
+    ledger, last = opened.stores.ledger, current.number - 1
+    if last != ledger.base_round():
+        return None
+    return RoundResult(
+        closed_by=ClosedBy.EVALUATED,
+        closed_at=time.time(),
+        seconds=current.seconds,
+        num_samples=0,
+        measured=opened.evaluate(opened.stores.directory.model(last)),
+        model_sha256=ledger.model_sha256(last),
+    )
+
+
 def _settings_of_round(config: AggregatorConfig, opened: OpenedRun) -> dict[str, Any]:
     """What the round ran with: of local training what its head said, which may be older than the configuration."""
     local = opened.broadcaster.local or config.local
@@ -184,7 +199,7 @@ def end_run(reason: str, *, config: AggregatorConfig, opened: OpenedRun) -> None
     """Records the end of the run, whose final model is published."""
     stores, run_id = opened.stores, opened.run.run_id
     with stores.ledger.transaction():
-        summary = summarize(stores.ledger, config.recorded, aim=config.ending.aim, stopped=reason)
+        summary = summarize(stores.ledger, config.recorded, ending=config.ending, stopped=reason)
         stores.directory.write_summary(summary)
     fields = {"run_id": run_id, "reason": reason}
     log.info("run %s is finished: %s; %s", run_id, reason, stores.directory.summary, extra=fields)

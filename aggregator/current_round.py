@@ -105,6 +105,11 @@ class CurrentRound:
         return self._attendance.num_present(now=self._clock())
 
     @property
+    def num_measured(self) -> int:
+        """How many have measured the last model."""
+        return len(self.updates.excused) if self.is_last else 0
+
+    @property
     def _num_able(self) -> int:
         """The number of workers present that have not said that they have no update."""
         num_excused = 0 if self.is_last else self._attendance.num_among(self.updates.excused)
@@ -153,7 +158,7 @@ class CurrentRound:
             self._policy,
             self._round,
             now=now,
-            num_folded=len(self.updates.excused) if self.is_last else self.updates.num_folded,
+            num_folded=self.num_measured if self.is_last else self.updates.num_folded,
             num_present=self._num_able,
             num_unable=self._num_unable,
         )
@@ -244,8 +249,7 @@ class CurrentRound:
         policy = self._policy
         names = ", ".join(self._attendance.names()[:8]) or "none"
         if self.is_last:
-            num_measured = len(self.updates.excused)
-            return f"waits for {self._target} sites to measure the last model; {num_measured} have; present: {names}"
+            return f"waits for {self._target} sites to measure the model; {self.num_measured} have; present: {names}"
         unable = f"; without an update: {self.unable_in_words}" if self.updates.excused else ""
         return (
             f"waits for {self._target} updates (quorum {policy.quorum.in_words}, at least"

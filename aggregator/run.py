@@ -141,6 +141,11 @@ def _beginning(
             f" but {directory.folder} has no run; give the --state that the run was begun with, --take-over to go on"
             " from the model on the broker, or another --run to begin anew"
         )
+    if config.ending.only_evaluates and config.init is None:
+        raise StateError(
+            f"--evaluate-only needs a model, and {directory.folder} holds no run: give --init model.safetensors, or the"
+            " --state of a run"
+        )
     from_file: dict[str, Any] = {}
     if config.init is not None:
         file = InitialModel(config.init)

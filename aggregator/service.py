@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from aggregator.bodies import Body, Settled
-from aggregator.closing import Closed, close_round, end_run, reason_to_end
+from aggregator.closing import Closed, close_round, end_run, evaluated, reason_to_end
 from aggregator.config import AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import (
@@ -133,7 +133,8 @@ class Aggregator:
         )
         last = self._ledger.last_closed_round()
         self._follow(last + 1)
-        _check_rounds(last, self._config)
+        if not self._config.ending.only_evaluates:
+            _check_rounds(last, self._config)
         has_closed = last > self._ledger.base_round()
         if has_closed:  # perhaps just before a kill
             num_folded = int(self._ledger.round(last)["num_folded"])
@@ -298,7 +299,7 @@ class Aggregator:
             message.signer,
             run_id=self._run.run.run_id,
             number=self._current.number,
-            num_folded=self._current.updates.num_folded,
+            num_folded=self._current.num_measured if self._current.is_last else self._current.updates.num_folded,
             stays=self._current.holds,
         )
         self._transport.ack([delivery])
@@ -315,6 +316,10 @@ class Aggregator:
         if command.verb == "stop":
             self.stop()
         reason = reason_to_end(number - 1, config=self._config, opened=self._run)
+        if self._current.is_last:  # it ends by itself, and what was measured is its result
+            if (command.verb, *command.words) == ("finish", "now"):
+                self._close_last_evaluation()
+            return
         if reason is not None:
             self._current.refusals.record_dropped()
             self._current.commit()
@@ -406,7 +411,7 @@ class Aggregator:
             weigher=self._current.updates.weigher,
         )
         if self._current.is_last and isinstance(decision, Fold):
-            return Late(tuple(contribution.claims), "all rounds are closed, and the last model is only measured")
+            return Late(tuple(contribution.claims), "the model is only measured, not trained any more")
         return decision
 
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
@@ -545,20 +550,25 @@ class Aggregator:
     def _asks_sites(self, last: int) -> bool:
         """Whether the sites are still to measure the model after the last round: they can, and nobody else has."""
         ledger = self._ledger
+        if self._config.ending.only_evaluates:
+            return not ledger.is_measured(last)
         return not self._run.evaluate.has_data and ledger.sites_measure(last) and not ledger.is_measured(last)
 
     def _open_last_evaluation(self, last: int) -> None:
         """Waits for the sites to measure the model after the last round, by the rules of a round; not without end."""
         longest_s = max((row["seconds"] for row in self._ledger.rounds()), default=0.0)
-        policy = self._config.policy.of_last_evaluation(longest_s=longest_s)
+        policy = self._config.policy
+        if not self._config.ending.only_evaluates:
+            policy = policy.of_last_evaluation(longest_s=longest_s)
         self._round = CurrentRound(last + 1, self._config, self._run, self._attendance, policy=policy, is_last=True)
-        log.info("all rounds are over; the sites measure the model after round %d", last, extra={IS_SHOWN: True})
+        what = "nothing is trained" if self._config.ending.only_evaluates else "all rounds are over"
+        log.info("%s; the sites measure the model after round %d", what, last, extra={IS_SHOWN: True})
         self._on_event(LastEvaluationOpened(round=last))
 
     def _close_last_evaluation(self) -> None:
         current, last = self._current, self._current.number - 1
         current.refusals.record_dropped()
-        current.updates.close_evaluation()
+        current.updates.close_evaluation(evaluated(current, self._run))
         self._on_event(SitesMeasured(row=self._ledger.round(last)))
         self._run.broadcaster.finish()
         self._run.retention.keep(last)

@@ -79,6 +79,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         description="safetensors file, such as another run's models/last.safetensors, whose tensors a new run begins"
         " with; by default with those of the task's own model",
     )
+    evaluate_only: bool = Field(
+        False,
+        description="train nothing: all workers measure one model, that of --init or, where --state holds a run, its"
+        " last; quorum, deadline and all else as in a round",
+    )
     rounds: Annotated[int, Field(ge=1, lt=2**31)] = Field(20, description="number of rounds")
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
         600.0, description="seconds after which a round closes without its quorum; none: never"
@@ -321,7 +326,13 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             init=self.init,
             topology=self.topology,
             policy=self.policy,
-            ending=Ending(rounds=self.rounds, aim=self.aim, stop_at=self.stop_at, patience=self.patience),
+            ending=Ending(
+                rounds=self.rounds,
+                aim=self.aim,
+                stop_at=self.stop_at,
+                patience=self.patience,
+                only_evaluates=self.evaluate_only,
+            ),
             weigher=self.weighting,
             weight_limits=self.weight_limits,
             local=self.local,

@@ -17,7 +17,7 @@ from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
 from aggregator.history import write_report
 from aggregator.state import InitialModel, StateDirectory, check_result
-from aggregator.watchers import StatusSender, experiment_logs
+from aggregator.watchers import StatusSender, evaluation_table, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.states import ModelTensors, State
 from broker.wire import Believing, ModelHead, decode
@@ -259,6 +259,8 @@ def _nothing_to_compare(summary: Mapping[str, Any], settings: SimulationSettings
     """Why single sites cannot be compared with the run; None if they can."""
     if is_sum_task(task):
         return "no comparison with single sites: the task is summed up, as if all samples lay in one place"
+    if "evaluation" in summary:
+        return "no comparison with single sites: a model was only measured"
     if not summary["final"].get("metrics"):
         return "no comparison with single sites: the task evaluates nothing at the aggregator (site.name is None)"
     if "init_sha256" in summary and not (settings.init and settings.init.is_file()):
@@ -305,7 +307,9 @@ def _initial_state(task: Task, settings: SimulationSettings) -> State:
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
-    """The federated result beside what each alternative reaches."""
+    """The federated result beside what each alternative reaches; or what each site measured, if that was all."""
+    if "evaluation" in summary:
+        return evaluation_table(summary["evaluation"])
     final = summary["final"]
     federated = Measured.of(final.get("metrics") or final.get("worker_metrics") or {}).metrics
     names = list(federated)

@@ -321,6 +321,8 @@ class Worker:
         if self._results is not None:
             self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
         if head.only_evaluate:
+            if kept is None and carried.home:
+                log.warning("the tensors of run %s that stay here were never trained here", head.run_id)
             self._answer(head, "measured", measured)
             shown = metrics_text(measured.metrics)
             log.info("round %3d → measured the last model  %s", head.round - 1, shown)

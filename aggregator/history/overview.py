@@ -8,7 +8,7 @@ from aggregator.history.history import History
 from aggregator.history.portable import portable
 from aggregator.history.sites import Site, site_map, sites_in, spread_of
 from aggregator.history.timeline import MOST_TIMELINE_UPDATES, timeline
-from aggregator.state import named
+from aggregator.state import ClosedBy, named
 from console import metric_text
 from learning import AT_SITES, Direction, Measured, rank
 
@@ -123,7 +123,7 @@ def _tiles_of_rounds(history: History, rounds: charts.Rows) -> list[tuple[str, s
             if best is None
             else [(_number(best[2]), f"best {named(best[0], history.aim.best_by)}, round {best[1]:,}")]
         ),
-        (f"{len(rounds):,}", "rounds"),
+        (f"{sum(row['closed_by'] != ClosedBy.EVALUATED for row in rounds):,}", "rounds"),
         (f"{sum(row['num_folded'] for row in rounds):,}", "updates folded"),
         (_duration(sum(row["seconds"] for row in rounds)), "in rounds"),
     ]

@@ -496,10 +496,10 @@ class OpenRound:
         self._emit_committed(begun_at)
         return measured
 
-    def close_evaluation(self) -> None:
-        """Commits what the sites measured of the last model, and acks."""
+    def close_evaluation(self, result: RoundResult | None) -> None:
+        """Commits what the sites measured of the last model, and acks. ``result``: as ``Ledger`` has it."""
         begun_at = time.perf_counter()
-        self._stores.ledger.close_evaluation(self.number - 1, self._rows)
+        self._stores.ledger.close_evaluation(self.number - 1, self._rows, result)
         self._emit_committed(begun_at)
         self._settle()
 

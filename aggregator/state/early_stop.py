@@ -44,9 +44,13 @@ class Ending:
     """Stop after this round, since somebody asked for it; None: nobody did."""
     patience: int = 0
     """Stop when the metric has not improved for this number of rounds; 0: never."""
+    only_evaluates: bool = False
+    """There is nothing but the evaluation of a model."""
 
     def reason_after(self, last_round: int, rounds: Iterable[Mapping[str, Any]]) -> str | None:
         """Why the run is to end after ``last_round``, in words; None to go on. ``rounds`` are the closed ones."""
+        if self.only_evaluates:
+            return f"the model after round {last_round} was only measured (--evaluate-only)"
         if self.finish_after is not None and last_round >= self.finish_after and last_round < self.rounds:
             return f"asked to finish (fl-run finish) after round {last_round} of {self.rounds}"
         if last_round >= self.rounds:

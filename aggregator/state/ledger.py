@@ -379,7 +379,7 @@ class Ledger:
         )
 
     def _measure(self, number: int) -> bool:
-        """Records what the workers measured in this round and of the model after it; False if nothing has changed.
+        """Records what the workers measured in this round and of the model after it; False if no row has changed.
 
         The model may be that of a round that this ledger has no row of: the one that the run began with.
         """
@@ -387,7 +387,6 @@ class Ledger:
         values = (json.dumps(plain(found.means)), json.dumps(found.medians), json.dumps(found.num_not_finite))
         if number == self.base_round():
             self._set({"base_metrics": plain(found.means)})
-            return False
         changed = self._db.execute(
             "UPDATE rounds SET worker_metrics = ?, worker_medians = ?, num_not_finite = ? WHERE round = ?"
             " AND (worker_metrics, worker_medians, num_not_finite) IS NOT (?, ?, ?)",
@@ -442,12 +441,41 @@ class Ledger:
         """Whether the sites were asked to measure the model after this last round, and had their time."""
         return bool(self._fact("measured_round") == number)
 
-    def close_evaluation(self, number: int, rows: Iterable[UpdateRow]) -> None:
-        """Records what was decided while the sites measured the model after this round, and that this is over."""
+    def evaluations(self, number: int) -> dict[str, Measured]:
+        """Worker -> what it measured of the model after this round."""
+        found = {each.worker: Measured.of(each.metrics) for each in self._measured(number)}
+        return {worker: found[worker] for worker in sorted(found)}
+
+    def close_evaluation(self, number: int, rows: Iterable[UpdateRow], result: RoundResult | None = None) -> None:
+        """Records what was decided while the sites measured the model after this round, and that this is over.
+
+        ``result`` becomes the row of the base round, which has none otherwise.
+        """
         with self.transaction():
             self._insert(rows)
+            if result is not None:
+                self._insert_base(number, result)
             self._measure(number)
             self._set({"measured_round": number})
+
+    def _insert_base(self, number: int, result: RoundResult) -> None:
+        """The row of the round that was closed before this ledger began, as far as there is anything to say of it."""
+        columns = {
+            "round": number,
+            "opened_at": result.closed_at - result.seconds,
+            "closed_at": result.closed_at,
+            "closed_by": result.closed_by,
+            "seconds": result.seconds,
+            **dict.fromkeys(("num_folded", "num_late", "num_refused", "num_duplicate", "num_diverged"), 0),
+            "num_samples": result.num_samples,
+            "metrics": json.dumps(plain(result.measured.recorded())),
+            "worker_metrics": "{}",
+            "model_sha256": result.model_sha256,
+        }
+        self._db.execute(
+            f"INSERT OR REPLACE INTO rounds ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+            list(columns.values()),
+        )
 
     def metric_names(self, number: int) -> list[str]:
         """The metrics there are by the end of this round, under the names that settings have for them."""

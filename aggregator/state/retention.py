@@ -40,7 +40,8 @@ class Retention:
 
     def keep(self, last: int) -> None:
         """Removes the models that need not stay now that round ``last`` is closed."""
-        candidates = {last, max(last - 1, self._ledger.base_round() + 1)}  # the sites have measured the one before
+        before = max(last - 1, self._ledger.base_round() + 1)  # the sites have measured it since
+        candidates = {last, min(last, before)}
         if self._best is not None:
             candidates.add(self._best)
         best = best_of([self._ledger.round(number) for number in sorted(candidates)], self._aim)

@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aggregator.state.early_stop import Aim
+from aggregator.state.early_stop import Aim, Ending
 from aggregator.state.ledger import Ledger, recorded_metrics
 from aggregator.state.retention import best_of
 from aggregator.state.rows import CommandRow
 from broker.wire import LocalTraining
 from console import TaskError
-from learning import plain
+from learning import at_sites, bare, plain
 
 _MOST_COMMANDS = 1000
 _UNKNOWN = object()
 
 
-def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped: str) -> dict[str, Any]:
+def summarize(ledger: Ledger, settings: Mapping[str, Any], *, ending: Ending, stopped: str) -> dict[str, Any]:
     """The summary of a run that is over.
 
     ``offered_to_tasks`` are the settings that each site's task was told in its plan; whether it went by them, it alone
@@ -36,13 +36,38 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, aim: Aim, stopped:
         "commands": [_command(row) for row in ledger.commands(most=_MOST_COMMANDS)],
         "stopped": stopped,
         "rounds": rounds,
-        "best": _best(ledger, aim),
+        "best": _best(ledger, ending.aim),
+        **({"evaluation": _evaluation(ledger)} if ending.only_evaluates else {}),
         "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
     }
 
 
+def _evaluation(ledger: Ledger) -> dict[str, Any]:
+    """What each worker measured of the last model, their mean, and what the aggregator measured itself."""
+    last = ledger.last_closed_round()
+    row = ledger.round(last)
+    means = at_sites(row["worker_metrics"])
+    return {
+        "round": last,
+        "model_sha256": row["model_sha256"],
+        "workers": {worker: plain(each.recorded()) for worker, each in ledger.evaluations(last).items()},
+        "mean": plain({bare(name): value for name, value in means.items()}),
+        "central": plain(recorded_metrics(row)),
+    }
+
+
 def check_result(summary: Mapping[str, Any]) -> None:
-    """A TaskError if workers only ever diverged, so that the run ends with the model that it began with."""
+    """A TaskError if the run has nothing to show for itself.
+
+    That is, if workers only ever diverged, so that it ends with the model that it began with, or if it was to measure
+    a model and nobody did.
+    """
+    evaluation = summary.get("evaluation")
+    if evaluation is not None and not (evaluation["mean"] or evaluation["central"]):
+        raise TaskError(
+            f"the evaluation has no result: {len(evaluation['workers'])} workers answered, and none of them measured"
+            " anything; see that workers are there, and that their task's evaluate() has held-out data"
+        )
     rounds = summary["rounds"]
     num_diverged = sum(row.get("diverged", 0) for row in rounds)
     if num_diverged and not any(row["folded"] for row in rounds):

@@ -1,5 +1,6 @@
 """Watchers: terminal, status, metrics, experiment logs. They receive events and decide nothing."""
 
+from aggregator.watchers.evaluation_table import evaluation_table
 from aggregator.watchers.experiment_logs import experiment_logs
 from aggregator.watchers.log import log_event
 from aggregator.watchers.metrics import AggregatorMetrics
@@ -14,6 +15,7 @@ __all__ = [
     "PartialMetrics",
     "PartialView",
     "StatusSender",
+    "evaluation_table",
     "experiment_logs",
     "log_event",
 ]

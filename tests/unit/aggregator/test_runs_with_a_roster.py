@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from unit.aggregator.embedded_run import EmbeddedRun
 from unit.aggregator.sharded_run import FLUSH_S, ShardedRun, names_of
 from unit.members import FEDERATION, PARTIALS, SEALED, SIGNED, UNSIGNED, Noise, member
@@ -256,3 +257,21 @@ def test_a_status_that_no_aggregator_signed_is_refused(tmp_path: Path) -> None:
     run.site.send_status(encode(status, trust=FEDERATION.trust(AGGREGATOR)))
     assert take_snapshot(run.site, run.topology, FEDERATION.trust()).status == status
     run.aggregator.close()
+
+
+@pytest.mark.parametrize("shards", [0, 2])
+def test_workers_that_sign_only_measure_a_model_also_by_way_of_partials(tmp_path: Path, shards: int) -> None:
+    names = ("a", "b", "c")
+    save_file(INITIAL, tmp_path / "model.safetensors")
+    with whole(
+        tmp_path / "run",
+        names,
+        federation=in_memory(names, partials=PARTIALS),
+        shards=shards,
+        evaluate_only=True,
+        init=tmp_path / "model.safetensors",
+    ) as run:
+        run.play()
+        assert run.root.aggregator.is_finished
+        assert sorted(run.root.verdicts()) == [(name, "measured") for name in names]
+        assert all(worker.is_finished for worker in run.workers)
