@@ -79,8 +79,22 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     settings = read_settings(AggregatorSettings, own, prog=_PROG, description=_DESCRIPTION, examples=_EXAMPLES)
     check_has_script(settings.script, of_script)
     role: Role = _Partial(settings) if settings.role == "partial" else _Root(settings, of_script)
+    return _run(role, settings, prog=_PROG, argv=argv)
+
+
+def lead(
+    settings: AggregatorSettings, task_of: Callable[[Task], Task], *, prog: str, argv: Sequence[str] | None
+) -> ExitCode:
+    """Leads a run to its end as ``fl-aggregator`` does, for another command.
+
+    ``task_of`` makes the task that is led of the one that the settings name. The caller sees to the result.
+    """
+    return _run(_Root(settings, (), task_of), settings, prog=prog, argv=argv)
+
+
+def _run(role: "Role", settings: AggregatorSettings, *, prog: str, argv: Sequence[str] | None) -> ExitCode:
     with (
-        Terminal(settings, role.view, prog=_PROG, argv=argv, state=role.state) as terminal,
+        Terminal(settings, role.view, prog=prog, argv=argv, state=role.state) as terminal,
         private_files(role.state),
     ):
         malloc.keep_little()
@@ -152,8 +166,13 @@ class _Root:
 
     on_missing = ", and asking the workers to send again"
 
-    def __init__(self, settings: AggregatorSettings, of_script: Sequence[str]) -> None:
-        self._settings, self._of_script = settings, of_script
+    def __init__(
+        self,
+        settings: AggregatorSettings,
+        of_script: Sequence[str],
+        task_of: Callable[[Task], Task] | None = None,
+    ) -> None:
+        self._settings, self._of_script, self._task_of = settings, of_script, task_of
         self.config = settings.config
         self.view = AggregatorView()
         self.state: Path | None = settings.state
@@ -167,6 +186,8 @@ class _Root:
     def opened(self) -> Iterator[None]:
         script, site = self._settings.script, Site(args=self._settings.task_args)
         self._task = ScriptedModel(script, self._of_script) if script else load_task(self._settings.task, site)
+        if self._task_of is not None:
+            self._task = self._task_of(self._task)
         self.config = replace(self.config, membership=membership(self._settings, "aggregator"))
         with experiment_logs(self._settings) as logs:
             self._on_event = fan_out(self.view.on_event, self._metrics.on_event, *logs)
@@ -190,6 +211,8 @@ class _Root:
             log.info("%s", write_report(self._settings.state))
         except (OSError, StateError) as error:
             log.warning("%s was not written: %s", REPORT, error)
+        if self._task_of is not None:
+            return
         with contextlib.suppress(StateError), History(self._settings.state) as history:
             check_result(history.summary or {"rounds": []})
 

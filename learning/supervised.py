@@ -4,7 +4,7 @@ At module level, `task = Supervised(model=..., data=..., loss=...)` is a complet
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +34,8 @@ class Supervised:
     accuracy: bool = True
     """Report `accuracy` where outputs are class scores along dimension 1 and targets are integers."""
     optimizer: MakeOptimizer = sgd
+    features: Sequence[str] = ()
+    """The names of the inputs' features, for their statistics."""
 
     def __call__(self, site: Site) -> "SupervisedTask":
         return SupervisedTask(self, site)

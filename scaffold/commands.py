@@ -9,12 +9,14 @@ from dashboard import DashboardSettings
 from operations import DeadSettings, KeysSettings, StatusSettings
 from operations.runs import ModelSettings, RunCommandSettings
 from simulation import SimulationSettings
+from simulation.statistics import StatisticsSettings
 from worker import WorkerSettings
 
 COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-aggregator": AggregatorSettings,
     "fl-worker": WorkerSettings,
     "fl-simulate": SimulationSettings,
+    "fl-statistics": StatisticsSettings,
     "fl-dashboard": DashboardSettings,
     "fl-status": StatusSettings,
     "fl-run": RunCommandSettings,

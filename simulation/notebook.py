@@ -32,13 +32,24 @@ def simulate(task: str | Task | Callable[[Site], Task], *, on_event: Watcher = u
     TaskError that says what is wrong.
     """
     given = _settings(settings | {"task": task if isinstance(task, str) else _name_of(task)})
-    own = given.of_aggregator()
     task_at = partial(load_task, task) if isinstance(task, str) else partial(at_site, task, reference=given.task)
+    return simulated(given, task_at, on_event=on_event)
+
+
+def simulated(
+    given: SimulationSettings,
+    task_at: Callable[..., Task],
+    *,
+    on_event: Watcher = unwatched,
+    judge_of: Callable[[Task], Task] = lambda task: task,
+) -> History:
+    """The same with checked settings; ``task_at`` makes the task of a site, ``judge_of`` the aggregator's of that."""
+    own = given.of_aggregator()
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the number of threads changes the last bits
     try:
         broker = MemoryBroker()
-        judge = task_at(site=Site(partition=given.partition, args=given.task_args))
+        judge = judge_of(task_at(site=Site(partition=given.partition, args=given.task_args)))
         sites = given.simulated_sites
         slot = LocalSlot(
             {

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 from torch import nn
 
@@ -29,6 +29,7 @@ from broker.wire import (
 )
 from console import BlobLost, BrokerUnreachable, MessageError, StateError, TaskError, UnfitMessage, malloc, metrics_text
 from learning import Measured, Plan, Task, finite, not_finite, plain
+from learning.sums import Layout, StatisticsTask
 from worker.config import WorkerConfig
 from worker.error_feedback import compress
 from worker.events import (
@@ -84,7 +85,10 @@ class Worker:
         self._positions = positions or Positions()
         self._transport = transport
         self._topology, self._inline_cap = config.topology, config.inline_cap
-        self._trainer = Trainer(task, device=config.device, model=model)
+        self._task = task
+        self._trainer = self._own_trainer = Trainer(task, device=config.device, model=model)
+        self._statistics: tuple[str, Trainer] | None = None
+        """The run that statistics are of, and what takes them."""
         self._carried: Store = carried or InMemory()
         self._results, self._save_model = results, config.save_model
         self._is_saved = False
@@ -200,7 +204,8 @@ class Worker:
     def _take_part(self, head: ModelHead, payload: Buffer) -> None:
         before, self._done = self._done, head
         if head.is_finished:
-            self._keep_final(head, payload)
+            if head.purpose != "statistics":
+                self._keep_final(head, payload)
             self._finish(head, is_first=before is None)
             return
         self._leaves_at = None
@@ -209,6 +214,7 @@ class Worker:
                 f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
                 f" {', '.join(head.sets)}; install the version that the aggregator has"
             )
+        self._trainer = self._trainer_for(head)
         objection = self._objection_to(head)
         if objection:
             self._object(head, objection)
@@ -239,8 +245,18 @@ class Worker:
         trained = self._trainer.tensors.trained
         return read_model(head, payload, self._transport, trained=trained, on_event=self._on_event)
 
+    def _trainer_for(self, head: ModelHead) -> Trainer:
+        """What answers this head: the task, or statistics of its samples."""
+        if head.purpose != "statistics":
+            return self._own_trainer
+        if self._statistics is None or self._statistics[0] != head.run_id:
+            layout = Layout.shaped_like({spec.name: spec.shape for spec in head.tensors})
+            self._statistics = head.run_id, Trainer(cast(Task, StatisticsTask(self._task, layout)))
+        return self._statistics[1]
+
     def check_fits(self, head: ModelHead) -> None:
         """TaskError if a model with this head does not fit the task's."""
+        self._trainer = self._trainer_for(head)
         misfit = self._trainer.misfit(head.tensors, head.shared)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
@@ -318,7 +334,7 @@ class Worker:
         state = self._whole(head, state, carried)
         self._look_at_base(head, state)
         measured = self._trainer.evaluate(state)
-        if self._results is not None:
+        if self._results is not None and head.purpose != "statistics":
             self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
         if head.only_evaluate:
             if kept is None and carried.home:

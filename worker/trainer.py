@@ -27,7 +27,7 @@ from broker.wire import (
 )
 from console import Arguments, FedmqError, TaskError
 from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of
-from learning.sums import arrays_of, is_sum_task, operations_of
+from learning.sums import SitsOut, arrays_of, is_sum_task, operations_of
 
 _NUM_SAMPLES = ("num_samples",)
 
@@ -144,8 +144,12 @@ class Trainer:
         _seed_everything(plan.seed)
         self.tensors.put_into(self._model, state)
         begun_at = time.perf_counter()
-        with torch.no_grad(), blamed("the task's sums()"):
-            returned = task.sums(self._model, plan)
+        try:
+            with torch.no_grad(), blamed("the task's sums()"):
+                returned = task.sums(self._model, plan)
+        except SitsOut as error:
+            raise NoUpdate(str(error)) from error
+        with blamed("the task's sums()"):
             num_samples = numbers_of({name: returned[name] for name in _NUM_SAMPLES if name in returned}, "sums")
         train_s = time.perf_counter() - begun_at
         like = {spec.name: state[spec.name] for spec in self.specs if spec.name in operations}

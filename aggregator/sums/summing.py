@@ -13,8 +13,8 @@ from aggregator.sums.totals import Totals
 from broker.states import DTYPES, ModelTensors, chunks, first_not_finite
 from broker.wire import Buffer, Compression, Operation, Purpose, Specs, update_specs
 from console import SettingsError, TaskError
-from learning import Task, blamed, made_by
-from learning.sums import SumTask, is_sum_task, operations_of
+from learning import blamed, made_by
+from learning.sums import StatisticsTask, SumTask, is_sum_task, operations_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,12 @@ class Summing:
         return chunks(state, specs)
 
 
-def summing_of(task: Task | SumTask) -> Summing | None:
+def summing_of(task: object) -> Summing | None:
     """How a task is summed up; None if it is trained."""
+    purpose: Purpose = "statistics" if isinstance(task, StatisticsTask) else "sums"
     if not is_sum_task(task):
         return None
-    return Summing(task, operations_of(task), "sums")
+    return Summing(task, operations_of(task), purpose)
 
 
 def for_summing(config: AggregatorConfig, summing: Summing) -> AggregatorConfig:

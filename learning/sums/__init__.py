@@ -1,5 +1,20 @@
-"""Learning that needs no training: sums over the samples of all sites."""
+"""Learning that needs no training: sums over the samples of all sites. Tasks of that kind, and federated statistics."""
 
+from learning.sums.columns import columns_of, num_classes_of
+from learning.sums.figures import figures_of
+from learning.sums.statistics_task import Layout, SitsOut, StatisticsTask, digest_of
 from learning.sums.sum_task import SumTask, arrays_of, is_sum_task, operations_of
 
-__all__ = ["SumTask", "arrays_of", "is_sum_task", "operations_of"]
+__all__ = [
+    "Layout",
+    "SitsOut",
+    "StatisticsTask",
+    "SumTask",
+    "arrays_of",
+    "columns_of",
+    "digest_of",
+    "figures_of",
+    "is_sum_task",
+    "num_classes_of",
+    "operations_of",
+]

@@ -113,11 +113,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
+    "simulation.statistics": (*_WIRE, "identities", "learning", "learning.sums", "aggregator", "simulation"),
     "fedmq": ("console", "learning", "learning.scripts", "worker.events", "worker", "simulation"),
     "scaffold": (
         *_WIRE,
         "console.flags",
         *("identities", "operations", "operations.runs", "worker", "aggregator", "simulation", "dashboard"),
+        "simulation.statistics",
     ),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
