@@ -181,6 +181,7 @@ class Broadcaster:
             num_shards=config.topology.num_shards,
             weighting=str(config.weigher),
             figures=config.weigher.needs,
+            clip_norm=config.weigher.clip_norm,
             name_conflicts=self._conflicts.names,
             excluded=tuple(self._steering.standing.excluded),
             inline_cap=config.inline_cap,

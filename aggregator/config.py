@@ -26,6 +26,7 @@ BY_ROUND = (
     "on_short",
     "max_staleness",
     "weighting",
+    "clip_norm",
     "max_samples",
     "max_weight",
 )

@@ -44,7 +44,8 @@ class CurrentRound:
         self.number, self.is_last = number, is_last
         self._policy = policy or config.policy
         most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))
-        weigher = replace(config.weigher, most_samples=most_samples)
+        local = opened.broadcaster.local or config.local
+        weigher = replace(config.weigher, most_samples=most_samples, lr=local.lr)
         self.updates = OpenRound(number, opened.stores, weigher=weigher, is_last=is_last)
         """The updates folded in it."""
         self.partial_uploads = PartialUploads(

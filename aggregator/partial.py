@@ -472,7 +472,7 @@ class _ShardRound:
         """Whether its updates are folded rather than passed on one by one."""
         self._usual = usual
         """The workers that answered in the round before."""
-        self.weigher = Weigher.parse(model.weighting)
+        self.weigher = replace(Weigher.parse(model.weighting), lr=model.local.lr)
         self.known = known
         """Worker -> instance, of the updates for this round that were folded or passed on."""
         self.without_update: set[str] = set()

@@ -100,7 +100,14 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     )
     weighting: AsText[Weigher] = Field(
         Weigher(),
-        description="what an update weighs in the mean: samples (its number of samples) or uniform (all alike)",
+        description="what an update weighs in the mean (docs/algorithms.md): samples (its number of samples), uniform"
+        " (all alike), fednova (samples, by the number of local steps), qfedavg:q=1 (its loss to the power of q), or"
+        " task (what its task says)",
+    )
+    clip_norm: Annotated[float, Field(gt=0, lt=float("inf"))] | None = Field(
+        None,
+        description="norm of an update, over the trained parameters, up to which it counts in full; a longer one counts"
+        " as one of this length; none: no limit",
     )
     max_samples: Annotated[int, Field(ge=1)] | None = Field(
         None,
@@ -198,8 +205,10 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     def _early_stop_has_a_metric(self) -> Self:
         if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
-        if str(self.weighting) == "uniform" and not (self.max_samples is None and self.max_weight is None):
-            raise ValueError("--max-samples and --max-weight are for --weighting samples; uniform weighs all alike")
+        if not self.weighting.goes_by_samples and not (self.max_samples is None and self.max_weight is None):
+            raise ValueError(
+                f"--max-samples and --max-weight limit samples, by which --weighting {self.weighting} does not weigh"
+            )
         if self.stop_metric is None and self.stop_direction is not None:
             raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
@@ -298,6 +307,11 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             raise ValueError("--shard is for --role partial; the root takes --shards N")
         if self.shards and not (self.max_samples is None and self.max_weight is None):
             raise ValueError("--max-samples and --max-weight need each update by itself; leave --shards out")
+        if self.shards and "norm" in replace(self.weighting, clip_norm=self.clip_norm).needs:
+            raise ValueError(
+                "--clip-norm and --weighting qfedavg go by the norm of each update, which partial aggregators cannot"
+                " verify; leave --shards out"
+            )
         if self.shards and self.require_same_base:
             raise ValueError("--require-same-base needs each update by itself; leave --shards out")
         if self.shards and self.max_staleness:
@@ -333,7 +347,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
                 patience=self.patience,
                 only_evaluates=self.evaluate_only,
             ),
-            weigher=self.weighting,
+            weigher=replace(self.weighting, clip_norm=self.clip_norm),
             weight_limits=self.weight_limits,
             local=self.local,
             schedules=self.schedules,

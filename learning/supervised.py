@@ -67,7 +67,12 @@ class SupervisedTask:
         samples = self.split.train
         if samples is None or count(samples) == 0:
             raise TaskError(f"site {self.site.name!r} has no training samples; give it data or stop its worker")
-        return train(model, samples, plan, loss=self.problem.loss, make_optimizer=self.problem.optimizer)
+        before: dict[str, float] = {}
+        if "loss_before" in plan.figures:
+            model.to(plan.device)
+            before["loss_before"] = evaluate(model, samples, loss=self.problem.loss, accuracy=False)["loss"]
+        trained = train(model, samples, plan, loss=self.problem.loss, make_optimizer=self.problem.optimizer)
+        return trained | before
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """See learning.evaluation; `{}` when the site has no test samples."""

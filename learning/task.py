@@ -74,6 +74,10 @@ class Plan:
     """How many rounds the run is to have, as far as is known; it may go on for longer, or end early. 0: not known."""
     args: Mapping[str, str] = field(default_factory=lambda: Arguments(flag="--plan-arg"))
     """Options of the run's own, the same at all sites, as the aggregator was given them: `--plan-arg name=value`."""
+    figures: frozenset[str] = frozenset()
+    """What `train` is to return besides, since the run weighs updates by it: `num_steps`, the number of optimizer
+    steps; `update_norm1`, see `update_norm1()`; `loss_before`, the received model's mean loss on the training data;
+    `aggregation_weight`, a weight of the task's own above 0, of which at most the number of samples counts."""
     memory: MutableMapping[str, Any] = field(default_factory=dict)
     """What this site's task remembers: tensors, ints and floats by name, as the last training that counted left them.
     What is written here is there in the next round; `fl-worker --state` keeps it across restarts."""
@@ -81,6 +85,18 @@ class Plan:
     """Asked before every batch; once true, the training returns at once and its result is thrown away."""
     progress: Callable[[float], None] = ignore
     """Called with the finished fraction, 0 to 1."""
+
+    def update_norm1(self, num_steps: int) -> float:
+        """The sum of the factors with which gradients are in what so many steps of SGD change, over -lr.
+
+        It is `num_steps` for plain SGD, more with momentum, less with mu (FedNova: Wang et al. 2020, arXiv:2007.07481,
+        section 3): the change by a training whose gradients are all 1.
+        """
+        moved = velocity = 0.0
+        for _ in range(num_steps):
+            velocity = self.momentum * velocity + (1.0 - self.lr * self.mu * moved)
+            moved += velocity
+        return moved
 
 
 class Task(Protocol):

@@ -32,7 +32,8 @@ def train(
     """Trains `model` in place, on `plan.device`, on at least one sample.
 
     Returns `num_samples`, the size of the site's training set, and `loss`, the mean over all samples as they
-    were met and without the proximal term (absent when cancelled before the first batch). The same state,
+    were met and without the proximal term (absent when cancelled before the first batch); and the plan's figures, but
+    for `update_norm1` with an optimizer other than `sgd`, and those that are not of the training. The same state,
     samples and plan give the same bits on the same machine with the same number of torch threads.
     """
     model.to(plan.device).train()
@@ -43,7 +44,7 @@ def train(
     if max(batches.sizes) == 1:
         _freeze_batch_norm(model)
 
-    num_met, loss_sum = 0, torch.zeros((), device=plan.device)
+    num_met, num_steps, loss_sum = 0, 0, torch.zeros((), device=plan.device)
     for step, indices in enumerate(batches, start=1):
         if plan.cancelled():
             break
@@ -57,10 +58,19 @@ def train(
         optimizer.zero_grad()
         batch_loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        num_steps = step
         plan.progress(step / len(batches))
 
-    metrics = {"num_samples": float(count(samples))}
+    metrics = {"num_samples": float(count(samples))} | _figures(plan, num_steps, make_optimizer)
     return metrics | ({"loss": loss_sum.item() / num_met} if num_met else {})
+
+
+def _figures(plan: Plan, num_steps: int, make_optimizer: MakeOptimizer) -> dict[str, float]:
+    """What the plan asks for of it: `num_steps`, and `update_norm1` where the optimizer is plain SGD."""
+    figures = {"num_steps": float(num_steps)}
+    if make_optimizer is sgd:
+        figures["update_norm1"] = plan.update_norm1(num_steps)
+    return {name: figure for name, figure in figures.items() if name in plan.figures}
 
 
 def squared_distance(parameters: list[nn.Parameter], received: list[Tensor]) -> Tensor:

@@ -6,6 +6,8 @@
 So all decoded updates and the residual add up to the sum of all deltas, and nothing is lost for good.
 """
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +42,18 @@ def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) ->
         encoded |= (sent := encoding.encode_tensor(spec, total, seed=seed))
         left[spec.name] = total - encoding.decoded(sent, spec)
     return Compressed(encoded, left)
+
+
+def norm_of(compressed: Compressed, encoding: Encoding, names: Collection[str]) -> float:
+    """The Euclidean norm of what is folded of an update, over the floating-point tensors among ``names``."""
+    lossy = set(encoding.lossy)
+    squares = []
+    for spec in encoding.specs:
+        if spec.is_float and spec.name in names:
+            encoded = compressed.encoded
+            values = encoding.decoded(encoded, spec) if spec in lossy else encoded[spec.name]
+            squares.append(float(values.to(torch.float64).square().sum()))
+    return math.sqrt(math.fsum(squares))
 
 
 def _total(delta: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:

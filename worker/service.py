@@ -31,7 +31,7 @@ from console import BlobLost, BrokerUnreachable, MessageError, StateError, TaskE
 from learning import Measured, Plan, Task, finite, not_finite, plain
 from learning.sums import Layout, StatisticsTask
 from worker.config import WorkerConfig
-from worker.error_feedback import compress
+from worker.error_feedback import compress, norm_of
 from worker.events import (
     ModelReceived,
     RoundLeft,
@@ -451,6 +451,7 @@ class Worker:
             cancelled=cancel,
             progress=self._set_progress,
             memory=memory,
+            figures=frozenset(head.figures) - {"norm"},
         )
 
     def _set_progress(self, fraction: float) -> None:
@@ -491,6 +492,9 @@ class Worker:
                 eval_metrics=measured.metrics,
             )
         )
+        figures = dict(trained.figures)
+        if "norm" in head.figures:
+            figures["norm"] = norm_of(compressed, encoding, self._trainer.tensors.trained)
         begun_at = time.perf_counter()
         sent = self._body(head, encoding, compressed.encoded)
         if sent.blob is not None:
@@ -514,6 +518,7 @@ class Worker:
             eval_metrics=finite(measured.recorded()),
             train_not_finite=not_finite(trained.metrics),
             eval_not_finite=not_finite(measured.recorded()),
+            figures=figures,
         )
         body = encode(update, sent.payload, trust=self._trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)

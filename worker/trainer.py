@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import random
 import re
 import time
@@ -43,6 +44,8 @@ class Trained:
     num_samples: int
     train_s: float
     metrics: dict[str, float]
+    figures: dict[str, float]
+    """What the plan asked for besides."""
 
 
 class NoUpdate(FedmqError):
@@ -123,15 +126,17 @@ class Trainer:
         self._model.zero_grad()  # a task that never does this would add to the gradients of another training
         begun_at = time.perf_counter()
         with blamed("the task's train()"):
-            measured = Measured.of(numbers_of(self._task.train(self._model, plan), "train"))
+            returned = dict(numbers_of(self._task.train(self._model, plan), "train"))
         train_s = time.perf_counter() - begun_at
+        figures = {} if plan.cancelled() else _figures_in(returned, plan)
+        measured = Measured.of(returned)
         num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
         self._model.zero_grad()  # nobody needs them until the next training
         trained = self.tensors.taken_from(self._model)
         delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
         self._check_has_converged(delta, home, state)
-        return Trained(delta, home, num_samples, train_s, _checked(measured.metrics))
+        return Trained(delta, home, num_samples, train_s, _checked(measured.metrics), figures)
 
     def sums(self, state: Mapping[str, torch.Tensor], plan: Plan, operations: Mapping[str, Operation]) -> Trained:
         """What the task sums up at this site for a received model, as a delta that has these tensors alone.
@@ -199,6 +204,28 @@ def _seed_everything(seed: int) -> None:
 @functools.cache
 def _has_accelerator() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+
+
+def _figures_in(returned: dict[str, float], plan: Plan) -> dict[str, float]:
+    """Takes what the plan asks for out of what a training returned; a TaskError names what is missing or useless."""
+    figures: dict[str, float] = {}
+    for name in sorted(plan.figures):
+        value = returned.pop(name, None)
+        if value is None:
+            raise TaskError(f"the task's train() must return {name}, by which this run weighs updates; {_HINTS[name]}")
+        if not 0 <= value < math.inf or (value == 0 and name != "loss_before"):
+            raise TaskError(f"the task's train() returned {name} {value:g}; {_HINTS[name]}")
+        figures[name] = float(value)
+    return figures
+
+
+_HINTS = {
+    "num_steps": "it is the number of optimizer steps",
+    "update_norm1": "for plain SGD with the plan's lr, momentum and mu it is plan.update_norm1(num_steps); for other"
+    " optimizers there is no such number, and --weighting samples needs none",
+    "loss_before": "it is the mean loss of the received model on the training data, 0 or more",
+    "aggregation_weight": "it is a number above 0",
+}
 
 
 def _num_samples(value: float | None, method: str = "train") -> int:

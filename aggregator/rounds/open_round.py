@@ -49,6 +49,9 @@ _HELD_BYTES = 4 * 2**20
 """Bodies in messages, up to this much of them, wait in memory for the commit that names them; most rounds of small
 models are closed before one, and then need no file."""
 
+_NORM_TOLERANCE = 1e-4
+"""Relative; ours is summed up in float32."""
+
 Piece = tuple[int, Buffer]
 """(offset, bytes) within what is added."""
 
@@ -199,10 +202,14 @@ class OpenRound:
 
     def _go_on_weighing(self, committed: Accumulated | None) -> None:
         """A start may have other settings than the one before: they hold from the next round on."""
-        before = None if committed is None else committed.weighting
-        if before is not None and before != str(self.weigher):
+        if committed is None or committed.weighting is None:
+            return
+        before = replace(
+            self.weigher, weighting=Weigher.parse(committed.weighting).weighting, clip_norm=committed.clip_norm
+        )
+        if before != self.weigher:
+            self.weigher = before
             log.info("round %d goes on with --weighting %s, which its updates were folded with", self.number, before)
-            self.weigher = replace(Weigher.parse(before), most_samples=self.weigher.most_samples)
 
     @property
     def counting(self) -> list[FoldedUpdate]:
@@ -300,7 +307,14 @@ class OpenRound:
             return None
         self._directions.begin()
         add_to(self.accumulator, contribution, body, weights, look_at=self._directions.add)
-        return self._directions.end(_key_of(contribution), weights[0])
+        norm = self._directions.end(_key_of(contribution), weights[0])
+        try:
+            _check_norm(contribution, norm)
+        except UnfitMessage:
+            self._directions.take_out(_key_of(contribution))
+            take_out_of(self.accumulator, contribution, body, weights)
+            raise
+        return norm
 
     def _keep(self, update: Contribution, body: Body) -> None:
         pieces = (piece for _, piece in body.pieces())
@@ -431,6 +445,7 @@ class OpenRound:
             num_folded=self.num_folded,
             num_samples=self.num_samples,
             weighting=str(self.weigher),
+            clip_norm=self.weigher.clip_norm,
         )
 
     # -- taking updates out again ---------------------------------------------------------------------------
@@ -521,6 +536,17 @@ class OpenRound:
         self._instances.clear()
         self._answers.clear()
         self._oldest_at = None
+
+
+def _check_norm(contribution: Contribution, norm: float | None) -> None:
+    """An UnfitMessage if an update says another norm of itself than it has: its weight went by that."""
+    said = contribution.claims[0].figures.get("norm")
+    if said is None:
+        return
+    if norm is None or abs(said - norm) > _NORM_TOLERANCE * max(said, norm):
+        raise UnfitMessage(
+            f"it says that its norm is {said:g}, and it is {'beyond float32' if norm is None else f'{norm:g}'}"
+        )
 
 
 def _key(update: FoldedUpdate) -> tuple[int, str]:

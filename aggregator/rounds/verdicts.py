@@ -9,11 +9,10 @@ counts as a whole or not at all:
     otherwise                               Fold        each with its weight
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aggregator.weighing import Claim, Weigher
+from aggregator.weighing import Claim, Weigher, discount
 from console import UnfitMessage
 
 
@@ -80,11 +79,6 @@ def decide_on(
         return Refuse(str(error))
     discounted = tuple(weight.weight * discount(staleness) for weight in weights)
     return Fold(discounted, tuple(weight.base for weight in weights), staleness)
-
-
-def discount(staleness: int) -> float:
-    """The factor on the weight of an update with this staleness (FedBuff, section 5)."""
-    return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
 
 
 def _duplicate(claims: Sequence[Claim], base_round: int, known: Mapping[str, str]) -> Duplicate:

@@ -87,6 +87,7 @@ class Accumulated:
     num_samples: int
     weighting: str | None = None
     """How its updates were weighed; None: an earlier version did not record it."""
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,6 @@
 
 from aggregator.weighing.limits import WeightLimits
 from aggregator.weighing.weigher import Weigher
-from aggregator.weighing.weighting import Claim, Divisors, Weight
+from aggregator.weighing.weighting import Claim, Divisors, Weight, discount
 
-__all__ = ["Claim", "Divisors", "Weigher", "Weight", "WeightLimits"]
+__all__ = ["Claim", "Divisors", "Weigher", "Weight", "WeightLimits", "discount"]

@@ -38,6 +38,10 @@ class Divisors:
     others: float
     """Of buffers and integers: with it, their weights add up to at most 1, and a variance stays one."""
 
+    @classmethod
+    def alike(cls, divisor: float) -> "Divisors":
+        return cls(divisor, divisor)
+
 
 class Weighting(Protocol):
     """One rule, with its parameters."""
@@ -46,20 +50,29 @@ class Weighting(Protocol):
     def needs(self) -> tuple[FigureName, ...]:
         """What each update has to say of itself, besides its number of samples."""
 
-    def weight(self, claim: Claim, *, num_samples: int) -> Weight:
+    def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         """Of an update that has said what is needed; ``num_samples`` is what its samples count for, after limits.
 
-        An UnfitMessage if what it says cannot be weighed.
+        ``lr`` is the learning rate of the local training. An UnfitMessage if what it says cannot be weighed.
         """
 
     def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
         """Of all updates that count, at least one."""
 
 
-def total_of(folded: Sequence[FoldedUpdate]) -> Divisors:
-    """The sum of the base weights, for all tensors."""
-    total = math.fsum(update.base_weight for update in folded)
-    return Divisors(total, total)
+def total_of(folded: Sequence[FoldedUpdate]) -> float:
+    """The sum of the base weights."""
+    return math.fsum(update.base_weight for update in folded)
+
+
+def undiscounted(folded: Sequence[FoldedUpdate]) -> float:
+    """The sum of the weights before the discounts for staleness."""
+    return math.fsum(update.weight / discount(update.staleness) for update in folded)
+
+
+def discount(staleness: int) -> float:
+    """The factor on the weight of an update with this staleness (FedBuff: Nguyen et al. 2022, section 5)."""
+    return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +81,11 @@ class Samples:
 
     needs = ()
 
-    def weight(self, claim: Claim, *, num_samples: int) -> Weight:
+    def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         return Weight(float(num_samples), float(num_samples))
 
     def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
-        return total_of(folded)
+        return Divisors.alike(total_of(folded))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +94,8 @@ class Uniform:
 
     needs = ()
 
-    def weight(self, claim: Claim, *, num_samples: int) -> Weight:
+    def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         return Weight(1.0, 1.0)
 
     def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
-        return total_of(folded)
+        return Divisors.alike(total_of(folded))

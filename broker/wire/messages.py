@@ -74,10 +74,10 @@ MAX_METRICS = 64
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
 NotFinite = Annotated[dict[MetricName, Literal["nan", "inf", "-inf"]], Field(max_length=MAX_METRICS)]
 """Metrics that are no finite numbers, which a header does not hold, by what they are."""
-FigureName = Literal["num_steps", "update_norm1", "loss_before", "norm", "weight"]
+FigureName = Literal["num_steps", "update_norm1", "loss_before", "norm", "aggregation_weight"]
 """What an update may say of itself beside its samples, for the weight that it has in the mean: its local optimizer
 steps; the sum of the factors of its gradients (Wang et al. 2020, ||a_i||_1); the loss of the received model on what it
-was trained on; the Euclidean norm of its delta over the trained parameters; a weight that its task chose."""
+was trained on; the Euclidean norm of its delta over the trained parameters, as it is folded; its task's own weight."""
 Figures = Annotated[dict[FigureName, Annotated[float, Field(ge=0)]], Field(max_length=5)]
 Outcome = Literal["diverged", "measured"]
 """``diverged``: training ended in NaN or infinity; ``measured``: the model was only to be evaluated."""
@@ -245,6 +245,8 @@ class ModelHead(Tensors):
         default=(), exclude_if=lambda value: not value
     )
     """What every update from this model has to say of itself, for its weight."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The norm up to which an update counts in full; None: any."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers have; each of the two should warn its operator."""
     inline_cap: Annotated[StrictInt, Field(ge=0, le=MAX_PART_BYTES)] | None = Field(

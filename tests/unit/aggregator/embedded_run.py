@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,12 +45,12 @@ def payload_of(state: Mapping[str, Tensor]) -> bytes:
 
 
 class Holder(nn.Module):
-    """A model that is nothing but its tensors: floats are parameters, the others buffers."""
+    """A model that is nothing but its tensors: floats are parameters, the others, and ``buffers``, are buffers."""
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, state: Mapping[str, Tensor], buffers: Collection[str] = ()) -> None:
         super().__init__()
         for name, tensor in state.items():
-            if tensor.is_floating_point():
+            if tensor.is_floating_point() and name not in buffers:
                 self.register_parameter(name, nn.Parameter(tensor.clone()))
             else:
                 self.register_buffer(name, tensor.clone())
@@ -59,11 +59,17 @@ class Holder(nn.Module):
 class StateTask:
     """A task without data. ``metrics(model)`` is its central evaluation."""
 
-    def __init__(self, initial: State, metrics: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}) -> None:
-        self.initial, self.metrics = initial, metrics
+    def __init__(
+        self,
+        initial: State,
+        metrics: Callable[[nn.Module], Mapping[str, float]] = lambda model: {},
+        *,
+        buffers: Collection[str] = (),
+    ) -> None:
+        self.initial, self.metrics, self.buffers = initial, metrics, buffers
 
     def model(self) -> nn.Module:
-        return Holder(self.initial)
+        return Holder(self.initial, self.buffers)
 
     def train(self, model: nn.Module, plan: Plan) -> Mapping[str, float]:
         return {"num_samples": 1}

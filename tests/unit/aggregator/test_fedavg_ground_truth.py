@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import StateTask, state_of
 
-from aggregator.rounds.verdicts import discount
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
+from aggregator.weighing import discount
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.states.tensors import State, state_from
 from broker.wire.codec import decode

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse, decide_on, discount
-from aggregator.weighing import Weigher
+from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse, decide_on
+from aggregator.weighing import Weigher, discount
 from broker.wire.messages import Folded
 
 OLD, NEW = "0" * 16, "1" * 16
