@@ -46,12 +46,12 @@ def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) ->
 
 def norm_of(compressed: Compressed, encoding: Encoding, names: Collection[str]) -> float:
     """The Euclidean norm of what is folded of an update, over the floating-point tensors among ``names``."""
-    lossy = set(encoding.lossy)
+    is_plain = encoding.compression.method == "none"
     squares = []
     for spec in encoding.specs:
         if spec.is_float and spec.name in names:
             encoded = compressed.encoded
-            values = encoding.decoded(encoded, spec) if spec in lossy else encoded[spec.name]
+            values = encoded[spec.name] if is_plain else encoding.decoded(encoded, spec)
             squares.append(float(values.to(torch.float64).square().sum()))
     return math.sqrt(math.fsum(squares))
 

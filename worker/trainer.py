@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class Trained:
     num_samples: int
     train_s: float
     metrics: dict[str, float]
-    figures: dict[str, float]
+    figures: dict[str, float] = field(default_factory=dict)
     """What the plan asked for besides."""
 
 

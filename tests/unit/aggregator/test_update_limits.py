@@ -102,7 +102,7 @@ def in_this_order(run: EmbeddedRun, order: Any) -> str:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"max_samples": 5, "weighting": "uniform"}, "are for --weighting samples"),
+        ({"max_samples": 5, "weighting": "uniform"}, "by which --weighting uniform does not weigh"),
         ({"max_weight": 2.0, "shards": 2}, "leave --shards out"),
         ({"max_weight": 0.5}, "greater than or equal to 1"),
     ],
