@@ -113,7 +113,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
-    "simulation.statistics": (*_WIRE, "identities", "learning", "learning.sums", "aggregator", "simulation"),
+    "simulation.statistics": (
+        *_WIRE,
+        "identities",
+        "learning",
+        "learning.sums",
+        "aggregator",
+        "simulation",
+        "simulation.statistics",
+    ),
     "fedmq": ("console", "learning", "learning.scripts", "worker.events", "worker", "simulation"),
     "scaffold": (
         *_WIRE,
@@ -129,7 +137,15 @@ ONLY_IN = {
     "pika": "broker.rabbitmq",
     "msgpack": "broker.wire",
     "zstandard": "broker.wire",
-    "rich": ("console", "operations", "worker.watchers", "aggregator.watchers", "aggregator", "simulation"),
+    "rich": (
+        "console",
+        "operations",
+        "worker.watchers",
+        "aggregator.watchers",
+        "aggregator",
+        "simulation",
+        "simulation.statistics",
+    ),
 }
 MOST_FILES = 12
 """Of a package on one level, besides its door."""
