@@ -113,15 +113,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
-    "simulation.statistics": (
-        *_WIRE,
-        "identities",
-        "learning",
-        "learning.sums",
-        "aggregator",
-        "simulation",
-        "simulation.statistics",
-    ),
+    "simulation.statistics": (*_WIRE, "identities", "learning", "learning.sums", "aggregator", "simulation"),
     "fedmq": ("console", "learning", "learning.scripts", "worker.events", "worker", "simulation"),
     "scaffold": (
         *_WIRE,
@@ -143,8 +135,7 @@ ONLY_IN = {
         "worker.watchers",
         "aggregator.watchers",
         "aggregator",
-        "simulation",
-        "simulation.statistics",
+        *("simulation", "simulation.statistics"),
     ),
 }
 MOST_FILES = 12
