@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
@@ -11,7 +11,18 @@ from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
 from aggregator.sums import Summing
 from broker import BlobUpload
-from broker.wire import BlobRef, Buffer, Cutter, LocalTraining, ModelHead, encode, is_name_of, names_of, num_bytes_of
+from broker.wire import (
+    BlobRef,
+    Buffer,
+    Cutter,
+    Draw,
+    LocalTraining,
+    ModelHead,
+    encode,
+    is_name_of,
+    names_of,
+    num_bytes_of,
+)
 from console import Progress
 
 
@@ -115,16 +126,18 @@ class Broadcaster:
         if head is None or head.run_id != self._run.run_id:
             self.publish(number, self._stage_file(number), is_finished=is_finished, only_evaluate=only_evaluate)
             self._delete_earlier_run(head)
-        elif (head.round, head.is_finished, head.only_evaluate) != (
-            number,
-            is_finished,
-            only_evaluate,
-        ) or not self._is_wanted(head.epoch):
+        elif not self._is_wanted(head.epoch) or not self._asks_for(head, number, is_finished, only_evaluate):
             self.publish(number, self._stage_file(number), is_finished=is_finished, only_evaluate=only_evaluate)
         else:
             self._head = head
             if is_finished and head.blob is not None:  # a killed aggregator may not have got to this
                 self._delete_outdated(number, is_finished=True)
+
+    def _asks_for(self, head: ModelHead, number: int, is_finished: bool, only_evaluate: bool) -> bool:
+        """Whether a head asks the right workers for the right thing."""
+        draw = None if is_finished or only_evaluate else self._draw_of(number)
+        wanted = (number, is_finished, only_evaluate, draw)
+        return (head.round, head.is_finished, head.only_evaluate, head.draw) == wanted
 
     def _is_wanted(self, epoch: int) -> bool:
         """Whether a head of this epoch asks for what the open round needs, and is of a start of this directory."""
@@ -135,7 +148,7 @@ class Broadcaster:
 
         The round before may still be open. If it closes with other bits after all, this is done again.
         """
-        if not self.has_large_model:
+        if not self.has_large_model and not self._is_for_some(number):
             return _InHead()
         name = self._config.topology.model_blob(self._run.run_id, number)
         progress = Progress(
@@ -146,6 +159,10 @@ class Broadcaster:
         )
         blob = self._transport.open_blob(name)
         return _InBlob(blob, self._config.part_bytes, progress, self._blobs.setdefault(number, set()))
+
+    def _is_for_some(self, number: int) -> bool:
+        """Whether not every worker needs the model: those that do not are spared it if it is not in the head."""
+        return self._steering.config_of(number).sample is not None and num_bytes_of(self._run.specs) > 0
 
     def _stage_file(self, number: int) -> Staged:
         upload = self.upload(number)
@@ -164,6 +181,7 @@ class Broadcaster:
     def publish(self, number: int, body: Staged, *, is_finished: bool = False, only_evaluate: bool = False) -> None:
         """Publishes the model that round ``number`` begins with. Publishing it again changes nothing for readers."""
         config = self._steering.config_of(number)
+        draw = None if is_finished or only_evaluate else self._draw_of(number)
         head = ModelHead(
             tensors=self._run.specs,
             sha256=self._ledger.model_sha256(number - 1),
@@ -193,24 +211,37 @@ class Broadcaster:
             only_evaluate=only_evaluate,
             purpose="train" if self._summing is None else self._summing.purpose,
             operations={} if self._summing is None else self._summing.operations,
+            draw=draw,
         )
         self._transport.broadcast(encode(head, body.payload, trust=config.membership.trust))
-        if body.blob is not None:
+        if body.blob is not None or self._blobs:
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head
+
+    def _draw_of(self, number: int) -> Draw | None:
+        """The draw that counts for a round; None if everybody takes part."""
+        return next(reversed(self._ledger.draws(number)), None)
+
+    def draw_again(self, draw: Draw) -> None:
+        """Has others take part in the open round: its model goes out again, for those of this draw."""
+        self._publish_again(draw=draw)
 
     def announce_conflicts(self) -> None:
         """Informs workers with the same name of each other.
 
-        The open round's head is published again; its blob, which somebody may be reading, stays as it is.
+        The open round's head is published again.
         """
+        self._publish_again(name_conflicts=self._conflicts.names)
+
+    def _publish_again(self, **changes: Any) -> None:
+        """The newest head with these changes; its blob, which somebody may be reading, stays as it is."""
         if self._head is None:
             return
         if self._head.blob is None:
             only_evaluate = self._head.only_evaluate
             self.publish(self._head.round, self._stage_file(self._head.round), only_evaluate=only_evaluate)
         else:
-            self._head = self._head.model_copy(update={"name_conflicts": self._conflicts.names})
+            self._head = self._head.model_copy(update=changes)
             self._transport.broadcast(encode(self._head, trust=self._config.membership.trust))
 
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:

@@ -78,14 +78,21 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         closed_at=time.time(),
         seconds=current.seconds,
         num_samples=current.updates.num_samples if plan.counts else 0,
+        num_chosen=current.num_chosen,
         settings=_settings_of_round(config, opened),
         measured=opened.evaluate(written.model),
         model_sha256=written.sha256,
         companions=written.companions,
         scalars=stepping.scalars,
     )
+    drawn, num_drawn = current.draws_of(opened.steering.config_of(current.number + 1), current.number + 1)
     measured = current.updates.close(
-        result, next_round=plan.next_round, install=written.install, num_present=current.num_present
+        result,
+        next_round=plan.next_round,
+        next_draws=drawn,
+        next_num_chosen=num_drawn,
+        install=written.install,
+        num_present=current.num_present,
     )
     for number in measured:
         opened.stores.on_event(SitesMeasured(row=opened.stores.ledger.round(number)))

@@ -8,6 +8,7 @@ from typing import Any
 from aggregator.algorithms import FedAvg, Step
 from aggregator.bodies import BodyLimits
 from aggregator.plans import Scheduled
+from aggregator.presence import Sample
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
@@ -29,6 +30,7 @@ BY_ROUND = (
     "clip_norm",
     "max_samples",
     "max_weight",
+    "sample",
 )
 """Names of the settings that may differ from round to round."""
 
@@ -60,6 +62,10 @@ class AggregatorConfig:
     compression: Compression
     shared: tuple[str, ...]
     """Name patterns of the tensors that travel."""
+    sample: Sample | None = None
+    """How many of the workers take part in a round; None: everybody."""
+    everybody: tuple[str, ...] | None = None
+    """The names of all workers, where they are known and always there; None: signs of life tell who is there."""
     step: Step = field(default_factory=FedAvg)
     """What the mean does to the model."""
     optimizer: str = "fedavg"

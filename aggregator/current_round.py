@@ -8,10 +8,11 @@ from aggregator.commands import Standing
 from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
-from aggregator.presence import Attendance, PartialUploads
+from aggregator.presence import Attendance, PartialUploads, Turnout, first_draws, is_chosen
 from aggregator.rounds import Close, Extended, OpenRound, Round, RoundPolicy, decide
 from aggregator.senders import Admission, Guard, Refusals
 from aggregator.state import ClosedBy
+from broker.wire import Draw
 from console import IS_SHOWN
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,12 @@ class CurrentRound:
         halves = opened.stores.directory.model(number - 1).halves(opened.run.specs)
         self.guard = Guard(opened.expected.encoding.folded, halves=halves)
         """What a single update may do to it."""
+        draws = () if is_last else opened.stores.ledger.draws(number)
+        self.turnout = Turnout(
+            attendance, seed=config.seed, round_number=number, draws=draws, everybody=config.everybody
+        )
+        """Who takes part in it."""
+        self._policy = self._policy.of_these(self.turnout.num_always)
         self._config, self._attendance, self._prefetch = config, attendance, opened.prefetch
         self._clock, self._on_event = opened.stores.clock, opened.stores.on_event
         self._answered = opened.stores.ledger.answered
@@ -111,10 +118,18 @@ class CurrentRound:
         return len(self.updates.excused) if self.is_last else 0
 
     @property
+    def num_chosen(self) -> int | None:
+        """The number of workers present that take part; None: all."""
+        return self.turnout.num_chosen(now=self._clock()) if self.turnout.is_sampled else None
+
+    @property
     def _num_able(self) -> int:
-        """The number of workers present that have not said that they have no update."""
+        """The number of workers that may be waited for: of those present that take part and have not said that they
+        have no update, as many as are enough."""
         num_excused = 0 if self.is_last else self._attendance.num_among(self.updates.excused)
-        return max(0, self.num_present - num_excused)
+        num_chosen, sample = self.num_chosen, self._config.sample
+        num_able = max(0, (self.num_present if num_chosen is None else num_chosen) - num_excused)
+        return num_able if num_chosen is None or sample is None else sample.target_among(num_able)
 
     @property
     def _num_unable(self) -> int:
@@ -138,7 +153,8 @@ class CurrentRound:
 
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
-        times = [self._report_at, self._wake_at, self._attendance.next_change(), self._commit_at]
+        draws_at = self.turnout.draws_at(now=self._clock())
+        times = [self._report_at, self._wake_at, self._attendance.next_change(), self._commit_at, draws_at]
         return max(0.0, min(at for at in times if at is not None) - self._clock()) + 0.001
 
     @property
@@ -180,7 +196,23 @@ class CurrentRound:
 
     def commit(self) -> None:
         """Makes all decisions durable, then acks their messages."""
-        self.updates.commit(num_present=self.num_present)
+        self.updates.commit(num_present=self.num_present, num_chosen=self.num_chosen or 0)
+
+    # -- who takes part -------------------------------------------------------------------------------------
+
+    def next_draws(self) -> tuple[Draw, ...] | None:
+        """The round's draws with a new one, if nobody who is there could take part; None if it stays as it is."""
+        sample = self._config.sample
+        if sample is None or self.is_last or self.updates.num_folded or self.updates.excused:
+            return None
+        if self._standing.is_paused or self._standing.closes_now:
+            return None
+        draw = self.turnout.next_draw(sample, now=self._clock())
+        return None if draw is None else (*self.turnout.draws, draw)
+
+    def draws_of(self, config: AggregatorConfig, number: int) -> tuple[tuple[Draw, ...], int]:
+        """The draws that a round opens with now, and how many of the workers present they choose."""
+        return drawn_now(config, self._attendance, number=number, now=self._clock())
 
     def withdraw(self, admission: Admission) -> None:
         """Takes out the folded updates of workers that are not admitted any more, after a commit of what is pending.
@@ -235,6 +267,7 @@ class CurrentRound:
             num_folded=self.updates.num_folded,
             target=self._target,
             num_present=num_present,
+            num_chosen=self.num_chosen,
             num_unable=self._num_unable,
             deadline_at=None if self._standing.is_paused else self._round.deadline_at,
             is_extended=self._round.is_extended,
@@ -248,11 +281,23 @@ class CurrentRound:
         if self._standing.is_paused:
             return f"is paused, until fl-run resume; {self.updates.num_folded} folded"
         policy = self._policy
-        names = ", ".join(self._attendance.names()[:8]) or "none"
+        present = self._attendance.names()
+        names = ", ".join([name for name in present if self.turnout.chooses(name)][:_MOST_NAMED]) or "none"
+        who = "workers present" if not self.turnout.is_sampled else f"of {len(present)} workers present are chosen"
         if self.is_last:
             return f"waits for {self._target} sites to measure the model; {self.num_measured} have; present: {names}"
         unable = f"; without an update: {self.unable_in_words}" if self.updates.excused else ""
         return (
             f"waits for {self._target} updates (quorum {policy.quorum.in_words}, at least"
-            f" {policy.min_updates}); {self.updates.num_folded} folded; workers present: {names}{unable}"
+            f" {policy.min_updates}); {self.updates.num_folded} folded; {who}: {names}{unable}"
         )
+
+
+def drawn_now(
+    config: AggregatorConfig, attendance: Attendance, *, number: int, now: float
+) -> tuple[tuple[Draw, ...], int]:
+    """The draws that a round opens with, and how many of the workers present they choose."""
+    everybody, seed = config.everybody, config.seed
+    draws = first_draws(config.sample, attendance, seed=seed, round_number=number, now=now, everybody=everybody)
+    present = attendance.names() if everybody is None else everybody
+    return draws, sum(is_chosen(each, draws, seed=seed, round_number=number) for each in present) if draws else 0

@@ -61,6 +61,8 @@ class RoundMoved:
     target: int
     """Updates wanted: the quorum for the workers now present."""
     num_present: int
+    num_chosen: int | None = None
+    """How many of these take part in the round; None: all."""
     num_unable: int = 0
     """Workers that said that they have no update; the round does not wait for them."""
     deadline_at: float | None

@@ -303,7 +303,7 @@ class PartialAggregator:
         head, known_instance = update.head, current.known.get(update.head.worker)
         is_of_other_shard = shard_of(head.worker, self._config.num_shards) != self._config.shard
         keys = update.signer.keys if update.signer else ()  # revoked, perhaps, while the body was on its way
-        is_ours = not is_of_other_shard and self._admission.admits(head.worker, keys)
+        is_ours = not is_of_other_shard and self._admission.admits(head.worker, keys) and current.chooses(head.worker)
         if head.round != current.number or not current.are_summed or not is_ours:
             self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
         elif known_instance is None and body is None and self._bodies.has_to_wait(update):
@@ -487,9 +487,18 @@ class _ShardRound:
     def number(self) -> int:
         return self.model.round
 
+    def chooses(self, worker: str) -> bool:
+        """Whether this worker takes part in the round, as far as the head says; the root judges the others."""
+        return self.model.chooses(worker)
+
     @property
     def has_all_usual(self) -> bool:
-        """Whether all workers that answered in the round before have done so again, and any of it is still unsent."""
+        """Whether all workers that answered in the round before have done so again, and any of it is still unsent.
+
+        Where others take part in each round, there are no usual ones.
+        """
+        if self.model.draw is not None:
+            return False
         have_answered = self.known.keys() | self.without_update
         return self._usual <= have_answered and any(map(self.pending.has, self._usual))
 

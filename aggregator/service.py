@@ -16,7 +16,7 @@ from dataclasses import replace
 from aggregator.bodies import Body, Settled
 from aggregator.closing import Closed, close_round, end_run, evaluated, reason_to_end
 from aggregator.config import AggregatorConfig
-from aggregator.current_round import CurrentRound
+from aggregator.current_round import CurrentRound, drawn_now
 from aggregator.events import (
     CommandTaken,
     Event,
@@ -27,7 +27,7 @@ from aggregator.events import (
     unwatched,
 )
 from aggregator.opening import OpenedRun, opened
-from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads
+from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads, is_chosen
 from aggregator.rounds import (
     Contribution,
     Decision,
@@ -36,6 +36,7 @@ from aggregator.rounds import (
     Late,
     PassOver,
     Refuse,
+    Unselected,
     decide_on,
     decide_on_answer,
     is_answer,
@@ -158,8 +159,13 @@ class Aggregator:
     def _go_on(self, number: int) -> None:
         """Opens a round in which updates may already have been folded."""
         self._attendance.recall(self._ledger.workers())
-        self._attendance.expect(self._ledger.num_present(), now=self._clock(), patience_s=self._ledger.patience_s())
-        self._ledger.open_round(number, now=time.time())
+        self._attendance.expect(
+            self._ledger.num_present(),
+            now=self._clock(),
+            patience_s=self._ledger.patience_s(),
+            num_chosen=self._ledger.num_chosen(),
+        )
+        self._open_in_ledger(number)
         try:
             current = self._open(number)
             current.withdraw(self._admission)  # the list may have changed meanwhile
@@ -174,6 +180,12 @@ class Aggregator:
         self._run.broadcaster.ensure(number)
         current.restart_clock()
         current.emit_opened()
+
+    def _open_in_ledger(self, number: int) -> None:
+        """Opens a round and draws who takes part in it, unless that is done."""
+        config = self._run.steering.config_of(number)
+        draws, num_chosen = drawn_now(config, self._attendance, number=number, now=self._clock())
+        self._ledger.open_round(number, now=time.time(), draws=draws, num_chosen=num_chosen)
 
     def _follow(self, number: int) -> None:
         """Has everything go by what people have asked for, as it is in this round."""
@@ -264,11 +276,27 @@ class Aggregator:
             self._run.broadcaster.announce_conflicts()
         for settled in self._run.bodies.settle():
             self._take_up(settled)
+        self._draw_again_if_due()
         by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
         if by is not None and self._current.is_last:
             self._close_last_evaluation()
         elif by is not None:
             self._close_round(by)
+
+    def _draw_again_if_due(self) -> None:
+        """Chooses others for the open round if nobody who is there takes part in it; its time begins anew."""
+        current = self._current
+        draws = current.next_draws()
+        if draws is None:
+            return
+        current.turnout.follow(draws)
+        num_chosen = current.num_chosen or 0
+        self._ledger.draw_again(current.number, draws, num_chosen=num_chosen)
+        self._run.broadcaster.draw_again(draws[-1])
+        current.restart_clock()
+        log.info(
+            "round %d: %d of the workers present take part, by draw %d", current.number, num_chosen, draws[-1].number
+        )
 
     def time_left(self) -> float:
         """Seconds until something is due, if no event arrives before."""
@@ -359,6 +387,7 @@ class Aggregator:
             max_staleness=self._config.policy.max_staleness,
             known=updates.known_answer(answer),
             is_last=self._current.is_last,
+            is_chosen=self._is_chosen(worker, answer.head.round),
         )
         if isinstance(decision, PassOver) and decision.has_row:
             decision = replace(decision, has_row=self._current.refusals.passes_over(delivery))
@@ -409,14 +438,21 @@ class Aggregator:
             known=self._current.updates.known(contribution),
             max_staleness=self._config.policy.max_staleness,
             weigher=self._current.updates.weigher,
+            is_chosen=lambda worker: self._is_chosen(worker, contribution.base_round),
         )
         if self._current.is_last and isinstance(decision, Fold):
             return Late(tuple(contribution.claims), "the model is only measured, not trained any more")
         return decision
 
+    def _is_chosen(self, worker: str, base_round: int) -> bool:
+        """Whether a worker takes part in this round, which is or was open."""
+        if base_round == self._current.number:
+            return self._current.turnout.chooses(worker)
+        return is_chosen(worker, self._ledger.draws(base_round), seed=self._config.seed, round_number=base_round)
+
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
-        if not isinstance(decision, Late | Duplicate) or not decision.claims:
+        if not isinstance(decision, Late | Duplicate | Unselected) or not decision.claims:
             return decision
         return decision if self._current.refusals.passes_over(delivery) else replace(decision, claims=())
 
@@ -540,7 +576,7 @@ class Aggregator:
     def _open_after(self, last: CurrentRound, closed: Closed) -> None:
         number = last.number + 1
         if closed.plan.next_round is None:
-            self._ledger.open_round(number, now=time.time())
+            self._open_in_ledger(number)
         self._run.broadcaster.publish(number, closed.body)
         if self._run.has_large_model:
             malloc.give_back()

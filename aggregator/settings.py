@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_va
 from aggregator.algorithms import ServerOptimizer
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
+from aggregator.presence import Sample
 from aggregator.rounds import ExactSum, OnShort, Quorum, RoundPolicy, kernel
 from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.state import Aim, BestBy, Ending
@@ -55,6 +56,7 @@ def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+SampleAsText = Annotated[AsText[Sample], BeforeValidator(_number_as_text)]
 QuorumAsText = Annotated[AsText[Quorum], BeforeValidator(_number_as_text)]
 
 
@@ -92,6 +94,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     on_short: Literal["extend", "accept", "abandon"] = Field(
         "extend",
         description="at the deadline with fewer updates: extend (wait on), accept (use them) or abandon (drop them)",
+    )
+    sample: SampleAsText | None = Field(
+        None,
+        description="workers that take part in a round, drawn anew for each: a share (0.1 or 10%), a count of those"
+        " present (10), or 10x1.3 to ask 13 and close with 10; none: all",
     )
     grace_s: Annotated[float, Field(ge=0)] = Field(0.0, description="seconds a round stays open after its quorum")
     max_staleness: Annotated[int, Field(ge=0)] = Field(
@@ -320,6 +327,16 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             )
         return self
 
+    @model_validator(mode="after")
+    def _enough_take_part(self) -> Self:
+        most = None if self.sample is None else self.sample.enough
+        if most is not None and (self.quorum.count or 0) > most:
+            raise ValueError(
+                f"--quorum {self.quorum} cannot be reached with --sample {self.sample}: at most {most} updates are"
+                " waited for; leave --quorum out, or raise --sample"
+            )
+        return self
+
     @property
     def credentials(self) -> Credentials | None:
         known = super().credentials
@@ -353,6 +370,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             schedules=self.schedules,
             compression=self.update_compression,
             shared=self.shared.patterns,
+            sample=self.sample,
             step=self.server_optimizer.step,
             optimizer=str(self.server_optimizer),
             server_lr=self.server_rate,

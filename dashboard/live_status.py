@@ -40,6 +40,7 @@ class LiveStatus:
             "num_folded": status.num_folded,
             "target": status.target,
             "num_present": status.num_present,
+            "num_chosen": status.num_chosen,
             "deadline_in_s": None if deadline_in_s is None else round(deadline_in_s),
             "num_waiting": sum(
                 number for name, number in snapshot.num_waiting.items() if name != snapshot.topology.dead

@@ -75,7 +75,9 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         num_objecting = sum(worker.objection is not None for worker in status.workers)
         yield (
             "workers",
-            f"{status.num_present} present" + (f", {num_objecting} of them not answering" if num_objecting else ""),
+            f"{status.num_present} present"
+            + ("" if status.num_chosen is None else f", {status.num_chosen} of them chosen for this round")
+            + (f", {num_objecting} of them not answering" if num_objecting else ""),
         )
     if snapshot.signer is not None:
         yield "roster", f"status signed by {snapshot.signer}; updates are {' and '.join(snapshot.protection)}"

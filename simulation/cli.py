@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from learning import Measured, Site, Task, load_task, made_by
 from learning.scripts import ScriptedModel
 from learning.sums import is_sum_task
 from simulation.baselines import Baseline, compare, sampled_sites
-from simulation.embedded import run_embedded, with_quorum_of
+from simulation.embedded import config_for, run_embedded, with_samples
 from simulation.meant import check_number, only_if_meant
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
@@ -154,8 +155,9 @@ class Simulation:
         broker = MemoryBroker()
         with contextlib.ExitStack() as stack:
             slots = self._slots(stack)
-            settings = with_quorum_of(slots, self._run_settings)
-            made = Aggregator(settings.config, self._task, MemoryTransport(broker), on_event=self._on_event)
+            workers = with_samples(slots, self._settings.simulated_sites.names)
+            config = config_for(workers, self._run_settings)
+            made = Aggregator(config, self._task, MemoryTransport(broker), on_event=self._on_event)
             aggregator = stack.enter_context(contextlib.closing(made))
 
             def stop() -> None:
@@ -198,7 +200,8 @@ class Simulation:
             stack.callback(transport.close)
             status = StatusSender(transport, trust=Believing())
             on_event = fan_out(self._on_event, status.on_event)
-            made = Aggregator(self._run_settings.config, self._task, transport, on_event=on_event)
+            config = replace(self._run_settings.config, everybody=tuple(self._settings.simulated_sites.names))
+            made = Aggregator(config, self._task, transport, on_event=on_event)
             aggregator = stack.enter_context(contextlib.closing(made))
             workers = WorkerProcesses(
                 self._settings,

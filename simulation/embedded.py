@@ -6,8 +6,9 @@ aggregator takes each answer before the next: only one update waits for it, howe
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from aggregator import Aggregator, AggregatorSettings, Quorum
+from aggregator import Aggregator, AggregatorConfig, AggregatorSettings, Quorum
 from broker import MemoryBroker, MemoryTransport, Source
 from console import TaskError
 from simulation.slot import Parcel, Slot, parcels
@@ -15,21 +16,29 @@ from simulation.slot import Parcel, Slot, parcels
 log = logging.getLogger(__name__)
 
 
-def with_quorum_of(slots: Sequence[Slot], settings: AggregatorSettings) -> AggregatorSettings:
-    """The settings with a quorum of the workers that can answer, as a count: all are always present.
-
-    TaskError if there is none.
-    """
-    empty = [name for slot in slots for name in slot.without_samples]
-    num_present = sum(slot.num_workers for slot in slots) - len(empty)
-    if num_present == 0:
+def with_samples(slots: Sequence[Slot], names: Sequence[str]) -> list[str]:
+    """Those of the workers that can answer. TaskError if there is none."""
+    empty = {name for slot in slots for name in slot.without_samples}
+    able = [name for name in names if name not in empty]
+    if not able:
         raise TaskError("no site has training samples")
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        log.warning("left out, for want of training samples: %s%s", ", ".join(empty[:5]), more)
-    counted = settings.quorum.counted(num_present).count
-    quorum = Quorum(count=num_present if counted is None else min(counted, num_present))
-    return settings.model_copy(update={"quorum": quorum})
+        named = [name for name in names if name in empty]
+        log.warning("left out, for want of training samples: %s%s", ", ".join(named[:5]), more)
+    return able
+
+
+def config_for(workers: Sequence[str], settings: AggregatorSettings) -> AggregatorConfig:
+    """What an aggregator is to do for these workers, which are all always there; its quorum is a count of them.
+
+    Where only some take part in a round, how many that are differs, and a share stays one: of those that do.
+    """
+    quorum = settings.quorum
+    if settings.sample is None or quorum.count is not None:
+        quorum = Quorum(count=min(len(workers), quorum.counted(len(workers)).count or 1))
+    config = settings.model_copy(update={"quorum": quorum}).config
+    return replace(config, everybody=tuple(workers))
 
 
 def run_embedded(
@@ -67,10 +76,11 @@ def _answer(
     for slot in slots:
         slot.offer(model)
     for index in range(sum(slot.num_workers for slot in slots)):
-        for parcel in slots[index % len(slots)].answer():
+        answer = slots[index % len(slots)].answer()
+        for parcel in answer:
             parcel.deliver(post)
         on_answer(index + 1)
-        while aggregator.is_running and aggregator.step():
+        while answer and aggregator.is_running and aggregator.step():
             pass
         if not aggregator.is_running:
             return

@@ -15,7 +15,7 @@ from broker import MemoryBroker, MemoryTransport
 from broker.wire import Topology
 from console import SettingsError, explained
 from learning import Site, Task, at_site, load_task
-from simulation.embedded import run_embedded, with_quorum_of
+from simulation.embedded import config_for, run_embedded, with_samples
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot
 
@@ -60,8 +60,8 @@ def simulated(
             inline_cap=given.inline_cap,
             state=own.state / "workers",
         )
-        own = with_quorum_of([slot], own)
-        with closing(Aggregator(own.config, judge, MemoryTransport(broker), on_event=on_event)) as aggregator:
+        config = config_for(with_samples([slot], sites.names), own)
+        with closing(Aggregator(config, judge, MemoryTransport(broker), on_event=on_event)) as aggregator:
             run_embedded(aggregator, broker, [slot])
     finally:
         torch.set_num_threads(num_threads)

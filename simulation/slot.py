@@ -76,7 +76,7 @@ class Slot(Protocol):
         ...
 
     def answer(self) -> list[Parcel]:
-        """The answer of the next worker in turn to the model."""
+        """The answer of the next worker in turn to the model; nothing from one that takes no part in its round."""
         ...
 
     def stop(self) -> None:
@@ -116,6 +116,7 @@ class LocalSlot:
             if name not in self.without_samples:
                 worker.start()
         self._turn = len(self._workers)
+        self._model: ModelHead | None = None
         self._offered = ""
         self._fits = False
 
@@ -129,15 +130,16 @@ class LocalSlot:
         return self._workers[min(self._turn, len(self._workers) - 1)].presence
 
     def offer(self, model: Parcel) -> None:
+        self._model = decode(model.body, ModelHead)[0]
         if not self._fits:
-            self._check_fits(decode(model.body, ModelHead)[0])
+            self._check_fits(self._model)
         self._post.delete_blobs([self._offered])
         model.deliver(self._post)
         self._turn, self._offered = 0, model.blob
 
     def answer(self) -> list[Parcel]:
         name = self._names[self._turn]
-        if name not in self.without_samples:
+        if name not in self.without_samples and self._model is not None and self._model.chooses(name):
             with _named(name):
                 self._workers[self._turn].step()
         self._turn += 1

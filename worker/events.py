@@ -55,6 +55,13 @@ class RoundLeft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotChosen:
+    """Others were chosen to take part in the round of this model, which is not read here."""
+
+    head: ModelHead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
     """The aggregator says that the run is over."""
 
@@ -62,7 +69,7 @@ class RunFinished:
     num_rounds: int
 
 
-Event = StateChanged | Transferring | ModelReceived | RoundTrained | UpdateSent | RoundLeft | RunFinished
+Event = StateChanged | Transferring | ModelReceived | RoundTrained | UpdateSent | RoundLeft | NotChosen | RunFinished
 Watcher = Callable[[Event], None]
 
 

@@ -34,6 +34,7 @@ from worker.config import WorkerConfig
 from worker.error_feedback import compress, norm_of
 from worker.events import (
     ModelReceived,
+    NotChosen,
     RoundLeft,
     RoundTrained,
     RunFinished,
@@ -219,6 +220,11 @@ class Worker:
         if objection:
             self._object(head, objection)
             return
+        if not head.chooses(self._name):
+            self._sit_out(head)
+            return
+        if before is not None and before.chooses(self._name) and _is_same_round(before, head):
+            return  # others were chosen because nobody was there, but this worker was, and has answered
         begun_at = time.perf_counter()
         try:
             state = self._read(head, payload)
@@ -234,6 +240,13 @@ class Worker:
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, state)
+
+    def _sit_out(self, head: ModelHead) -> None:
+        """Leaves a round to others, whose model is not read. Its next sign of life says so; none is sent for it."""
+        self.presence = self.presence.model_copy(update={"round": head.round, "objection": None})
+        words = "nobody is chosen yet" if head.draw is not None and head.draw.number == 0 else "others are chosen"
+        log.info("round %3d: %s; waiting", head.round, words, extra={"round": head.round})
+        self._on_event(NotChosen(head=head))
 
     def _objection_to(self, head: ModelHead) -> str | None:
         tensors = self._trainer.tensors
@@ -602,3 +615,10 @@ class _Cancel:
     def __call__(self) -> bool:
         self.was_seen = self.was_seen or self._is_over()
         return self.was_seen
+
+
+def _is_same_round(before: ModelHead, head: ModelHead) -> bool:
+    """Whether two heads, of which the later one has another draw, ask for the same update."""
+    return (before.run_id, before.epoch, before.round) == (head.run_id, head.epoch, head.round) and (
+        before.draw != head.draw
+    )

@@ -72,6 +72,7 @@ class Steering:
             weigher=changed.weigher,
             weight_limits=changed.weight_limits,
             server_lr=changed.server_lr,
+            sample=changed.sample,
             recorded=changed.recorded,
         )
         self._last_changed = dict(changes), config

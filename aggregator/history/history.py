@@ -32,7 +32,8 @@ LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
 _CONTRIBUTIONS = """
 SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS num_late,
     sum(verdict = 'duplicate') AS num_duplicate,
-    sum(verdict = 'diverged') AS num_diverged, sum((verdict = 'refused') * {num_messages}) AS num_refused,
+    sum(verdict = 'diverged') AS num_diverged, sum(verdict = 'unselected') AS num_unselected,
+    sum((verdict = 'refused') * {num_messages}) AS num_refused,
     coalesce(sum(CASE WHEN verdict = 'folded' THEN num_samples END), 0) AS num_samples,
     coalesce(sum(num_bytes), 0) AS num_bytes, avg(CASE WHEN verdict = 'folded' THEN staleness END) AS mean_staleness,
     avg(train_s) AS mean_train_s, avg(queue_s) AS mean_queue_s, max(base_round) AS last_round,

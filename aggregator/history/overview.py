@@ -110,7 +110,7 @@ def _measured(site: Site | None, better: Direction | None) -> dict[str, float] |
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in _ROUND_COLUMNS}
+    return {name: row[name] for name in _ROUND_COLUMNS} | {"num_chosen": row.get("num_chosen")}
 
 
 def _tiles_of_rounds(history: History, rounds: charts.Rows) -> list[tuple[str, str]]:

@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 
 from aggregator.history.charts import Figure, Spread
 
-_MARKS = {"folded": "f", "late": "l", "duplicate": "d", "refused": "r", "diverged": "n", "measured": " "}
+_MARKS = {
+    "folded": "f",
+    "late": "l",
+    "duplicate": "d",
+    "refused": "r",
+    "diverged": "n",
+    "unselected": "u",
+    "measured": " ",
+}
 _MEASURING = ("folded", "abandoned", "diverged", "measured")
 """What an update or answer may have become whose metrics count."""
 _OTHER = "a"
-_URGENCY = " dalrnf"
+_URGENCY = " daulrnf"
 """Of several updates that were decided in one round, the mark that comes last here is shown."""
 _RANKS = {verdict: _URGENCY.index(mark) for verdict, mark in _MARKS.items()}
 _LETTERS = _URGENCY.encode().ljust(256)

@@ -43,6 +43,9 @@ class Attendance:
         self._answered: dict[str, bool] = {}
         """Worker -> whether an update of it was folded, of all that ever sent one that was fit to be."""
         self._num_expected, self._expected_until = 0, 0.0
+        self._num_expected_chosen = 0
+        self._somebody_since: float | None = None
+        """Since when there has been at least one that counts; None: there is none."""
         self.patience_s = _STEP_S
         """The longest that any worker so far may be silent, in seconds; it grows in steps, as each one is recorded."""
 
@@ -107,13 +110,15 @@ class Attendance:
         """Whether an update of this worker has been folded in this run."""
         return self._answered.get(worker, False)
 
-    def expect(self, number: int, *, now: float, patience_s: float = 0.0) -> None:
+    def expect(self, number: int, *, now: float, patience_s: float = 0.0, num_chosen: int = 0) -> None:
         """After a restart, counts ``number`` workers as present until they have had time to send a sign of life.
 
-        ``patience_s`` is its value before the restart; 0: not known.
+        ``num_chosen`` of them take part in the open round. ``patience_s`` is its value before the restart; 0: not
+        known.
         """
         self.patience_s = max(self.patience_s, patience_s)
         self._num_expected, self._expected_until = number, now + self.patience_s
+        self._num_expected_chosen = num_chosen
 
     def keep_only(self, admits: Callable[[str], bool]) -> None:
         """Forgets the workers that are not admitted."""
@@ -132,8 +137,38 @@ class Attendance:
             self._is_gone(worker)
         self._waived.forget_silent(now=now)
         if now >= self._expected_until:
-            self._num_expected = 0
+            self._num_expected = self._num_expected_chosen = 0
+        if not self._counted:
+            self._somebody_since = None
+        elif self._somebody_since is None:
+            self._somebody_since = now
         return max(len(self._counted), self._num_expected)
+
+    def choose(self, is_chosen: Callable[[str], bool]) -> None:
+        """Has ``num_chosen`` count those of whom this is true, a worker's name given."""
+        self._counted.look_for(is_chosen)
+
+    def num_chosen(self, *, now: float) -> int:
+        """How many of the workers present and counting are chosen; after a restart at least as many as before it."""
+        self.num_present(now=now)
+        return max(len(self._counted.found), 0 if self._has_all_expected else self._num_expected_chosen)
+
+    @property
+    def _has_all_expected(self) -> bool:
+        """Whether as many have been heard of as were present before a restart."""
+        return len(self._counted) >= self._num_expected
+
+    def is_known(self, *, now: float) -> bool:
+        """Whether those that are there have had time to say so: some are heard of, and for long enough."""
+        self.num_present(now=now)
+        since = self._somebody_since
+        return self._has_all_expected and since is not None and now >= since + PRESENCE_EVERY_S
+
+    def known_at(self, *, now: float) -> float | None:
+        """When ``is_known`` may become true; None if that takes a sign of life, or it is true."""
+        times = [] if self._has_all_expected else [self._expected_until]
+        times += [] if self._somebody_since is None else [self._somebody_since + PRESENCE_EVERY_S]
+        return min((at for at in times if at > now), default=None)
 
     def _is_gone(self, worker: str) -> None:
         if worker in self._newcomers:

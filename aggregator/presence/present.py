@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,6 +21,9 @@ class Present(Mapping[str, T]):
         self._entries: list[tuple[float, str]] = []
         self._entry_at: dict[str, float] = {}
         """Worker -> its earliest entry in the heap."""
+        self._looks_for: Callable[[str], bool] = lambda worker: False
+        self.found: set[str] = set()
+        """Those present that ``look_for`` asked for."""
 
     def __getitem__(self, worker: str) -> T:
         return self._heard[worker][1]
@@ -31,21 +34,29 @@ class Present(Mapping[str, T]):
     def __len__(self) -> int:
         return len(self._heard)
 
+    def look_for(self, who: Callable[[str], bool]) -> None:
+        """From now on, ``found`` has those of the workers present of whom this is true."""
+        self._looks_for = who
+        self.found = set(filter(who, self._heard))
+
     def copied(self) -> dict[str, T]:
         return {worker: what for worker, (_, what) in self._heard.items()}
 
     def heard(self, worker: str, what: T, *, until: float) -> None:
         """Records what was heard from it now; it is gone after ``until`` (infinity: never) unless heard again."""
-        self._heard.pop(worker, None)
+        if self._heard.pop(worker, None) is None and self._looks_for(worker):
+            self.found.add(worker)
         self._heard[worker] = (until, what)
         self._enter(worker, until)
 
     def leave(self, worker: str) -> None:
         self._heard.pop(worker, None)
+        self.found.discard(worker)
 
     def move_to(self, other: "Present[T]", worker: str) -> None:
         """Hands a worker over as it is."""
-        until, what = self._heard.pop(worker)
+        until, what = self._heard[worker]
+        self.leave(worker)
         other.heard(worker, what, until=until)
 
     def forget_silent(self, *, now: float) -> list[str]:
@@ -53,7 +64,7 @@ class Present(Mapping[str, T]):
         gone = []
         while (at := self.next_at()) is not None and at < now:
             gone.append(self._drop_entry())
-            del self._heard[gone[-1]]
+            self.leave(gone[-1])
         return gone
 
     def next_at(self) -> float | None:

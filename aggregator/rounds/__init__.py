@@ -22,6 +22,7 @@ from aggregator.rounds.verdicts import (
     Fold,
     Late,
     Refuse,
+    Unselected,
     decide_on,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "RoundPolicy",
     "Stepping",
     "Stores",
+    "Unselected",
     "Update",
     "add_to",
     "affordable_prefetch",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aggregator.rounds.intake import Expected, all_metrics, check_model, check_origin
+from aggregator.rounds.verdicts import not_chosen
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery
 from broker.wire import Reply, Signer, decode_from, is_of_kind
@@ -77,11 +78,18 @@ def read_answer(delivery: Delivery, expected: Expected, *, round_number: int) ->
 
 
 def decide_on_answer(
-    answer: Reply, *, open_round: int, max_staleness: int, known: str | None, is_last: bool = False
+    answer: Reply,
+    *,
+    open_round: int,
+    max_staleness: int,
+    known: str | None,
+    is_last: bool = False,
+    is_chosen: bool = True,
 ) -> AnswerDecision:
     """What becomes of an answer. ``known`` is the instance of what is in with its key, an update or an answer.
 
-    ``is_last``: the open round is the one in which the last model is measured, and nothing else.
+    ``is_last``: the open round is the one in which the last model is measured, and nothing else. ``is_chosen``: whether
+    its worker takes part in its round.
 
     An update may follow it, and then counts: what kept its worker from training may be mended.
     """
@@ -93,4 +101,6 @@ def decide_on_answer(
     if open_round - answer.round > (0 if is_last else max_staleness):
         why = "" if answer.reason is None else f"; it has no update: {answer.reason}"
         return PassOver(Verdict.LATE, f"round {answer.round} is closed; the open one is {open_round}{why}")
+    if not is_chosen:
+        return PassOver(Verdict.UNSELECTED, not_chosen(answer.round))
     return Excuse()

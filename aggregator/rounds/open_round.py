@@ -22,7 +22,7 @@ from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdr
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
 from aggregator.rounds.answers import AnswerDecision, Excuse, ReceivedAnswer
 from aggregator.rounds.directions import Directions
-from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse
+from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse, Unselected
 from aggregator.state import (
     Accumulated,
     FoldedUpdate,
@@ -37,7 +37,7 @@ from aggregator.state import (
 from aggregator.weighing import Claim, Weigher
 from broker import Delivery, Transport
 from broker.states import Encoding
-from broker.wire import Buffer, Signer, limb_bytes_of, num_bytes_of
+from broker.wire import Buffer, Draw, Signer, limb_bytes_of, num_bytes_of
 from console import UnfitMessage
 
 log = logging.getLogger(__name__)
@@ -264,6 +264,8 @@ class OpenRound:
                 self._pass_over(contribution, Verdict.LATE, decision, delivery, received_at=received_at)
             case Duplicate():
                 self._pass_over(contribution, Verdict.DUPLICATE, decision, delivery, received_at=received_at)
+            case Unselected():
+                self._pass_over(contribution, Verdict.UNSELECTED, decision, delivery, received_at=received_at)
             case Refuse():
                 raise UnfitMessage(decision.reason)
             case _:
@@ -352,7 +354,7 @@ class OpenRound:
         self,
         contribution: Contribution,
         verdict: Verdict,
-        decision: Late | Duplicate,
+        decision: Late | Duplicate | Unselected,
         delivery: Delivery,
         *,
         received_at: float,
@@ -417,8 +419,8 @@ class OpenRound:
         """Since when anything has waited for a commit; None if nothing does."""
         return self._oldest_at
 
-    def commit(self, *, num_present: int = 0) -> None:
-        """Makes durable what was decided and how many workers are present; then acks the deliveries."""
+    def commit(self, *, num_present: int = 0, num_chosen: int = 0) -> None:
+        """Makes durable what was decided and how many workers are present, and chosen; then acks the deliveries."""
         if self._oldest_at is None:
             return
         begun_at = time.perf_counter()
@@ -426,7 +428,9 @@ class OpenRound:
         if accumulated is None or accumulated.num_folded != self.num_folded:
             accumulated = self._save() if self.num_folded else None
         self._write_held()
-        self._stores.ledger.commit(self._rows, accumulated, kept=self._kept, num_present=num_present)
+        self._stores.ledger.commit(
+            self._rows, accumulated, kept=self._kept, num_present=num_present, num_chosen=num_chosen
+        )
         self._committed = accumulated
         self._emit_committed(begun_at)
         self._settle()
@@ -492,9 +496,18 @@ class OpenRound:
     # -- closing --------------------------------------------------------------------------------------------
 
     def close(
-        self, result: RoundResult, *, next_round: int | None, install: Callable[[], None], num_present: int = 0
+        self,
+        result: RoundResult,
+        *,
+        next_round: int | None,
+        next_draws: Sequence[Draw] = (),
+        next_num_chosen: int = 0,
+        install: Callable[[], None],
+        num_present: int = 0,
     ) -> list[int]:
         """Commits the end of the round; ``install`` puts its model, already on the disk, in its place.
+
+        What is said of the next round is as ``Ledger.close_round`` takes it.
 
         Returns the earlier rounds whose models the workers have now measured.
         """
@@ -505,6 +518,8 @@ class OpenRound:
             self._rows,
             replace(result, cosines=cosines),
             next_round=next_round,
+            next_draws=next_draws,
+            next_num_chosen=next_num_chosen,
             install=install,
             num_present=num_present,
         )

@@ -86,6 +86,12 @@ class RoundPolicy:
     def target(self, num_present: int, *, num_unable: int = 0) -> int:
         return max(self.min_updates, self.quorum.target(num_present, num_unable=num_unable))
 
+    def of_these(self, number: int | None) -> "RoundPolicy":
+        """The same where no more than so many workers can answer (None: it is not known): a count waits for no more."""
+        if number is None or self.quorum.count is None:
+            return self
+        return replace(self, quorum=Quorum(count=max(1, min(number, self.quorum.count))))
+
     def of_last_evaluation(self, *, longest_s: float) -> "RoundPolicy":
         """The rules by which the sites are waited for that measure the last model: never for longer than a round took.
 

@@ -6,10 +6,11 @@ counts as a whole or not at all:
     all of its updates are in already       Duplicate   the broker may deliver twice, a restarted worker repeats itself
     its round has been closed for too long  Late        for those that are not in
     some of its updates are in already      Refuse      a sum cannot be taken apart
+    its worker was not chosen               Unselected  to take part in its round; a sum with such an update: Refuse
     otherwise                               Fold        each with its weight
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aggregator.weighing import Claim, Weigher, discount
@@ -42,13 +43,21 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
+class Unselected:
+    """Its worker was not to take part in its round."""
+
+    claims: tuple[Claim, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """It cannot count and is set aside."""
 
     reason: str
 
 
-Decision = Fold | Late | Duplicate | Refuse
+Decision = Fold | Late | Duplicate | Unselected | Refuse
 
 
 def decide_on(
@@ -59,10 +68,12 @@ def decide_on(
     known: Mapping[str, str],
     max_staleness: int,
     weigher: Weigher,
+    is_chosen: Callable[[str], bool] = lambda worker: True,
 ) -> Decision:
     """What becomes of a message with these updates, all trained from the model of ``base_round``.
 
     ``known`` has the instance of each worker whose update for that round is in, committed or not.
+    ``is_chosen``: whether a worker takes part in that round.
     """
     new = tuple(claim for claim in claims if claim.worker not in known)
     if not new:
@@ -73,12 +84,22 @@ def decide_on(
     if len(new) < len(claims):
         names = ", ".join(claim.worker for claim in claims if claim.worker in known)
         return Refuse(f"of its {len(claims)} updates those of {names} are in already")
+    foreign = [claim.worker for claim in claims if not is_chosen(claim.worker)]
+    if foreign and len(claims) == 1:
+        return Unselected(tuple(claims), not_chosen(base_round))
+    if foreign:
+        return Refuse(f"of its {len(claims)} updates those of {', '.join(foreign)} are of workers that were not chosen")
     try:
         weights = [weigher.weigh(claim) for claim in claims]
     except UnfitMessage as error:
         return Refuse(str(error))
     discounted = tuple(weight.weight * discount(staleness) for weight in weights)
     return Fold(discounted, tuple(weight.base for weight in weights), staleness)
+
+
+def not_chosen(base_round: int) -> str:
+    """Why an update or answer for this round does not count whose worker takes no part in it."""
+    return f"its worker was not chosen for round {base_round}"
 
 
 def _duplicate(claims: Sequence[Claim], base_round: int, known: Mapping[str, str]) -> Duplicate:

@@ -1,7 +1,7 @@
 """The ledger: one SQLite file that is the truth about a run. What it records has happened; what it does not has not.
 
 ``run``      what the run is (name, id, seed, task, ...), its epoch, and the accumulator file that counts
-``rounds``   one row a round; the open one has no ``closed_by``
+``rounds``   one row a round; the open one has no ``closed_by``. ``draws`` say who takes part in it
 ``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice. Of messages
              that do not count, only some have a row of their own; a row for ``num_messages`` counts the others
 ``kept``     the files with the bodies of updates folded in the open round, where those may have to be taken out again
@@ -17,7 +17,7 @@ An aggregator claims the ledger with a new epoch. From then on, every transactio
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +35,13 @@ from aggregator.state.rows import (
     Verdict,
 )
 from aggregator.state.site_metrics import MostWeight, Reported, figures
+from broker.wire import Draw
 from console import LeadershipLost, StateError
 from learning import Measured, plain, restored
 
 FORMAT = 2
+_MOST_DRAWS = 100
+"""Of one round: there is a second one only where nobody could take part."""
 _FORMAT_WITHOUT_COMPANIONS = 1
 
 _SCHEMA = """
@@ -71,6 +74,9 @@ _ADDED_COLUMNS = (
     ("updates", "base_weight", "REAL"),
     ("updates", "figures", "TEXT"),
     ("rounds", "step_scalars", "TEXT"),
+    ("rounds", "draws", "TEXT"),
+    ("rounds", "num_chosen", "INTEGER"),
+    ("rounds", "num_unselected", "INTEGER"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
@@ -177,12 +183,33 @@ class Ledger:
 
     # -- committing -----------------------------------------------------------------------------------------
 
-    def open_round(self, number: int, *, now: float) -> None:
-        with self.transaction():
-            self._open(number, now)
+    def open_round(self, number: int, *, now: float, draws: Sequence[Draw] = (), num_chosen: int = 0) -> None:
+        """Opens a round, in which those of these draws take part (none: everybody); or leaves it as it is.
 
-    def _open(self, number: int, now: float) -> None:
-        self._db.execute("INSERT OR IGNORE INTO rounds (round, opened_at) VALUES (?, ?)", (number, now))
+        ``num_chosen`` of the workers present are among them.
+        """
+        with self.transaction():
+            self._open(number, now, draws, num_chosen)
+
+    def _open(self, number: int, now: float, draws: Sequence[Draw], num_chosen: int) -> None:
+        opened = self._db.execute(
+            "INSERT OR IGNORE INTO rounds (round, opened_at, draws) VALUES (?, ?, ?)", (number, now, _text_of(draws))
+        )
+        if opened.rowcount:
+            self._set({"num_chosen": num_chosen})
+
+    def draw_again(self, number: int, draws: Sequence[Draw], *, num_chosen: int) -> None:
+        """Records the draws of the open round, the last of which is new; of very many, only the last ones."""
+        with self.transaction():
+            kept = _text_of(draws[-_MOST_DRAWS:])
+            self._db.execute("UPDATE rounds SET draws = ? WHERE round = ?", (kept, number))
+            self._set({"num_chosen": num_chosen})
+
+    def draws(self, number: int) -> tuple[Draw, ...]:
+        """The draws of a round; none if everybody takes part in it, or if it is not known here."""
+        found = self._db.execute("SELECT draws FROM rounds WHERE round = ?", (number,)).fetchone()
+        given = [] if found is None else json.loads(found[0] or "[]")
+        return tuple(Draw(number=drawn, threshold=threshold) for drawn, threshold in given)
 
     def commit(
         self,
@@ -191,6 +218,7 @@ class Ledger:
         *,
         kept: Iterable[KeptBody] = (),
         num_present: int = 0,
+        num_chosen: int = 0,
     ) -> None:
         """Records that these updates are decided, and that this accumulator file holds the open round's sum.
 
@@ -199,7 +227,7 @@ class Ledger:
         with self.transaction():
             self._insert(rows)
             self._insert_kept(kept)
-            self._set({"num_present": num_present})
+            self._set({"num_present": num_present, "num_chosen": num_chosen})
             if accumulated is not None:
                 self._set({"accumulated": _fields(accumulated)})
 
@@ -225,10 +253,14 @@ class Ledger:
         result: RoundResult,
         *,
         next_round: int | None,
+        next_draws: Sequence[Draw] = (),
+        next_num_chosen: int = 0,
         install: Callable[[], None],
         num_present: int = 0,
     ) -> list[int]:
         """Ends the round, has ``install`` put its model in place, and opens the next round with nothing folded.
+
+        Those of ``next_draws`` take part in that (none: everybody), ``next_num_chosen`` of the workers present.
 
         Returns the earlier rounds whose models the workers have now measured.
         """
@@ -251,8 +283,8 @@ class Ledger:
             )
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
-                " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_samples = ?, metrics = ?,"
-                " model_sha256 = ?, settings = ?, step_scalars = ? WHERE round = ?",
+                " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_unselected = ?, num_samples = ?,"
+                " num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ? WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -262,7 +294,9 @@ class Ledger:
                     counts.get(Verdict.REFUSED, 0),
                     counts.get(Verdict.DUPLICATE, 0),
                     counts.get(Verdict.DIVERGED, 0),
+                    counts.get(Verdict.UNSELECTED, 0),
                     result.num_samples,
+                    result.num_chosen,
                     json.dumps(plain(result.measured.recorded())),
                     result.model_sha256,
                     self._if_changed(number, result.settings),
@@ -278,7 +312,7 @@ class Ledger:
             self._db.execute("DELETE FROM kept")
             self._set({"accumulated": None, "num_present": num_present})
             if next_round is not None:
-                self._open(next_round, result.closed_at)
+                self._open(next_round, result.closed_at, next_draws, next_num_chosen)
         return measured
 
     def _if_changed(self, number: int, settings: Mapping[str, Any]) -> str | None:
@@ -568,6 +602,10 @@ class Ledger:
         """How many workers were present at the last commit."""
         return int(self._fact("num_present") or 0)
 
+    def num_chosen(self) -> int:
+        """How many of them were chosen to take part in the open round; 0 if that was not known yet."""
+        return int(self._fact("num_chosen") or 0)
+
     def patience_s(self) -> float:
         """How long workers may be silent and still count as present; 0 if it was not recorded."""
         return float(self._fact("patience_s") or 0.0)
@@ -655,6 +693,10 @@ def _fields(value: Accumulated) -> dict[str, Any]:
 def _base_of_0_1_0(weight: float, staleness: int) -> float:
     """The base weight of an update whose ledger row has none: an integer, discounted by its staleness."""
     return float(round(weight * math.sqrt(1 + staleness)))
+
+
+def _text_of(draws: Sequence[Draw]) -> str | None:
+    return json.dumps([[draw.number, draw.threshold] for draw in draws]) if draws else None
 
 
 def _kept_body(base_round: int, worker: str, file: str, sha256: str, keys: str) -> KeptBody:

@@ -25,6 +25,8 @@ class Verdict(StrEnum):
     """Its worker answered without an update: training ended in NaN or infinity."""
     MEASURED = "measured"
     """Its worker only measured a model, as it was asked to."""
+    UNSELECTED = "unselected"
+    """Its worker was not chosen to take part in its round (``--sample``)."""
 
 
 class ClosedBy(StrEnum):
@@ -133,6 +135,8 @@ class RoundResult:
     closed_at: float
     seconds: float
     num_samples: int
+    num_chosen: int | None = None
+    """How many of the workers present took part; None: all."""
     reason: str | None = None
     """Why its updates are dropped, if that is not said by ``closed_by`` alone."""
     settings: Mapping[str, Any] = field(default_factory=dict)

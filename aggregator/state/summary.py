@@ -106,6 +106,7 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
         "refused": row["num_refused"],
         "duplicate": row["num_duplicate"],
         "diverged": row["num_diverged"] or 0,
+        **({} if row["num_chosen"] is None else {"chosen": row["num_chosen"], "unselected": row["num_unselected"]}),
         "num_samples": row["num_samples"],
         "seconds": row["seconds"],
         "metrics": metrics,

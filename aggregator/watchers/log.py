@@ -25,6 +25,8 @@ _ROUND_FIELDS = (
     "num_refused",
     "num_duplicate",
     "num_diverged",
+    "num_unselected",
+    "num_chosen",
     "num_samples",
     "seconds",
     "metrics",
@@ -148,15 +150,16 @@ def _log_sum(event: SumDecided) -> None:
 def _log_round(event: RoundClosed) -> None:
     row = event.row
     log.info(
-        "round %3d ↻ closed by %s: %d folded, %d late, %d refused, %.2f s  %s",
+        "round %3d ↻ closed by %s: %d folded%s, %d late, %d refused, %.2f s  %s",
         row["round"],
         row["closed_by"],
         row["num_folded"],
+        "" if row["num_chosen"] is None else f" of {row['num_chosen']} chosen",
         row["num_late"],
         row["num_refused"],
         row["seconds"],
         metrics_text(row["metrics"]),
-        extra={name: plain(row[name]) if name in _METRICS else row[name] for name in _ROUND_FIELDS},
+        extra={name: plain(row[name]) if name in _METRICS else row[name] for name in _ROUND_FIELDS if name in row},
     )
 
 

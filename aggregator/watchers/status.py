@@ -142,6 +142,7 @@ class StatusBoard:
             num_folded=move.num_folded if move else len(answered),
             target=move.target if move else 0,
             num_present=max(move.num_present if move else 0, len(seen)),
+            num_chosen=move.num_chosen if move else None,
             deadline_at=self._now() + deadline_in_s if is_due else None,
             num_shards=self._num_shards,
             workers=tuple(

@@ -53,6 +53,7 @@ _COUNTED_STYLES = {
     Verdict.DUPLICATE: "dim",
     Verdict.WITHDRAWN: "yellow",
     Verdict.DIVERGED: "red",
+    Verdict.UNSELECTED: "yellow",
 }
 """Verdict -> how its number is shown, besides that of the folded ones."""
 _BY_THE_WORKER = (Verdict.FOLDED, Verdict.DIVERGED, Verdict.MEASURED)
@@ -203,6 +204,7 @@ class AggregatorView:
             self._took_s.append(row["seconds"])
         for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE, Verdict.DIVERGED):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
+        self._counts[Verdict.UNSELECTED] += int(row.get("num_unselected") or 0)
         self._add_metrics(row, row["metrics"] or row["worker_metrics"])
 
     def _add_metrics(self, row: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -272,6 +274,8 @@ class AggregatorView:
         num_answered = sum(1 for verdict in self._answers.values() if verdict is Verdict.FOLDED)
         num_missing = len(self._seen) - sum(1 for name in self._answers if name in self._seen)
         words = Text(f"{len(self._seen):,} present")
+        if self._move is not None and self._move.num_chosen is not None:
+            words.append(f", {self._move.num_chosen:,} chosen")
         if num_answered:
             words.append(f", {num_answered:,} answered", style="green")
         if not self._seen and not num_answered:

@@ -49,6 +49,7 @@ from broker.wire.messages import (
     WorkerPattern,
     WorkerStatus,
 )
+from broker.wire.participation import Draw, place_of, threshold_of_count, threshold_of_share
 from broker.wire.signatures import (
     KEY_ID_BYTES,
     MAX_TRAILER_BYTES,
@@ -128,6 +129,7 @@ __all__ = [
     "Compression",
     "Cutter",
     "Digest",
+    "Draw",
     "DtypeName",
     "FigureName",
     "Folded",
@@ -176,12 +178,15 @@ __all__ = [
     "num_bytes_of",
     "num_elements_of",
     "partial_key",
+    "place_of",
     "presence_key",
     "sender_of",
     "shard_in",
     "shard_of",
     "signed_text",
     "tensor_sets",
+    "threshold_of_count",
+    "threshold_of_share",
     "update_key",
     "update_specs",
 ]

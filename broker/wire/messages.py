@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from broker.wire.limbs import limb_bytes_of
+from broker.wire.participation import Draw
 from broker.wire.specs import MAX_TENSOR_NAME, KeptSpecs, Specs, canonical, num_bytes_of, update_specs
 from broker.wire.topology import shard_of
 from console import ARGUMENT_NAME, MAX_ARGUMENT, MAX_ARGUMENTS
@@ -273,18 +274,25 @@ class ModelHead(Tensors):
     """What workers are to do with the model."""
     operations: Operations = Field(default_factory=dict, exclude_if=lambda value: not value)
     """Unless it is to be trained: the tensors that an update has, and how those of all updates become one."""
+    draw: Draw | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Who takes part in this round; None: everybody."""
+
+    def chooses(self, worker: str) -> bool:
+        """Whether this worker takes part in the round."""
+        return self.draw is None or self.draw.chooses(worker, seed=self.seed, round_number=self.round)
 
     def cap(self, own: int) -> int:
         """``inline_cap``; if it is not given, as in 0.1.0, the worker's ``own`` setting."""
         return own if self.inline_cap is None else self.inline_cap
 
     @property
-    def position(self) -> tuple[int, int, bool]:
+    def position(self) -> tuple[int, int, bool, int]:
         """Where in its run this head stands; a greater one is newer.
 
         The epoch comes first: an aggregator that took over may go back a round, and a zombie's head is never newer.
+        The draw comes last: where nobody could take part, others are chosen for the same round.
         """
-        return (self.epoch, self.round, self.is_finished)
+        return (self.epoch, self.round, self.is_finished, 0 if self.draw is None else self.draw.number)
 
     @property
     def update_specs(self) -> KeptSpecs:
@@ -519,6 +527,8 @@ class Status(Header):
     target: RoundNumber
     """How many updates close the round while ``num_present`` workers are present."""
     num_present: RoundNumber
+    num_chosen: RoundNumber | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How many of those present take part in the open round; None: all."""
     deadline_at: Seconds | None = None
     """Unix time at which the round closes without its quorum; None: never."""
     num_shards: Annotated[StrictInt, Field(ge=0, le=MAX_SHARDS)] = 0

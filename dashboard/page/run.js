@@ -52,7 +52,7 @@ function showOpenRound(data) {
   const wanted = live ? live.target : null;
   const notes = [wanted ? `${folded} of ${wanted} updates` : `${folded} updates committed`];
   if (live && live.deadline_in_s !== null) notes.push(`deadline in ${Math.max(0, Math.round(live.deadline_in_s))} s`);
-  if (live) notes.push(`${live.num_present} workers present`, `${live.num_waiting} messages wait`);
+  if (live) notes.push(`${live.num_present} workers present${live.num_chosen === null ? "" : `, ${live.num_chosen} chosen`}`, `${live.num_waiting} messages wait`);
   if (live && live.num_dead) notes.push(`${live.num_dead} set aside`);
   if (open.num_late) notes.push(`${open.num_late} late`);
   if (live && live.signed_by) notes.push(`signed by ${live.signed_by}`, `updates ${live.protection.join(" and ")}`);
@@ -70,12 +70,16 @@ function showAllWorkers(data) {
   by("more-workers").textContent = `and ${data.num_more_workers} more; all are in updates.csv`;
 }
 
+function ofChosen(number) {
+  return number === null ? "" : ` of ${number} chosen`;
+}
+
 function showRounds(data) {
   by("rounds-card").hidden = !data.rounds.length;
   fill(by("rounds"), [
     ["round", "number", (row) => row.round],
     ["closed by", "", (row) => row.closed_by],
-    ["folded", "number", (row) => row.num_folded],
+    ["folded", "number", (row) => row.num_folded + ofChosen(row.num_chosen)],
     ["late", "number", (row) => row.num_late],
     ["refused", "number", (row) => row.num_refused],
     ["seconds", "number", (row) => fixed(row.seconds, 2)],

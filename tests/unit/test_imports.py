@@ -67,7 +67,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *_WIRE,
         "identities",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "senders", "bodies", "algorithms", "weighing", "rounds", "plans")),
+        *(f"aggregator.{room}" for room in ("state", "senders", "bodies", "presence")),
+        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans")),
     ),
     "aggregator.sums": (
         *_STATES,
@@ -79,7 +80,11 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *_WIRE,
         "identities",
         "learning",
-        *(f"aggregator.{room}" for room in ("state", "senders", "algorithms", "weighing", "rounds", "plans", "config")),
+        *(
+            f"aggregator.{room}"
+            for room in ("state", "senders", "presence", "algorithms", "weighing", "rounds", "plans")
+        ),
+        "aggregator.config",
     ),
     "aggregator.commands": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "plans", "config"))),
     "aggregator.watchers": (

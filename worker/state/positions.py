@@ -21,14 +21,20 @@ class _Accepted:
     epoch: int
     round: int
     is_finished: bool
+    draw: int = 0
 
     @classmethod
     def of(cls, head: ModelHead) -> "_Accepted":
         return cls(head.run_id, head.began_at or 0.0, *head.position)
 
     @property
-    def position(self) -> tuple[int, int, bool]:
-        return (self.epoch, self.round, self.is_finished)
+    def position(self) -> tuple[int, int, bool, int]:
+        return (self.epoch, self.round, self.is_finished, self.draw)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As a fedmq before draws reads it, if there was none."""
+        return {name: value for name, value in asdict(self).items() if name != "draw" or value}
 
 
 class Positions:
@@ -82,7 +88,7 @@ def _write(path: Path, accepted: _Accepted) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(accepted)))
+            file.write(json.dumps(accepted.fields))
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave an empty file, and the worker would not start
         temporary.replace(path)

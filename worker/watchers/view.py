@@ -11,7 +11,16 @@ from rich.filesize import decimal
 from broker.wire import ModelHead, Presence
 from console import Flow, LinkChanged, Links, Rows, Transferring, Trend, duration, name_of
 from learning import AT_SITES, IN_TRAINING, Direction
-from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
+from worker.events import (
+    Event,
+    ModelReceived,
+    NotChosen,
+    RoundLeft,
+    RoundTrained,
+    RunFinished,
+    StateChanged,
+    UpdateSent,
+)
 
 
 class WorkerView:
@@ -71,6 +80,9 @@ class WorkerView:
             case RoundLeft(round=number, reason=reason):
                 self._upload.over()
                 self._last = f"round {number}: {reason}"
+            case NotChosen(head=head):
+                self._head, self._round = head, head.round
+                self._last = f"round {head.round}: others are chosen"
             case RunFinished(num_rounds=num_rounds):
                 self.is_over = True
                 self._last = f"the run is finished after {num_rounds} rounds"

@@ -16,7 +16,7 @@ function ago(seconds) {
 }
 
 // [title, class, row => what it is sorted by, row => text]; a column that is empty throughout is left out.
-function workerColumns({ states, isOver, metric }) {
+function workerColumns(rows, { states, isOver, metric }) {
   const now = Date.now() / 1000;
   const number = (title, read, digits = 0, unit = "") => [title, "number", read, (row) => fixed(read(row), digits, unit)];
   const measured = (title, key) => number(title, (row) => row.measured?.[key], 4);
@@ -29,6 +29,7 @@ function workerColumns({ states, isOver, metric }) {
     number("late", (row) => row.num_late),
     number("refused", (row) => row.num_refused),
     number("diverged", (row) => row.num_diverged),
+    ...(rows.some((row) => row.num_unselected) ? [number("not chosen", (row) => row.num_unselected)] : []),
     number("samples", (row) => row.num_samples),
     number("MB", (row) => row.num_bytes / 1e6, 2),
     number("rounds late", (row) => row.mean_staleness, 2),
@@ -48,7 +49,7 @@ function showWorkers(table, rows, about) {
     table.replaceChildren();
     return;
   }
-  const columns = workerColumns(about).filter(([, , , text]) => rows.some((row) => text(row) !== ""));
+  const columns = workerColumns(rows, about).filter(([, , , text]) => rows.some((row) => text(row) !== ""));
   const [, , key] = columns.find(([title]) => title === order.title) ?? columns[0];
   const sorted = [...rows].sort((a, b) => compared(key(a), key(b)) * (order.isFalling ? -1 : 1));
   const again = () => showWorkers(table, rows, about);
