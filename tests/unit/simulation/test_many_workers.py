@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from aggregator.events import RoundClosed
+from aggregator.history import History
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
 from aggregator.state.checkpoint import StateDirectory
@@ -23,7 +24,7 @@ from learning import Site, load_task
 from learning.task import Plan
 from simulation.baselines import sampled_sites
 from simulation.cli import main
-from simulation.embedded import run_embedded
+from simulation.embedded import config_for, run_embedded
 from simulation.sites import SimulatedSites
 from simulation.slot import LocalSlot
 from simulation.slot_process import SlotPlan, SlotProcess
@@ -112,6 +113,55 @@ class Counted:
 
 def num_storages_of(models: Iterable[nn.Module]) -> int:
     return len({tensor.untyped_storage().data_ptr() for model in models for tensor in model.state_dict().values()})
+
+
+def sampled(folder: Path, sample: str, *, num_workers: int, num_slots: int) -> tuple[str, list[list[int]]]:
+    """The digest of a run in which some take part, and who trained in each round."""
+    names = [f"worker-{number}" for number in range(num_workers)]
+    settings = AggregatorSettings(task="counted", rounds=3, sample=sample, state=folder, commit_every_s=1e9)
+    broker, trained = MemoryBroker(), [[], [], []]
+
+    class Noted(Counted):
+        def train(self, model: nn.Module, plan: Plan) -> dict[str, float]:
+            trained[plan.round - 1].append(self.number)
+            return super().train(model, plan)
+
+    slots = [
+        LocalSlot(
+            {names[number]: Noted(number) for number in range(first, num_workers, num_slots)},
+            topology=Topology(settings.queue),
+            inline_cap=settings.inline_cap,
+        )
+        for first in range(num_slots)
+    ]
+    aggregator = Aggregator(config_for(names, settings), Counted(0), MemoryTransport(broker))
+    with closing(aggregator):
+        run_embedded(aggregator, broker, slots)
+    assert aggregator.is_finished
+    with closing(History(folder)) as history:
+        rows = history.rounds()
+    assert [row["num_folded"] for row in rows] == [row["num_chosen"] for row in rows] == list(map(len, trained))
+    return rows[-1]["model_sha256"], trained
+
+
+def test_of_a_thousand_workers_a_tenth_trains_and_a_round_waits_for_no_other(tmp_path: Path) -> None:
+    _, trained = sampled(tmp_path, "0.1", num_workers=1000, num_slots=1)
+    assert [70 < len(each) < 130 for each in trained] == [True] * 3
+    assert len(set(map(tuple, trained))) == 3
+
+
+@pytest.mark.parametrize("sample", ["0.2", "5"])
+def test_the_same_take_part_in_any_number_of_slots_and_give_the_same_bits(tmp_path: Path, sample: str) -> None:
+    runs = [sampled(tmp_path / str(number), sample, num_workers=20, num_slots=number) for number in (1, 3)]
+    assert runs[0][0] == runs[1][0]
+    assert [sorted(each) for each in runs[0][1]] == [sorted(each) for each in runs[1][1]]
+    if sample == "5":
+        assert sorted(runs[0][1][0]) == [1, 2, 6, 16, 17], "golden trace H"
+
+
+def test_a_round_of_which_nobody_is_chosen_at_first_is_drawn_again_in_a_simulation(tmp_path: Path) -> None:
+    _, trained = sampled(tmp_path, "0.01", num_workers=3, num_slots=1)
+    assert all(trained)
 
 
 def test_a_thousand_workers_need_the_memory_of_one_model_a_slot_and_leave_one_update_waiting(tmp_path: Path) -> None:
