@@ -145,11 +145,14 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     )
     server_optimizer: AsText[ServerOptimizer] = Field(
         ServerOptimizer(),
-        description="what the mean update does to the model, NAME or NAME:key=value,… (docs/algorithms.md): fedavg or"
-        " fedavgm; it moves trained parameters, while buffers and integers move by the mean",
+        description="what the mean update does to the model: fedavg, fedavgm, diloco, fedadam, fedyogi, fedadagrad,"
+        " fedams or fedexp, with parameters as NAME:key=value,… (fedavgm:momentum=0.7; see docs/algorithms.md), or your"
+        " own as path/file.py:object; it moves trained parameters, while buffers and integers move by the mean",
     )
     server_lr: Annotated[float, Field(gt=0, lt=float("inf"))] | None = Field(
-        None, description="the server's learning rate, a factor on each step; by default that of the server's optimizer"
+        None,
+        description="the server's learning rate, a factor on each step; by default that of the server's optimizer: 1 of"
+        " fedavg, fedavgm and fedexp, 0.7 of diloco, 0.1 of fedadagrad, 0.03 of fedadam and fedams, 0.01 of fedyogi",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of the initial model and of every local training"
@@ -222,7 +225,7 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
 
     @property
     def unscheduled(self) -> Mapping[str, Any]:
-        return dict(self) | {"server_lr": self.server_rate}
+        return dict(self) if self.server_lr_schedule is None else dict(self) | {"server_lr": self.server_rate}
 
     def local_in(self, number: int) -> LocalTraining:
         """What sites are asked for in this round, as long as nobody asks for anything else."""
@@ -372,7 +375,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             shared=self.shared.patterns,
             sample=self.sample,
             step=self.server_optimizer.step,
-            optimizer=str(self.server_optimizer),
+            optimizer=self.server_optimizer.recorded,
             server_lr=self.server_rate,
             new_accumulator=self.new_sum,
             keep_every=self.keep_every,

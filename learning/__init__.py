@@ -4,7 +4,7 @@ Pure: tensors in, tensors out. Nothing here knows a queue, a message or a clock.
 """
 
 from learning.evaluation import evaluating
-from learning.loading import at_site, has_samples, load_task
+from learning.loading import at_site, has_samples, load_task, object_in_file
 from learning.metrics import (
     AT_SITES,
     IN_TRAINING,
@@ -49,6 +49,7 @@ __all__ = [
     "made_by",
     "not_finite",
     "numbers_of",
+    "object_in_file",
     "plain",
     "rank",
     "restored",

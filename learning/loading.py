@@ -52,9 +52,19 @@ def _find(reference: str) -> object:
             f"unknown task {reference!r}; built in are {', '.join(BUILT_IN)};"
             " your own is given as module:object or path/file.py:object"
         )
-    module = _module_of_file(Path(place)) if place.endswith(".py") else _module_named(place, name)
+    if place.endswith(".py"):
+        return object_in_file(Path(place), name)
+    return _named_in(_module_named(place, name), name, place)
+
+
+def object_in_file(path: Path, name: str) -> object:
+    """What a Python file calls by this name; it is executed once in a process. Raises TaskError."""
+    return _named_in(_module_of_file(path), name, str(path))
+
+
+def _named_in(module: ModuleType, name: str, place: str) -> object:
     try:
-        return getattr(module, name)
+        return cast(object, getattr(module, name))
     except AttributeError:
         raise TaskError(f"{place} has no {name!r}; it has: {_contents(module)}") from None
 

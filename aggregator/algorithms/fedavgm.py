@@ -11,12 +11,15 @@ from pydantic import Field
 
 from aggregator.algorithms.step import Block, RoundFacts, Scalars, StepState
 
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+"""What remains of a velocity after a round."""
+
 
 @dataclass(frozen=True, slots=True)
 class FedAvgM:
     """Remembers one velocity for each parameter."""
 
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     server_lr: ClassVar[float] = 1.0
 
     def init(self, num_elements: int) -> StepState:
