@@ -254,9 +254,19 @@ def test_a_discount_that_all_updates_share_cancels_in_an_adaptive_step(name: str
     assert plain[0] == 2 * discounted[0]
 
 
-def test_momentum_in_an_asynchronous_run_follows_its_trace(begin: Begin) -> None:
-    """FedBuff (Nguyen et al. 2022) with a buffer of two; the second round's first update is one round late."""
+@pytest.mark.parametrize(
+    ("optimizer", "models"),
+    [
+        ("fedavg", (0.75, 0.832842712475, 1.106047793232)),
+        ("fedavgm:momentum=0.9", (0.75, 1.507842712475, 2.463106234459)),
+    ],
+)
+def test_an_asynchronous_run_follows_its_trace(begin: Begin, optimizer: str, models: tuple[float, ...]) -> None:
+    """FedBuff (Nguyen et al. 2022) with a buffer of two, and server momentum on top of it."""
     fields = {"max_staleness": 2, "quorum": "2", "rounds": 4, "weighting": "uniform", "commit_every_s": AT_ONCE_S}
-    run = begin(StateTask(state_of(w=[0.0])), server_optimizer="fedavgm:momentum=0.9", **fields)
-    run.fold_all([("a", state_of(w=[1.0])), ("b", state_of(w=[0.5]))])
-    assert float(run.model["w"][0]) == pytest.approx(0.75, abs=1e-12)
+    run = begin(StateTask(state_of(w=[0.0])), server_optimizer=optimizer, **fields)
+    for updates, model in zip((((1, 1.0), (1, 0.5)), ((1, 0.8), (2, -0.4)), ((1, 0.6), (3, 0.2))), models, strict=True):
+        for index, (base, delta) in enumerate(updates):
+            run.send(f"site-{run.round}-{index}", state_of(w=[delta]), round=base)
+        run.settle()
+        assert float(run.model["w"][0]) == pytest.approx(model, abs=1e-12)
