@@ -35,7 +35,7 @@ SETTINGS: dict[str, Mapping[str, Any]] = {
     "fedams": {"server_optimizer": "fedams"},
     "fedexp": {"server_optimizer": "fedexp"},
 }
-"""What the table has, by the name of the row: settings of ``simulate()`` besides those that all have. FedAvg is first."""
+"""The rows of the table, by name: settings of ``simulate()`` besides those that all have; first what others go beside."""
 
 
 @dataclass(frozen=True, slots=True)

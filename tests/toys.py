@@ -1,7 +1,4 @@
-"""Second implementations of the seams, for tests: a step that remembers, and an accumulator that keeps the updates.
-
-They are what the field's algorithms will be like, as short as can be.
-"""
+"""A second implementation of a seam, for tests: an accumulator that keeps the updates, as short as can be."""
 
 import hashlib
 import json
@@ -17,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.algorithms.fedavgm import FedAvgM
 from aggregator.config import AggregatorConfig
 from aggregator.rounds.accumulator import Floats, Key
 from aggregator.state.checkpoint import StateDirectory
@@ -145,11 +141,8 @@ class _Kept:
 
 
 def with_toys(config: AggregatorConfig, *names: str) -> AggregatorConfig:
-    """The same run with ``momentum``, ``spool``, or both in place of what is fedmq's own."""
-    changes: Mapping[str, Any] = {
-        "momentum": {"step": FedAvgM(0.75), "optimizer": "fedavgm:momentum=0.75", "server_lr": 0.5},
-        "spool": {"new_accumulator": Spool},
-    }
+    """The same run with ``spool`` in place of what is fedmq's own."""
+    changes: Mapping[str, Any] = {"spool": {"new_accumulator": Spool}}
     for name in names:
         config = replace(config, **changes[name])
     return config
