@@ -33,13 +33,15 @@ class Cell:
     """Of one member, the first is armed at its first start, the next one at its second, and so on."""
     num_shards: int = 0
     toys: str = ""
-    """What stands in for fedmq's own step or accumulator; see toys.py."""
+    """What stands in for fedmq's own accumulator; see toys.py."""
+    optimizer: str = ""
+    """The server's, if it is not the default."""
     remembers: bool = False
     """Three workers that remember, diverge at times, and measure the last model; see remembering_task.py."""
 
     @property
     def name(self) -> str:
-        kind = "remembering" if self.remembers else self.toys or self.size
+        kind = "remembering" if self.remembers else self.toys or self.optimizer or self.size
         return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{kind}]"
 
 
@@ -76,7 +78,7 @@ def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: Outcom
         names=(*NAMES, CLEO) if cell.remembers else NAMES,
         rounds=NUM_ROUNDS,
         flags=flags,
-        aggregator_flags=COMMIT_AT_ONCE,
+        aggregator_flags=(*COMMIT_AT_ONCE, *(("--server-optimizer", cell.optimizer) if cell.optimizer else ())),
         worker_flags=("--state", str(folder / "carried")) if cell.remembers else (),
         paces=PACES | {"ben": 0.3} if cell.remembers else PACES,  # one of three comes first, and one last
         num_shards=cell.num_shards,

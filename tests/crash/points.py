@@ -212,15 +212,16 @@ PARTIAL = [
 ]
 """Of a run with one shard, whose partial sends one sum a round; where it begins with the second, counted from there."""
 
-# -- with a step that remembers, or an accumulator that keeps the updates; see toys.py ---------------------------------
+# -- with a step that remembers two things, or an accumulator that keeps the updates; see toys.py ----------------------
 
-COMPANION_FILE, UPDATE_FILE = "round-00002.momentum", "sum-1-00002-of-"
+COMPANION_FILE, LAST_COMPANION_FILE, UPDATE_FILE = "round-00002.m.", "round-00002.v.", "sum-1-00002-of-"
 INSERT_COMPANIONS = "aggregator.state.ledger:Ledger._insert_companions"
 CHECK_COMPANIONS = "aggregator.run:_check_companions"
 SAVE, LOAD, PUT, KEEP = "toys:Spool.save", "toys:Spool.load", "toys:_put", "toys:Spool.add"
-MOMENTUM = [
+STEPPING = [
     *_around("companion synced", SYNC, _both(1), COMPANION_FILE),
     *_around("companion renamed", RENAME, _both(1), COMPANION_FILE),
+    *_around("last companion renamed", RENAME, _both(1), LAST_COMPANION_FILE),
     *_around("companions named", INSERT_COMPANIONS, _both(2)),
     *_around("round closed", CLOSE_ROUND, _both(2)),
     _one("model file written in part", WRITE_PIECE, "after", _both(2 * NUM_TENSORS + 1)),
@@ -246,7 +247,7 @@ SPOOL = [
     *_around("model published", PUBLISH, _both(3)),
     *_around("last round closed", CLOSE_ROUND, _both(3)),
 ]
-TOYS = {"momentum": MOMENTUM, "spool": SPOOL}
+TOYS = {"spool": SPOOL}
 
 CRASH_POINTS = [*START, *COMMITTING, *CLOSING, *ENDING, *WORKER]
 

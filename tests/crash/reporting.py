@@ -6,7 +6,7 @@ from crash.points import SIZES
 
 TITLES = {
     "crash once": "killed once, at each point, and the same command again",
-    "crash with toys": "killed once with a step that remembers (momentum), with an accumulator of updates (spool)",
+    "crash with others": "killed once with a step that remembers (fedadam), with an accumulator of updates (spool)",
     "crash in turn": "killed again while it recovers, and several times in a row",
     "crash of partials": "killed with a partial aggregator between workers and root",
 }
@@ -24,6 +24,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if results:
             rows = list(dict.fromkeys(row for row, _ in results))
             terminalreporter.section(title)
-            columns = tuple(dict.fromkeys(column for _, column in results)) if name == "crash with toys" else SIZES
+            columns = tuple(dict.fromkeys(column for _, column in results)) if name == "crash with others" else SIZES
             for line in table(results, rows, columns):
                 terminalreporter.write_line(line)

@@ -17,12 +17,12 @@ from crash.points import (
     CRASH_POINTS,
     IN_A_ROW,
     IN_RECOVERY,
-    MOMENTUM,
     PARTIAL,
     PARTIAL_IN_TURN,
     REMEMBERING,
     SIZES,
     SMALL,
+    STEPPING,
     TOYS,
 )
 from rabbitmq_node import RabbitNode
@@ -38,7 +38,12 @@ IN_TURN = [
     *(Cell(size, points) for points in IN_A_ROW for size in SIZES),
 ]
 
-WITH_TOYS = [Cell(SMALL, (point,), toys=toy) for toy, points in TOYS.items() for point in points]
+OPTIMIZER = "fedadam"
+"""It remembers two values of each element."""
+WITH_OTHERS = [
+    *(Cell(SMALL, (point,), optimizer=OPTIMIZER) for point in STEPPING),
+    *(Cell(SMALL, (point,), toys=toy) for toy, points in TOYS.items() for point in points),
+]
 
 REMEMBERED = [Cell(SMALL, (point,), remembers=True) for point in REMEMBERING]
 
@@ -46,8 +51,8 @@ SHARDED = [
     *(Cell(size, (point,), num_shards=1) for point in PARTIAL for size in SIZES if point.applies(size)),
     *(Cell(size, points, num_shards=1) for points in PARTIAL_IN_TURN for size in SIZES),
     *(
-        Cell(SMALL, (point,), num_shards=1, toys="momentum")
-        for point in MOMENTUM
+        Cell(SMALL, (point,), num_shards=1, optimizer=OPTIMIZER)
+        for point in STEPPING
         if point.target == CLOSE_ROUND and "last" not in point.name
     ),
 ]
@@ -64,18 +69,18 @@ class Lanes:
         self._numbers = count()
         self._pool = ThreadPoolExecutor(NUM_LANES)
         self._outcomes: dict[Cell, Future[Outcome]] = {}
-        self._expected: dict[tuple[str, bool], Outcome] = {}
-        """By toys, and by whether the workers remember: what comes of it when nothing disturbs."""
+        self._expected: dict[tuple[str, str, bool], Outcome] = {}
+        """By toys, optimizer, and whether the workers remember: what comes of it when nothing disturbs."""
 
     def undisturbed(self) -> None:
-        """Learns what is expected, which is the same for both sizes, and another digest with each toy."""
+        """Learns what is expected, which is the same for both sizes, and another digest with each toy and optimizer."""
         cells = [*(Cell(size, ()) for size in SIZES), *(Cell(SMALL, (), toys=toy) for toy in TOYS)]
-        cells.append(Cell(SMALL, (), remembers=True))
+        cells += [Cell(SMALL, (), optimizer=OPTIMIZER), Cell(SMALL, (), remembers=True)]
         for cell, future in [(cell, self._submit(cell)) for cell in cells]:
             outcome = future.result()
             assert outcome.is_ok, outcome
             assert outcome.sha256 is not None
-            expected = self._expected.setdefault((cell.toys, cell.remembers), outcome)
+            expected = self._expected.setdefault(_kind_of(cell), outcome)
             assert (expected.sha256, expected.best) == (outcome.sha256, outcome.best)
 
     def begin(self, cells: list[Cell]) -> None:
@@ -90,8 +95,12 @@ class Lanes:
     def _submit(self, cell: Cell) -> Future[Outcome]:
         number = next(self._numbers)
         folder, queue = self._folder / str(number), f"crash-{os.getpid()}-{number}"
-        expected = self._expected.get((cell.toys, cell.remembers))
+        expected = self._expected.get(_kind_of(cell))
         return self._pool.submit(run_cell, cell, folder, url=self._node.url, queue=queue, expected=expected)
+
+
+def _kind_of(cell: Cell) -> tuple[str, str, bool]:
+    return cell.toys, cell.optimizer, cell.remembers
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +126,12 @@ def test_killed_at_a_point_it_ends_with_the_same_bits(cell: Cell, lanes: Lanes, 
     assert outcome.is_ok, outcome
 
 
-@pytest.mark.parametrize("cell", WITH_TOYS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", WITH_OTHERS, ids=lambda cell: cell.name)
 def test_with_another_step_or_accumulator_it_ends_with_the_same_bits(
     cell: Cell, lanes: Lanes, record_property: Record
 ) -> None:
-    record_property("crash with toys", (f"{cell.points[0].member}: {cell.points[0].name}", cell.toys))
+    kind = cell.toys or cell.optimizer
+    record_property("crash with others", (f"{cell.points[0].member}: {cell.points[0].name}", kind))
     outcome = lanes.outcome(cell)
     assert outcome.is_ok, outcome
 

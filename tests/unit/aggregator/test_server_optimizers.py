@@ -153,6 +153,14 @@ def test_its_text_and_its_value_are_one(name: str) -> None:
     assert AggregatorSettings(server_optimizer=name, server_lr=0.25).config.server_lr == 0.25
 
 
+@each_optimizer
+def test_its_rate_can_be_set_while_a_run_goes_on(name: str) -> None:
+    config = AggregatorSettings(server_optimizer=name).config
+    changed = config.with_settings({"server_lr": "0.125"})
+    assert (changed.server_lr, changed.step) == (0.125, config.step)
+    assert config.with_settings({"server_lr": "none"}).server_lr == STEPS[name].server_lr
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
