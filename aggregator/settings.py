@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
 
-from aggregator.algorithms import ServerOptimizer
+from aggregator.algorithms import FedExP, ServerOptimizer, figures_of
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.presence import Sample
@@ -219,6 +219,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
             raise ValueError(
                 f"--max-samples and --max-weight limit samples, by which --weighting {self.weighting} does not weigh"
             )
+        if isinstance(self.server_optimizer.chosen, FedExP) and not self.weighting.adds_as_it_divides:
+            raise ValueError(
+                f"--server-optimizer fedexp compares updates with their mean, and --weighting {self.weighting} has none"
+                " of that kind; take samples, uniform or task"
+            )
         if self.stop_metric is None and self.stop_direction is not None:
             raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
@@ -238,6 +243,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     def server_rate(self) -> float:
         """``server_lr``, or what the optimizer has for it."""
         return self.server_optimizer.step.server_lr if self.server_lr is None else self.server_lr
+
+    @property
+    def weigher(self) -> Weigher:
+        """How updates are weighed, and what each has to say of itself for that and for the server's step."""
+        return replace(self.weighting, clip_norm=self.clip_norm, asked=figures_of(self.server_optimizer.step))
 
     @property
     def weight_limits(self) -> WeightLimits:
@@ -317,10 +327,10 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             raise ValueError("--shard is for --role partial; the root takes --shards N")
         if self.shards and not (self.max_samples is None and self.max_weight is None):
             raise ValueError("--max-samples and --max-weight need each update by itself; leave --shards out")
-        if self.shards and "norm" in replace(self.weighting, clip_norm=self.clip_norm).needs:
+        if self.shards and self.role == "root" and "norm" in self.weigher.needs:
             raise ValueError(
-                "--clip-norm and --weighting qfedavg go by the norm of each update, which partial aggregators cannot"
-                " verify; leave --shards out"
+                "--clip-norm, --weighting qfedavg and --server-optimizer fedexp go by the norm of each update, which"
+                " partial aggregators cannot verify; leave --shards out"
             )
         if self.shards and self.require_same_base:
             raise ValueError("--require-same-base needs each update by itself; leave --shards out")
@@ -367,7 +377,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
                 patience=self.patience,
                 only_evaluates=self.evaluate_only,
             ),
-            weigher=replace(self.weighting, clip_norm=self.clip_norm),
+            weigher=self.weigher,
             weight_limits=self.weight_limits,
             local=self.local,
             schedules=self.schedules,

@@ -3,8 +3,8 @@
     python -m benchmarks.algorithms [--only 'fedavgm;diloco'] [--seeds 0,1,2] [--json FILE]
 
 Every run is a whole federation of fedmq's own over the embedded broker: ten workers, ``dirichlet:0.1``, the built-in
-CNN, local training as by default (2 epochs, batches of 32, lr 0.05, momentum 0.9), until the central test set is at the
-target, at most 60 rounds. A run depends on nothing but its settings: it may be repeated anywhere.
+CNN, local training as by default (2 epochs, batches of 32, lr 0.05, momentum 0.9) or plain SGD (lr 0.1), until the
+central test set is at the target, at most 60 rounds. A run depends on nothing but its settings: it may be repeated anywhere.
 """
 
 import argparse
@@ -21,7 +21,10 @@ from simulation import simulate
 
 NUM_WORKERS, PARTITION, TARGET, MOST_ROUNDS, EARLY = 10, "dirichlet:0.1", 0.95, 60, 10
 
-SETTINGS: dict[str, Mapping[str, Any]] = {
+Settings = Mapping[str, Any]
+"""Of ``simulate()``, besides those that all runs have."""
+PLAIN: Settings = {"momentum": 0.0, "lr": 0.1}
+BY_DEFAULT: dict[str, Settings] = {
     "fedavg": {},
     "fedavg, server lr 2": {"server_lr": 2.0},
     "fedavgm:momentum=0.5": {"server_optimizer": "fedavgm:momentum=0.5"},
@@ -35,7 +38,15 @@ SETTINGS: dict[str, Mapping[str, Any]] = {
     "fedams": {"server_optimizer": "fedams"},
     "fedexp": {"server_optimizer": "fedexp"},
 }
-"""The rows of the table, by name: settings of ``simulate()`` besides those that all have; first what others go beside."""
+WITH_PLAIN_SGD: dict[str, Settings] = {
+    "fedavg, plain": PLAIN,
+    "fedavgm, plain": {"server_optimizer": "fedavgm", **PLAIN},
+    "diloco, plain": {"server_optimizer": "diloco", **PLAIN},
+    "fedadam, plain": {"server_optimizer": "fedadam", **PLAIN},
+    "fedexp, plain": {"server_optimizer": "fedexp", **PLAIN},
+}
+GROUPS = (BY_DEFAULT, WITH_PLAIN_SGD)
+"""The rows of the table, by name. The first of a group is what its others are put beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ class Ran:
     seconds: float
 
 
-def ran(settings: Mapping[str, Any], seed: int) -> Ran:
+def ran(settings: Settings, seed: int) -> Ran:
     begun_at = time.perf_counter()
     fields = {"workers": NUM_WORKERS, "partition": PARTITION, "rounds": MOST_ROUNDS, "seed": seed, "log_level": "ERROR"}
     stop = {"stop_metric": "accuracy", "stop_at": TARGET}
@@ -64,16 +75,22 @@ def ran(settings: Mapping[str, Any], seed: int) -> Ran:
 
 def table(results: Mapping[str, Sequence[Ran]]) -> list[str]:
     """Lines of Markdown."""
-    plain = _mean_rounds(results[next(iter(results))])
     lines = [
         f"| algorithm | rounds to {TARGET:g}, by seed | beside FedAvg | accuracy after {EARLY} |",
         "| --- | --- | --- | --- |",
     ]
-    for name, runs in results.items():
-        rounds = " ".join("-" if run.rounds is None else str(run.rounds) for run in runs)
-        share = f"{_mean_rounds(runs) / plain:.2f}" + (" or more" if any(run.rounds is None for run in runs) else "")
-        lines.append(f"| {name} | {rounds} | {share} | {statistics.fmean(run.early for run in runs):.3f} |")
+    for group in GROUPS:
+        for name in [name for name in group if name in results]:
+            runs = results[name]
+            rounds = " ".join("-" if run.rounds is None else str(run.rounds) for run in runs)
+            share = f"{_mean_rounds(runs) / _mean_rounds(results[_first(group)]):.2f}"
+            early = statistics.fmean(run.early for run in runs)
+            lines.append(f"| {name} | {rounds} | {share} | {early:.3f} |")
     return lines
+
+
+def _first(group: Mapping[str, Settings]) -> str:
+    return next(iter(group))
 
 
 def _mean_rounds(runs: Sequence[Ran]) -> float:
@@ -83,18 +100,19 @@ def _mean_rounds(runs: Sequence[Ran]) -> float:
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", help=f"names of rows, with semicolons between: {'; '.join(SETTINGS)}")
+    parser.add_argument("--only", help="names of rows, with semicolons between")
     parser.add_argument("--seeds", default="0,1,2", help="with commas between")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
-    names = list(SETTINGS) if given.only is None else [name.strip() for name in given.only.split(";")]
-    unknown = [name for name in names if name not in SETTINGS]
-    if unknown:
-        parser.error(f"there is no row {', '.join(unknown)}")
+    rows = {name: settings for group in GROUPS for name, settings in group.items()}
+    wanted = set(rows if given.only is None else (name.strip() for name in given.only.split(";")))
+    if not wanted <= set(rows):
+        parser.error(f"there is no row {', '.join(wanted - set(rows))}")
+    wanted |= {_first(group) for group in GROUPS if wanted & set(group)}
     seeds = [int(seed) for seed in given.seeds.split(",")]
     results: dict[str, list[Ran]] = {}
-    for name in dict.fromkeys([next(iter(SETTINGS)), *names]):
-        results[name] = [ran(SETTINGS[name], seed) for seed in seeds]
+    for name in [name for name in rows if name in wanted]:
+        results[name] = [ran(rows[name], seed) for seed in seeds]
         print(f"{name}: {' '.join(str(run.rounds) for run in results[name])}", flush=True)
     print("", *table(results), sep="\n")
     if given.json is not None:

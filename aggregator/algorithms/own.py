@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class OwnStep:
             self.server_lr = _number(inner.server_lr, f"{name}.server_lr")
         if self.server_lr <= 0:
             raise TaskError(f"{name}.server_lr is {self.server_lr:g}; it has to be more than 0")
-        self.needs: tuple[FigureName, ...] = tuple(getattr(inner, "needs", ()))
+        self.needs = _known_figures(getattr(inner, "needs", ()), name)
         self._names = frozenset(self.init(0))
         self._is_checked = False
 
@@ -138,6 +138,13 @@ class OwnStep:
             raise TaskError(f"{self._name}.{where} is {what}, not a float64 array of {num_elements} elements")
         if not np.isfinite(values).all():
             raise TaskError(f"{self._name}.{where} has NaN or infinity, in element {int(np.isfinite(values).argmin())}")
+
+
+def _known_figures(needs: object, name: str) -> tuple[FigureName, ...]:
+    known = get_args(FigureName)
+    if not isinstance(needs, tuple | list) or not set(needs) <= set(known):
+        raise TaskError(f"{name}.needs is {needs!r}; it takes the names of figures: {', '.join(known)}")
+    return tuple(needs)
 
 
 def _number(value: object, what: str) -> float:

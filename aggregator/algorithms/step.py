@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.state import FoldedUpdate
-from broker.wire import LocalTraining
+from broker.wire import FigureName, LocalTraining
 
 Block = NDArray[np.float64]
 StepState = Mapping[str, Block]
@@ -39,7 +39,10 @@ class RoundFacts:
 
 
 class Step(Protocol):
-    """One server optimizer, with its parameters. It moves trained floating-point parameters and nothing else."""
+    """One server optimizer, with its parameters. It moves trained floating-point parameters and nothing else.
+
+    One that goes by figures that the updates give of themselves has their names as ``needs``.
+    """
 
     @property
     def server_lr(self) -> float:
@@ -56,6 +59,11 @@ class Step(Protocol):
 
         The same arguments give the same bits, on any machine and in blocks of any length.
         """
+
+
+def figures_of(step: Step) -> tuple[FigureName, ...]:
+    """The figures that it has to find in every update."""
+    return tuple(getattr(step, "needs", ()))
 
 
 def state_names(step: Step) -> tuple[str, ...]:

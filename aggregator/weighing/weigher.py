@@ -37,6 +37,8 @@ class Weigher:
     """An update with more samples counts like one with just that many; None: all count."""
     lr: float = 1.0
     """The learning rate of the local training."""
+    asked: tuple[FigureName, ...] = ()
+    """Figures that the server's step goes by."""
 
     @classmethod
     def parse(cls, text: str) -> "Weigher":
@@ -53,16 +55,21 @@ class Weigher:
         return isinstance(self.weighting, Samples | FedNova | ByTask)
 
     @property
+    def adds_as_it_divides(self) -> bool:
+        """Whether the mean is one of the updates as they are, by weights that add up to 1."""
+        return not isinstance(self.weighting, FedNova | QFedAvg)
+
+    @property
     def needs(self) -> tuple[FigureName, ...]:
         """The figures that every update has to give."""
-        needs = self.weighting.needs
-        return needs if self.clip_norm is None or "norm" in needs else (*needs, "norm")
+        clips: tuple[FigureName, ...] = () if self.clip_norm is None else ("norm",)
+        return tuple(dict.fromkeys((*self.weighting.needs, *clips, *self.asked)))
 
     def weigh(self, claim: Claim) -> Weight:
         """What an update counts for. An UnfitMessage if it does not give a figure that is needed, or a useless one."""
         for name in self.needs:
             if name not in claim.figures:
-                raise UnfitMessage(f"it does not give the figure {name}, which this round weighs by")
+                raise UnfitMessage(f"it does not give the figure {name}, which this round goes by")
         num_samples = self.counted_samples(claim.num_samples)
         weight = self.weighting.weight(claim, num_samples=num_samples, lr=self.lr)
         if not (0 < weight.weight < math.inf and 0 < weight.base < math.inf):

@@ -213,6 +213,7 @@ class EmbeddedRun:
 
     def update_head(self, worker: str, delta: Mapping[str, Tensor], **changes: Any) -> UpdateHead:
         fields: dict[str, Any] = {
+            "figures": {"norm": self._norm_of(delta)} if "norm" in self.head.figures else {},
             "tensors": specs_of(delta),
             "sha256": digest_of(delta),
             "run_id": self.head.run_id,
@@ -224,6 +225,11 @@ class EmbeddedRun:
             "sent_at": 1.0,
         }
         return UpdateHead(**(fields | changes))
+
+    def _norm_of(self, delta: Mapping[str, Tensor]) -> float:
+        """Over the trained parameters."""
+        trained = dict(self.task.model().named_parameters())
+        return float(sum(delta[name].double().square().sum() for name in trained if name in delta) ** 0.5)
 
     def send(self, worker: str, delta: Mapping[str, Tensor], **changes: Any) -> None:
         self.site.send(self.update(worker, delta, **changes), worker=worker)

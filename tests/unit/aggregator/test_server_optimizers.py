@@ -141,6 +141,35 @@ def test_fedexp_steps_no_less_than_the_mean_and_not_at_all_where_there_is_none()
     assert STEPS["fedexp"](eps=0.0).scalars({}, facts([(1.0, 0.0)], mean_norm=0.0)) == {"factor": 1.0}
 
 
+def test_fedexp_in_a_run_doubles_the_mean_of_four_orthogonal_updates(begin: Begin) -> None:
+    run = begin(StateTask(state_of(w=[0.0] * 4)), server_optimizer="fedexp:eps=0", rounds=2, quorum="4")
+    run.fold_all([(f"w{index}", state_of(w=np.eye(4)[index].tolist())) for index in range(4)])
+    assert run.model["w"].tolist() == pytest.approx([0.5] * 4, abs=1e-12)
+    assert run.query("SELECT step_scalars FROM rounds WHERE round = 1") == [('{"factor": 2.0}',)]
+
+
+def test_fedexp_refuses_an_update_that_says_no_norm_or_another_than_it_has(begin: Begin) -> None:
+    run = begin(StateTask(state_of(w=[0.0])), server_optimizer="fedexp", rounds=2, quorum="2")
+    assert run.head.figures == ("norm",)
+    run.fold_all([("a", state_of(w=[1.0]))], figures={})
+    run.fold_all([("b", state_of(w=[1.0]))], figures={"norm": 100.0})
+    assert "does not give the figure norm, which this round goes by" in run.reasons[0]
+    assert "says that its norm is 100, and it is 1" in run.reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"shards": 2}, "which partial aggregators cannot verify; leave --shards out"),
+        ({"weighting": "fednova"}, "--weighting fednova has none of that kind; take samples, uniform or task"),
+        ({"weighting": "qfedavg:q=1"}, "take samples, uniform or task"),
+    ],
+)
+def test_fedexp_is_refused_where_there_is_nothing_to_compare(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        AggregatorSettings(server_optimizer="fedexp", **fields)
+
+
 # -- what all of them are ----------------------------------------------------------------------------------------------
 
 
@@ -226,18 +255,12 @@ def test_statistics_of_batchnorm_move_by_the_plain_mean(begin: Begin, name: str)
             return changes
 
         deltas = [(worker, delta(worker)) for worker in "ab"]
-        run.fold_all([(worker, each) for worker, each in deltas], figures=norm_of(deltas[0][1]))
+        run.fold_all(deltas)
         assert (run.model["norm.running_var"] > 0).all()
         mean = sum(variances[worker][number] for worker in "ab") / 2
         torch.testing.assert_close(run.model["norm.running_var"], torch.full((3,), mean))
         assert run.model["norm.num_batches_tracked"] == 12 * (number + 1)
         assert not torch.equal(run.model["linear.weight"], before["linear.weight"])
-
-
-def norm_of(delta: State) -> dict[str, float]:
-    """The figure of an update of a NormTask."""
-    trained = ("linear.weight", "linear.bias", "norm.weight", "norm.bias")
-    return {"norm": float(torch.cat([delta[name].double().flatten() for name in trained]).norm())}
 
 
 @pytest.mark.parametrize("optimizer", ["fedavgm", "fedadam", "fedams"])

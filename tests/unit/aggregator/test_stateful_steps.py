@@ -263,7 +263,7 @@ def test_only_a_ledger_with_companions_has_a_newer_format(begin: Begin) -> None:
     assert (format_of(plain), format_of(remembering)) == (1, 2)
 
 
-@each_optimizer
+@remembering
 @pytest.mark.parametrize("num_shards", [1, 2])
 def test_partial_sums_give_the_same_bits(tmp_path: Path, num_shards: int, optimizer: str) -> None:
     names = [name for shard in range(num_shards) for name in names_of(shard, 6 // num_shards, num_shards)]
