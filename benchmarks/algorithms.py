@@ -4,7 +4,7 @@
 
 Every run is a whole federation of fedmq's own over the embedded broker: ten workers, ``dirichlet:0.1``, the built-in
 CNN, local training as by default (2 epochs, batches of 32, lr 0.05, momentum 0.9) or plain SGD (lr 0.1), until the
-central test set is at the target, at most 60 rounds. A run depends on nothing but its settings: it may be repeated anywhere.
+central test set is at the target, at most 60 rounds. A run depends on nothing but its settings.
 """
 
 import argparse
