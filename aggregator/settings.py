@@ -232,6 +232,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     def unscheduled(self) -> Mapping[str, Any]:
         return dict(self) if self.server_lr_schedule is None else dict(self) | {"server_lr": self.server_rate}
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only some of the workers take part in a round."""
+        return self.sample is not None or self.sample_schedule is not None
+
     def local_in(self, number: int) -> LocalTraining:
         """What sites are asked for in this round, as long as nobody asks for anything else."""
         scheduled = {name: each.at(number) for name, each in self.schedules.items()}
@@ -342,10 +347,12 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
 
     @model_validator(mode="after")
     def _enough_take_part(self) -> Self:
-        most = None if self.sample is None else self.sample.enough
+        scheduled = self.schedules.get("sample")
+        sample = self.sample if scheduled is None else Sample.parse(scheduled.typed(scheduled.bounds()[0]))
+        most = None if sample is None else sample.enough
         if most is not None and (self.quorum.count or 0) > most:
             raise ValueError(
-                f"--quorum {self.quorum} cannot be reached with --sample {self.sample}: at most {most} updates are"
+                f"--quorum {self.quorum} cannot be reached with --sample {sample}: at most {most} updates are"
                 " waited for; leave --quorum out, or raise --sample"
             )
         return self

@@ -35,7 +35,7 @@ def config_for(workers: Sequence[str], settings: AggregatorSettings) -> Aggregat
     Where only some take part in a round, how many that are differs, and a share stays one: of those that do.
     """
     quorum = settings.quorum
-    if settings.sample is None or quorum.count is not None:
+    if not settings.is_sampled or quorum.count is not None:
         quorum = Quorum(count=min(len(workers), quorum.counted(len(workers)).count or 1))
     config = settings.model_copy(update={"quorum": quorum}).config
     return replace(config, everybody=tuple(workers))

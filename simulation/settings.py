@@ -100,7 +100,7 @@ class SimulationSettings(RunSettings):
         fields |= {
             "queue": self.queue or own_queue,
             "take_over": True,  # what is on the queue of this folder is its own
-            "quorum": self.quorum or (Quorum(count=self.workers) if self.sample is None else Quorum.parse("100%")),
+            "quorum": self.quorum or (Quorum.parse("100%") if self.is_sampled else Quorum(count=self.workers)),
             "run": self.run or "simulation",
             "state": state,
         }

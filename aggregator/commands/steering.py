@@ -127,14 +127,18 @@ class Steering:
             num_folded=num_folded,
             min_updates=self.config_of(number).policy.min_updates,
             settings=later.recorded,
-            problem_with=lambda changes: self._problem_with(self._settings(number + 1) | dict(changes)),
+            problem_with=lambda changes: self._problem_with(self.standing.settings(number + 1) | dict(changes)),
             stays=stays,
         )
         return effect_of(command.verb, command.words, self.standing, now)
 
     def _problem_with(self, changes: Mapping[str, str]) -> str | None:
+        """Why people cannot have set these, whatever the other settings' schedules come to; None: they can."""
+        followed = {name: each for name, each in self._config.schedules.items() if name not in changes}
         try:
-            self._changed(changes)
+            for end in (0, 1):
+                extremes = {name: each.typed(each.bounds()[end]) for name, each in followed.items()}
+                self._changed(extremes | dict(changes))
         except SettingsError as error:
             return str(error)
         return None

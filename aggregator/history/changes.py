@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aggregator.plans import SCHEDULED, schedule_of
+from aggregator.plans import SCHEDULED, number_of, schedule_of
 
 
 def changed_settings(recorded: Iterable[tuple[int, str]]) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def scheduled_values(rounds: Iterable[int], changes: Iterable[Mapping[str, Any]]
         known |= new.get(number, {})
         for name in SCHEDULED:
             if name in found or known.get(schedule_of(name)) is not None:
-                found.setdefault(name, {})[number] = known[name]
+                found.setdefault(name, {})[number] = number_of(known[name])
     return found
 
 

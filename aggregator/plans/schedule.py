@@ -124,6 +124,11 @@ class Schedule:
             value *= factor.at(number)
         return float(f"{value:.{_DIGITS}g}")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its curve goes from one whole number to another."""
+        return self.curve is not None and all(end == int(end) for end in self.curve.ends)
+
     def bounds(self, own: float) -> tuple[float, float]:
         """All its values lie between these two."""
         ends = (own, own) if self.curve is None else self.curve.ends

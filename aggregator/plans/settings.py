@@ -26,6 +26,11 @@ class ScheduleSettings(BaseModel):
     )
     mu_schedule: AsText[Schedule] | None = Field(None, description="mu by round, as --lr-schedule")
     server_lr_schedule: AsText[Schedule] | None = Field(None, description="server-lr by round, as --lr-schedule")
+    sample_schedule: AsText[Schedule] | None = Field(
+        None,
+        description="sample by round, as --lr-schedule: a share (linear:0.1:0.5:50), or between whole numbers a count"
+        " (linear:5:20:50)",
+    )
 
     @property
     def schedules(self) -> dict[str, Scheduled]:
@@ -42,12 +47,13 @@ class ScheduleSettings(BaseModel):
         for name, scheduled in self.schedules.items():
             flag = f"--{schedule_of(name).replace('_', '-')} {scheduled.schedule}"
             if scheduled.moves_nothing:
-                raise ValueError(f"{flag} multiplies {name}, which is 0: give --{name}, or a cosine or line")
+                lacking = f"{name}, which is {'not given' if name == 'sample' else 0}"
+                raise ValueError(f"{flag} multiplies {lacking}: give --{name}, or a cosine or line")
             allowed: TypeAdapter[object] = TypeAdapter(type(self).model_fields[name].rebuild_annotation())
             for value in scheduled.bounds():
                 try:
-                    allowed.validate_python(value)
+                    allowed.validate_python(scheduled.typed(value) if name == "sample" else value)
                 except ValidationError as error:
-                    said = error.errors()[0]["msg"].replace("Input", name)
+                    said = error.errors()[0]["msg"].removeprefix("Value error, ").replace("Input", name)
                     raise ValueError(f"{flag}: {name} may become {value:g}; {said}") from None
         return self

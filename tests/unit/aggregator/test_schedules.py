@@ -217,3 +217,48 @@ def test_sites_of_a_simulation_train_as_the_schedule_says(tmp_path: Path) -> Non
     with history:
         assert [row["train.lr"] for row in history.rounds()] == [0.05, 0.03775, 0.01325]
         assert [row["train.epochs"] for row in history.rounds()] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts"),
+    [
+        ({"sample_schedule": "linear:0.2:1:3"}, ["0.2", "0.6", "1.0", "1.0"]),
+        ({"sample_schedule": "linear:2:4:3"}, ["2", "3", "4", "4"]),
+        ({"sample_schedule": "linear:2:4:3", "sample": "9x1.5"}, ["2x1.5", "3x1.5", "4x1.5", "4x1.5"]),
+        ({"sample_schedule": "step:0.5@2", "sample": "10x1.3"}, ["10x1.3", "5x1.3", "5x1.3", "5x1.3"]),
+        ({"sample_schedule": "warmup:2", "sample": "50%"}, ["0.25", "0.5", "0.5", "0.5"]),
+    ],
+)
+def test_a_sample_follows_a_schedule_as_a_share_or_as_a_count(settings: dict[str, str], texts: list[str]) -> None:
+    scheduled = AggregatorSettings.model_validate(settings).schedules["sample"]
+    assert [scheduled.text_at(number) for number in (1, 2, 3, 4)] == texts
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"sample_schedule": "warmup:2"}, "multiplies sample, which is not given"),
+        ({"sample_schedule": "linear:0.5:1.5:3"}, "sample may become 1.5; expected a share"),
+        ({"sample_schedule": "linear:0.5:0:3"}, "sample may become 0; expected a share"),
+        ({"sample_schedule": "linear:5:2:3", "quorum": "4"}, "--quorum 4 cannot be reached with --sample 2"),
+    ],
+)
+def test_a_sample_that_cannot_be_in_some_round_is_refused_at_the_start(settings: dict[str, str], problem: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        AggregatorSettings.model_validate(settings)
+    assert problem in str(error.value)
+
+
+def test_what_somebody_sets_has_to_go_with_all_later_rounds(begin: Begin) -> None:
+    run = begin(StateTask(ZERO), rounds=5, quorum="1", sample_schedule="linear:5:2:4")
+    accepted, text = tell(run, "set quorum=3")
+    assert (accepted, "--quorum 3 cannot be reached with --sample 2" in text) == (False, True)
+    assert tell(run, "set quorum=2")[0]
+
+
+def test_the_sites_of_a_simulation_take_part_as_the_schedule_says(tmp_path: Path) -> None:
+    with simulate(
+        "breast-cancer", workers=6, rounds=4, sample_schedule="linear:2:6:3", state=str(tmp_path / "run")
+    ) as history:
+        assert [row["num_folded"] for row in history.rounds()] == [2, 4, 6, 6]
+        assert history.scheduled()["sample"] == {1: 2, 2: 4, 3: 6, 4: 6}
