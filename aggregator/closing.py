@@ -15,10 +15,10 @@ from aggregator.algorithms import Block, RoundFacts
 from aggregator.broadcast import Staged
 from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
-from aggregator.events import RoundClosed, RunEnded, SitesMeasured
+from aggregator.events import RoundClosed, RunEnded, SitesMeasured, UpdatesOutvoted
 from aggregator.opening import OpenedRun
 from aggregator.plans import schedule_of
-from aggregator.rounds import LeavesRange, Stepping, companions_of, next_model, norm_of_mean
+from aggregator.rounds import LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import raw
 from broker.wire import Buffer
@@ -56,7 +56,8 @@ class Closed:
 def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig, opened: OpenedRun) -> Closed:
     """Makes the next model and commits it as the end of the round. The folded updates are still to be acked.
 
-    If their mean takes the model out of its range, the round is abandoned: whatever updates contain, the run goes on.
+    If their mean takes the model out of its range, or there are too few for a robust rule, the round is abandoned:
+    whatever updates contain, the run goes on.
     """
     plan = plan_of(current.number, by, num_folded=current.updates.num_folded, ending=config.ending)
     _tell_if_nobody_could(current, by)
@@ -64,14 +65,19 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         malloc.give_back()  # the parts of updates, before those of a model are allocated
     reason = None
     try:
+        if plan.counts:
+            current.updates.judge()
         stepping = _stepping(current, plan, config=config, opened=opened)
         written, body = write_next_model(current, stepping, config=config, opened=opened)
-    except LeavesRange as error:
-        by, reason = ClosedBy.ABANDONED, f"{error}; {current.largest_in_words}"
+    except (LeavesRange, TooFew) as error:
+        by, reason = ClosedBy.ABANDONED, str(error)
+        if isinstance(error, LeavesRange):
+            reason += f"; {current.largest_in_words}"
         log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
         plan = plan_of(current.number, by, num_folded=0, ending=config.ending)
         stepping = _stepping(current, plan, config=config, opened=opened)
         written, body = write_next_model(current, stepping, config=config, opened=opened)
+    outvoted = current.updates.outvoted if plan.counts else {}
     result = RoundResult(
         closed_by=by,
         reason=reason,
@@ -96,6 +102,10 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
     )
     for number in measured:
         opened.stores.on_event(SitesMeasured(row=opened.stores.ledger.round(number)))
+    if outvoted:
+        opened.stores.on_event(
+            UpdatesOutvoted(round=current.number, scores=outvoted, num_updates=current.updates.num_folded)
+        )
     opened.stores.on_event(RoundClosed(row=opened.stores.ledger.round(current.number)))
     return Closed(plan, body)
 

@@ -66,6 +66,8 @@ class AggregatorConfig:
     """How many of the workers take part in a round; None: everybody."""
     everybody: tuple[str, ...] | None = None
     """The names of all workers, where they are known and always there; None: signs of life tell who is there."""
+    robust: str = "none"
+    """The rule that its accumulator goes by, as the ledger records it."""
     step: Step = field(default_factory=FedAvg)
     """What the mean does to the model."""
     optimizer: str = "fedavg"

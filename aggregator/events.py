@@ -38,6 +38,8 @@ class RunOpened:
     aim: Aim = field(default_factory=Aim)
     commands: Sequence[CommandRow] = ()
     """The last ones that were taken."""
+    outvoted: Mapping[str, int] = field(default_factory=dict)
+    """Worker -> how often a robust rule left its update out so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,18 @@ class UpdateWithdrawn:
     num_samples: int
     reason: str
     """In words that follow the worker's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatesOutvoted:
+    """A robust rule left updates of a round out; it is final."""
+
+    round: int
+    """The round that was closed."""
+    scores: Mapping[str, float]
+    """Worker -> what its update's score was, of those left out."""
+    num_updates: int
+    """Of how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +250,7 @@ Event = (
     | Transferring
     | UpdateDecided
     | UpdateWithdrawn
+    | UpdatesOutvoted
     | SumDecided
     | Committed
     | CommandTaken

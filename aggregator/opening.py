@@ -16,6 +16,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
 from aggregator.presence import NameConflicts
+from aggregator.robust import Robust
 from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
 from aggregator.run import Run, open_run
 from aggregator.senders import Admission
@@ -106,6 +107,7 @@ def opened(
             clock=clock,
             on_event=on_event,
         )
+        _tell_of_robust(config)
         _emit_opened(steering.config_of(ledger.last_closed_round() + 1), run, ledger, on_event)
         result = OpenedRun(
             run=run,
@@ -164,6 +166,25 @@ def _checked_encoding(config: AggregatorConfig, specs: Specs) -> Encoding:
     return encoding
 
 
+def _tell_of_robust(config: AggregatorConfig) -> None:
+    """Says what a robust rule means for the run, and warns where it may close rounds with few updates."""
+    rule, fewest = Robust.parse(config.robust).rule, config.policy.target(0)
+    if rule is None:
+        return
+    log.info(
+        "robust: %s over the updates of a round, at least %d, each of which weighs the same", config.robust, fewest
+    )
+    if fewest < rule.fewest_advised:
+        log.warning(
+            "a round may close with %d updates, and where data differ from site to site --robust %s leaves many out"
+            " unless it has %d to compare; give --min-updates %d, or see docs/algorithms.md for other rules",
+            fewest,
+            config.robust,
+            rule.fewest_advised,
+            rule.fewest_advised,
+        )
+
+
 def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
     sizes = [num_bytes_of(encoding.encoded)]
     if config.topology.num_shards:
@@ -207,5 +228,6 @@ def _emit_opened(config: AggregatorConfig, run: Run, ledger: Ledger, on_event: W
             closed=list(ledger.rounds()),
             aim=config.ending.aim,
             commands=ledger.commands(most=MAX_ANSWERS),
+            outvoted=ledger.outvoted(),
         )
     )

@@ -17,7 +17,13 @@ from console import DamagedFile, MessageError, StateError, TaskError
 
 log = logging.getLogger(__name__)
 
-_BEFORE: dict[str, Any] = {"compression": "none", "zstd": 0, "shared": "*", "server_optimizer": "fedavg"}
+_BEFORE: dict[str, Any] = {
+    "compression": "none",
+    "zstd": 0,
+    "shared": "*",
+    "server_optimizer": "fedavg",
+    "robust": "none",
+}
 """What a run has whose ledger does not say."""
 _AFTER_RUN_S = 1.0
 """Between the beginnings of two runs."""
@@ -239,9 +245,9 @@ def _taken_over(
 
 
 def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
-    """The settings that decide how a run's updates look; they cannot change while updates are on their way."""
-    compression = config.compression
-    return {"compression": compression.text, "zstd": compression.zstd, "shared": ",".join(config.shared)}
+    """The settings that decide how a run's updates look, and by what rule; they cannot change under way."""
+    compression, shared = config.compression, ",".join(config.shared)
+    return {"compression": compression.text, "zstd": compression.zstd, "shared": shared, "robust": config.robust}
 
 
 def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:

@@ -10,10 +10,13 @@ from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_va
 
 from aggregator.algorithms import FedExP, ServerOptimizer, figures_of
 from aggregator.config import AggregatorConfig, PartialConfig
+from aggregator.pairs import problems_of_pairs
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.presence import Sample
-from aggregator.rounds import ExactSum, OnShort, Quorum, RoundPolicy, kernel
+from aggregator.robust import Robust
+from aggregator.rounds import ExactSum, NewAccumulator, OnShort, Quorum, RoundPolicy, kernel
 from aggregator.senders import Admission, Allowed, Everybody
+from aggregator.spool import Spool
 from aggregator.state import Aim, BestBy, Ending
 from aggregator.weighing import Weigher, WeightLimits
 from broker import ServiceSettings, Shared, WireSettings
@@ -90,7 +93,9 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
         600.0, description="seconds after which a round closes without its quorum; none: never"
     )
-    min_updates: Annotated[int, Field(ge=1)] = Field(1, description="fewest updates that a round needs")
+    min_updates: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="fewest updates that a round needs; by default 1, or as many as --robust needs"
+    )
     on_short: Literal["extend", "accept", "abandon"] = Field(
         "extend",
         description="at the deadline with fewer updates: extend (wait on), accept (use them) or abandon (drop them)",
@@ -105,11 +110,17 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         0,
         description="fold updates up to this many rounds late, weighted by 1/sqrt(1 + rounds late); 0: drop them",
     )
-    weighting: AsText[Weigher] = Field(
-        Weigher(),
+    weighting: AsText[Weigher] | None = Field(
+        None,
         description="what an update weighs in the mean (docs/algorithms.md): samples (its number of samples), uniform"
         " (all alike), fednova (samples, by the number of local steps), qfedavg:q=1 (its loss to the power of q), or"
-        " task (what its task says)",
+        " task (what its task says); by default samples, and uniform with --robust",
+    )
+    robust: Annotated[AsText[Robust], NoneAsText] = Field(
+        Robust(),
+        description="rule in place of the mean, that a minority of false updates cannot lead astray: median,"
+        " trimmed:0.2, krum:f=2,m=6, bulyan:f=1 or geometric-median; each update is kept on the disk until its round"
+        " closes; none: the mean",
     )
     clip_norm: Annotated[float, Field(gt=0, lt=float("inf"))] | None = Field(
         None,
@@ -212,16 +223,33 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         return self.task if self.script is None else self.script.name
 
     @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        problems = problems_of_pairs(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def weighs_by(self) -> Weigher:
+        """``weighting``, or what it is if nobody said."""
+        return self.weighting or Weigher.parse("samples" if self.robust.rule is None else "uniform")
+
+    @property
+    def fewest_updates(self) -> int:
+        """``min_updates``, or what it is if nobody said."""
+        return self.min_updates or self.robust.fewest
+
+    @model_validator(mode="after")
     def _early_stop_has_a_metric(self) -> Self:
         if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
-        if not self.weighting.goes_by_samples and not (self.max_samples is None and self.max_weight is None):
+        if not self.weighs_by.goes_by_samples and not (self.max_samples is None and self.max_weight is None):
             raise ValueError(
-                f"--max-samples and --max-weight limit samples, by which --weighting {self.weighting} does not weigh"
+                f"--max-samples and --max-weight limit samples, by which --weighting {self.weighs_by} does not weigh"
             )
-        if isinstance(self.server_optimizer.chosen, FedExP) and not self.weighting.adds_as_it_divides:
+        if isinstance(self.server_optimizer.chosen, FedExP) and not self.weighs_by.adds_as_it_divides:
             raise ValueError(
-                f"--server-optimizer fedexp compares updates with their mean, and --weighting {self.weighting} has none"
+                f"--server-optimizer fedexp compares updates with their mean, and --weighting {self.weighs_by} has none"
                 " of that kind; take samples, uniform or task"
             )
         if self.stop_metric is None and self.stop_direction is not None:
@@ -252,7 +280,7 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     @property
     def weigher(self) -> Weigher:
         """How updates are weighed, and what each has to say of itself for that and for the server's step."""
-        return replace(self.weighting, clip_norm=self.clip_norm, asked=figures_of(self.server_optimizer.step))
+        return replace(self.weighs_by, clip_norm=self.clip_norm, asked=figures_of(self.server_optimizer.step))
 
     @property
     def weight_limits(self) -> WeightLimits:
@@ -391,10 +419,11 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             compression=self.update_compression,
             shared=self.shared.patterns,
             sample=self.sample,
+            robust=str(self.robust),
             step=self.server_optimizer.step,
             optimizer=self.server_optimizer.recorded,
             server_lr=self.server_rate,
-            new_accumulator=self.new_sum,
+            new_accumulator=self.new_accumulator,
             keep_every=self.keep_every,
             commit_every_s=self.commit_every_s,
             inline_cap=self.inline_cap,
@@ -403,7 +432,12 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             requires_same_base=self.require_same_base,
             takes_over=self.take_over,
             trusts_state=self.trust_state,
-            recorded=self.model_dump(mode="json", exclude={"broker", "token"}) | {"server_lr": self.server_rate},
+            recorded=self.model_dump(mode="json", exclude={"broker", "token"})
+            | {
+                "server_lr": self.server_rate,
+                "weighting": str(self.weighs_by),
+                "min_updates": self.fewest_updates,
+            },
             with_settings=lambda changes: self.changed(changes).config,
         )
 
@@ -436,6 +470,12 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
         )
 
     @property
+    def new_accumulator(self) -> NewAccumulator:
+        """Makes what the updates of a round are added to."""
+        rule = self.robust.rule
+        return self.new_sum if rule is None else partial(Spool, rule=rule, folder=self.state)
+
+    @property
     def new_sum(self) -> Callable[[Specs], ExactSum]:
         """Makes an empty sum, which is added to by compiled code if that is asked for."""
         return partial(ExactSum, kernel=kernel() if self.compiled_fold else None)
@@ -457,7 +497,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             quorum=self.quorum,
             deadline_s=self.deadline_s,
             grace_s=self.grace_s,
-            min_updates=self.min_updates,
+            min_updates=self.fewest_updates,
             on_short=OnShort(self.on_short),
             max_staleness=self.max_staleness,
         )

@@ -159,6 +159,9 @@ def _more(snapshot: Snapshot) -> Iterator[str]:
             yield f"{printable(worker.name)} does not answer: {printable(worker.objection)}"
         if worker.no_update is not None:
             yield f"{printable(worker.name)} has no update: {printable(worker.no_update)}"
+    outvoted = [f"{printable(each.name)} {each.num_outvoted} times" for each in status.workers if each.num_outvoted]
+    if outvoted:
+        yield f"outvoted by a robust rule: {', '.join(outvoted)}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> Table:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from aggregator import Aggregator, AggregatorConfig, AggregatorSettings, Quorum
 from broker import MemoryBroker, MemoryTransport, Source
-from console import TaskError
+from console import SettingsError, TaskError
 from simulation.slot import Parcel, Slot, parcels
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,15 @@ def with_samples(slots: Sequence[Slot], names: Sequence[str]) -> list[str]:
 def config_for(workers: Sequence[str], settings: AggregatorSettings) -> AggregatorConfig:
     """What an aggregator is to do for these workers, which are all always there; its quorum is a count of them.
 
-    Where only some take part in a round, how many that are differs, and a share stays one: of those that do.
+    Where only some take part in a round, how many that are differs, and a share stays one: of those that do. A
+    SettingsError if there are too few for a robust rule.
     """
+    fewest = settings.robust.fewest
+    if len(workers) < fewest:
+        raise SettingsError(
+            f"--robust {settings.robust} holds from {fewest} updates a round on, and {len(workers)} workers have"
+            f" samples to train with: give at least {fewest}, or a rule for fewer"
+        )
     quorum = settings.quorum
     if not settings.is_sampled or quorum.count is not None:
         quorum = Quorum(count=min(len(workers), quorum.counted(len(workers)).count or 1))

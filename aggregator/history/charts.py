@@ -70,6 +70,7 @@ _COLUMNS = frozenset(
         "num_unselected",
         "num_chosen",
         "draws",
+        "num_outvoted",
         "num_not_finite",
         "num_samples",
         "model_sha256",

@@ -30,16 +30,18 @@ MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
 LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
 
 _CONTRIBUTIONS = """
+WITH scored AS (SELECT worker AS name, {score} AS score, max(id) FROM updates WHERE {score} IS NOT NULL GROUP BY worker)
 SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS num_late,
     sum(verdict = 'duplicate') AS num_duplicate,
+    sum(verdict = 'outvoted') AS num_outvoted, max(scored.score) AS last_score,
     sum(verdict = 'diverged') AS num_diverged, sum(verdict = 'unselected') AS num_unselected,
     sum((verdict = 'refused') * {num_messages}) AS num_refused,
     coalesce(sum(CASE WHEN verdict = 'folded' THEN num_samples END), 0) AS num_samples,
     coalesce(sum(num_bytes), 0) AS num_bytes, avg(CASE WHEN verdict = 'folded' THEN staleness END) AS mean_staleness,
     avg(train_s) AS mean_train_s, avg(queue_s) AS mean_queue_s, max(base_round) AS last_round,
-    avg(CASE WHEN verdict = 'folded' THEN {norm} END) AS mean_norm, avg({cosine}) AS mean_cosine,
+    avg(CASE WHEN verdict IN ('folded', 'outvoted') THEN {norm} END) AS mean_norm, avg({cosine}) AS mean_cosine,
     max(received_at) AS last_seen
-FROM updates GROUP BY worker ORDER BY num_samples DESC, worker LIMIT ?
+FROM updates LEFT JOIN scored ON scored.name IS worker GROUP BY worker ORDER BY num_samples DESC, worker LIMIT ?
 """
 _NO_LIMIT = -1
 
@@ -60,7 +62,7 @@ class History:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             columns = columns_of(self._db, "updates")
             self._num_messages = "num_messages" if "num_messages" in columns else "1"  # as ledgers of 0.1 mean it
-            self._directions = {name: name if name in columns else "NULL" for name in ("norm", "cosine")}
+            self._directions = {name: name if name in columns else "NULL" for name in ("norm", "cosine", "score")}
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self._path} cannot be read as a ledger: {error}") from error
         if version == 0:
@@ -272,6 +274,9 @@ class History:
 
     def contributions(self, *, most: int | None = None) -> list[dict[str, Any]]:
         """One row a worker: updates by verdict, samples, bytes, mean staleness, mean seconds, when last seen.
+
+        ``num_outvoted`` says how often a robust rule left an update of it out, ``last_score`` what the rule made of its
+        newest one (see docs/algorithms.md; None without such a rule).
 
         Also ``mean_norm`` of its updates, and ``mean_cosine`` of the angle between each and the mean of all (1: the
         same direction; below 0: against it). None where that is not known, as in a run with shards.

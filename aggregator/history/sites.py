@@ -13,12 +13,13 @@ _MARKS = {
     "refused": "r",
     "diverged": "n",
     "unselected": "u",
+    "outvoted": "o",
     "measured": " ",
 }
-_MEASURING = ("folded", "abandoned", "diverged", "measured")
+_MEASURING = ("folded", "outvoted", "abandoned", "diverged", "measured")
 """What an update or answer may have become whose metrics count."""
 _OTHER = "a"
-_URGENCY = " daulrnf"
+_URGENCY = " daulrnof"
 """Of several updates that were decided in one round, the mark that comes last here is shown."""
 _RANKS = {verdict: _URGENCY.index(mark) for verdict, mark in _MARKS.items()}
 _LETTERS = _URGENCY.encode().ljust(256)

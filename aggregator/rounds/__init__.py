@@ -1,6 +1,6 @@
 """A round: when it ends, what counts in it, what its updates are added to, and the next model made from that."""
 
-from aggregator.rounds.accumulator import Accumulator, Floats, Key, NewAccumulator
+from aggregator.rounds.accumulator import Accumulator, Floats, Key, NewAccumulator, TooFew
 from aggregator.rounds.answers import PassOver, decide_on_answer, is_answer, read_answer
 from aggregator.rounds.exact_sum import ExactSum, Layout
 from aggregator.rounds.fold_kernel import kernel
@@ -53,6 +53,7 @@ __all__ = [
     "RoundPolicy",
     "Stepping",
     "Stores",
+    "TooFew",
     "Unselected",
     "Update",
     "add_to",

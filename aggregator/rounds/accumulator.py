@@ -1,18 +1,18 @@
 """What the updates of an open round are added to, as the commit rule and the next model need it.
 
-fedmq has one implementation, ``ExactSum``. Another could keep the updates themselves (for rules that need each one) or
-sum them in another ring; ``aggregator/rounds/open_round.py`` and ``next_model.py`` know only this Protocol.
+There are ``ExactSum``, and ``aggregator/spool``, which keeps the updates themselves for rules that need each one.
+Another could sum them in another ring; ``open_round.py`` and ``next_model.py`` know only this Protocol.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.state import Accumulated, StateDirectory
+from aggregator.state import Accumulated, StateDirectory, Vote
 from broker.wire import Buffer, Specs
 
 Floats = NDArray[np.float64]
@@ -25,6 +25,10 @@ class Key:
     base_round: int
     """The round from whose model it was trained."""
     worker: str
+
+
+class TooFew(Exception):
+    """There are fewer updates than a robust rule needs. The text says how many it needs."""
 
 
 class Accumulator(Protocol):
@@ -75,6 +79,13 @@ class Accumulator(Protocol):
 
     def files(self) -> frozenset[str]:
         """The files in the state directory that it still needs, besides the one saved last."""
+
+    def judge(self, counted: Collection[str]) -> Mapping[Key, Vote]:
+        """Called once when all updates are in, before ``spans`` and ``means``: those that get a score, or none.
+
+        Where updates are compared as a whole, they are by the tensors of the names ``counted``. TooFew if there are too
+        few to compare.
+        """
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
         """The tensors of a model with these specs, in order, grouped into spans that ``means`` takes at once."""

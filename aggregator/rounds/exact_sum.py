@@ -24,7 +24,7 @@ import math
 import mmap
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from aggregator.rounds.accumulator import Floats, Key
 from aggregator.rounds.fold_kernel import Kernel
-from aggregator.state import Accumulated, StateDirectory
+from aggregator.state import Accumulated, StateDirectory, Vote
 from broker.wire import (
     HIGH_STEP,
     LOW_BITS,
@@ -218,6 +218,10 @@ class ExactSum:
 
     def __contains__(self, name: str) -> bool:
         return name in self._groups.places
+
+    def judge(self, counted: Collection[str]) -> Mapping[Key, Vote]:
+        """Nothing: every update counts."""
+        return {}
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
         """Groups tensors that can be taken at once: those that follow each other both in the model and in the sum."""

@@ -33,6 +33,7 @@ from aggregator.state import (
     StateDirectory,
     UpdateRow,
     Verdict,
+    Vote,
 )
 from aggregator.weighing import Claim, Weigher
 from broker import Delivery, Transport
@@ -186,6 +187,7 @@ class OpenRound:
         self._held: list[tuple[Contribution, bytes]] = []
         """Updates whose bodies are to be kept, and are still in memory."""
         self._oldest_at: float | None = None
+        self._votes: Mapping[Key, Vote] = {}
         self._load()
 
     def _load(self) -> None:
@@ -213,13 +215,14 @@ class OpenRound:
 
     @property
     def counting(self) -> list[FoldedUpdate]:
-        """The updates in it, committed or not, by base round and worker."""
-        return [self._folded[key] for key in sorted(self._folded)]
+        """The updates in it, committed or not, by base round and worker; once judged, without those outvoted."""
+        out = {(key.base_round, key.worker) for key, vote in self._votes.items() if vote.is_outvoted}
+        return [self._folded[key] for key in sorted(self._folded.keys() - out)]
 
     @property
     def num_samples(self) -> int:
         """How many samples the updates in it were trained on, as far as they count."""
-        return sum(self.weigher.counted_samples(update.num_samples) for update in self._folded.values())
+        return sum(self.weigher.counted_samples(update.num_samples) for update in self.counting)
 
     # -- deciding -------------------------------------------------------------------------------------------
 
@@ -495,6 +498,15 @@ class OpenRound:
 
     # -- closing --------------------------------------------------------------------------------------------
 
+    def judge(self) -> None:
+        """Has a robust rule look at all updates, before the next model is made; TooFew if there are too few."""
+        self._votes = self.accumulator.judge(self._stores.stepped)
+
+    @property
+    def outvoted(self) -> dict[str, float]:
+        """Worker -> score, of those whose updates are left out."""
+        return {key.worker: vote.score for key, vote in self._votes.items() if vote.is_outvoted}
+
     def close(
         self,
         result: RoundResult,
@@ -513,10 +525,11 @@ class OpenRound:
         """
         begun_at = time.perf_counter()
         cosines = {(key.base_round, key.worker): cosine for key, cosine in self._directions.cosines().items()}
+        votes = {(key.base_round, key.worker): vote for key, vote in self._votes.items()}
         measured = self._stores.ledger.close_round(
             self.number,
             self._rows,
-            replace(result, cosines=cosines),
+            replace(result, cosines=cosines, votes=votes),
             next_round=next_round,
             next_draws=next_draws,
             next_num_chosen=next_num_chosen,

@@ -92,6 +92,14 @@ class RoundPolicy:
             return self
         return replace(self, quorum=Quorum(count=max(1, min(number, self.quorum.count))))
 
+    def falls_short(self, num_folded: int, *, num_unable: int) -> bool:
+        """Whether all of a count of updates are there or have been excused, and they are fewer than the floor."""
+        return (
+            num_unable > 0
+            and self.quorum.target(0, num_unable=num_unable) <= num_folded < self.min_updates
+            and (self.quorum.share is None)
+        )
+
     def of_last_evaluation(self, *, longest_s: float) -> "RoundPolicy":
         """The rules by which the sites are waited for that measure the last model: never for longer than a round took.
 
@@ -164,7 +172,8 @@ def decide(
     """What is to be done at ``now``, and the round as it is after that.
 
     ``num_unable`` workers, not among the ``num_present``, have said that they have no update. A round without any
-    update that nobody can bring one to is over at once.
+    update that nobody can bring one to is over at once, and so is one that would wait for its floor though everybody
+    has answered.
     """
     if state.paused_at is not None:
         return state, Wait(None)
@@ -179,6 +188,8 @@ def decide(
     if state.quorum_at is not None and now >= state.quorum_at + policy.grace_s:
         return state, Close(ClosedBy.QUORUM)
     if num_folded == 0 and policy.quorum.is_hopeless(num_present, num_unable=num_unable):
+        return state, Close(ClosedBy.SHORT if policy.on_short is OnShort.ACCEPT else ClosedBy.ABANDONED)
+    if policy.falls_short(num_folded, num_unable=num_unable) and num_folded >= num_present:
         return state, Close(ClosedBy.SHORT if policy.on_short is OnShort.ACCEPT else ClosedBy.ABANDONED)
     if state.deadline_at is not None and now >= state.deadline_at:
         return _at_deadline(policy, state, now, num_folded)

@@ -1,6 +1,13 @@
 """What survives a kill of the run's aggregator: ledger, model files, and what follows from them alone."""
 
-from aggregator.state.checkpoint import ModelFile, NewModel, StateDirectory, WrittenModel, companion_specs
+from aggregator.state.checkpoint import (
+    UNFINISHED_UPDATE,
+    ModelFile,
+    NewModel,
+    StateDirectory,
+    WrittenModel,
+    companion_specs,
+)
 from aggregator.state.early_stop import Aim, BestBy, Ending, named
 from aggregator.state.holding import is_held
 from aggregator.state.initial_model import InitialModel
@@ -16,6 +23,7 @@ from aggregator.state.rows import (
     RoundResult,
     UpdateRow,
     Verdict,
+    Vote,
 )
 from aggregator.state.site_metrics import shifted
 from aggregator.state.summary import check_result, settings_by_round, summarize
@@ -23,6 +31,7 @@ from aggregator.state.summary import check_result, settings_by_round, summarize
 __all__ = [
     "FORMAT",
     "IS_OF_MEASURED",
+    "UNFINISHED_UPDATE",
     "Accumulated",
     "Aim",
     "BestBy",
@@ -41,6 +50,7 @@ __all__ = [
     "StateDirectory",
     "UpdateRow",
     "Verdict",
+    "Vote",
     "WrittenModel",
     "best_of",
     "check_result",

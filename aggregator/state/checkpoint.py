@@ -7,6 +7,8 @@ models/round-00012.NAME.safetensors   the server step's state after round 12, if
 models/last.safetensors, best.safetensors   hard links to two of them, for people
 bodies/                           of updates in that sum, as long as they may have to be taken out; see kept_bodies.py
 sum-2-00013-4.safetensors         the open round's sum as of a commit; the numbers: epoch, round, updates folded
+sum-2-00013-of-9f2c.update        an update of the open round, where each is kept by itself; see aggregator/spool
+update-9f2c.tmp                   the same before a commit names it
 summary.json                      for people and scripts; written at the end
 """
 
@@ -31,6 +33,9 @@ from aggregator.state.safetensors_file import SafetensorsData, SafetensorsFile
 from broker.states import State, chunks, flat_tensor, specs_of
 from broker.wire import Buffer, Digest, Specs, TensorSpec, difference, num_bytes_of, num_elements_of
 from console import DamagedFile, StateError
+
+UNFINISHED_UPDATE = "update-"
+"""What the name of a file begins with that holds an update which no commit names."""
 
 
 class StateDirectory:
@@ -115,7 +120,7 @@ class StateDirectory:
 
     def remove_unfinished(self) -> None:
         """Removes files that a killed aggregator had not put in place."""
-        for path in self._models.glob("*.tmp"):
+        for path in (*self._models.glob("*.tmp"), *self.folder.glob(f"{UNFINISHED_UPDATE}*.tmp")):
             path.unlink(missing_ok=True)
 
     # -- the open round's sum -------------------------------------------------------------------------------
@@ -145,6 +150,40 @@ class StateDirectory:
         if _sum_digest(arrays) != sha256:
             raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
         return arrays
+
+    def adopt(self, written: Path, name: str) -> Path:
+        """Syncs a file of this folder and gives it a name, which is durable once another one is put in place."""
+        path = self.folder / name
+        try:
+            with written.open("rb") as file:
+                _sync(file)
+            return written.replace(path)
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+    def write_file(self, name: str, content: bytes) -> str:
+        """Writes a small file durably under a new name; returns its digest."""
+        path = self.folder / name
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                _sync(file)
+        except OSError as error:
+            raise _not_written(path, error) from error
+        _put_in_place(temporary, path)
+        return hashlib.sha256(content).hexdigest()
+
+    def read_file(self, name: str, sha256: str) -> bytes:
+        """What ``write_file`` wrote; a DamagedFile if it is not that."""
+        path = self.folder / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamagedFile(f"{path} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise DamagedFile(f"{path} is damaged: its digest is not the one in the ledger")
+        return content
 
     def remove_sums(self, epoch: int, *, but: Collection[str] = ()) -> None:
         """Removes the sums that no commit needs, except those of a later epoch: they are another aggregator's."""

@@ -77,6 +77,8 @@ _ADDED_COLUMNS = (
     ("rounds", "draws", "TEXT"),
     ("rounds", "num_chosen", "INTEGER"),
     ("rounds", "num_unselected", "INTEGER"),
+    ("updates", "score", "REAL"),
+    ("rounds", "num_outvoted", "INTEGER"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
@@ -276,6 +278,13 @@ class Ledger:
                 "UPDATE updates SET cosine = ? WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
                 [(cosine, *key) for key, cosine in result.cosines.items()],
             )
+            self._db.executemany(
+                "UPDATE updates SET score = ?, verdict = ? WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+                [
+                    (vote.score, Verdict.OUTVOTED if vote.is_outvoted else Verdict.FOLDED, *key)
+                    for key, vote in result.votes.items()
+                ],
+            )
             counts = dict(
                 self._db.execute(
                     "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
@@ -283,8 +292,9 @@ class Ledger:
             )
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
-                " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_unselected = ?, num_samples = ?,"
-                " num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ? WHERE round = ?",
+                " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_unselected = ?, num_outvoted = ?,"
+                " num_samples = ?, num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ?"
+                " WHERE round = ?",
                 (
                     result.closed_at,
                     result.closed_by,
@@ -295,6 +305,7 @@ class Ledger:
                     counts.get(Verdict.DUPLICATE, 0),
                     counts.get(Verdict.DIVERGED, 0),
                     counts.get(Verdict.UNSELECTED, 0),
+                    counts.get(Verdict.OUTVOTED, 0),
                     result.num_samples,
                     result.num_chosen,
                     json.dumps(plain(result.measured.recorded())),
@@ -361,7 +372,7 @@ class Ledger:
         with self.transaction():
             self._db.execute(
                 "UPDATE updates SET verdict = 'undone'"
-                " WHERE round >= ? AND verdict IN ('folded', 'abandoned', 'diverged', 'measured')",
+                " WHERE round >= ? AND verdict IN ('folded', 'outvoted', 'abandoned', 'diverged', 'measured')",
                 (number,),
             )
             self._db.execute("DELETE FROM kept")
@@ -429,10 +440,10 @@ class Ledger:
         return changed.rowcount > 0
 
     def _trained(self, number: int) -> list[Reported]:
-        """What the updates folded in this round say of their training; of one worker, the newest."""
+        """What the updates of this round say of their training, outvoted ones too; of one worker, the newest."""
         rows = self._db.execute(
-            "SELECT worker, num_samples, train_metrics FROM updates WHERE round = ? AND verdict = 'folded'"
-            " ORDER BY base_round",
+            "SELECT worker, num_samples, train_metrics FROM updates WHERE round = ?"
+            " AND verdict IN ('folded', 'outvoted') ORDER BY base_round",
             (number,),
         )
         return list({worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}.values())
@@ -441,7 +452,7 @@ class Ledger:
         """What workers say of the model after this round, whether or not they had an update of use."""
         rows = self._db.execute(
             "SELECT worker, num_samples, eval_metrics FROM updates WHERE base_round = ?"
-            " AND verdict IN ('folded', 'abandoned', 'diverged', 'measured') ORDER BY id",
+            " AND verdict IN ('folded', 'outvoted', 'abandoned', 'diverged', 'measured') ORDER BY id",
             (number + 1,),
         )
         found = {worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}
@@ -520,9 +531,9 @@ class Ledger:
     # -- asking ---------------------------------------------------------------------------------------------
 
     def is_folded(self, base_round: int, worker: str) -> str | None:
-        """The instance whose update with this key is committed; None if there is none."""
+        """The instance whose update with this key is committed, outvoted or not; None if there is none."""
         row = self._db.execute(
-            "SELECT instance FROM updates WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+            "SELECT instance FROM updates WHERE base_round = ? AND worker = ? AND verdict IN ('folded', 'outvoted')",
             (base_round, worker),
         ).fetchone()
         return None if row is None else str(row[0])
@@ -543,6 +554,11 @@ class Ledger:
             (number, number, verdict, number),
         )
         return {str(worker): reason for worker, reason in rows}
+
+    def outvoted(self) -> dict[str, int]:
+        """Worker -> how often its update was outvoted, of those of which one was."""
+        rows = self._db.execute("SELECT worker, count(*) FROM updates WHERE verdict = 'outvoted' GROUP BY worker")
+        return {str(worker): int(number) for worker, number in rows}
 
     def answered(self, number: int) -> list[str]:
         """The workers whose updates are committed in this round."""
@@ -589,7 +605,7 @@ class Ledger:
     def workers(self) -> dict[str, bool]:
         """Worker -> whether an update of it has been folded, of all whose updates were fit to be."""
         rows = self._db.execute(
-            "SELECT worker, max(verdict IN ('folded', 'abandoned', 'undone', 'withdrawn')) FROM updates"
+            "SELECT worker, max(verdict IN ('folded', 'outvoted', 'abandoned', 'undone', 'withdrawn')) FROM updates"
             " WHERE verdict != 'refused' AND worker IS NOT NULL GROUP BY worker"
         )
         return {str(worker): bool(is_folded) for worker, is_folded in rows}

@@ -19,6 +19,8 @@ class Verdict(StrEnum):
     """It was folded into a round that was then abandoned."""
     UNDONE = "undone"
     """It was folded into a round that had to be done again because one of its files was damaged."""
+    OUTVOTED = "outvoted"
+    """It was folded, and a robust rule left it out as a whole when the round closed."""
     WITHDRAWN = "withdrawn"
     """It was folded, and taken out again before the round closed, since its worker may not count any more."""
     DIVERGED = "diverged"
@@ -128,6 +130,16 @@ class FoldedUpdate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What a robust rule made of an update, beside all others of its round."""
+
+    score: float
+    """What it means, the rule says."""
+    is_outvoted: bool = False
+    """Whether nothing of it is in the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundResult:
     """How a round ended."""
 
@@ -150,6 +162,8 @@ class RoundResult:
     """What the server's step remembers of the run."""
     cosines: Mapping[tuple[int, str], float] = field(default_factory=dict)
     """(base round, worker) -> cosine of the angle between its update and the mean of all, as far as it is known."""
+    votes: Mapping[tuple[int, str], Vote] = field(default_factory=dict)
+    """(base round, worker) -> what a robust rule made of its update, if it has a score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

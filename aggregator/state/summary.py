@@ -107,6 +107,7 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
         "duplicate": row["num_duplicate"],
         "diverged": row["num_diverged"] or 0,
         **({} if row["num_chosen"] is None else {"chosen": row["num_chosen"], "unselected": row["num_unselected"]}),
+        "outvoted": row["num_outvoted"] or 0,
         "num_samples": row["num_samples"],
         "seconds": row["seconds"],
         "metrics": metrics,

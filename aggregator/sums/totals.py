@@ -8,7 +8,7 @@ stays in. Memory is that of a few updates, however many there are.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from aggregator.rounds import Floats, Key, Layout, LeavesRange
-from aggregator.state import Accumulated, StateDirectory
+from aggregator.state import Accumulated, StateDirectory, Vote
 from aggregator.sums.planes import Planes
 from broker.wire import Buffer, Operation, Specs, TensorSpec, num_bytes_of
 from console import UnfitMessage
@@ -155,6 +155,10 @@ class Totals:
 
     def __contains__(self, name: str) -> bool:
         return name in self._specs
+
+    def judge(self, counted: Collection[str]) -> Mapping[Key, Vote]:
+        """Nothing: every update counts."""
+        return {}
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
         return ((spec,) for spec in specs)

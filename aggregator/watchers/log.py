@@ -9,6 +9,7 @@ from aggregator.events import (
     SitesMeasured,
     SumDecided,
     UpdateDecided,
+    UpdatesOutvoted,
     UpdateWithdrawn,
 )
 from aggregator.state import CommandRow, UpdateRow, Verdict
@@ -27,6 +28,7 @@ _ROUND_FIELDS = (
     "num_diverged",
     "num_unselected",
     "num_chosen",
+    "num_outvoted",
     "num_samples",
     "seconds",
     "metrics",
@@ -37,6 +39,7 @@ _ROUND_FIELDS = (
 
 
 _METRICS = ("metrics", "worker_metrics")
+_MOST_NAMED = 8
 
 
 def log_event(event: Event) -> None:
@@ -48,6 +51,8 @@ def log_event(event: Event) -> None:
             _log_update(row)
         case UpdateWithdrawn():
             _log_withdrawn(event)
+        case UpdatesOutvoted():
+            _log_outvoted(event)
         case CommandTaken(row=row):
             _log_command(row)
         case SumDecided():
@@ -104,6 +109,20 @@ def _log_withdrawn(event: UpdateWithdrawn) -> None:
             "verdict": Verdict.WITHDRAWN,
             "reason": event.reason,
         },
+    )
+
+
+def _log_outvoted(event: UpdatesOutvoted) -> None:
+    named = sorted(event.scores.items(), key=lambda item: (-item[1], item[0]))
+    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    log.info(
+        "round %3d ⊘ %d of %d updates outvoted, with scores: %s%s",
+        event.round,
+        len(named),
+        event.num_updates,
+        ", ".join(f"{worker} {score:.4g}" for worker, score in named[:_MOST_NAMED]),
+        more,
+        extra={"round": event.round, "outvoted": dict(event.scores), "verdict": Verdict.OUTVOTED},
     )
 
 

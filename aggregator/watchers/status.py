@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,6 +20,7 @@ from aggregator.events import (
     RunOpened,
     RunStopped,
     UpdateDecided,
+    UpdatesOutvoted,
     UpdateWithdrawn,
     WorkerSeen,
 )
@@ -63,6 +64,9 @@ class StatusBoard:
         self._unable: dict[str, str] = {}
         """Worker -> why it has no update for the open round."""
 
+        self._outvoted: Counter[str] = Counter()
+        """Worker -> how many of its updates were left out."""
+
     def on_event(self, event: Event) -> None:
         """Takes what happened."""
         with self._lock:
@@ -71,6 +75,7 @@ class StatusBoard:
                     self._run = replace(event, closed=(), commands=())
                     self._round = self._last_closed = event.last_closed_round
                     self._commands.extend(event.commands)
+                    self._outvoted = Counter(event.outvoted)
                 case RoundOpened():
                     self._round, self._move = event.round, None
                     self._answered = dict.fromkeys(event.answered, True)
@@ -83,6 +88,8 @@ class StatusBoard:
                     self._on_answer(event.row, is_committed=False)
                 case UpdateWithdrawn():
                     self._answered.pop(event.worker, None)
+                case UpdatesOutvoted():
+                    self._outvoted.update(event.scores.keys())
                 case Committed():
                     for row in event.rows:
                         self._on_answer(row, is_committed=True)
@@ -126,7 +133,7 @@ class StatusBoard:
             run, move, number = self._run, self._move, self._round
             is_finished, is_stopped = self._is_finished, self._is_stopped
             seen, answered, commands = self._seen.copied(), self._answered.copy(), tuple(self._commands)
-            unable = self._unable.copy()
+            unable, outvoted = self._unable.copy(), self._outvoted.copy()
         if run is None:
             return None
         listed = heapq.nsmallest(MAX_LISTED, seen)
@@ -146,7 +153,13 @@ class StatusBoard:
             deadline_at=self._now() + deadline_in_s if is_due else None,
             num_shards=self._num_shards,
             workers=tuple(
-                _status_of(*seen[name], has_answered=name in answered, no_update=unable.get(name)) for name in listed
+                _status_of(
+                    *seen[name],
+                    has_answered=name in answered,
+                    no_update=unable.get(name),
+                    num_outvoted=outvoted[name],
+                )
+                for name in listed
             ),
             num_more_workers=len(seen) - len(listed),
             is_paused=move is not None and move.is_paused and not (is_finished or is_stopped),
@@ -154,7 +167,9 @@ class StatusBoard:
         )
 
 
-def _status_of(presence: Presence, seen_at: float, *, has_answered: bool, no_update: str | None) -> WorkerStatus:
+def _status_of(
+    presence: Presence, seen_at: float, *, has_answered: bool, no_update: str | None, num_outvoted: int
+) -> WorkerStatus:
     assert presence.state != "leaving"
     return WorkerStatus(
         name=presence.worker,
@@ -165,6 +180,7 @@ def _status_of(presence: Presence, seen_at: float, *, has_answered: bool, no_upd
         has_answered=has_answered,
         objection=presence.objection,
         no_update=no_update or None,
+        num_outvoted=num_outvoted,
     )
 
 

@@ -51,6 +51,7 @@ _COUNTED_STYLES = {
     Verdict.LATE: "yellow",
     Verdict.REFUSED: "red",
     Verdict.DUPLICATE: "dim",
+    Verdict.OUTVOTED: "yellow",
     Verdict.WITHDRAWN: "yellow",
     Verdict.DIVERGED: "red",
     Verdict.UNSELECTED: "yellow",
@@ -204,7 +205,8 @@ class AggregatorView:
             self._took_s.append(row["seconds"])
         for verdict in (Verdict.FOLDED, Verdict.LATE, Verdict.REFUSED, Verdict.DUPLICATE, Verdict.DIVERGED):
             self._counts[verdict] += int(row[f"num_{verdict}"] or 0)
-        self._counts[Verdict.UNSELECTED] += int(row.get("num_unselected") or 0)
+        for verdict in (Verdict.UNSELECTED, Verdict.OUTVOTED):
+            self._counts[verdict] += int(row.get(f"num_{verdict}") or 0)
         self._add_metrics(row, row["metrics"] or row["worker_metrics"])
 
     def _add_metrics(self, row: Mapping[str, Any], metrics: Mapping[str, float]) -> None:

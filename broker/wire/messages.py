@@ -510,6 +510,8 @@ class WorkerStatus(Header):
     """As in its sign of life."""
     no_update: Objection | None = Field(default=None, exclude_if=lambda value: value is None)
     """Why it has no update for the open round, as it answered; None: it has not said so."""
+    num_outvoted: RoundNumber = Field(default=0, exclude_if=lambda value: value == 0)
+    """How many of its updates a robust rule has left out in this run."""
 
 
 class Status(Header):

@@ -23,7 +23,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "on_short",
         "max_staleness",
     ),
-    "How updates are averaged": ("weighting", "clip_norm", "server_optimizer", "server_lr", "compiled_fold"),
+    "How updates are averaged": ("weighting", "clip_norm", "robust", "server_optimizer", "server_lr", "compiled_fold"),
     "Local training": ("epochs", "batch_size", "lr", "momentum", "mu", "max_steps", "plan_args"),
     "By schedule": ("lr_schedule", "epochs_schedule", "mu_schedule", "server_lr_schedule", "sample_schedule"),
     "What travels": ("shared", "require_same_base", "compression", "zstd", "inline_cap", "part_bytes"),

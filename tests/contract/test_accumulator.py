@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import Spool
+from toys import Everything
 
+from aggregator.robust import Rule, Trimmed
 from aggregator.rounds.accumulator import Accumulator, Key
 from aggregator.rounds.exact_sum import ExactSum
+from aggregator.spool.spool import Spool
 from aggregator.state.checkpoint import StateDirectory
 from aggregator.state.rows import Accumulated
 from broker.wire.specs import TensorSpec, canonical
@@ -30,9 +32,14 @@ TOTAL = 11
 Make = Callable[[], Accumulator]
 
 
-@pytest.fixture(params=[ExactSum, Spool], ids=["exact sum", "spool"])
-def make(request: pytest.FixtureRequest) -> Make:
-    return lambda: request.param(SPECS)  # type: ignore[no-any-return]
+KINDS: dict[str, Rule | None] = {"exact sum": None, "columns": Trimmed(k=0), "choice": Everything()}
+"""What the accumulator goes by: a sum, or a rule over updates on the disk."""
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    rule = KINDS[request.param]
+    return lambda: ExactSum(SPECS) if rule is None else Spool(SPECS, rule=rule, folder=tmp_path)
 
 
 def delta_of(worker: str) -> dict[str, np.ndarray]:
@@ -75,6 +82,7 @@ def filled(make: Make, workers: Iterable[str] = WORKERS, **changes: int) -> Accu
 def means_of(accumulator: Accumulator, total: int = TOTAL) -> dict[str, bytes]:
     """Tensor -> the bits of its mean, taken as the next model takes them."""
     means: dict[str, bytes] = {}
+    accumulator.judge([spec.name for spec in SPECS])
     for span in accumulator.spans(SPECS):
         num = sum(spec.num_elements for spec in span)
         whole = np.empty(num)
@@ -91,11 +99,15 @@ def saved(accumulator: Accumulator, directory: StateDirectory, name: str = "sum-
     return Accumulated(file=name, sha256=sha256, bound=accumulator.bound, num_folded=2, num_samples=4)
 
 
-def test_the_mean_is_the_weighted_one(make: Make) -> None:
+def test_the_mean_is_the_weighted_one_or_the_rule_s(make: Make, request: pytest.FixtureRequest) -> None:
     means = means_of(filled(make))
+    weights = WEIGHTS if isinstance(make(), ExactSum) else dict.fromkeys(WORKERS, TOTAL / len(WORKERS))
     for spec in SPECS:
-        products = [WEIGHTS[worker] * delta_of(worker)[spec.name].astype(np.float64) for worker in WORKERS]
-        expected = sum(products, np.zeros(spec.shape)) / TOTAL
+        if spec.is_float or weights is WEIGHTS or "columns" in request.node.name:
+            products = [weights[worker] * delta_of(worker)[spec.name].astype(np.float64) for worker in WORKERS]
+            expected = sum(products, np.zeros(spec.shape)) / TOTAL
+        else:  # a rule that chooses has all others move by the median of all
+            expected = np.median([delta_of(worker)[spec.name] for worker in WORKERS], axis=0)
         np.testing.assert_allclose(np.frombuffer(means[spec.name]), expected, rtol=1e-12, atol=1e-15)
 
 
@@ -148,7 +160,9 @@ def test_half_an_update_can_be_taken_out_again(make: Make) -> None:
 
 def test_a_span_can_be_taken_in_parts(make: Make) -> None:
     whole, parts = filled(make), filled(make)
-    (span,) = [span for span in whole.spans(SPECS) if span[0].name == "w"]
+    for each in (whole, parts):
+        each.judge(["w"])
+    (span,) = [span for span in whole.spans(SPECS) if "w" in {spec.name for spec in span}]
     (expected,) = [np.concatenate([np.array(mean) for _, mean in whole.means(span, TOTAL)])]
     got = [np.array(mean) for start in (0, 10_000) for _, mean in parts.means(span, TOTAL, start=start, num=10_000)]
     assert np.concatenate(got).tobytes() == expected[:20_000].tobytes()

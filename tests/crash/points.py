@@ -217,7 +217,12 @@ PARTIAL = [
 COMPANION_FILE, LAST_COMPANION_FILE, UPDATE_FILE = "round-00002.m.", "round-00002.v.", "sum-1-00002-of-"
 INSERT_COMPANIONS = "aggregator.state.ledger:Ledger._insert_companions"
 CHECK_COMPANIONS = "aggregator.run:_check_companions"
-SAVE, LOAD, PUT, KEEP = "toys:Spool.save", "toys:Spool.load", "toys:_put", "toys:Spool.add"
+SAVE, KEEP = "aggregator.spool.spool:Spool.save", "aggregator.spool.spool:Spool.add"
+ADOPT, LIST = (
+    "aggregator.state.checkpoint:StateDirectory.adopt",
+    "aggregator.state.checkpoint:StateDirectory.write_file",
+)
+JUDGE = "aggregator.spool.spool:Spool.judge"
 STEPPING = [
     *_around("companion synced", SYNC, _both(1), COMPANION_FILE),
     *_around("companion renamed", RENAME, _both(1), COMPANION_FILE),
@@ -236,13 +241,14 @@ SPOOL = [
     *_around("fold, first of the round", FOLD, _both(3)),
     _one("in mid-fold, nothing committed", KEEP, "after", _both(3)),
     *_around("updates saved", SAVE, _both(2)),
-    *_around("update file put", PUT, _both(1), UPDATE_FILE),
-    *_around("updates named", PUT, _both(1), "sum-1-00002-1."),
+    *_around("update file put", ADOPT, _both(1), UPDATE_FILE),
+    *_around("updates named", LIST, _both(1), "sum-1-00002-1."),
     *_around("commit", COMMIT, _both(2)),
     _one("in the transaction, updates named", SET, "after", _both(3), "accumulated"),
     *_around("ack of a commit", ACK, _both(3)),
     *_around("old updates removed", REMOVE_SUMS, _both(3)),
     *_around("fold, last of the round", FOLD, _both(4)),
+    *_around("updates judged", JUDGE, _both(2)),
     *_around("round closed", CLOSE_ROUND, _both(2)),
     *_around("model published", PUBLISH, _both(3)),
     *_around("last round closed", CLOSE_ROUND, _both(3)),

@@ -6,7 +6,7 @@ from crash.points import SIZES
 
 TITLES = {
     "crash once": "killed once, at each point, and the same command again",
-    "crash with others": "killed once with a step that remembers (fedadam), with an accumulator of updates (spool)",
+    "crash with others": "killed once with a step that remembers (fedadam), with updates kept by themselves (spool)",
     "crash in turn": "killed again while it recovers, and several times in a row",
     "crash of partials": "killed with a partial aggregator between workers and root",
 }

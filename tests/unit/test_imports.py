@@ -63,6 +63,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "identities",
         *(f"aggregator.{room}" for room in ("state", "events", "senders", "bodies", "algorithms", "weighing")),
     ),
+    "aggregator.robust": ("console",),
+    "aggregator.spool": (*_WIRE, "aggregator.state", "aggregator.rounds", "aggregator.robust"),
     "aggregator.config": (
         *_WIRE,
         "identities",
@@ -76,6 +78,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning.sums",
         *(f"aggregator.{room}" for room in ("state", "algorithms", "rounds", "config")),
     ),
+    "aggregator.pairs": ("aggregator.rounds",),
     "aggregator.settings": (
         *_WIRE,
         "identities",
@@ -84,7 +87,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
             f"aggregator.{room}"
             for room in ("state", "senders", "presence", "algorithms", "weighing", "rounds", "plans")
         ),
-        "aggregator.config",
+        *(f"aggregator.{room}" for room in ("robust", "spool", "config", "pairs")),
     ),
     "aggregator.commands": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "plans", "config"))),
     "aggregator.watchers": (
@@ -100,8 +103,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         "learning.scripts",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
-        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans", "config", "sums", "settings")),
-        *(f"aggregator.{room}" for room in ("commands", "watchers")),
+        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans", "robust", "config", "sums")),
+        *(f"aggregator.{room}" for room in ("settings", "commands", "watchers")),
     ),
     "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),

@@ -3,7 +3,7 @@
 
 const LANE_PX = 16;
 const MOST_LANES = 24;
-const COLOURS = { folded: "var(--blue)", late: "var(--orange)", refused: "var(--red)", diverged: "var(--red)" };
+const COLOURS = { folded: "var(--blue)", late: "var(--orange)", outvoted: "var(--orange)", refused: "var(--red)", diverged: "var(--red)" };
 
 function colourOf(verdict) {
   return COLOURS[verdict] ?? "var(--grey)";

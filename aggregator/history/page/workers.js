@@ -26,6 +26,8 @@ function workerColumns(rows, { states, isOver, metric }) {
     ["last update", "number", (row) => row.last_round, (row) => (isOver ? `round ${row.last_round ?? "–"}` : ago(now - row.last_seen))],
     ...(metric === null ? [] : [measured(metric, "newest"), measured("best", "best"), measured("worst", "worst")]),
     number("folded", (row) => row.num_folded),
+    number("outvoted", (row) => row.num_outvoted || null),
+    number("last score", (row) => row.last_score, 3),
     number("late", (row) => row.num_late),
     number("refused", (row) => row.num_refused),
     number("diverged", (row) => row.num_diverged),

@@ -3,13 +3,23 @@
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask
 
-from aggregator.events import Committed, RoundMoved, RoundOpened, RunOpened, UpdateDecided, UpdateWithdrawn, WorkerSeen
+from aggregator.events import (
+    Committed,
+    RoundMoved,
+    RoundOpened,
+    RunOpened,
+    UpdateDecided,
+    UpdatesOutvoted,
+    UpdateWithdrawn,
+    WorkerSeen,
+)
 from aggregator.state.rows import UpdateRow, Verdict
 from aggregator.watchers.status import StatusBoard, StatusSender
 from broker.memory import MemoryTransport
@@ -206,3 +216,13 @@ def test_a_worker_whose_update_was_taken_out_has_not_answered() -> None:
     seen.board.on_event(moved(1))
     assert [(worker.name, worker.has_answered) for worker in seen.status.workers] == [("a", False), ("b", True)]
     assert seen.status.num_folded == 1
+
+
+def test_it_counts_how_often_a_worker_was_outvoted_also_before_a_restart() -> None:
+    board = StatusBoard()
+    board.on_event(replace(opened(), outvoted={"site-1": 2}))
+    board.on_event(presence("site-1"))
+    board.on_event(UpdatesOutvoted(round=1, scores={"site-1": 9.5}, num_updates=7))
+    status = board.status()
+    assert status is not None
+    assert [worker.num_outvoted for worker in status.workers] == [3]

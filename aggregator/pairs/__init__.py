@@ -1,0 +1,5 @@
+"""Which settings of a run do not go together, and why."""
+
+from aggregator.pairs.table import PAIRS, Pair, problems_of_pairs
+
+__all__ = ["PAIRS", "Pair", "problems_of_pairs"]

@@ -1,0 +1,132 @@
+"""Settings that do not go together: one table, which every command with these settings is held against.
+
+A row is the reason why two settings cannot be had at once, as a function of all of them: a text that says what to
+change, or None where they go together. Rows name settings that one of the commands may lack.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aggregator.rounds import Quorum
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two settings, by their names."""
+
+    names: tuple[str, str]
+    problem: Callable[[Any], str | None]
+
+
+def problems_of_pairs(settings: Any) -> list[str]:
+    """Why these settings do not go together; empty if they do."""
+    found = (pair.problem(settings) for pair in PAIRS)
+    return [problem for problem in found if problem is not None]
+
+
+def _robust(reason: str, clashes: Callable[[Any], bool]) -> Callable[[Any], str | None]:
+    """A row of --robust with another setting; ``reason`` may name the {rule}."""
+
+    def problem(settings: Any) -> str | None:
+        if settings.robust.rule is None or not clashes(settings):
+            return None
+        return reason.format(rule=settings.robust)
+
+    return problem
+
+
+def _too_few(name: str, flag: str, number: Callable[[Any], int | None]) -> Pair:
+    """A row of --robust with a number of updates that its rule cannot do with."""
+
+    def problem(settings: Any) -> str | None:
+        given, fewest = number(settings), settings.robust.fewest
+        if settings.robust.rule is None or given is None or given >= fewest:
+            return None
+        return (
+            f"--robust {settings.robust} holds from {fewest} updates a round on, and {flag} is {given}: give at least"
+            f" {fewest}, or a rule for fewer"
+        )
+
+    return Pair(("robust", name), problem)
+
+
+def _count_of_quorum(settings: Any) -> int | None:
+    quorum: Quorum | None = getattr(settings, "quorum", None)
+    return None if quorum is None else quorum.count
+
+
+PAIRS = (
+    Pair(
+        ("robust", "weighting"),
+        _robust(
+            "--robust {rule} takes all updates alike; leave --weighting out, or give --weighting uniform: whoever could"
+            " weigh more would outvote the others",
+            lambda settings: settings.weighting is not None and str(settings.weighting) != "uniform",
+        ),
+    ),
+    Pair(
+        ("robust", "max_staleness"),
+        _robust(
+            "--robust {rule} compares updates of one model; give --max-staleness 0: an update of an older one is far"
+            " from the others without being false",
+            lambda settings: settings.max_staleness > 0,
+        ),
+    ),
+    Pair(
+        ("robust", "compression"),
+        _robust(
+            "--robust {rule} needs every element of every update, and topk leaves out most (the median of them is 0);"
+            " give another --compression, such as int8",
+            lambda settings: settings.compression.method == "topk",
+        ),
+    ),
+    Pair(
+        ("robust", "shards"),
+        _robust(
+            "--robust {rule} needs each update by itself, and a partial aggregator sends sums; leave --shards out",
+            lambda settings: getattr(settings, "shards", 0) > 0,
+        ),
+    ),
+    Pair(
+        ("robust", "max_samples"),
+        _robust(
+            "--robust {rule} takes all updates alike, however many samples they have; leave --max-samples out",
+            lambda settings: settings.max_samples is not None,
+        ),
+    ),
+    Pair(
+        ("robust", "max_weight"),
+        _robust(
+            "--robust {rule} takes all updates alike, however many samples they have; leave --max-weight out",
+            lambda settings: settings.max_weight is not None,
+        ),
+    ),
+    Pair(
+        ("robust", "clip_norm"),
+        _robust(
+            "--robust {rule} takes all updates as they are; leave --clip-norm out: the rule bounds what one can do",
+            lambda settings: settings.clip_norm is not None,
+        ),
+    ),
+    Pair(
+        ("robust", "server_optimizer"),
+        _robust(
+            "--robust {rule} bounds where updates point to, and fedexp takes its rate from how long they are, false"
+            " ones too; give another --server-optimizer",
+            lambda settings: str(settings.server_optimizer).startswith("fedexp"),
+        ),
+    ),
+    Pair(
+        ("robust", "sample_share"),
+        _robust(
+            "--robust {rule} needs a number of updates that is known, and a share of the workers is now more and now"
+            " fewer; give --sample a count",
+            lambda settings: settings.sample is not None and settings.sample.share is not None,
+        ),
+    ),
+    _too_few("sample", "--sample", lambda settings: None if settings.sample is None else settings.sample.enough),
+    _too_few("min_updates", "--min-updates", lambda settings: settings.min_updates),
+    _too_few("quorum", "--quorum", _count_of_quorum),
+    _too_few("workers", "the number of --workers", lambda settings: getattr(settings, "workers", None)),
+)
