@@ -210,6 +210,7 @@ class Broadcaster:
             replies=("diverged", "measured"),
             only_evaluate=only_evaluate,
             purpose="train" if self._summing is None else self._summing.purpose,
+            statistics=dict(self._run.statistics),
             operations={} if self._summing is None else self._summing.operations,
             draw=draw,
         )

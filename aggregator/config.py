@@ -50,6 +50,8 @@ class AggregatorConfig:
     state: Path
     init: Path | None = None
     """The file whose tensors a new run begins with; None: it begins with those of the task's own model."""
+    statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What a new run tells its tasks of all sites' samples."""
     topology: Topology
     policy: RoundPolicy
     ending: Ending

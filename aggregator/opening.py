@@ -26,7 +26,7 @@ from broker import Source, Transport
 from broker.states import Encoding, ModelTensors, State
 from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, limb_bytes_of, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
-from learning import Task, made_by
+from learning import Task, made_by, prepare
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ def opened(
         directory.remove_unfinished()
         bodies = KeptBodies(config.state, epoch=run.epoch)
         bodies.remove_all(but=ledger.kept_files())
+        prepare(task, run.statistics)
         steering = Steering(config, ledger)
         stores = Stores(
             epoch=run.epoch,

@@ -3,8 +3,8 @@
 import logging
 import secrets
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aggregator.config import AggregatorConfig
@@ -48,6 +48,8 @@ class Run:
     """The sizes of part that this run's models have had, and so its updates in blobs."""
     base_sha256: str | None = None
     """The digest of the frozen parameters that do not travel, as they are here; None if there are none."""
+    statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What tasks are told of all sites' samples."""
 
 
 def open_run(
@@ -89,7 +91,16 @@ def open_run(
         caps.append(on_stream[0].cap(config.inline_cap))
         part_bytes.add(part_bytes_of(on_stream[0]))
     ledger.record({"part_bytes": sorted(part_bytes)})
-    return Run(str(facts["run_id"]), epoch, specs, min(caps), frozenset(stepped), frozenset(part_bytes), base_sha256)
+    return Run(
+        str(facts["run_id"]),
+        epoch,
+        specs,
+        min(caps),
+        frozenset(stepped),
+        frozenset(part_bytes),
+        base_sha256,
+        _statistics_in(facts),
+    )
 
 
 def _go_beyond(
@@ -177,6 +188,7 @@ def _beginning(
         "base_round": 0,
         "base_sha256": written.sha256,
         **from_file,
+        "statistics": dict(config.statistics),
         "epoch": 0,
     }
 
@@ -206,6 +218,8 @@ def _taken_over(
         problem = problem or f"has --seed {head.seed}"
     if head.compression != config.compression:
         problem = problem or f"has the compression {head.compression}"
+    if config.statistics and config.statistics != head.statistics:
+        problem = problem or "has other --statistics"
     if problem:
         raise StateError(
             f"run '{head.run}' is open on queue '{config.topology.queue}' and {problem};"
@@ -238,6 +252,7 @@ def _taken_over(
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
         "is_taken_over": True,
+        "statistics": dict(head.statistics),
         **anew,
         "epoch": head.epoch,
         "min_epoch": head.epoch + 1,  # what was folded in the open round was lost with the other's state directory
@@ -260,6 +275,15 @@ def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: S
                 f"{directory.folder} holds run '{facts['run']}' with --{name.replace('_', '-')} {facts[name]},"
                 f" not {value}; give another --state, or the settings it began with"
             )
+    if config.statistics and config.statistics != _statistics_in(facts):
+        raise StateError(
+            f"{directory.folder} holds run '{facts['run']}', which began with other --statistics or with none; leave"
+            " them out, and it goes on as it began, or begin another run with another --state and --run"
+        )
+
+
+def _statistics_in(facts: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(values) for name, values in facts.get("statistics", {}).items()}
 
 
 def _check_began_from(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:

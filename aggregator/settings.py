@@ -33,6 +33,7 @@ from console import (
 )
 from identities import Credentials, IdentitySettings
 from learning import Direction
+from learning.sums import read_condensed
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         False,
         description="train nothing: all workers measure one model, that of --init or, where --state holds a run, its"
         " last; quorum, deadline and all else as in a round",
+    )
+    statistics: FilePath | None = Field(
+        None,
+        description="statistics.json of fl-statistics: what it says of all sites' samples is told to every task, in"
+        " plan.statistics and prepare(), so that sites scale alike; a run keeps what it began with",
     )
     rounds: Annotated[int, Field(ge=1, lt=2**31)] = Field(20, description="number of rounds")
     deadline_s: Annotated[float, Field(gt=0)] | None = Field(
@@ -403,6 +409,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             seed=self.seed,
             state=self.state,
             init=self.init,
+            statistics={} if self.statistics is None else read_condensed(self.statistics),
             topology=self.topology,
             policy=self.policy,
             ending=Ending(

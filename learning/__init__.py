@@ -4,7 +4,7 @@ Pure: tensors in, tensors out. Nothing here knows a queue, a message or a clock.
 """
 
 from learning.evaluation import evaluating
-from learning.loading import at_site, has_samples, load_task, object_in_file
+from learning.loading import at_site, has_samples, load_task, object_in_file, prepare
 from learning.metrics import (
     AT_SITES,
     IN_TRAINING,
@@ -51,6 +51,7 @@ __all__ = [
     "numbers_of",
     "object_in_file",
     "plain",
+    "prepare",
     "rank",
     "restored",
 ]

@@ -7,9 +7,13 @@ import importlib.util
 import inspect
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
+
+import torch
+from torch import Tensor
 
 from console import TaskError
 from learning.bundled import require_scikit_learn
@@ -145,6 +149,16 @@ def has_samples(task: object) -> bool:
         return True
     with blamed("the task's has_samples()"):
         return bool(says())
+
+
+def prepare(task: object, statistics: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
+    """Tells a task the statistics of its run, if it has a method of this name; returns them as its plan has them."""
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in statistics.items()}
+    takes = getattr(task, "prepare", None)
+    if callable(takes):
+        with blamed("the task's prepare()"):
+            takes(tensors)
+    return tensors
 
 
 def _copied(task: object, reference: str) -> object:

@@ -4,15 +4,16 @@ At module level, `task = Supervised(model=..., data=..., loss=...)` is a complet
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from console import TaskError
 from learning.evaluation import evaluate
-from learning.split import Split, count
+from learning.split import Samples, Scaling, Split, count
 from learning.task import Plan, Site
 from learning.training import Loss, MakeOptimizer, sgd, train
 
@@ -36,6 +37,8 @@ class Supervised:
     optimizer: MakeOptimizer = sgd
     features: Sequence[str] = ()
     """The names of the inputs' features, for their statistics."""
+    normalise: bool = False
+    """Scale inputs by the mean and standard deviation of all sites' samples, as the run has them (`--statistics`)."""
 
     def __call__(self, site: Site) -> "SupervisedTask":
         return SupervisedTask(self, site)
@@ -47,6 +50,8 @@ class SupervisedTask:
     def __init__(self, problem: Supervised, site: Site) -> None:
         self.problem = problem
         self.site = site
+        self._scaling: Scaling | None = None
+        self._scaled: dict[str, Samples | None] = {}
 
     @cached_property
     def split(self) -> Split:
@@ -54,6 +59,24 @@ class SupervisedTask:
         where, num_train, num_test = self.site.name or "aggregator", count(split.train), count(split.test)
         log.debug("%s has %d training and %d test samples", where, num_train, num_test)
         return split
+
+    def prepare(self, statistics: Mapping[str, Tensor]) -> None:
+        """Takes what is known of all sites' samples, before the run begins here."""
+        self._scaled = {}
+        self._scaling = None
+        if self.problem.normalise and statistics:
+            self._scaling = Scaling(statistics["mean"], statistics["std"])
+        elif self.problem.normalise:
+            log.warning("inputs are not scaled: the run has no statistics; fl-statistics takes them, see --statistics")
+
+    def _samples(self, name: Literal["train", "test"]) -> Samples | None:
+        """Samples as the model gets them; scaled once."""
+        samples: Samples | None = getattr(self.split, name)
+        if self._scaling is None or samples is None or not count(samples):
+            return samples
+        if name not in self._scaled:
+            self._scaled[name] = self._scaling.of(samples)
+        return self._scaled[name]
 
     def has_samples(self) -> bool:
         """Whether there is anything to train on."""
@@ -64,7 +87,7 @@ class SupervisedTask:
 
     def train(self, model: nn.Module, plan: Plan) -> dict[str, float]:
         """See learning.training. Raises TaskError when the site has no training samples."""
-        samples = self.split.train
+        samples = self._samples("train")
         if samples is None or count(samples) == 0:
             raise TaskError(f"site {self.site.name!r} has no training samples; give it data or stop its worker")
         before: dict[str, float] = {}
@@ -76,7 +99,7 @@ class SupervisedTask:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """See learning.evaluation; `{}` when the site has no test samples."""
-        samples = self.split.test
+        samples = self._samples("test")
         if samples is None or count(samples) == 0:
             return {}
         return evaluate(model, samples, loss=self.problem.loss, accuracy=self.problem.accuracy)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from console import Arguments
 
@@ -78,6 +78,9 @@ class Plan:
     """What `train` is to return besides, since the run weighs updates by it: `num_steps`, the number of optimizer
     steps; `update_norm1`, see `update_norm1()`; `loss_before`, the received model's mean loss on the training data;
     `aggregation_weight`, a weight of the task's own above 0, of which at most the number of samples counts."""
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of all sites' samples, as the run was given them with `--statistics`: `mean`, `std`, `min`, `max`, `count` and
+    quantiles (`q0.5`), float64 with a number for each feature, and `labels`; empty if it has none."""
     memory: MutableMapping[str, Any] = field(default_factory=dict)
     """What this site's task remembers: tensors, ints and floats by name, as the last training that counted left them.
     What is written here is there in the next round; `fl-worker --state` keeps it across restarts."""

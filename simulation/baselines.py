@@ -1,6 +1,6 @@
 """What federation is compared with: sites that train alone, and all data in one place."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -42,6 +42,8 @@ class Baseline:
     local_in: Callable[[int], LocalTraining]
     """What is asked for in a round."""
     initial: State
+    statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What tasks are told of all sites' samples."""
 
     def single_sites(self, judge: Task) -> Iterator[Alone]:
         """Sites trained alone, evaluated on ``judge``'s test data: every site, or a sample if there are many."""
@@ -61,10 +63,13 @@ class Baseline:
 
     def _train(self, site: Site, task: Task, judge: Task) -> Alone:
         trainer = Trainer(task)
+        statistics = trainer.prepare(self.statistics)
         state, num_samples = self.initial, 0
         for number in range(1, self.rounds + 1):
             seed = derived_seed(self.seed, number, site.name or "")
-            plan = plan_of(self.local_in(number), round=number, num_rounds=self.rounds, seed=seed)
+            plan = plan_of(
+                self.local_in(number), round=number, num_rounds=self.rounds, seed=seed, statistics=statistics
+            )
             trained = trainer.train(state, plan)
             num_samples = trained.num_samples
             state = {name: _moved(tensor, trained.delta.get(name)) for name, tensor in state.items()}

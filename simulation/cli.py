@@ -16,7 +16,7 @@ from rich.table import Table
 
 from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
-from aggregator.history import write_report
+from aggregator.history import History, write_report
 from aggregator.state import InitialModel, StateDirectory, check_result
 from aggregator.watchers import StatusSender, evaluation_table, experiment_logs
 from broker import MemoryBroker, MemoryTransport, Transport, connect
@@ -233,6 +233,8 @@ class Simulation:
             summary = summary | {"baselines": {"none": reason}}
             StateDirectory(self.folder).write_summary(summary)
             return summary
+        with History(self.folder) as history:
+            statistics = history.facts.get("statistics", {})
         baseline = Baseline(
             task=settings.task,
             partition=settings.partition,
@@ -242,6 +244,7 @@ class Simulation:
             seed=settings.seed,
             local_in=settings.local_in,
             initial=_initial_state(self._task, settings),
+            statistics=statistics,
         )
         self._terminal.on_signals(_interrupt)
         num_done, total = 0, len(sampled_sites(settings.workers)) + 1

@@ -346,6 +346,7 @@ class Worker:
         carried = self._fresh(head) if kept is None else kept
         state = self._whole(head, state, carried)
         self._look_at_base(head, state)
+        self._trainer.prepare(head.statistics)
         measured = self._trainer.evaluate(state)
         if self._results is not None and head.purpose != "statistics":
             self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
@@ -465,6 +466,7 @@ class Worker:
             progress=self._set_progress,
             memory=memory,
             figures=frozenset(head.figures) - {"norm"},
+            statistics=self._trainer.prepare(head.statistics),
         )
 
     def _set_progress(self, fraction: float) -> None:

@@ -27,7 +27,7 @@ from broker.wire import (
     difference,
 )
 from console import Arguments, FedmqError, TaskError
-from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of
+from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of, prepare
 from learning.sums import SitsOut, arrays_of, is_sum_task, operations_of
 
 _NUM_SAMPLES = ("num_samples",)
@@ -81,6 +81,8 @@ class Trainer:
         self.tensors = ModelTensors.of(model)
         """Of the model as the task makes it; tied buffers come apart when they move to a device."""
         self._model = model.to(device)
+        self._told: tuple[Mapping[str, Sequence[float]], Mapping[str, torch.Tensor]] | None = None
+        """The statistics that the task was told last, and the same as tensors."""
         self._fitting: tuple[Specs, Sequence[str]] | None = None
         """What fitted last: it stays the same for a whole run."""
 
@@ -137,6 +139,12 @@ class Trainer:
         delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
         self._check_has_converged(delta, home, state)
         return Trained(delta, home, num_samples, train_s, _checked(measured.metrics), figures)
+
+    def prepare(self, statistics: Mapping[str, Sequence[float]]) -> Mapping[str, torch.Tensor]:
+        """Tells the task what its run says of all sites' samples, if that is new to it; returns it for its plan."""
+        if self._told is None or self._told[0] != statistics:
+            self._told = dict(statistics), prepare(self._task, statistics)
+        return self._told[1]
 
     def sums(self, state: Mapping[str, torch.Tensor], plan: Plan, operations: Mapping[str, Operation]) -> Trained:
         """What the task sums up at this site for a received model, as a delta that has these tensors alone.

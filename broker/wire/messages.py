@@ -85,6 +85,10 @@ Outcome = Literal["diverged", "measured"]
 
 Purpose = Literal["train", "sums", "statistics"]
 """``sums``: workers send what their task's ``sums()`` gives of the model; ``statistics``: those of their samples."""
+Statistics = Annotated[
+    dict[MetricName, Annotated[tuple[float, ...], Field(max_length=100_000)]], Field(max_length=MAX_METRICS)
+]
+"""Of all sites' samples, with a number for each feature: ``mean``, ``std`` and others."""
 Operation = Literal["sum", "min", "max"]
 """How the tensors of several updates become one, element by element, where it is no mean."""
 Operations = Annotated[
@@ -274,6 +278,8 @@ class ModelHead(Tensors):
     """What workers are to do with the model."""
     operations: Operations = Field(default_factory=dict, exclude_if=lambda value: not value)
     """Unless it is to be trained: the tensors that an update has, and how those of all updates become one."""
+    statistics: Statistics = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """What tasks are told of all sites' samples, for scaling alike."""
     draw: Draw | None = Field(default=None, exclude_if=lambda value: value is None)
     """Who takes part in this round; None: everybody."""
 

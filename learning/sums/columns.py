@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from console import TaskError
-from learning.split import Samples, count, take
+from learning.split import IMAGE, Samples, count, take
 from learning.supervised import SupervisedTask
 from learning.user_code import blamed
 
 MAX_FEATURES = 4096
 _BATCH = 4096
-_IMAGE = 3
-"""Dimensions of a sample from which on the first is that of its channels."""
 
 Values = NDArray[np.float64]
 Batch = tuple[Values, NDArray[np.int64] | None]
@@ -87,7 +85,7 @@ def _own(task: Any) -> Columns:
 
 
 def _apart(inputs: torch.Tensor, targets: torch.Tensor) -> Batch:
-    if inputs.ndim > _IMAGE:
+    if inputs.ndim > IMAGE:
         inputs = inputs.movedim(1, -1).reshape(-1, inputs.shape[1])
     values = inputs.reshape(len(inputs), -1).double().numpy()
     is_label = not (targets.is_floating_point() or targets.is_complex())

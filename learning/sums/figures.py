@@ -1,12 +1,20 @@
 """Statistics as people read them: from the last model of a statistics run to ``statistics.json``."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from console import SettingsError
+
+MAX_TOLD_BYTES = 64 * 1024
+_BYTES_OF_A_NUMBER = 9
+"""As msgpack has a float64."""
 
 
 def figures_of(state: Mapping[str, Tensor], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -51,6 +59,37 @@ def _feature(arrays: Mapping[str, NDArray[Any]], index: int, name: str) -> dict[
             _quantile(float(level), arrays["brackets"][:, index, place]) for place, level in enumerate(arrays["levels"])
         ],
     }
+
+
+def condensed(figures: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """What tasks are told: a number for each feature by name, and the counts of labels. 0 where there are no values."""
+    features = figures["features"]
+    told = {name: tuple(float(each[name] or 0) for each in features) for name in ("count", "mean", "std", "min", "max")}
+    levels = max(([quantile["level"] for quantile in each["quantiles"]] for each in features), key=len, default=[])
+    for place, level in enumerate(levels):
+        told[f"q{level:g}"] = tuple(
+            float(each["quantiles"][place]["value"]) if each["quantiles"] else 0.0 for each in features
+        )
+    return told | ({"labels": tuple(map(float, figures["labels"]))} if figures["labels"] else {})
+
+
+def read_condensed(path: Path) -> dict[str, tuple[float, ...]]:
+    """The same from a file. A SettingsError if it is none of fl-statistics, or too large for the head of a model."""
+    try:
+        told = condensed(json.loads(path.read_text(encoding="utf-8")))
+        if not all(math.isfinite(value) for values in told.values() for value in values) or not told["mean"]:
+            raise ValueError("a value is not finite")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SettingsError(
+            f"--statistics {path}: not a statistics.json of fl-statistics ({type(error).__name__})"
+        ) from error
+    num_bytes = _BYTES_OF_A_NUMBER * sum(map(len, told.values()))
+    if num_bytes > MAX_TOLD_BYTES:
+        raise SettingsError(
+            f"--statistics {path}: of {len(told['mean'])} features they take {num_bytes // 1024} KiB with each model;"
+            f" at most {MAX_TOLD_BYTES // 1024} KiB travel: take them of fewer, or without --quantiles"
+        )
+    return told
 
 
 def _quantile(level: float, bracket: NDArray[np.float64]) -> dict[str, float]:

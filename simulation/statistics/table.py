@@ -19,9 +19,9 @@ def table_of(figures: Mapping[str, Any]) -> Table:
     levels = [quantile["level"] for quantile in quantiles_of_any]
     columns = _COLUMNS if any(feature["missing"] for feature in features) else _USUAL
     table = Table(title=f"{figures['num_samples']:,} samples at {figures['num_sites']} sites")
-    table.add_column("feature")
+    table.add_column("feature", no_wrap=True, overflow="ellipsis")
     for name in (*columns, *(f"{level:g}" for level in levels)):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for feature in features[:_MOST]:
         quantiles = [_text(quantile["value"]) for quantile in feature["quantiles"]]
         table.add_row(printable(feature["name"], at_most=32), *(_text(feature[name]) for name in columns), *quantiles)

@@ -83,6 +83,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *_WIRE,
         "identities",
         "learning",
+        "learning.sums",
         *(
             f"aggregator.{room}"
             for room in ("state", "senders", "presence", "algorithms", "weighing", "rounds", "plans")
