@@ -184,6 +184,11 @@ class Federation:
         own = ("--queue", self.queue, "--task", task, "--state", str(state or self.state))
         return self._start("aggregator.cli", (*own, *flags), "aggregator")
 
+    def statistics(self, *flags: str, task: str, state: Path) -> Command:
+        """Starts fl-statistics, or goes on with the one that had the same state directory."""
+        own = ("--queue", self.queue, "--task", task, "--state", str(state))
+        return self._start("simulation.statistics.cli", (*own, *flags), "statistics")
+
     def partial(self, index: int, num_shards: int, *flags: str) -> Command:
         """Starts the partial aggregator of a shard."""
         own = ("--role", "partial", "--shard", f"{index}/{num_shards}", "--queue", self.queue)

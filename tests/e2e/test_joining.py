@@ -1,7 +1,14 @@
 """Workers come when they like, and the run takes them as they come."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 from federation import DEAF, Federation
+
+from learning import Site
+from learning.loading import load_task
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seconds
@@ -110,3 +117,27 @@ def test_two_workers_under_one_name_are_told_so_and_count_once(federation: Feder
     assert federation.folded() == [(1, "other"), (1, "twin"), (2, "other"), (2, "twin")]
     assert federation.verdicts("twin", 1) == ["folded", "duplicate"]
     assert federation.summary["rounds"][0]["duplicate"] == 1
+
+
+def test_workers_that_stay_answer_for_statistics_and_then_train_scaled_alike(federation: Federation) -> None:
+    task = f"{Path(__file__).parents[2] / 'examples' / 'raw_features.py'}:task"
+    known, flags = federation.folder / "known", ("--quorum", "2")
+    killed = federation.statistics(*flags, task=task, state=known)
+    workers = [federation.worker("0", "--stay", "--site", "0/2", task=task)]
+    workers[0].says("round   1 →")
+    killed.kill()
+    workers.append(federation.worker("1", "--stay", "--site", "1/2", task=task))
+    assert federation.statistics(*flags, task=task, state=known).ends() == 0
+
+    figures = json.loads((known / "statistics.json").read_text(encoding="utf-8"))
+    sites = [load_task(task, Site(name=f"{index}", index=index, num_sites=2)) for index in range(2)]
+    pooled = np.concatenate([site.split.train[0].double().numpy() for site in sites])  # type: ignore[attr-defined]
+    assert (figures["num_sites"], figures["num_samples"]) == (2, len(pooled))
+    assert [feature["mean"] for feature in figures["features"]] == pytest.approx(pooled.mean(axis=0), abs=1e-9)
+    assert [feature["std"] for feature in figures["features"]] == pytest.approx(pooled.std(axis=0), abs=1e-9)
+
+    told = ("--statistics", str(known / "statistics.json"), "--rounds", "5", "--run", "training")
+    assert federation.aggregator(*flags, *told, task=task).ends() == 0
+    assert federation.summary["final"]["metrics"]["accuracy"] > 0.9
+    for worker in workers:
+        worker.terminate()
