@@ -18,7 +18,7 @@ from aggregator.current_round import CurrentRound
 from aggregator.events import RoundClosed, RunEnded, SitesMeasured, UpdatesOutvoted
 from aggregator.opening import OpenedRun
 from aggregator.plans import schedule_of
-from aggregator.rounds import LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
+from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import raw
 from broker.wire import Buffer
@@ -146,7 +146,8 @@ def _tell_if_nobody_could(current: CurrentRound, by: ClosedBy) -> None:
 
 def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, opened: OpenedRun) -> Stepping:
     """What the server's step needs to know of this round; without a round that counts, its scalars stay."""
-    before = opened.stores.ledger.step_scalars(current.number - 1)
+    begins = current.number <= opened.run.remembers_from
+    before = {} if begins else opened.stores.ledger.step_scalars(current.number - 1)
     updates, stepped = current.updates, opened.run.stepped
     if not plan.counts:
         return Stepping(config.step, config.server_lr, stepped=stepped, divisors=None, scalars=before)
@@ -193,8 +194,10 @@ def _next_model(
 
 
 def _state_before(number: int, opened: OpenedRun) -> dict[str, ModelFile]:
-    """The files with the step's state; none if the step begins with this round."""
-    names = opened.stores.ledger.companions(number - 1)
+    """The files with the step's state; none but the master if the step begins with this round."""
+    names = set(opened.stores.ledger.companions(number - 1))
+    if number <= opened.run.remembers_from:
+        names &= {MASTER}
     return {name: opened.stores.directory.companion(number - 1, name) for name in names}
 
 

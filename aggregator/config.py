@@ -90,6 +90,8 @@ class AggregatorConfig:
     """Whether updates trained with other frozen parameters than those here are refused, and not only told of."""
     takes_over: bool = False
     """Whether, without a state of its own, it goes on from the model on the stream."""
+    resets_step: bool = False
+    """Whether another step than the run's goes on with it, and begins to remember then."""
     trusts_state: bool = False
     """Whether it goes on from its state directory even if the stream has seen later starts of the run."""
     body_limits: BodyLimits = field(default_factory=BodyLimits)

@@ -50,6 +50,8 @@ class Run:
     """The digest of the frozen parameters that do not travel, as they are here; None if there are none."""
     statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """What tasks are told of all sites' samples."""
+    remembers_from: int = 0
+    """The round with which the server's optimizer begins to remember; what earlier ones left is another's."""
 
 
 def open_run(
@@ -77,10 +79,13 @@ def open_run(
     else:
         ledger.record(_beginning(config, initial, tensors, directory, transport, on_stream))
     facts = ledger.facts()
-    _check_is_ours(config, facts, directory)
+    changes_optimizer = config.resets_step and (_BEFORE | facts)["server_optimizer"] != config.optimizer
+    _check_is_ours(config, facts | ({"server_optimizer": config.optimizer} if changes_optimizer else {}), directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
         _go_beyond(on_stream[0].epoch, config, facts, directory, ledger)
     epoch = ledger.claim()
+    if changes_optimizer:
+        _change_optimizer(config, ledger, epoch)
     stepped = facts.get("stepped")
     if stepped is None:  # the run begins, or 0.1.0 began it
         stepped = sorted(spec.name for spec in specs if spec.is_float and spec.name in tensors.trained)
@@ -100,7 +105,29 @@ def open_run(
         frozenset(part_bytes),
         base_sha256,
         _statistics_in(facts),
+        remembers_from=_remembers_from(ledger),
     )
+
+
+def _change_optimizer(config: AggregatorConfig, ledger: Ledger, epoch: int) -> None:
+    """Records that the open round is stepped by another optimizer, which remembers nothing yet.
+
+    Workers answer again, since the new one may ask for other figures.
+    """
+    number = ledger.last_closed_round() + 1
+    before = ledger.facts().get("server_optimizer", _BEFORE["server_optimizer"])
+    log.warning(
+        "from round %d on the server's optimizer is %s, and no more %s: what it remembers begins anew, as"
+        " --server-state reset says",
+        number,
+        config.optimizer,
+        before,
+    )
+    ledger.record({"server_optimizer": config.optimizer, "optimizer_begins_with": number, "min_epoch": epoch})
+
+
+def _remembers_from(ledger: Ledger) -> int:
+    return int(ledger.facts().get("optimizer_begins_with", 0))
 
 
 def _go_beyond(
@@ -273,7 +300,7 @@ def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: S
         if facts[name] != value:
             raise StateError(
                 f"{directory.folder} holds run '{facts['run']}' with --{name.replace('_', '-')} {facts[name]},"
-                f" not {value}; give another --state, or the settings it began with"
+                f" not {value}; give another --state, or the settings it began with{_or_reset(name)}"
             )
     if config.statistics and config.statistics != _statistics_in(facts):
         raise StateError(
@@ -284,6 +311,12 @@ def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: S
 
 def _statistics_in(facts: dict[str, Any]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(values) for name, values in facts.get("statistics", {}).items()}
+
+
+def _or_reset(name: str) -> str:
+    if name != "server_optimizer":
+        return ""
+    return ", or --server-state reset, and the other one begins with the open round"
 
 
 def _check_began_from(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:
@@ -342,6 +375,8 @@ def _check_companions(
 ) -> None:
     """A DamagedFile unless the step's state after the last round is there; a StateError if it is another step's."""
     recorded = ledger.companions(last)
+    if last < _remembers_from(ledger):  # they are another optimizer's, but for the master
+        wanted = recorded = {name: sha256 for name, sha256 in recorded.items() if name == MASTER}
     is_of_0_1_0 = not recorded and set(wanted) == {MASTER}  # which kept none beside models in half precision
     if last > ledger.base_round() and recorded.keys() != set(wanted) and not is_of_0_1_0:
         raise StateError(

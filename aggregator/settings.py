@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
 
-from aggregator.algorithms import FedExP, ServerOptimizer, figures_of
+from aggregator.algorithms import ServerOptimizer, figures_of
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.pairs import problems_of_pairs
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
@@ -171,6 +171,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         description="the server's learning rate, a factor on each step; by default that of the server's optimizer: 1 of"
         " fedavg, fedavgm and fedexp, 0.7 of diloco, 0.1 of fedadagrad, 0.03 of fedadam and fedams, 0.01 of fedyogi",
     )
+    server_state: Literal["keep", "reset"] = Field(
+        "keep",
+        description="a run that goes on with another --server-optimizer than it had: keep (what that remembers, so the"
+        " other one is refused) or reset (the other one begins with the open round)",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of the initial model and of every local training"
     )
@@ -252,11 +257,6 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         if not self.weighs_by.goes_by_samples and not (self.max_samples is None and self.max_weight is None):
             raise ValueError(
                 f"--max-samples and --max-weight limit samples, by which --weighting {self.weighs_by} does not weigh"
-            )
-        if isinstance(self.server_optimizer.chosen, FedExP) and not self.weighs_by.adds_as_it_divides:
-            raise ValueError(
-                f"--server-optimizer fedexp compares updates with their mean, and --weighting {self.weighs_by} has none"
-                " of that kind; take samples, uniform or task"
             )
         if self.stop_metric is None and self.stop_direction is not None:
             raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
@@ -438,6 +438,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             admission=self.admission,
             requires_same_base=self.require_same_base,
             takes_over=self.take_over,
+            resets_step=self.server_state == "reset",
             trusts_state=self.trust_state,
             recorded=self.model_dump(mode="json", exclude={"broker", "token"})
             | {

@@ -2,7 +2,7 @@
 
 factor = max(1, sum_k p_k |delta_k|^2 / (2 (|mean|^2 + eps)))          model <- model + server_lr * factor * mean
 
-p_k are the weights of the mean; |delta_k| is what the update says of itself, so that its bits do not depend on how its
+p_k are the weights of the mean. |delta_k| is what the update says of itself, so that its bits do not depend on how its
 body was cut on the way here. The paper's last model is the mean of the last two, which is left to who takes them.
 """
 
@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from aggregator.algorithms.step import Block, RoundFacts, Scalars, StepState
+from aggregator.state import FoldedUpdate
 from broker.wire import FigureName
 
 
@@ -29,9 +30,14 @@ class FedExP:
 
     def scalars(self, before: Scalars, facts: RoundFacts) -> Scalars:
         added = ((each, each.weight / each.base_weight) for each in facts.folded if each.base_weight > 0)
-        squares = math.fsum(each.base_weight * (part * each.figures["norm"]) ** 2 for each, part in added)
+        squares = math.fsum(each.base_weight * (part * _norm_of(each)) ** 2 for each, part in added)
         below = 2 * (facts.mean_norm() ** 2 + self.eps)
         return {"factor": max(1.0, squares / facts.divisor / below) if below > 0 else 1.0}
 
     def apply(self, mean: Block, state: StepState, scalars: Scalars) -> tuple[Block, StepState]:
         return mean * scalars["factor"], state
+
+
+def _norm_of(update: FoldedUpdate) -> float:
+    """What it says; of one that was not asked, since it was folded before the run went on with FedExP: as measured."""
+    return update.figures.get("norm", update.norm or 0.0)

@@ -59,7 +59,8 @@ class OwnStep:
             raise TaskError(f"{name}.server_lr is {self.server_lr:g}; it has to be more than 0")
         self.needs = _known_figures(getattr(inner, "needs", ()), name)
         self._names = frozenset(self.init(0))
-        self._is_checked = False
+        self._checked = 0
+        """The largest number of elements that were compared."""
 
     @classmethod
     def load(cls, own: Own) -> "OwnStep":
@@ -90,12 +91,12 @@ class OwnStep:
         }
 
     def apply(self, mean: Block, state: StepState, scalars: Scalars) -> tuple[Block, StepState]:
-        """The first time, half of the elements are stepped again by themselves: their bits have to be the same."""
+        """Half of the first and of each much larger block is stepped again by itself: its bits have to be the same."""
         half = len(mean) // 2
-        again = None if self._is_checked or not half else mean[:half].copy()
+        again = mean[:half].copy() if half > self._checked else None
         direction, after = self._applied(mean, state, scalars)
         if again is not None:
-            self._is_checked = True
+            self._checked = len(mean)
             alone, _ = self._applied(again, {name: values[:half] for name, values in state.items()}, scalars)
             if alone.tobytes() != direction[:half].tobytes():
                 raise TaskError(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator.algorithms import FedExP
 from aggregator.rounds import Quorum
 
 
@@ -123,6 +124,15 @@ PAIRS = (
             "--robust {rule} needs a number of updates that is known, and a share of the workers is now more and now"
             " fewer; give --sample a count",
             lambda settings: settings.sample is not None and settings.sample.share is not None,
+        ),
+    ),
+    Pair(
+        ("server_optimizer", "weighting"),
+        lambda settings: (
+            f"--server-optimizer fedexp compares updates with their mean, and that of --weighting {settings.weighs_by} is"
+            " of another kind; give --weighting samples, uniform or task, or another --server-optimizer"
+            if isinstance(settings.server_optimizer.chosen, FedExP) and not settings.weighs_by.adds_as_it_divides
+            else None
         ),
     ),
     _too_few("sample", "--sample", lambda settings: None if settings.sample is None else settings.sample.enough),

@@ -33,7 +33,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Who signs and who counts": ("roster", "roster_key", "key", "opening_key", "workers_allowed"),
     "What one update may do": ("max_samples", "max_weight"),
     "Which runs a site answers": ("require", "min_batch", "max_steps_at_least", "allow_shared"),
-    "Recovery": ("take_over", "trust_state"),
+    "Recovery": ("take_over", "trust_state", "server_state"),
     "The broker": (
         "broker",
         "over_rabbitmq",

@@ -78,7 +78,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning.sums",
         *(f"aggregator.{room}" for room in ("state", "algorithms", "rounds", "config")),
     ),
-    "aggregator.pairs": ("aggregator.rounds",),
+    "aggregator.pairs": ("aggregator.algorithms", "aggregator.rounds"),
     "aggregator.settings": (
         *_WIRE,
         "identities",

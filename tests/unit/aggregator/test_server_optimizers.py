@@ -1,5 +1,6 @@
 """Server optimizers against traces computed apart from them: as pure functions, and through a run with its files."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -157,12 +158,35 @@ def test_fedexp_refuses_an_update_that_says_no_norm_or_another_than_it_has(begin
     assert "says that its norm is 100, and it is 1" in run.reasons[1]
 
 
+def test_fedexp_has_the_same_bits_however_an_update_comes_and_is_folded(begin: Begin) -> None:
+    random = torch.Generator().manual_seed(2)
+    deltas = [{"w": torch.randn(70_000, generator=random)} for _ in range(3)]
+
+    def model_of(folder: str, blob_bytes: int | None, **fields: Any) -> bytes:
+        task = StateTask({"w": torch.linspace(-1, 1, 70_000)})
+        run = begin(task, folder=folder, server_optimizer="fedexp", rounds=2, quorum="3", part_bytes=8 * 4096, **fields)
+        for index, each in enumerate(deltas):
+            run.send(f"w{index}", each, blob_bytes=blob_bytes, num_samples=index + 1)
+        run.settle()
+        assert run.round == 2
+        return run.model["w"].numpy().tobytes()
+
+    whole = model_of("whole", None)
+    assert whole == model_of("parts", 8 * 4096)
+    if importlib.util.find_spec("numba"):
+        assert whole == model_of("compiled", None, compiled_fold=True)
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
+        ({"robust": "median"}, "fedexp takes its rate from how long they are"),
         ({"shards": 2}, "which partial aggregators cannot verify; leave --shards out"),
-        ({"weighting": "fednova"}, "--weighting fednova has none of that kind; take samples, uniform or task"),
-        ({"weighting": "qfedavg:q=1"}, "take samples, uniform or task"),
+        (
+            {"weighting": "fednova"},
+            "that of --weighting fednova is of another kind; give --weighting samples, uniform or task",
+        ),
+        ({"weighting": "qfedavg:q=1"}, "give --weighting samples, uniform or task"),
     ],
 )
 def test_fedexp_is_refused_where_there_is_nothing_to_compare(fields: dict[str, Any], problem: str) -> None:

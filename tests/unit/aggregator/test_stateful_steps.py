@@ -223,6 +223,58 @@ def test_a_run_does_not_go_on_with_another_step(begin: Begin) -> None:
         again.start()
 
 
+@each_optimizer
+def test_with_a_reset_another_step_begins_with_the_open_round(
+    begin: Begin, caplog: pytest.LogCaptureFixture, optimizer: str
+) -> None:
+    before = "fedadam" if optimizer != "fedadam" else MOMENTUM
+    run = begun(begin, before)
+    answer(run, 1)
+    answer(run, 2)
+    answer(run, 3, "a")
+    model = run.model["b"].double().numpy()
+    run.aggregator.close()
+    fields = {"server_optimizer": optimizer, "server_lr": 0.5, "rounds": NUM_ROUNDS, "quorum": "3"}
+    fields |= {"server_state": "reset", "commit_every_s": AT_ONCE_S}
+    run = EmbeddedRun.make(run.folder, run.task, broker=run.broker, **fields).start()
+    assert f"from round 3 on the server's optimizer is {optimizer}, and no more {before}" in caplog.text
+    assert run.query("SELECT value FROM run WHERE key = 'optimizer_begins_with'") == [("3",)]
+    for worker in "bc":
+        answer(run, 3, worker)
+        run = run.crash().start()
+    if optimizer != "fedexp":
+        step = ServerOptimizer.parse(optimizer).step
+        mean = sum(delta(worker, 3)["b"].double().numpy() for worker in WORKERS) / 3
+        direction, _ = step.apply(mean, step.init(3), step.scalars({}, no_facts()))
+        np.testing.assert_allclose(run.model["b"].numpy(), model + 0.5 * direction, atol=1e-6)
+    assert caplog.text.count("begins anew, as --server-state reset says") == 1
+    answer(run, 4)
+    assert run.aggregator.is_finished
+    assert run.query("SELECT value FROM run WHERE key = 'server_optimizer'") == [(f'"{optimizer}"',)]
+    run.aggregator.close()
+
+
+def test_a_damaged_model_after_a_reset_has_its_round_done_again(begin: Begin) -> None:
+    fields = {"server_lr": 0.5, "rounds": NUM_ROUNDS, "quorum": "3", "server_state": "reset"}
+
+    def reset_after_one(folder: str) -> EmbeddedRun:
+        run = begun(begin, "diloco", folder=folder)
+        answer(run, 1)
+        run.aggregator.close()
+        own = {"server_optimizer": "fedyogi", "commit_every_s": AT_ONCE_S}
+        return EmbeddedRun.make(run.folder, run.task, broker=run.broker, **own, **fields).start()
+
+    expected = finished(reset_after_one("undisturbed"), 2)
+    run = reset_after_one("damaged")
+    answer(run, 2)
+    (run.folder / "models" / "round-00002.v.safetensors").unlink()
+    run = run.crash().start()
+    assert run.round == 2
+    assert final_sha256(finished(run, 2)) == final_sha256(expected)
+    for each in (run, expected):
+        each.aggregator.close()
+
+
 @remembering
 def test_what_a_step_remembers_is_not_on_the_stream_and_a_take_over_says_that_it_begins_anew(
     begin: Begin, tmp_path: Path, caplog: pytest.LogCaptureFixture, optimizer: str
