@@ -129,8 +129,8 @@ PAIRS = (
     Pair(
         ("server_optimizer", "weighting"),
         lambda settings: (
-            f"--server-optimizer fedexp compares updates with their mean, and that of --weighting {settings.weighs_by} is"
-            " of another kind; give --weighting samples, uniform or task, or another --server-optimizer"
+            f"--server-optimizer fedexp compares updates with their mean, and that of --weighting {settings.weighs_by}"
+            " is of another kind; give --weighting samples, uniform or task, or another --server-optimizer"
             if isinstance(settings.server_optimizer.chosen, FedExP) and not settings.weighs_by.adds_as_it_divides
             else None
         ),
