@@ -10,6 +10,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.rounds import Accumulator
 from aggregator.state import ModelFile
 from aggregator.sums.totals import Totals
+from aggregator.weighing import Weigher, WeightLimits
 from broker.states import DTYPES, ModelTensors, chunks, first_not_finite
 from broker.wire import Buffer, Compression, Operation, Purpose, Specs, update_specs
 from console import SettingsError, TaskError
@@ -80,6 +81,12 @@ def _does_not_go_with(config: AggregatorConfig) -> str | None:
         return f"--max-staleness {config.policy.max_staleness}"
     if config.step != FedAvg() or config.server_lr != 1 or "server_lr" in config.schedules:
         return "--server-optimizer or --server-lr"
+    if config.robust != "none":
+        return f"--robust {config.robust}"
+    if str(config.weigher) != str(Weigher()):
+        return f"--weighting {config.weigher}"
+    if config.weigher.clip_norm is not None or config.weight_limits != WeightLimits():
+        return "--clip-norm, --max-samples or --max-weight"
     return "--shared" if tuple(config.shared) != ("*",) else None
 
 

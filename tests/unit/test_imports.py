@@ -76,7 +76,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *_STATES,
         "learning",
         "learning.sums",
-        *(f"aggregator.{room}" for room in ("state", "algorithms", "rounds", "config")),
+        *(f"aggregator.{room}" for room in ("state", "algorithms", "weighing", "rounds", "config")),
     ),
     "aggregator.pairs": ("aggregator.algorithms", "aggregator.rounds"),
     "aggregator.settings": (

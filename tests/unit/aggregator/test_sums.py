@@ -156,7 +156,18 @@ def test_a_total_begins_anew_with_each_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"compression": "int8"}, {"shards": 2}, {"max_staleness": 1}, {"server_lr": 0.5}, {"shared": "!low"}]
+    "settings",
+    [
+        {"compression": "int8"},
+        {"shards": 2},
+        {"max_staleness": 1},
+        {"server_lr": 0.5},
+        {"shared": "!low"},
+        {"robust": "median", "quorum": "3"},
+        {"weighting": "uniform"},
+        {"clip_norm": 1.0},
+        {"max_samples": 5},
+    ],
 )
 def test_what_belongs_to_training_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="summed up, not trained"):
