@@ -2,7 +2,7 @@
 
 All give the same bits for the same updates in the same order: sums of several updates go from the first to the last,
 block by block of elements, and never by way of BLAS, whose bits depend on its build and threads. What is in memory
-does not depend on the number of updates nor on their size: some 64 MiB, for each update its share of them.
+does not depend on the number of updates nor on their size: some 16 MiB, of which each update has its share.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from aggregator.robust import Columns, Floats
 from aggregator.spool.update_file import UpdateFile, held_as
 from broker.wire import TensorSpec
 
-_MEMORY_BYTES = 64 * 2**20
+_MEMORY_BYTES = 16 * 2**20
 _FIXED_BLOCK = 4096
 """Elements whose squares are summed at once: the differences to a hundred updates stay in a second-level cache. It is
 part of the result, whose last bits depend on it."""

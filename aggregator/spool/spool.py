@@ -29,7 +29,7 @@ _OF_ALL = Median()
 class Spool:
     """The updates of one round in ``folder``, and ``rule``. Weights do not count: all updates are alike.
 
-    It takes some 64 MiB while the round closes, and before that nothing to speak of, however many updates there are
+    It takes some 16 MiB while the round closes, and before that nothing to speak of, however many updates there are
     and however large.
     """
 
