@@ -1,20 +1,23 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
+from aggregator.corrections import CONTROL_SUM, Counting, with_control
 from aggregator.presence import NameConflicts
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
+from aggregator.state import ModelFile, WrittenModel
 from aggregator.sums import Summing
 from broker import BlobUpload
 from broker.wire import (
     BlobRef,
     Buffer,
     Cutter,
+    Digest,
     Draw,
     LocalTraining,
     ModelHead,
@@ -90,9 +93,11 @@ class Broadcaster:
         stores: Stores,
         conflicts: NameConflicts,
         steering: Steering,
+        counting: Counting,
         summing: Summing | None = None,
     ) -> None:
         self._run, self._config, self._steering, self._summing = run, config, steering, summing
+        self._counting = counting
         self._on_event = stores.on_event
         self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
         self._blobs: dict[int, set[str]] = {}
@@ -105,7 +110,7 @@ class Broadcaster:
     @property
     def has_large_model(self) -> bool:
         """Whether a model travels in a blob."""
-        return num_bytes_of(self._run.specs) > self._config.inline_cap
+        return num_bytes_of(self._run.sent) > self._config.inline_cap
 
     @property
     def local(self) -> LocalTraining | None:
@@ -155,7 +160,7 @@ class Broadcaster:
             self._on_event,
             what=f"model of round {number}",
             is_upload=True,
-            total_bytes=num_bytes_of(self._run.specs),
+            total_bytes=num_bytes_of(self._run.sent),
         )
         blob = self._transport.open_blob(name)
         return _InBlob(blob, self._config.part_bytes, progress, self._blobs.setdefault(number, set()))
@@ -166,9 +171,32 @@ class Broadcaster:
 
     def _stage_file(self, number: int) -> Staged:
         upload = self.upload(number)
-        for piece in self._directory.model(number - 1).pieces(self._run.specs):
+        for piece in self._pieces(number):
             upload.write(piece)
         return upload.finish()
+
+    def _pieces(self, number: int) -> Iterator[Buffer]:
+        """What travels with the head of this round."""
+        model = self._directory.model(number - 1)
+        if self._run.sent is self._run.specs:
+            return model.pieces(self._run.specs)
+        has_total = CONTROL_SUM in self._ledger.companions(number - 1)
+        total = self._directory.companion(number - 1, CONTROL_SUM) if has_total else None
+        return self._with_control(model, total, population=self._counting.population(number))
+
+    def _with_control(self, model: ModelFile, total: ModelFile | None, *, population: float) -> Iterator[Buffer]:
+        return with_control(model, total, self._run.specs, self._run.stepped, population=population)
+
+    def stage(self, number: int, written: WrittenModel, *, population: float) -> tuple[Staged, str]:
+        """Sends the model that round ``number`` begins with, and the control variate that goes with it.
+
+        They lie on the disk, and not yet in their places. Returns the digest of both, too.
+        """
+        upload, digest = self.upload(number), Digest(self._run.sent)
+        total = written.companion(CONTROL_SUM)
+        for piece in digest.of(self._with_control(written.model, total, population=population)):
+            upload.write(piece)
+        return upload.finish(), digest.hex()
 
     def finish(self) -> None:
         """Publishes the last model, which the sites have measured, once more: as the final one."""
@@ -183,8 +211,9 @@ class Broadcaster:
         config = self._steering.config_of(number)
         draw = None if is_finished or only_evaluate else self._draw_of(number)
         head = ModelHead(
-            tensors=self._run.specs,
-            sha256=self._ledger.model_sha256(number - 1),
+            tensors=self._run.sent,
+            sets=config.correction.sets,
+            sha256=self._ledger.sent_sha256(number - 1),
             run=config.run,
             run_id=self._run.run_id,
             epoch=self._run.epoch,
@@ -206,6 +235,9 @@ class Broadcaster:
             protection=config.membership.protection,
             began_at=self._ledger.began_at(),
             base_sha256=self._run.base_sha256,
+            correction=str(config.correction) if config.correction else None,
+            control_epoch=self._counting.epoch(number).number,
+            counted=self._counting.counted(number),
             blob=body.blob,
             replies=("diverged", "measured"),
             only_evaluate=only_evaluate,

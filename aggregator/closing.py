@@ -26,6 +26,8 @@ from console import malloc
 
 log = logging.getLogger(__name__)
 
+_MOST_NAMED = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -68,7 +70,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         if plan.counts:
             current.updates.judge()
         stepping = _stepping(current, plan, config=config, opened=opened)
-        written, body = write_next_model(current, stepping, config=config, opened=opened)
+        written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
     except (LeavesRange, TooFew) as error:
         by, reason = ClosedBy.ABANDONED, str(error)
         if isinstance(error, LeavesRange):
@@ -76,7 +78,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
         plan = plan_of(current.number, by, num_folded=0, ending=config.ending)
         stepping = _stepping(current, plan, config=config, opened=opened)
-        written, body = write_next_model(current, stepping, config=config, opened=opened)
+        written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
     outvoted = current.updates.outvoted if plan.counts else {}
     result = RoundResult(
         closed_by=by,
@@ -88,6 +90,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         settings=_settings_of_round(config, opened),
         measured=opened.evaluate(written.model),
         model_sha256=written.sha256,
+        sent_sha256=sent_sha256,
         companions=written.companions,
         scalars=stepping.scalars,
     )
@@ -122,6 +125,7 @@ def evaluated(current: CurrentRound, opened: OpenedRun) -> RoundResult | None:
         num_samples=0,
         measured=opened.evaluate(opened.stores.directory.model(last)),
         model_sha256=ledger.model_sha256(last),
+        sent_sha256=ledger.sent_sha256(last),
     )
 
 
@@ -157,25 +161,52 @@ def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, op
         divisor=divisors.stepped,
         mean_norm=lambda: norm_of_mean(updates.accumulator, opened.run.specs, stepped, divisors.stepped),
         local=opened.broadcaster.local or config.local,
+        population=opened.counting.population_with(current.number, updates.counting),
+        begins_anew=_begins_anew(current, opened),
     )
-    scalars = config.step.scalars(before, facts)
+    scalars = {
+        **config.step.scalars(before, facts),
+        **opened.counting.scalars(current.number, begins_anew=facts.begins_anew),
+    }
     return Stepping(config.step, config.server_lr, stepped=stepped, divisors=divisors, scalars=scalars)
+
+
+def _begins_anew(current: CurrentRound, opened: OpenedRun) -> bool:
+    """Whether what the correction keeps is to begin at zero after this round; says why."""
+    lost = opened.counting.lost(current.number, current.updates.counting)
+    if lost:
+        log.warning(
+            "round %d: %s lost what the correction (%s) keeps there: at all workers it begins anew with the next round",
+            current.number,
+            ", ".join(lost[:_MOST_NAMED]) + (f" and {len(lost) - _MOST_NAMED} more" if lost[_MOST_NAMED:] else ""),
+            opened.counting.correction,
+        )
+    return bool(lost)
 
 
 def write_next_model(
     current: CurrentRound, stepping: Stepping, *, config: AggregatorConfig, opened: OpenedRun
-) -> tuple[WrittenModel, Staged]:
-    """The next model on the disk, not yet in its place, and its body where its head will find it."""
+) -> tuple[WrittenModel, Staged, str | None]:
+    """The next model on the disk, not yet in its place, and its body where its head will find it.
+
+    Also the digest of what travels with that head, if more does than the model.
+    """
     number, directory, specs = current.number, opened.stores.directory, opened.run.specs
     pieces = _next_model(current, stepping, opened=opened)
     new = directory.new_model(number, specs, companions=companions_of(config.step, specs, opened.run.stepped))
     with _discarded_on_error(new):
+        if config.correction.sets:
+            for payload, state in pieces:
+                new.write(payload, state)
+            written = new.finish()
+            population = stepping.scalars.get("population", 0.0)
+            return written, *opened.broadcaster.stage(number + 1, written, population=population)
         upload = opened.broadcaster.upload(number + 1)
         for payload, state in pieces:
             new.write(payload, state)
             upload.write(payload)
         body = upload.finish()
-        return new.finish(), body
+        return new.finish(), body, None
 
 
 def _next_model(

@@ -13,6 +13,7 @@ from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy
 from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from aggregator.weighing import Weigher, WeightLimits
+from broker import Correction
 from broker.wire import Compression, LocalTraining, Specs, Topology
 from console import SettingsError
 from identities import Membership
@@ -75,6 +76,8 @@ class AggregatorConfig:
     optimizer: str = "fedavg"
     """The step, as ``--server-optimizer`` has it."""
     server_lr: float = 1.0
+    correction: Correction = field(default_factory=Correction)
+    """What workers do against drift; the step and the weights go with it."""
     new_accumulator: NewAccumulator
     keep_every: int
     commit_every_s: float

@@ -13,6 +13,7 @@ from aggregator.bodies import Arrivals
 from aggregator.broadcast import Broadcaster
 from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
+from aggregator.corrections import Counting
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
 from aggregator.presence import NameConflicts
@@ -48,6 +49,8 @@ class OpenedRun:
     """The most updates received but not yet acked."""
     broadcaster: Broadcaster
     evaluate: CentralEvaluation
+    counting: Counting
+    """What the correction goes by."""
     summing: Summing | None
     """How its updates become the next model; None: by their mean."""
     retention: Retention
@@ -110,6 +113,7 @@ def opened(
         )
         _tell_of_robust(config)
         _emit_opened(steering.config_of(ledger.last_closed_round() + 1), run, ledger, on_event)
+        counting = Counting(config.correction, ledger)
         result = OpenedRun(
             run=run,
             steering=steering,
@@ -117,7 +121,8 @@ def opened(
             expected=_expected(config, run, encoding, ledger),
             bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
-            broadcaster=Broadcaster(run, config, stores, conflicts, steering, summing),
+            broadcaster=Broadcaster(run, config, stores, conflicts, steering, counting, summing),
+            counting=counting,
             evaluate=CentralEvaluation(task, model, tensors),
             summing=summing,
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
@@ -196,7 +201,7 @@ def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
 def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Ledger) -> Expected:
     @functools.lru_cache(maxsize=4)  # asked for each update, and a closed round does not change
     def model_sha256(number: int) -> str | None:
-        return ledger.model_sha256(number - 1) if number > ledger.base_round() else None
+        return ledger.sent_sha256(number - 1) if number > ledger.base_round() else None
 
     return Expected(
         run.run_id,

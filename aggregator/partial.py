@@ -226,7 +226,7 @@ class PartialAggregator:
             for key, instance in self._passed_early.items()
             if key[0] == head.run_id and key[1] >= head.round
         }
-        encoding = Encoding(delta_specs(head.tensors), head.compression)
+        encoding = Encoding(delta_specs(head.model_tensors), head.compression)
         self._round = _ShardRound(
             model=head,
             expected=self._expected(head, encoding),

@@ -3,17 +3,29 @@
 import logging
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aggregator.config import AggregatorConfig
+from aggregator.corrections import control_specs, with_control
 from aggregator.rounds import MASTER, companions_of, part_bytes_of
 from aggregator.state import InitialModel, Ledger, ModelFile, StateDirectory, companion_specs
-from broker import Transport
+from broker import CONTROL, Transport
 from broker.states import ModelTensors, State, first_not_finite, read_model, specs_of
-from broker.wire import MAX_NUMBER, MAX_PART_BYTES, Buffer, ModelHead, Specs, Trust, decode_from, difference
-from console import DamagedFile, MessageError, StateError, TaskError
+from broker.wire import (
+    MAX_NUMBER,
+    MAX_PART_BYTES,
+    Buffer,
+    Digest,
+    ModelHead,
+    Specs,
+    Trust,
+    decode_from,
+    difference,
+    tensor_sets,
+)
+from console import DamagedFile, MessageError, SettingsError, StateError, TaskError
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +35,7 @@ _BEFORE: dict[str, Any] = {
     "shared": "*",
     "server_optimizer": "fedavg",
     "robust": "none",
+    "correction": "none",
 }
 """What a run has whose ledger does not say."""
 _AFTER_RUN_S = 1.0
@@ -42,6 +55,8 @@ class Run:
     specs: Specs
     inline_cap: int
     """The cap that updates may have been sent under: ours, or that of the newest model on the stream if smaller."""
+    sent: Specs
+    """Of what travels with a head: the model, and the sets of tensors that the correction has besides."""
     stepped: frozenset[str]
     """The tensors that the server's step moves; the others move by the plain mean."""
     part_bytes: frozenset[int]
@@ -96,17 +111,39 @@ def open_run(
         caps.append(on_stream[0].cap(config.inline_cap))
         part_bytes.add(part_bytes_of(on_stream[0]))
     ledger.record({"part_bytes": sorted(part_bytes)})
+    sent = _sent(config, specs, stepped)
+    if config.correction.sets and "base_sent_sha256" not in facts:
+        base = directory.model(ledger.base_round())
+        ledger.record({"base_sent_sha256": _digest(sent, with_control(base, None, specs, stepped, population=0))})
     return Run(
-        str(facts["run_id"]),
-        epoch,
-        specs,
-        min(caps),
-        frozenset(stepped),
-        frozenset(part_bytes),
-        base_sha256,
-        _statistics_in(facts),
+        run_id=str(facts["run_id"]),
+        epoch=epoch,
+        specs=specs,
+        sent=sent,
+        inline_cap=min(caps),
+        stepped=frozenset(stepped),
+        part_bytes=frozenset(part_bytes),
+        base_sha256=base_sha256,
+        statistics=_statistics_in(facts),
         remembers_from=_remembers_from(ledger),
     )
+
+
+def _sent(config: AggregatorConfig, specs: Specs, stepped: Collection[str]) -> Specs:
+    """The specs of what travels with a head. A SettingsError if names of the model could be those of another set."""
+    if not config.correction.sets:
+        return specs
+    taken = next((spec.name for spec in specs if spec.name.startswith(f"{CONTROL}/")), None)
+    if taken is not None:
+        raise SettingsError(f"--correction {config.correction}: the model has a tensor '{taken}'; give it another name")
+    return tensor_sets.join_specs({tensor_sets.MODEL: specs, CONTROL: control_specs(specs, stepped)})
+
+
+def _digest(specs: Specs, pieces: Iterable[Buffer]) -> str:
+    digest = Digest(specs)
+    for piece in pieces:
+        digest.add(piece)
+    return digest.hex()
 
 
 def _change_optimizer(config: AggregatorConfig, ledger: Ledger, epoch: int) -> None:
@@ -211,6 +248,7 @@ def _beginning(
         "seed": config.seed,
         **_encoding_facts(config),
         "server_optimizer": config.optimizer,
+        "correction": str(config.correction),
         "began_at": _later_than(on_stream),
         "base_round": 0,
         "base_sha256": written.sha256,
@@ -238,7 +276,7 @@ def _taken_over(
     head: ModelHead,
     payload: Buffer,
 ) -> dict[str, Any]:
-    problem = difference(specs_of(initial), head.tensors)
+    problem = difference(specs_of(initial), head.model_tensors)
     if head.shared != config.shared:
         problem = f"shares '{','.join(head.shared)}'"
     if head.seed != config.seed:
@@ -247,6 +285,8 @@ def _taken_over(
         problem = problem or f"has the compression {head.compression}"
     if config.statistics and config.statistics != head.statistics:
         problem = problem or "has other --statistics"
+    if (head.correction or "none") != str(config.correction):
+        problem = problem or f"has --correction {head.correction or 'none'}"
     if problem:
         raise StateError(
             f"run '{head.run}' is open on queue '{config.topology.queue}' and {problem};"
@@ -258,14 +298,16 @@ def _taken_over(
         "the state directory is empty; taking run %s over from the stream, at round %d", head.run_id, head.round
     )
     anew: dict[str, Any] = {}
-    if companions_of(config.step, head.tensors, tensors.trained):
+    if companions_of(config.step, head.model_tensors, tensors.trained):
         anew = {"optimizer_begins_with": head.round}
         log.warning(
             "what the server's optimizer (%s) remembers is not on the stream: it begins anew with round %d",
             config.optimizer,
             head.round,
         )
-    written = directory.write_model(head.round - 1, read_model(head, payload, transport, trained=tensors.trained))
+    sent = read_model(head, payload, transport, trained=tensors.trained)
+    model = tensor_sets.split(sent, head.sets)[tensor_sets.MODEL]
+    written = directory.write_model(head.round - 1, model)
     written.install()
     return {
         "run": head.run,
@@ -275,6 +317,7 @@ def _taken_over(
         "seed": head.seed,
         **_encoding_facts(config),
         "server_optimizer": config.optimizer,
+        **_correction_facts(config, head),
         "began_at": head.began_at,
         "base_round": head.round - 1,
         "base_sha256": written.sha256,
@@ -283,6 +326,17 @@ def _taken_over(
         **anew,
         "epoch": head.epoch,
         "min_epoch": head.epoch + 1,  # what was folded in the open round was lost with the other's state directory
+    }
+
+
+def _correction_facts(config: AggregatorConfig, head: ModelHead) -> dict[str, Any]:
+    """What a run that is taken over goes on with: what the server kept is not on the stream, and so all begin anew."""
+    if not config.correction:
+        return {"correction": str(config.correction)}
+    return {
+        "correction": str(config.correction),
+        "control_epoch": head.control_epoch + 1,
+        "counted": head.counted.hex(),
     }
 
 
@@ -295,7 +349,7 @@ def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
 def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:
     facts = _BEFORE | facts
     wanted = {"run": config.run, "queue": config.topology.queue, "task": config.task, "seed": config.seed}
-    wanted["server_optimizer"] = config.optimizer
+    wanted |= {"server_optimizer": config.optimizer, "correction": str(config.correction)}
     for name, value in (wanted | _encoding_facts(config)).items():
         if facts[name] != value:
             raise StateError(

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_va
 
 from aggregator.algorithms import ServerOptimizer, figures_of
 from aggregator.config import AggregatorConfig, PartialConfig
+from aggregator.corrections import step_of, weighting_of
 from aggregator.pairs import problems_of_pairs
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.presence import Sample
@@ -19,7 +20,7 @@ from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.spool import Spool
 from aggregator.state import Aim, BestBy, Ending
 from aggregator.weighing import Weigher, WeightLimits
-from broker import ServiceSettings, Shared, WireSettings
+from broker import Correction, ServiceSettings, Shared, WireSettings
 from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
 from console import (
     Arguments,
@@ -166,6 +167,12 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
         " fedams or fedexp, with parameters as NAME:key=value,… (fedavgm:momentum=0.7; see docs/algorithms.md), or your"
         " own as path/file.py:object; it moves trained parameters, while buffers and integers move by the mean",
     )
+    correction: Annotated[AsText[Correction], NoneAsText] = Field(
+        Correction(),
+        description="what workers do against the drift of local training (docs/algorithms.md): none, scaffold,"
+        " feddyn:alpha=0.1, or ditto:lam=0.1, which trains a personal model besides; they carry state from round to"
+        " round for it, and need their --state",
+    )
     server_lr: Annotated[float, Field(gt=0, lt=float("inf"))] | None = Field(
         None,
         description="the server's learning rate, a factor on each step; by default that of the server's optimizer: 1 of"
@@ -242,7 +249,10 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
 
     @property
     def weighs_by(self) -> Weigher:
-        """``weighting``, or what it is if nobody said."""
+        """As the correction needs it; else ``weighting``, or what it is if nobody said."""
+        of_correction = weighting_of(self.correction)
+        if of_correction is not None:
+            return Weigher(of_correction)
         return self.weighting or Weigher.parse("samples" if self.robust.rule is None else "uniform")
 
     @property
@@ -427,7 +437,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             shared=self.shared.patterns,
             sample=self.sample,
             robust=str(self.robust),
-            step=self.server_optimizer.step,
+            step=step_of(self.correction) or self.server_optimizer.step,
+            correction=self.correction,
             optimizer=self.server_optimizer.recorded,
             server_lr=self.server_rate,
             new_accumulator=self.new_accumulator,

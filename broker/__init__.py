@@ -4,19 +4,25 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 """
 
 from broker.connecting import connect
+from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, Shared, WireSettings, redacted
 from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [
+    "CONTROL",
     "BlobNews",
     "BlobUpload",
     "BrokerSettings",
     "BrokerUrl",
+    "Correction",
     "Delivery",
+    "Ditto",
+    "FedDyn",
     "MemoryBroker",
     "MemoryTransport",
     "Queued",
+    "Scaffold",
     "ServiceSettings",
     "Shared",
     "Source",

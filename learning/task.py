@@ -3,7 +3,7 @@
 A user's task needs to import nothing from here. It is enough that the object has the three methods of `Task`.
 """
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +15,10 @@ from console import Arguments
 def never() -> bool:
     """Training is never cancelled."""
     return False
+
+
+def uncorrected(parameters: Iterable[nn.Parameter]) -> None:
+    """Nothing is added to gradients."""
 
 
 def ignore(fraction: float) -> None:
@@ -84,6 +88,9 @@ class Plan:
     memory: MutableMapping[str, Any] = field(default_factory=dict)
     """What this site's task remembers: tensors, ints and floats by name, as the last training that counted left them.
     What is written here is there in the next round; `fl-worker --state` keeps it across restarts."""
+    correct: Callable[[Iterable[nn.Parameter]], None] = uncorrected
+    """Called with the model's parameters in each step, after `backward()` and before the optimizer's `step()`: adds
+    what the run's `--correction` asks for to their gradients. A task that never calls it has no part in such a run."""
     cancelled: Callable[[], bool] = never
     """Asked before every batch; once true, the training returns at once and its result is thrown away."""
     progress: Callable[[float], None] = ignore

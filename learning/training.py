@@ -57,6 +57,7 @@ def train(
             batch_loss = batch_loss + plan.mu / 2 * squared_distance(parameters, received)
         optimizer.zero_grad()
         batch_loss.backward()  # type: ignore[no-untyped-call]
+        plan.correct(parameters)
         optimizer.step()
         num_steps = step
         plan.progress(step / len(batches))

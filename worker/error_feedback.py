@@ -7,7 +7,7 @@ So all decoded updates and the residual add up to the sum of all deltas, and not
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,16 +44,19 @@ def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) ->
     return Compressed(encoded, left)
 
 
-def norm_of(compressed: Compressed, encoding: Encoding, names: Collection[str]) -> float:
-    """The Euclidean norm of what is folded of an update, over the floating-point tensors among ``names``."""
+def decoded(compressed: Compressed, encoding: Encoding, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """What is folded of an update, float64: the floating-point tensors among ``names``, one after the other."""
     is_plain = encoding.compression.method == "none"
-    squares = []
     for spec in encoding.specs:
         if spec.is_float and spec.name in names:
             encoded = compressed.encoded
             values = encoded[spec.name] if is_plain else encoding.decoded(encoded, spec)
-            squares.append(float(values.to(torch.float64).square().sum()))
-    return math.sqrt(math.fsum(squares))
+            yield spec.name, values.to(torch.float64)
+
+
+def norm_of(compressed: Compressed, encoding: Encoding, names: Collection[str]) -> float:
+    """The Euclidean norm of what is folded of an update, over the floating-point tensors among ``names``."""
+    return math.sqrt(math.fsum(float(values.square().sum()) for _, values in decoded(compressed, encoding, names)))
 
 
 def _total(delta: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:

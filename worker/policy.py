@@ -52,7 +52,7 @@ class WorkerPolicy:
     ) -> str | None:
         if self.allow_shared == ALL:
             return None
-        names = {spec.name for spec in head.tensors}
+        names = {spec.name for spec in head.model_tensors}
         names |= {other for other, name in others.items() if name in names}
         kept = sorted(names - selected(names, self.allow_shared, trained=trained()))
         if not kept:

@@ -6,12 +6,13 @@ Nobody registers it and nobody waits for it. ``step()`` handles one event; ``run
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal, cast
 
 from torch import nn
 
-from broker import Delivery, Source, Transport
+from broker import CONTROL, Delivery, Source, Transport
 from broker.states import Encoding, State, read_model, specs_of
 from broker.wire import (
     MAX_OBJECTION,
@@ -26,12 +27,24 @@ from broker.wire import (
     encode,
     names_of,
     num_bytes_of,
+    tensor_sets,
 )
-from console import BlobLost, BrokerUnreachable, MessageError, StateError, TaskError, UnfitMessage, malloc, metrics_text
+from console import (
+    BlobLost,
+    BrokerUnreachable,
+    MessageError,
+    SettingsError,
+    StateError,
+    TaskError,
+    UnfitMessage,
+    malloc,
+    metrics_text,
+)
 from learning import Measured, Plan, Task, finite, not_finite, plain
 from learning.sums import Layout, StatisticsTask
+from worker.algorithms import PERSONAL, Correcting, correction_of, misfit_of_control, own_model
 from worker.config import WorkerConfig
-from worker.error_feedback import compress, norm_of
+from worker.error_feedback import compress, decoded, norm_of
 from worker.events import (
     ModelReceived,
     NotChosen,
@@ -210,11 +223,7 @@ class Worker:
             self._finish(head, is_first=before is None)
             return
         self._leaves_at = None
-        if head.sets:
-            raise TaskError(
-                f"the model of run {head.run_id} comes with sets of tensors that this fedmq does not know:"
-                f" {', '.join(head.sets)}; install the version that the aggregator has"
-            )
+        self._check_can_carry(head)
         self._trainer = self._trainer_for(head)
         objection = self._objection_to(head)
         if objection:
@@ -227,7 +236,7 @@ class Worker:
             return  # others were chosen because nobody was there, but this worker was, and has answered
         begun_at = time.perf_counter()
         try:
-            state = self._read(head, payload)
+            sets = self._read(head, payload)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
             self._done = before
@@ -239,7 +248,15 @@ class Worker:
         self._on_event(ModelReceived(head=head, num_bytes=head.num_bytes, seconds=time.perf_counter() - begun_at))
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
-        self._train_and_send(head, state)
+        self._train_and_send(head, sets)
+
+    def _check_can_carry(self, head: ModelHead) -> None:
+        """A TaskError if the run has a correction that is not known here, a SettingsError if it would soon be lost."""
+        if correction_of(head) and not head.only_evaluate and not self._carried.is_lasting:
+            raise SettingsError(
+                f"run {head.run_id} has --correction {head.correction}, for which a worker carries state from round to"
+                " round, also when it is restarted: give --state DIR"
+            )
 
     def _sit_out(self, head: ModelHead) -> None:
         """Leaves a round to others, whose model is not read. Its next sign of life says so; none is sent for it."""
@@ -252,11 +269,15 @@ class Worker:
         tensors = self._trainer.tensors
         return self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
 
-    def _read(self, head: ModelHead, payload: Buffer) -> State:
-        """The model with this head, which is first checked against the task's: TaskError if it does not fit."""
+    def _read(self, head: ModelHead, payload: Buffer) -> dict[str, State]:
+        """The model with this head, and the sets that come with it, by name.
+
+        Both are first checked against the task's: TaskError if they do not fit.
+        """
         self.check_fits(head)
         trained = self._trainer.tensors.trained
-        return read_model(head, payload, self._transport, trained=trained, on_event=self._on_event)
+        state = read_model(head, payload, self._transport, trained=trained, on_event=self._on_event)
+        return tensor_sets.split(state, head.sets)
 
     def _trainer_for(self, head: ModelHead) -> Trainer:
         """What answers this head: the task, or statistics of its samples."""
@@ -270,7 +291,7 @@ class Worker:
     def check_fits(self, head: ModelHead) -> None:
         """TaskError if a model with this head does not fit the task's."""
         self._trainer = self._trainer_for(head)
-        misfit = self._trainer.misfit(head.tensors, head.shared)
+        misfit = self._trainer.misfit(head.model_tensors, head.shared) or misfit_of_control(head)
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
 
@@ -310,8 +331,8 @@ class Worker:
         objection = self._objection_to(head)
         if objection:
             raise UnfitMessage(objection)
-        state = self._read(head, payload)
-        carried = self._carried.before(head.run_id, head.round)
+        state = self._read(head, payload)[tensor_sets.MODEL]
+        carried = self._kept(head)
         if carried is None:
             carried = self._fresh(head)
             if carried.home:
@@ -340,14 +361,26 @@ class Worker:
             last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
             self._transport.delete_blobs([name] if run_id == head.run_id else names_of(last))
 
-    def _train_and_send(self, head: ModelHead, state: State) -> None:
+    def _kept(self, head: ModelHead) -> Carried | None:
+        """What is carried into a round: out of the last one, or, where it has to, out of the last that counted."""
+        if head.correction is None:
+            return self._carried.before(head.run_id, head.round)
+        counted = head.last_counted(self._name)
+        return None if counted is None else self._carried.after(head.run_id, counted)
+
+    def _train_and_send(self, head: ModelHead, sets: Mapping[str, State]) -> None:
         self._set_state("training", head.round)
-        kept = self._carried.before(head.run_id, head.round)
+        kept = self._kept(head)
         carried = self._fresh(head) if kept is None else kept
-        state = self._whole(head, state, carried)
+        state = self._whole(head, sets[tensor_sets.MODEL], carried)
         self._look_at_base(head, state)
         self._trainer.prepare(head.statistics)
+        correcting = self._correcting(head, state, sets.get(CONTROL, {}), carried, is_lost=kept is None)
         measured = self._trainer.evaluate(state)
+        if correcting is not None and correcting.personal is not None:
+            own = self._trainer.evaluate(own_model(carried, state))
+            personal = {f"personal.{name}": value for name, value in own.metrics.items()}
+            measured = replace(measured, metrics=dict(measured.metrics) | personal)
         if self._results is not None and head.purpose != "statistics":
             self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
         if head.only_evaluate:
@@ -362,9 +395,11 @@ class Worker:
         memory = Memory(carried)
         begun_at = time.perf_counter()
         try:
-            trained = self._answer_to(head, state, self._plan(head, cancel, memory))
+            plan = self._plan(head, cancel, memory)
+            trained = self._answer_to(head, state, plan, correcting)
+            own_state = self._train_own(state, plan, carried, correcting)
             if not cancel.was_seen:
-                self._send(head, trained, measured, before=carried, memory=memory)
+                self._send(head, trained, measured, before=carried, memory=memory, correcting=correcting, own=own_state)
             elif not self._is_stopping:
                 self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
         except NoUpdate as error:
@@ -375,10 +410,29 @@ class Worker:
             self._leave_round(head, "is over; the update was not sent to its end")
         self._set_state("idle", head.round)
 
-    def _answer_to(self, head: ModelHead, state: State, plan: Plan) -> Trained:
+    def _correcting(
+        self, head: ModelHead, state: State, control: State, carried: Carried, *, is_lost: bool
+    ) -> Correcting | None:
+        """The correction in this round; None without one. ``is_lost``: nothing was carried into it."""
+        counted = head.last_counted(self._name)
+        is_lost = is_lost and counted is not None
+        if is_lost:
+            log.warning("what was carried out of round %d is lost: beginning with nothing", counted)
+        trained = self._trainer.tensors.trained
+        return Correcting.begun(head, state, control, carried, trained=trained, is_lost=is_lost)
+
+    def _train_own(self, state: State, plan: Plan, carried: Carried, correcting: Correcting | None) -> State:
+        """The site's own model after this round, where the correction has one; what the task remembers stays."""
+        if correcting is None or correcting.personal is None or plan.cancelled():
+            return {}
+        plan = replace(plan, memory=Memory(carried), figures=frozenset())
+        return self._trainer.own(own_model(carried, state), plan, correcting.personal)
+
+    def _answer_to(self, head: ModelHead, state: State, plan: Plan, correcting: Correcting | None) -> Trained:
         """What this site makes of a model, as the head asks for."""
         if head.purpose == "train":
-            return self._trainer.train(state, plan, head.tensors)
+            terms = None if correcting is None else correcting.terms
+            return self._trainer.train(state, plan, head.model_tensors, terms=terms)
         return self._trainer.sums(state, plan, head.operations)
 
     def _answer(
@@ -414,9 +468,9 @@ class Worker:
 
     def _fresh(self, head: ModelHead) -> Carried:
         """What is carried into the first round of a run."""
-        home = self._trainer.home(head.tensors, seed=head.seed)
+        home = self._trainer.home(head.model_tensors, seed=head.seed)
         if home:
-            log.info("run %s shares %d tensors; %d stay here", head.run_id, len(head.tensors), len(home))
+            log.info("run %s shares %d tensors; %d stay here", head.run_id, len(head.model_tensors), len(home))
         stays = self._trainer.tensors.what_stays()
         if stays:
             log.warning("not averaged, and not kept over a restart of this worker: %s", stays)
@@ -429,7 +483,7 @@ class Worker:
         if self._base_of_run == head.run_id:
             return
         self._base_of_run = head.run_id
-        self._base_sha256 = self._trainer.tensors.base_sha256(state, head.tensors)
+        self._base_sha256 = self._trainer.tensors.base_sha256(state, head.model_tensors)
         if self._base_sha256 and head.base_sha256 and self._base_sha256 != head.base_sha256:
             log.warning(
                 "the frozen parameters here are not those of the aggregator (digest %s, there %s): what is trained on"
@@ -487,15 +541,30 @@ class Worker:
             return True  # an aggregator took over and went back
         return newest.round - head.round > newest.max_staleness
 
-    def _send(self, head: ModelHead, trained: Trained, measured: Measured, *, before: Carried, memory: Memory) -> None:
+    def _send(
+        self,
+        head: ModelHead,
+        trained: Trained,
+        measured: Measured,
+        *,
+        before: Carried,
+        memory: Memory,
+        correcting: Correcting | None,
+        own: State,
+    ) -> None:
         encoding = self._encoding_for(head)
         is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
         self._set_state("sending", head.round, at_once=not is_inline)  # a worker that dies half way leaves a blob
         seed = derived_seed(head.seed, head.round, self._name)
         compressed = compress(trained.delta, before.residual, encoding, seed=seed)
-        after = Carried({RESIDUAL: compressed.residual, HOME: trained.home, **memory.sets()})
+        after = Carried({RESIDUAL: compressed.residual, HOME: trained.home, PERSONAL: own, **memory.sets()})
+        counted = None
+        if correcting is not None:
+            delta = dict(decoded(compressed, encoding, correcting.received))
+            after = after.with_sets(correcting.after(delta, lr=head.local.lr, figures=trained.figures))
+            counted = head.last_counted(self._name) or 0
         if before or after:  # before sending: after a kill in between, the round is done again
-            self._carried.keep(head.run_id, head.round, before=before, after=after)
+            self._carried.keep(head.run_id, head.round, before=before, after=after, counted=counted)
         if memory:
             self._warn_of_lost_memory()
         self._on_event(
@@ -534,6 +603,7 @@ class Worker:
             train_not_finite=not_finite(trained.metrics),
             eval_not_finite=not_finite(measured.recorded()),
             figures=figures,
+            is_fresh=correcting is not None and correcting.is_fresh,
         )
         body = encode(update, sent.payload, trust=self._trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)

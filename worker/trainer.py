@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from broker.wire import (
 from console import Arguments, FedmqError, TaskError
 from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of, prepare
 from learning.sums import SitsOut, arrays_of, is_sum_task, operations_of
+from worker.algorithms import Corrector, Terms
 
 _NUM_SAMPLES = ("num_samples",)
 
@@ -114,31 +115,57 @@ class Trainer:
         with evaluating(self._model), blamed("the task's evaluate()"):
             return Measured.of(_checked(numbers_of(self._task.evaluate(self._model), "evaluate")))
 
-    def train(self, state: Mapping[str, torch.Tensor], plan: Plan, shared: Specs | None = None) -> Trained:
-        """Trains from ``state``, of which ``shared`` (None: all) are to travel.
+    def train(
+        self,
+        state: Mapping[str, torch.Tensor],
+        plan: Plan,
+        shared: Specs | None = None,
+        *,
+        terms: Terms | None = None,
+    ) -> Trained:
+        """Trains from ``state``, of which ``shared`` (None: all) are to travel, with ``terms`` on its gradients.
 
         The same state, plan and data give the same bits with the same number of threads.
         TaskError if the task gives no usable num_samples; Diverged if training ends in NaN or infinity.
         """
+        begun_at = time.perf_counter()
+        returned = self._run_task(state, plan, terms)
+        train_s = time.perf_counter() - begun_at
+        figures = {} if plan.cancelled() else _figures_in(returned, plan)
+        measured = Measured.of(returned)
+        num_samples = _num_samples(measured.num_samples)
+        shared = self.specs if shared is None else shared
+        trained = self.tensors.taken_from(self._model)
+        delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
+        self._check_has_converged(delta, home, state)
+        return Trained(delta, home, num_samples, train_s, _checked(measured.metrics), figures)
+
+    def own(self, state: State, plan: Plan, terms: Terms) -> State:
+        """The site's own model, trained from ``state``. Diverged if that ends in NaN or infinity."""
+        self._run_task(state, plan, terms)
+        taken = self.tensors.taken_from(self._model)
+        trained = {name: tensor.detach().to("cpu", copy=True) for name, tensor in taken.items()}
+        broken = next((name for name, new in trained.items() if has_diverged(new, state[name])), None)
+        if broken is not None:
+            raise Diverged(f"training of the site's own model gave NaN or infinity in '{broken}'")
+        return trained
+
+    def _run_task(self, state: Mapping[str, torch.Tensor], plan: Plan, terms: Terms | None) -> dict[str, float]:
+        """Trains the model in place; returns what the task does."""
         if is_sum_task(self._task):
             raise TaskError("the run trains its model, and this task only sums up; is --task the one that it has?")
         _seed_everything(plan.seed)
         self.tensors.put_into(self._model, state)
         self._model.train()
         self._model.zero_grad()  # a task that never does this would add to the gradients of another training
-        begun_at = time.perf_counter()
+        corrector = None if terms is None else Corrector(self._model, terms, others=self.tensors.others)
         with blamed("the task's train()"):
-            returned = dict(numbers_of(self._task.train(self._model, plan), "train"))
-        train_s = time.perf_counter() - begun_at
-        figures = {} if plan.cancelled() else _figures_in(returned, plan)
-        measured = Measured.of(returned)
-        num_samples = _num_samples(measured.num_samples)
-        shared = self.specs if shared is None else shared
+            returned = self._task.train(self._model, plan if corrector is None else replace(plan, correct=corrector))
+            returned = dict(numbers_of(returned, "train"))
         self._model.zero_grad()  # nobody needs them until the next training
-        trained = self.tensors.taken_from(self._model)
-        delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
-        self._check_has_converged(delta, home, state)
-        return Trained(delta, home, num_samples, train_s, _checked(measured.metrics), figures)
+        if corrector is not None and not plan.cancelled():
+            corrector.check_was_called()
+        return returned
 
     def prepare(self, statistics: Mapping[str, Sequence[float]]) -> Mapping[str, torch.Tensor]:
         """Tells the task what its run says of all sites' samples, if that is new to it; returns it for its plan."""

@@ -3,6 +3,17 @@
 from aggregator.algorithms.fedavg import FedAvg
 from aggregator.algorithms.fedexp import FedExP
 from aggregator.algorithms.named import ServerOptimizer
-from aggregator.algorithms.step import Block, RoundFacts, Scalars, Step, figures_of, state_names
+from aggregator.algorithms.step import Block, RoundFacts, Scalars, Step, StepState, figures_of, state_names
 
-__all__ = ["Block", "FedAvg", "FedExP", "RoundFacts", "Scalars", "ServerOptimizer", "Step", "figures_of", "state_names"]
+__all__ = [
+    "Block",
+    "FedAvg",
+    "FedExP",
+    "RoundFacts",
+    "Scalars",
+    "ServerOptimizer",
+    "Step",
+    "StepState",
+    "figures_of",
+    "state_names",
+]

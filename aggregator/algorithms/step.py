@@ -36,6 +36,10 @@ class RoundFacts:
     """The Euclidean norm of the mean, over all elements that are stepped. It takes a pass over the sum."""
     local: LocalTraining
     """What the workers were asked to do."""
+    population: int = 0
+    """The workers that ever counted since what the correction keeps began at zero, those of this round among them."""
+    begins_anew: bool = False
+    """Whether what the correction keeps begins at zero after this round, since a worker of it had lost its part."""
 
 
 class Step(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 
 from aggregator.algorithms import FedExP
 from aggregator.rounds import Quorum
+from broker import Ditto, FedDyn, Scaffold
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,23 @@ def _robust(reason: str, clashes: Callable[[Any], bool]) -> Callable[[Any], str 
         if settings.robust.rule is None or not clashes(settings):
             return None
         return reason.format(rule=settings.robust)
+
+    return problem
+
+
+_AT_BOTH_ENDS = (Scaffold, FedDyn)
+"""The corrections of which server and workers each keep a part."""
+
+
+def _corrected(
+    reason: str, clashes: Callable[[Any], bool], *, methods: tuple[type[Any], ...] = _AT_BOTH_ENDS
+) -> Callable[[Any], str | None]:
+    """A row of --correction with another setting; ``reason`` may name the {correction}."""
+
+    def problem(settings: Any) -> str | None:
+        if not isinstance(settings.correction.method, methods) or not clashes(settings):
+            return None
+        return reason.format(correction=settings.correction)
 
     return problem
 
@@ -139,4 +157,66 @@ PAIRS = (
     _too_few("min_updates", "--min-updates", lambda settings: settings.min_updates),
     _too_few("quorum", "--quorum", _count_of_quorum),
     _too_few("workers", "the number of --workers", lambda settings: getattr(settings, "workers", None)),
+    Pair(
+        ("correction", "max_staleness"),
+        _corrected(
+            "--correction {correction} carries at workers what belongs to the newest model; give --max-staleness 0",
+            lambda settings: settings.max_staleness > 0,
+            methods=(Scaffold, FedDyn, Ditto),
+        ),
+    ),
+    Pair(
+        ("correction", "weighting"),
+        _corrected(
+            "--correction {correction} has all workers alike in the sum of what they carry; leave --weighting out, or"
+            " give --weighting uniform",
+            lambda settings: settings.weighting is not None and str(settings.weighting) != "uniform",
+        ),
+    ),
+    Pair(
+        ("correction", "clip_norm"),
+        _corrected(
+            "--correction {correction} reckons with whole updates at both ends; leave --clip-norm out",
+            lambda settings: settings.clip_norm is not None,
+        ),
+    ),
+    Pair(
+        ("correction", "robust"),
+        _corrected(
+            "--correction {correction} needs the sum of all updates, and --robust takes the place of their mean; leave"
+            " one of them out",
+            lambda settings: settings.robust.rule is not None,
+        ),
+    ),
+    Pair(
+        ("correction", "server_optimizer"),
+        _corrected(
+            "--correction {correction} brings the step of its own paper; leave --server-optimizer out",
+            lambda settings: str(settings.server_optimizer) != "fedavg",
+        ),
+    ),
+    Pair(
+        ("correction", "server_lr"),
+        _corrected(
+            "--correction {correction} has a step without a rate; leave --server-lr and its schedule out",
+            lambda settings: settings.server_lr not in (None, 1) or settings.server_lr_schedule is not None,
+            methods=(FedDyn,),
+        ),
+    ),
+    Pair(
+        ("correction", "compression"),
+        _corrected(
+            "--correction {correction} derives what workers carry from what was sent, and topk sends few elements; give"
+            " another --compression, such as int8",
+            lambda settings: settings.compression.method == "topk",
+        ),
+    ),
+    Pair(
+        ("correction", "mu"),
+        _corrected(
+            "--correction {correction} and the pull of --mu both correct the same drift, and together miss the minimum;"
+            " leave --mu and its schedule out",
+            lambda settings: settings.mu > 0 or settings.mu_schedule is not None,
+        ),
+    ),
 )

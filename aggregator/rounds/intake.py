@@ -159,6 +159,7 @@ def row_of(
         train_metrics=all_metrics(claim.train_metrics, claim.train_not_finite),
         eval_metrics=all_metrics(claim.eval_metrics, claim.eval_not_finite),
         figures={str(name): figure for name, figure in claim.figures.items()},
+        is_fresh=claim.is_fresh,
     )
 
 

@@ -300,6 +300,7 @@ class OpenRound:
                 base_weight=base,
                 norm=norm,
                 figures=row.figures,
+                is_fresh=row.is_fresh,
             )
             rows.append(row)
         self._remember(contribution, rows, delivery, fold_s=fold_s)

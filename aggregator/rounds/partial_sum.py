@@ -49,6 +49,7 @@ def folded_of(update: Update) -> Folded:
         train_not_finite=head.train_not_finite,
         eval_not_finite=head.eval_not_finite,
         figures=head.figures,
+        is_fresh=head.is_fresh,
     )
 
 

@@ -279,6 +279,10 @@ class WrittenModel:
         """The model's file under its temporary name."""
         return ModelFile(self.files[0][0])
 
+    def companion(self, name: str) -> "ModelFile":
+        """The file of a companion under its temporary name."""
+        return ModelFile(self.files[1 + list(self.companions).index(name)][0])
+
     def install(self) -> None:
         """Puts all files in place durably; the model last, since whoever finds it looks for its companions."""
         for temporary, path in reversed(self.files):
@@ -343,9 +347,19 @@ class ModelFile:
     @contextmanager
     def floats(self, specs: Specs) -> Iterator[Floats]:
         """The values of a companion of a model with these specs, to be read in order."""
-        name = self.path.suffixes[-2].removeprefix(".")
-        with self._data(companion_specs(name, specs)) as data:
+        with self._data(companion_specs(self._name, specs)) as data:
             yield Floats(data)
+
+    def mapped(self, specs: Specs) -> NDArray[np.float64]:
+        """The values of a companion of a model with these specs, read from the file as they are looked at."""
+        with self._data(companion_specs(self._name, specs)) as data:
+            num, first = num_elements_of(specs), data.file.tell()
+            return np.memmap(self.path, np.float64, "r", offset=first, shape=(num,)) if num else np.zeros(0)
+
+    @property
+    def _name(self) -> str:
+        """The name of a companion, in its place or not yet."""
+        return self.path.name.split(".")[1]
 
     @contextmanager
     def _data(self, specs: Specs) -> Iterator[SafetensorsData]:

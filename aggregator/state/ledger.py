@@ -79,6 +79,8 @@ _ADDED_COLUMNS = (
     ("rounds", "num_unselected", "INTEGER"),
     ("updates", "score", "REAL"),
     ("rounds", "num_outvoted", "INTEGER"),
+    ("updates", "is_fresh", "INTEGER NOT NULL DEFAULT 0"),
+    ("rounds", "sent_sha256", "TEXT"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
@@ -293,7 +295,8 @@ class Ledger:
             self._db.execute(
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
                 " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_unselected = ?, num_outvoted = ?,"
-                " num_samples = ?, num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ?"
+                " num_samples = ?, num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ?,"
+                " sent_sha256 = ?"
                 " WHERE round = ?",
                 (
                     result.closed_at,
@@ -312,6 +315,7 @@ class Ledger:
                     result.model_sha256,
                     self._if_changed(number, result.settings),
                     json.dumps(dict(result.scalars)) if result.scalars else None,
+                    result.sent_sha256,
                     number,
                 ),
             )
@@ -568,8 +572,8 @@ class Ledger:
     def folded(self, number: int) -> list[FoldedUpdate]:
         """The updates that are committed in this round, which is open, in the order in which they came."""
         rows = self._db.execute(
-            "SELECT base_round, worker, staleness, num_samples, weight, base_weight, norm, figures, file, sha256, keys"
-            " FROM updates LEFT JOIN kept USING (base_round, worker)"
+            "SELECT base_round, worker, staleness, num_samples, weight, base_weight, norm, figures, is_fresh, file,"
+            " sha256, keys FROM updates LEFT JOIN kept USING (base_round, worker)"
             " WHERE round = ? AND verdict = 'folded' ORDER BY id",
             (number,),
         )
@@ -583,9 +587,10 @@ class Ledger:
                 base_weight=_base_of_0_1_0(weight, staleness) if base_weight is None else base_weight,
                 norm=norm,
                 figures=json.loads(figures or "{}"),
+                is_fresh=bool(is_fresh),
                 kept=None if kept[0] is None else _kept_body(base_round, worker, *kept),
             )
-            for base_round, worker, staleness, num_samples, weight, base_weight, norm, figures, *kept in rows
+            for base_round, worker, staleness, num_samples, weight, base_weight, norm, figures, is_fresh, *kept in rows
         ]
 
     def kept_files(self) -> set[str]:
@@ -645,6 +650,32 @@ class Ledger:
         if round_number == self.base_round():
             return str(self._fact("base_sha256"))
         return str(self.round(round_number)["model_sha256"])
+
+    def sent_sha256(self, round_number: int) -> str:
+        """The digest of what is sent with the head of the model after a closed round, or after the base round."""
+        if round_number == self.base_round():
+            return str(self._fact("base_sent_sha256") or self._fact("base_sha256"))
+        row = self.round(round_number)
+        return str(row["sent_sha256"] or row["model_sha256"])
+
+    def counted(self, *, before: int) -> dict[str, int]:
+        """Worker -> the round of its last update that came to count, of those for rounds before this one.
+
+        One that was outvoted did.
+        """
+        rows = self._db.execute(
+            "SELECT worker, max(base_round) FROM updates WHERE verdict IN ('folded', 'outvoted') AND base_round < ?"
+            " GROUP BY worker",
+            (before,),
+        )
+        return {str(worker): int(number) for worker, number in rows}
+
+    def workers_between(self, after: int, before: int) -> set[str]:
+        """The workers with an update that is folded in a round after the one and before the other."""
+        rows = self._db.execute(
+            "SELECT DISTINCT worker FROM updates WHERE verdict = 'folded' AND round > ? AND round < ?", (after, before)
+        )
+        return {str(worker) for (worker,) in rows}
 
     def companions(self, round_number: int) -> dict[str, str]:
         """Name -> digest of the companions of the model after a closed round."""

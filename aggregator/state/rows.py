@@ -76,6 +76,8 @@ class UpdateRow:
     """Its part of the divisor of the mean, of one that is folded."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What it said of itself for its weight, by the names of ``broker.wire.FigureName``."""
+    is_fresh: bool = False
+    """Its worker had lost what it carried."""
     num_messages: int = 1
     """How many messages this row stands for: more than one if they were dropped unread."""
 
@@ -120,6 +122,8 @@ class FoldedUpdate:
     """Its part of the divisor of the mean."""
     norm: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict, hash=False)
+    is_fresh: bool = False
+    """Its worker had lost what it carried."""
     kept: KeptBody | None = None
     """None: it cannot be taken out again, since it came in a partial sum or before bodies were kept."""
 
@@ -156,6 +160,8 @@ class RoundResult:
     measured: Measured
     """The new model's metrics on central test data."""
     model_sha256: str
+    sent_sha256: str | None = None
+    """The digest of what is sent with the model's head; None: it is the model and no more."""
     companions: Mapping[str, str] = field(default_factory=dict)
     """Digests of the model's companions, by name."""
     scalars: Mapping[str, float] = field(default_factory=dict)

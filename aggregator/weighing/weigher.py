@@ -8,6 +8,7 @@ from typing import Any
 from aggregator.state import FoldedUpdate
 from aggregator.weighing.by_task import ByTask
 from aggregator.weighing.fednova import FedNova
+from aggregator.weighing.normalized import Normalized
 from aggregator.weighing.qfedavg import QFedAvg
 from aggregator.weighing.weighting import Claim, Divisors, Samples, Uniform, Weight, Weighting
 from broker.wire import FigureName
@@ -19,6 +20,7 @@ WEIGHTINGS: dict[str, type[Any]] = {
     "fednova": FedNova,
     "qfedavg": QFedAvg,
     "task": ByTask,
+    "normalized": Normalized,
 }
 
 

@@ -4,6 +4,7 @@ from broker.wire import tensor_sets
 from broker.wire.bodies import SEAL_BYTES, Incoming, Outgoing, Seal
 from broker.wire.buffers import Buffer, Cutter, cut
 from broker.wire.codec import MAX_HEADER_BYTES, Message, decode, decode_from, encode, is_of_kind
+from broker.wire.counted import MAX_COUNTED, hash64, pack_counted, unpack_counted
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
 from broker.wire.messages import (
     MAX_ANSWER,
@@ -98,6 +99,7 @@ __all__ = [
     "MAX_ANSWER",
     "MAX_ANSWERS",
     "MAX_COMMAND_WORDS",
+    "MAX_COUNTED",
     "MAX_EXCLUDED",
     "MAX_HEADER_BYTES",
     "MAX_LISTED",
@@ -169,6 +171,7 @@ __all__ = [
     "delta_specs",
     "difference",
     "encode",
+    "hash64",
     "is_name_of",
     "is_of_kind",
     "kept",
@@ -177,6 +180,7 @@ __all__ = [
     "names_of",
     "num_bytes_of",
     "num_elements_of",
+    "pack_counted",
     "partial_key",
     "place_of",
     "presence_key",
@@ -187,6 +191,7 @@ __all__ = [
     "tensor_sets",
     "threshold_of_count",
     "threshold_of_share",
+    "unpack_counted",
     "update_key",
     "update_specs",
 ]

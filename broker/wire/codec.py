@@ -28,6 +28,7 @@ import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from broker.wire.buffers import Buffer
+from broker.wire.counted import ENTRY_BYTES, MAX_COUNTED
 from broker.wire.messages import MAX_TENSORS, Header, Tensors
 from broker.wire.signatures import MAX_TRAILER_BYTES, Believing, Signer, Trust
 from broker.wire.specs import KeptSpecs, TensorSpec, kept
@@ -166,7 +167,7 @@ def _unpacker(packed: Buffer) -> msgpack.Unpacker:
         read_size=len(packed) or 1,  # what is allocated at first; by default a megabyte
         max_buffer_size=MAX_HEADER_BYTES,
         max_str_len=4096,
-        max_bin_len=0,
+        max_bin_len=ENTRY_BYTES * MAX_COUNTED,
         max_ext_len=0,
         max_array_len=1024,
         max_map_len=1024,

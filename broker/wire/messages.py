@@ -8,6 +8,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictBytes,
     StrictInt,
     StrictStr,
     ValidatorFunctionWrapHandler,
@@ -15,9 +16,11 @@ from pydantic import (
     model_validator,
 )
 
+from broker.wire.counted import ENTRY_BYTES, MAX_COUNTED, last_counted
 from broker.wire.limbs import limb_bytes_of
 from broker.wire.participation import Draw
 from broker.wire.specs import MAX_TENSOR_NAME, KeptSpecs, Specs, canonical, num_bytes_of, update_specs
+from broker.wire.tensor_sets import MODEL, split_specs
 from broker.wire.topology import shard_of
 from console import ARGUMENT_NAME, MAX_ARGUMENT, MAX_ARGUMENTS
 
@@ -94,6 +97,15 @@ Operation = Literal["sum", "min", "max"]
 Operations = Annotated[
     dict[Annotated[StrictStr, Field(min_length=1, max_length=MAX_TENSOR_NAME)], Operation], Field(max_length=1000)
 ]
+
+
+def _whole_entries(counted: bytes) -> bytes:
+    if len(counted) % ENTRY_BYTES:
+        raise ValueError(f"the counted rounds are entries of {ENTRY_BYTES} bytes, not {len(counted)} bytes")
+    return counted
+
+
+Counted = Annotated[StrictBytes, Field(max_length=ENTRY_BYTES * MAX_COUNTED), AfterValidator(_whole_entries)]
 
 SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern=r"^!?[^!,]")]
 SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
@@ -274,6 +286,12 @@ class ModelHead(Tensors):
     """The model is not trained any more: workers measure it, and answer that they did."""
     base_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
     """The digest of the frozen parameters at the aggregator that do not travel; None: there are none."""
+    correction: AlgorithmText | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What workers do against drift, as ``--correction`` has it; None: nothing, and the next two say nothing."""
+    control_epoch: RoundNumber = Field(default=0, exclude_if=lambda value: not value)
+    """Goes up whenever all that the correction keeps, at workers and aggregator, begins anew at zero."""
+    counted: Counted = Field(default=b"", exclude_if=lambda value: not value)
+    """Of each worker whose updates counted, the round of the last one; see counted.py."""
     purpose: Purpose = Field(default="train", exclude_if=lambda value: value == "train")
     """What workers are to do with the model."""
     operations: Operations = Field(default_factory=dict, exclude_if=lambda value: not value)
@@ -286,6 +304,15 @@ class ModelHead(Tensors):
     def chooses(self, worker: str) -> bool:
         """Whether this worker takes part in the round."""
         return self.draw is None or self.draw.chooses(worker, seed=self.seed, round_number=self.round)
+
+    @property
+    def model_tensors(self) -> Specs:
+        """The specs of the model: ``tensors`` without those of other sets."""
+        return split_specs(self.tensors, self.sets)[MODEL] if self.sets else self.tensors
+
+    def last_counted(self, worker: str) -> int | None:
+        """The round of this worker's last update that counted; None if none did."""
+        return last_counted(self.counted, worker)
 
     def cap(self, own: int) -> int:
         """``inline_cap``; if it is not given, as in 0.1.0, the worker's ``own`` setting."""
@@ -303,7 +330,7 @@ class ModelHead(Tensors):
     @property
     def update_specs(self) -> KeptSpecs:
         """The specs of an update from this model, before compression."""
-        return update_specs(self.tensors, self.operations)
+        return update_specs(self.model_tensors, self.operations)
 
     @model_validator(mode="after")
     def _what_is_not_trained_says_what_is_sent(self) -> Self:
@@ -345,6 +372,8 @@ class UpdateHead(Tensors):
     train_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
+    is_fresh: StrictBool = Field(default=False, exclude_if=lambda value: not value)
+    """What its worker carried out of its last update that counted is lost: it began with nothing."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -400,6 +429,8 @@ class Folded(Header):
     train_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
+    is_fresh: StrictBool = Field(default=False, exclude_if=lambda value: not value)
+    """What its worker carried out of its last update that counted is lost: it began with nothing."""
 
 
 def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:

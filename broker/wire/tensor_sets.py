@@ -25,7 +25,7 @@ def split_specs(specs: Specs, sets: Collection[str]) -> dict[str, KeptSpecs]:
     """The specs of each set of a payload, by the set's name; ``sets`` lists those besides the model's."""
     found: dict[str, list[TensorSpec]] = {name: [] for name in (MODEL, *sets)}
     for spec in specs:
-        of_set, name = _place(spec.name, sets)
+        of_set, name = place(spec.name, sets)
         found[of_set].append(spec._replace(name=name))
     return {name: canonical(of_set) for name, of_set in found.items()}
 
@@ -39,7 +39,7 @@ def split(tensors: Mapping[str, T], sets: Collection[str]) -> dict[str, dict[str
     """The inverse of ``join``: the tensors set by set."""
     found: dict[str, dict[str, T]] = {name: {} for name in (MODEL, *sets)}
     for full_name, tensor in tensors.items():
-        of_set, name = _place(full_name, sets)
+        of_set, name = place(full_name, sets)
         found[of_set][name] = tensor
     return found
 
@@ -49,6 +49,7 @@ def name_in(of_set: str, name: str) -> str:
     return name if of_set == MODEL else f"{of_set}/{name}"
 
 
-def _place(full_name: str, sets: Collection[str]) -> tuple[str, str]:
+def place(full_name: str, sets: Collection[str]) -> tuple[str, str]:
+    """(set, name in it) of a tensor of a payload with these sets besides the model's."""
     of_set, slash, name = full_name.partition("/")
     return (of_set, name) if slash and of_set in sets else (MODEL, full_name)

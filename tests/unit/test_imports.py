@@ -39,6 +39,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "learning.scripts": ("console", "learning.user_code", "learning"),
     "worker.state": (*_STATES, "learning"),
     "worker.events": _WIRE,
+    "worker.algorithms": (*_STATES, "worker.state"),
     "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
     "worker": (
         *_STATES,
@@ -47,7 +48,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         "learning.scripts",
         "learning.sums",
-        *(f"worker.{room}" for room in ("state", "events", "watchers")),
+        *(f"worker.{room}" for room in ("state", "events", "algorithms", "watchers")),
     ),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
@@ -63,6 +64,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "identities",
         *(f"aggregator.{room}" for room in ("state", "events", "senders", "bodies", "algorithms", "weighing")),
     ),
+    "aggregator.corrections": (*_STATES, *(f"aggregator.{room}" for room in ("state", "algorithms", "weighing"))),
     "aggregator.robust": ("console",),
     "aggregator.spool": (*_WIRE, "aggregator.state", "aggregator.rounds", "aggregator.robust"),
     "aggregator.config": (
@@ -78,7 +80,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning.sums",
         *(f"aggregator.{room}" for room in ("state", "algorithms", "weighing", "rounds", "config")),
     ),
-    "aggregator.pairs": ("aggregator.algorithms", "aggregator.rounds"),
+    "aggregator.pairs": ("broker", "aggregator.algorithms", "aggregator.rounds"),
     "aggregator.settings": (
         *_WIRE,
         "identities",
@@ -88,7 +90,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
             f"aggregator.{room}"
             for room in ("state", "senders", "presence", "algorithms", "weighing", "rounds", "plans")
         ),
-        *(f"aggregator.{room}" for room in ("robust", "spool", "config", "pairs")),
+        *(f"aggregator.{room}" for room in ("corrections", "robust", "spool", "config", "pairs")),
     ),
     "aggregator.commands": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "plans", "config"))),
     "aggregator.watchers": (
@@ -104,8 +106,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         "learning.scripts",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
-        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans", "robust", "config", "sums")),
-        *(f"aggregator.{room}" for room in ("settings", "commands", "watchers")),
+        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "corrections", "rounds", "plans", "robust")),
+        *(f"aggregator.{room}" for room in ("config", "sums", "settings", "commands", "watchers")),
     ),
     "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),

@@ -32,6 +32,10 @@ class Carried:
         """Whether there is anything in it."""
         return any(self.sets.values())
 
+    def with_sets(self, sets: Mapping[str, State]) -> "Carried":
+        """The same with these sets, too."""
+        return Carried({**self.sets, **sets})
+
     @property
     def residual(self) -> State:
         """What compression left out so far; see error_feedback.py."""
@@ -53,8 +57,17 @@ class Store(Protocol):
     def before(self, run_id: str, round_number: int) -> Carried | None:
         """What training for this round begins from; None if nothing is kept for the run."""
 
-    def keep(self, run_id: str, round_number: int, *, before: Carried, after: Carried) -> None:
-        """Keeps what is carried out of a round, and forgets later rounds and those long past."""
+    def after(self, run_id: str, round_number: int) -> Carried | None:
+        """What was carried out of this very round; None if that is not kept."""
+
+    def keep(
+        self, run_id: str, round_number: int, *, before: Carried, after: Carried, counted: int | None = None
+    ) -> None:
+        """Keeps what is carried out of a round, and forgets later rounds and those long past.
+
+        With ``counted``, the round of the last update that is known to count (0: none), that one is kept for good, and
+        the one that was it before: an aggregator may go back a round.
+        """
 
     def forget(self, run_id: str, round_number: int) -> None:
         """Forgets this round, as if no update had been made for it."""
@@ -75,13 +88,18 @@ class InMemory:
         number = _base(self._rounds, round_number)
         return None if number is None else self._rounds[number]
 
-    def keep(self, run_id: str, round_number: int, *, before: Carried, after: Carried) -> None:
+    def after(self, run_id: str, round_number: int) -> Carried | None:
+        return self._rounds.get(round_number) if run_id == self._run_id else None
+
+    def keep(
+        self, run_id: str, round_number: int, *, before: Carried, after: Carried, counted: int | None = None
+    ) -> None:
         if run_id != self._run_id:
             self._run_id, self._rounds = run_id, {}
         if not self._rounds:
             self._rounds[0] = before
         self._rounds[round_number] = after
-        for number in _outdated(self._rounds, round_number, num_kept=2):
+        for number in _outdated(self._rounds, round_number, num_kept=2, counted=counted):
             del self._rounds[number]
 
     def forget(self, run_id: str, round_number: int) -> None:
@@ -108,11 +126,17 @@ class OnDisk:
         number = _base(self._rounds(run_id), round_number)
         return None if number is None else _read(self._path(run_id, number))
 
-    def keep(self, run_id: str, round_number: int, *, before: Carried, after: Carried) -> None:
+    def after(self, run_id: str, round_number: int) -> Carried | None:
+        path = self._path(run_id, round_number)
+        return _read(path) if path.exists() else None
+
+    def keep(
+        self, run_id: str, round_number: int, *, before: Carried, after: Carried, counted: int | None = None
+    ) -> None:
         if not self._rounds(run_id):
             _write(self._path(run_id, 0), before)
         _write(self._path(run_id, round_number), after)
-        for number in _outdated(self._rounds(run_id), round_number, num_kept=3):
+        for number in _outdated(self._rounds(run_id), round_number, num_kept=3, counted=counted):
             self._path(run_id, number).unlink(missing_ok=True)
 
     def forget(self, run_id: str, round_number: int) -> None:
@@ -134,9 +158,14 @@ def _base(rounds: Collection[int], round_number: int) -> int | None:
     return max((number for number in rounds if number < round_number), default=min(rounds, default=None))
 
 
-def _outdated(rounds: Collection[int], round_number: int, *, num_kept: int) -> list[int]:
+def _outdated(rounds: Collection[int], round_number: int, *, num_kept: int, counted: int | None) -> list[int]:
     past = sorted(number for number in rounds if number <= round_number)
-    return [number for number in rounds if number > round_number] + past[:-num_kept]
+    if counted is None:
+        needed = set(past[-num_kept:])
+    else:
+        counted_before = max((number for number in past if number < counted), default=counted)
+        needed = {round_number, counted, counted_before}
+    return [number for number in rounds if number not in needed]
 
 
 def _write(path: Path, carried: Carried) -> None:

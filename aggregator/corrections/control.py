@@ -1,0 +1,58 @@
+"""SCAFFOLD's server control variate on its way to the workers: the set of tensors ``control`` beside the model's.
+
+It is float32, whatever the model is: what is lost by that is lost on both sides, since the server reckons with what
+it sent. Where nobody counts yet it is 0.
+"""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.state import ModelFile
+from broker import CONTROL
+from broker.states import raw
+from broker.wire import Buffer, KeptSpecs, Specs, canonical, tensor_sets
+
+CONTROL_SUM = "control_sum"
+"""The companion with the sum of all workers' control variates."""
+_BLOCK = 2**20
+"""Elements that are made at once."""
+
+
+def broadcast(total: NDArray[np.float64], population: float) -> NDArray[np.float32]:
+    """What workers are told: the mean of the control variates of all who ever counted."""
+    if not population:
+        return np.zeros(len(total), np.float32)
+    return (total / population).astype(np.float32)
+
+
+def control_specs(specs: Specs, stepped: Collection[str]) -> KeptSpecs:
+    """The specs of the set for a model with these specs: one for each tensor that is trained."""
+    return canonical(spec._replace(dtype="float32") for spec in specs if spec.name in stepped)
+
+
+def with_control(
+    model: ModelFile, total: ModelFile | None, specs: Specs, stepped: Collection[str], *, population: float
+) -> Iterator[Buffer]:
+    """The payload of both sets, piece by piece. ``total`` is the companion; None: all control variates are 0."""
+    sums = None if total is None else total.mapped(specs)
+    places, start = {}, 0
+    for spec in specs:
+        places[spec.name], start = start, start + spec.num_elements
+    of_model = model.values(specs, [(spec,) for spec in specs])
+    of_control = control_specs(specs, stepped)
+    for spec in tensor_sets.join_specs({tensor_sets.MODEL: specs, CONTROL: of_control}):
+        of_set, name = tensor_sets.place(spec.name, (CONTROL,))
+        if of_set == CONTROL:
+            first = places[name]
+            for begin in range(0, spec.num_elements, _BLOCK):
+                num = min(_BLOCK, spec.num_elements - begin)
+                block = np.zeros(num) if sums is None else sums[first + begin : first + begin + num]
+                yield memoryview(broadcast(block, population)).cast("B")  # type: ignore[arg-type]
+        else:
+            num_read = 0
+            while num_read < spec.num_elements:
+                _, _, values = next(of_model)
+                num_read += len(values)
+                yield raw(values)
