@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
 from aggregator.cli import main
@@ -157,6 +158,21 @@ def test_a_mistake_that_shows_in_a_round_ends_the_run_before_anything_is_committ
         answer(run)
     assert "\n" not in str(caught.value)
     assert run.query("SELECT count(*) FROM rounds WHERE closed_by IS NOT NULL") == [(0,)]
+
+
+def test_elements_that_know_each_other_in_long_blocks_alone_are_noticed_there(begin: Begin, tmp_path: Path) -> None:
+    apply = "def apply(self, m, s, c): return (m - m.mean() if len(m) > 99 else m), s"
+    task = StateTask({"first": torch.zeros(6, dtype=torch.float64), "second": torch.zeros(6000)})
+    run = begin(task, rounds=2, quorum="1", server_optimizer=written(tmp_path, apply=apply))
+    with pytest.raises(TaskError, match="gives an element another value in a shorter block"):
+        run.fold_all([("a", {"first": torch.ones(6, dtype=torch.float64), "second": torch.linspace(0, 1, 6000)})])
+
+
+@pytest.mark.parametrize("needs", ["'norm'", "('length',)"])
+def test_figures_that_there_are_not_are_refused_with_those_that_there_are(tmp_path: Path, needs: str) -> None:
+    settings = AggregatorSettings(server_optimizer=written(tmp_path, needs=f"needs = {needs}"))
+    with pytest.raises(TaskError, match=r"needs is .*; it takes the names of figures: num_steps, "):
+        _ = settings.config
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """Server optimizers against traces computed apart from them: as pure functions, and through a run with its files."""
 
 import importlib.util
+import json
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from aggregator.state.rows import FoldedUpdate
 from broker.states.tensors import State
 from broker.wire.messages import LocalTraining
 from learning.task import Plan
+from simulation import simulate
 
 Begin = Callable[..., EmbeddedRun]
 
@@ -147,6 +152,17 @@ def test_fedexp_in_a_run_doubles_the_mean_of_four_orthogonal_updates(begin: Begi
     run.fold_all([(f"w{index}", state_of(w=np.eye(4)[index].tolist())) for index in range(4)])
     assert run.model["w"].tolist() == pytest.approx([0.5] * 4, abs=1e-12)
     assert run.query("SELECT step_scalars FROM rounds WHERE round = 1") == [('{"factor": 2.0}',)]
+
+
+@pytest.mark.parametrize("compression", ["none", "int8"])
+def test_workers_say_the_norm_of_what_is_folded(tmp_path: Path, compression: str) -> None:
+    fields = {"workers": 2, "rounds": 2, "epochs": 1, "compression": compression, "state": tmp_path / "run"}
+    with simulate("digits", server_optimizer="fedexp", **fields) as history:
+        assert [row["num_folded"] for row in history.rounds()] == [2, 2]
+    with closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as ledger:
+        rows = ledger.execute("SELECT figures, norm FROM updates").fetchall()
+    for figures, norm in rows:
+        assert json.loads(figures)["norm"] == pytest.approx(norm, rel=1e-5)
 
 
 def test_fedexp_refuses_an_update_that_says_no_norm_or_another_than_it_has(begin: Begin) -> None:
