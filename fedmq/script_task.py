@@ -47,6 +47,9 @@ class Left:
 class ScriptTask:
     """Both ends: the methods of a Task and ``on_event`` are the worker's, ``next`` and what follows the script's."""
 
+    trains_once = True
+    """Whether there is one training in a round, and no second one."""
+
     def __init__(self, model: nn.Module, *, measures: bool) -> None:
         self._model, self._measures = model, measures
         self._asked: SimpleQueue[Training | Measuring | RoundOver | Left] = SimpleQueue()

@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 from torch import nn
 
-from broker import CONTROL, Delivery, Source, Transport
+from broker import CONTROL, Delivery, Ditto, Source, Transport
 from broker.states import Encoding, State, read_model, specs_of
 from broker.wire import (
     MAX_OBJECTION,
@@ -251,8 +251,14 @@ class Worker:
         self._train_and_send(head, sets)
 
     def _check_can_carry(self, head: ModelHead) -> None:
-        """A TaskError if the run has a correction that is not known here, a SettingsError if it would soon be lost."""
-        if correction_of(head) and not head.only_evaluate and not self._carried.is_lasting:
+        """A TaskError if the run has a correction that cannot be had here, a SettingsError if it would soon be lost."""
+        correction = correction_of(head)
+        if isinstance(correction.method, Ditto) and getattr(self._task, "trains_once", False):
+            raise TaskError(
+                f"run {head.run_id} has --correction {head.correction}, for which a site trains twice in a round, and a"
+                " script's loop goes through once; give its model and loss as a --task"
+            )
+        if correction and not head.only_evaluate and not self._carried.is_lasting:
             raise SettingsError(
                 f"run {head.run_id} has --correction {head.correction}, for which a worker carries state from round to"
                 " round, also when it is restarted: give --state DIR"
@@ -378,9 +384,7 @@ class Worker:
         correcting = self._correcting(head, state, sets.get(CONTROL, {}), carried, is_lost=kept is None)
         measured = self._trainer.evaluate(state)
         if correcting is not None and correcting.personal is not None:
-            own = self._trainer.evaluate(own_model(carried, state))
-            personal = {f"personal.{name}": value for name, value in own.metrics.items()}
-            measured = replace(measured, metrics=dict(measured.metrics) | personal)
+            measured = self._trainer.evaluate_own(own_model(carried, state), beside=measured)
         if self._results is not None and head.purpose != "statistics":
             self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
         if head.only_evaluate:

@@ -31,6 +31,8 @@ from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_
 from learning.sums import SitsOut, arrays_of, is_sum_task, operations_of
 from worker.algorithms import Corrector, Terms
 
+_OWN = "personal."
+"""Prefix of the metrics of a site's own model."""
 _NUM_SAMPLES = ("num_samples",)
 
 
@@ -114,6 +116,11 @@ class Trainer:
         self.tensors.put_into(self._model, state)
         with evaluating(self._model), blamed("the task's evaluate()"):
             return Measured.of(_checked(numbers_of(self._task.evaluate(self._model), "evaluate")))
+
+    def evaluate_own(self, state: Mapping[str, torch.Tensor], beside: Measured) -> Measured:
+        """The metrics of the received model with those of the site's own, as ``personal.…``."""
+        own = {f"{_OWN}{name}": value for name, value in self.evaluate(state).metrics.items()}
+        return replace(beside, metrics=_checked({**beside.metrics, **own}))
 
     def train(
         self,

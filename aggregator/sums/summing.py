@@ -79,6 +79,8 @@ def _does_not_go_with(config: AggregatorConfig) -> str | None:
         return f"--shards {config.topology.num_shards}"
     if config.policy.max_staleness:
         return f"--max-staleness {config.policy.max_staleness}"
+    if config.correction:
+        return f"--correction {config.correction}"
     if config.step != FedAvg() or config.server_lr != 1 or "server_lr" in config.schedules:
         return "--server-optimizer or --server-lr"
     if config.robust != "none":

@@ -112,6 +112,22 @@ def test_an_abandoned_round_moves_nobodys_state(tmp_path: Path) -> None:
     assert_fits(run, "control_sum")
 
 
+def test_a_withdrawn_update_leaves_its_worker_where_it_was(tmp_path: Path) -> None:
+    listed = tmp_path / "workers.txt"
+    listed.write_text("\n".join(NAMES))
+    run = Federation.make(tmp_path, correction="scaffold", quorum=3, workers_allowed=str(listed))
+    run.rounds_of([(0, 1, 2)] * 2)
+    before = run.carried("site-0").sets["correction"]["x"].clone()
+    run.answer(0, 1)
+    aggregator = run.run.aggregator
+    aggregator._admission.exclude({"site-0": 0})
+    aggregator._current.withdraw(aggregator._admission)
+    run.answer(2, 3)
+    assert ("site-0", "withdrawn") in run.run.verdicts()
+    assert run.carried("site-0").sets["correction"]["x"].equal(before)
+    assert_fits(run, "control_sum")
+
+
 def test_a_damaged_sum_has_its_round_done_again_with_what_the_workers_had_before_it(tmp_path: Path) -> None:
     run = Federation.make(tmp_path, correction="scaffold")
     run.rounds_of([(0, 1)] * 3)

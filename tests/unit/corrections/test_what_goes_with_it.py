@@ -15,6 +15,7 @@ from aggregator.pairs import PAIRS
 from aggregator.settings import AggregatorSettings
 from broker.wire.counted import last_counted, pack_counted, unpack_counted
 from console.errors import StateError, TaskError
+from fedmq.script_task import ScriptTask
 from learning.task import Plan
 
 EVERYBODY = (0, 1, 2, 3)
@@ -71,6 +72,18 @@ def test_a_task_that_never_corrects_is_told_so(tmp_path: Path, corrects: bool) -
         return
     with pytest.raises(TaskError, match=r"never called plan\.correct\(\).*after loss\.backward\(\)"):
         run.answer(0)
+
+
+def test_ditto_is_not_for_a_script_which_trains_once(tmp_path: Path) -> None:
+    task = Parabola(1, 1)
+    task.trains_once = True  # type: ignore[attr-defined]
+    run = Federation.make(tmp_path, [task], correction="ditto", quorum=1)
+    with pytest.raises(TaskError, match="trains twice in a round, and a script's loop goes through once"):
+        run.answer(0)
+
+
+def test_a_script_trains_once() -> None:
+    assert ScriptTask.trains_once
 
 
 def test_a_run_without_a_correction_sends_no_word_of_it(tmp_path: Path) -> None:
