@@ -1,7 +1,7 @@
 """SCAFFOLD and FedDyn against traces that were reckoned apart: the pure halves to 1e-12, whole runs to 1e-6."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Pure:
     local: Sequence[Local]
     lr: float = LR
     x: float = 0.0
+    population: int | None = None
     scalars: dict[str, float] = field(default_factory=dict)
     state: dict[str, np.ndarray] = field(default_factory=dict)
     kept: dict[int, State] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Pure:
             divisor=len(chosen) / norm1,
             mean_norm=lambda: 0.0,
             local=LocalTraining(lr=self.lr),
-            population=len(self.local),
+            population=self.population or len(self.local),
         )
         self.scalars = dict(self.step.scalars(self.scalars, facts))
         direction, self.state = self.step.apply(np.array([np.mean(deltas)]), before, self.scalars)  # type: ignore[assignment]
@@ -155,11 +156,10 @@ def test_with_momentum_the_fixed_point_is_the_minimum_if_divided_by_norm1() -> N
     assert pure.x == pytest.approx(0.7, abs=1e-12)
 
 
-@pytest.mark.usefixtures("unrounded")
-def test_two_opposite_sites_that_drift() -> None:
-    """V1: f = x^2 + G x and -G x, G = 1: FedAvg ends off 0, and SCAFFOLD goes there; a one-step test cannot see it."""
+def drifting(steps: int) -> list[Local]:
+    """V1: x^2 + x and -x; their mean has its minimum at 0."""
 
-    def local(slope: float, curvature: float, steps: int) -> Local:
+    def local(slope: float, curvature: float) -> Local:
         def trained(x: float, added: Callable[[float], float]) -> float:
             y = x
             for _ in range(steps):
@@ -168,10 +168,64 @@ def test_two_opposite_sites_that_drift() -> None:
 
         return trained
 
-    for steps in (1, 2, 10):
-        pure = Pure(scaffold.ScaffoldStep(), ScaffoldCorrect(), [local(1, 2, steps), local(-1, 0, steps)])
-        distances = [abs(pure.round((0, 1), norm1=steps)) for _ in range(400)]
-        assert distances[-1] < 1e-12
+    return [local(1, 2), local(-1, 0)]
+
+
+@pytest.mark.parametrize(("steps", "limit"), [(1, 0.0), (2, 0.0263157895), (10, 0.2676699664)])
+def test_the_mean_of_two_sites_that_drift_ends_off_their_minimum(steps: int, limit: float) -> None:
+    x = 1.0
+    for _ in range(600):
+        x = float(np.mean([local(x, lambda y: 0.0) for local in drifting(steps)]))
+    assert x == pytest.approx(limit, abs=1e-10)
+
+
+@pytest.mark.usefixtures("unrounded")
+@pytest.mark.parametrize(("steps", "x_50"), [(1, 7.694e-2), (2, 5.888e-3), (10, 0.0)])
+def test_scaffold_takes_two_sites_that_drift_to_their_minimum(steps: int, x_50: float) -> None:
+    pure = Pure(scaffold.ScaffoldStep(), ScaffoldCorrect(), drifting(steps), x=1.0)
+    for _ in range(50):
+        pure.round((0, 1), norm1=steps)
+    assert pure.x == pytest.approx(x_50, rel=1e-3, abs=1e-13)
+
+
+class Turned(ScaffoldCorrect):
+    """With the sign that pfl-research's formula has."""
+
+    def terms(self, received: State, control: State, kept: State) -> Terms:
+        return Terms({name: -linear for name, linear in super().terms(received, control, kept).linear.items()})
+
+
+@pytest.mark.usefixtures("unrounded")
+def test_with_the_sign_turned_scaffold_diverges() -> None:
+    pure = Pure(scaffold.ScaffoldStep(), Turned(), drifting(2), x=1.0)
+    for _ in range(20):
+        pure.round((0, 1), norm1=2)
+    assert pure.x == pytest.approx(3.66e3, rel=1e-3)
+
+
+@pytest.mark.usefixtures("unrounded")
+def test_without_the_share_of_who_took_part_scaffold_overshoots() -> None:
+    pure = scaffolded()
+    pure.population = 2
+    assert [pure.round(chosen) for chosen in pairs(4)] == pytest.approx(
+        [-0.091645468750, 0.435813712256, 0.811748558389, 0.792056991921], abs=1e-12
+    )
+
+
+@pytest.mark.usefixtures("unrounded")
+@pytest.mark.parametrize(("goes_on", "distance"), [(True, 1.4854e-2), (False, 0.0)])
+def test_a_worker_that_goes_on_from_a_late_update_shifts_the_limit(goes_on: bool, distance: float) -> None:
+    pure = scaffolded()
+    for chosen in pairs(6):
+        pure.round(chosen)
+    ahead = replace(pure, kept=dict(pure.kept))
+    ahead.round((0,))
+    pure.round((1,))
+    if goes_on:
+        pure.kept[0] = ahead.kept[0]
+    for chosen in pairs(307)[7:]:
+        pure.round(chosen)
+    assert abs(pure.x - 0.7) == pytest.approx(distance, rel=1e-3, abs=1e-14)
 
 
 def test_feddyn_with_exact_minima() -> None:
