@@ -37,6 +37,8 @@ BY_DEFAULT: dict[str, Settings] = {
     "fedadagrad": {"server_optimizer": "fedadagrad"},
     "fedams": {"server_optimizer": "fedams"},
     "fedexp": {"server_optimizer": "fedexp"},
+    "scaffold": {"correction": "scaffold"},
+    "feddyn:alpha=0.1": {"correction": "feddyn:alpha=0.1"},
 }
 WITH_PLAIN_SGD: dict[str, Settings] = {
     "fedavg, plain": PLAIN,
@@ -44,6 +46,8 @@ WITH_PLAIN_SGD: dict[str, Settings] = {
     "diloco, plain": {"server_optimizer": "diloco", **PLAIN},
     "fedadam, plain": {"server_optimizer": "fedadam", **PLAIN},
     "fedexp, plain": {"server_optimizer": "fedexp", **PLAIN},
+    "scaffold, plain": {"correction": "scaffold", **PLAIN},
+    "feddyn:alpha=0.1, plain": {"correction": "feddyn:alpha=0.1", **PLAIN},
 }
 GROUPS = (BY_DEFAULT, WITH_PLAIN_SGD)
 """The rows of the table, by name. The first of a group is what its others are put beside."""
