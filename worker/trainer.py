@@ -264,7 +264,7 @@ def _figures_in(returned: dict[str, float], plan: Plan) -> dict[str, float]:
 _HINTS = {
     "num_steps": "it is the number of optimizer steps",
     "update_norm1": "for plain SGD with the plan's lr, momentum and mu it is plan.update_norm1(num_steps); for other"
-    " optimizers there is no such number, and --weighting samples needs none",
+    " optimizers there is no such number, and neither --weighting samples nor --correction feddyn needs it",
     "loss_before": "it is the mean loss of the received model on the training data, 0 or more",
     "aggregation_weight": "it is a number above 0",
 }

@@ -171,3 +171,20 @@ def test_partial_sums_give_the_same_bits(tmp_path: Path) -> None:
     assert run.root.summary["final"]["model_sha256"] == alone.summary["final"]["model_sha256"]
     for each in (alone, run.root):
         each.aggregator.close()
+
+
+class Adaptive(Parabola):
+    """Its optimizer is another one than SGD, so it returns no figure."""
+
+    def train(self, model: nn.Module, plan: Plan) -> Mapping[str, float]:
+        plan.correct(model.parameters())
+        return {"num_samples": 1.0}
+
+
+def test_where_no_update_norm1_is_defined_scaffold_names_the_way_out_and_feddyn_needs_none(tmp_path: Path) -> None:
+    run = Federation.make(tmp_path, [Adaptive(1, 1)], correction="scaffold", quorum=1)
+    with pytest.raises(TaskError, match=r"must return update_norm1.*nor --correction feddyn needs it"):
+        run.answer(0)
+    other = Federation.make(tmp_path / "feddyn", [Adaptive(1, 1)], correction="feddyn", quorum=1)
+    other.answer(0)
+    assert other.run.round == 2
