@@ -64,6 +64,7 @@ class Dashboard:
                 Route("/run/{name}/updates.csv", self._updates_csv),
                 Route("/run/{name}/run.json", self._run_json),
                 Route("/run/{name}/summary.json", self._summary),
+                Route("/run/{name}/statistics.json", self._statistics),
                 Route("/run/{name}/report.html", self._report),
                 Route("/run/{name}/models/{model}.safetensors", self._model),
                 Route("/static/{file}", _static),
@@ -139,6 +140,13 @@ class Dashboard:
         if summary is None:
             raise HTTPException(404, "there is no summary.json before the run is over")
         return JSONResponse(portable(summary))
+
+    async def _statistics(self, request: Request) -> Response:
+        with History(self._run(request).state) as history:
+            found = history.statistics
+        if found is None:
+            raise HTTPException(404, "this run has taken no statistics, or is not over yet")
+        return JSONResponse(portable(found))
 
     async def _run_json(self, request: Request) -> Response:
         """All that the page shows of the run, as it is now."""

@@ -105,7 +105,7 @@ class Worker:
         """The run that statistics are of, and what takes them."""
         self._carried: Store = carried or InMemory()
         self._results, self._save_model = results, config.save_model
-        self._is_saved = False
+        self._lacks_model = True
         self._encoding: Encoding | None = None
         self._on_event = on_event
         self._uploader = Uploader(
@@ -150,7 +150,7 @@ class Worker:
         self._set_state("leaving", at_once=True)
         self._transport.close()
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
-        if self.is_finished and self._save_model is not None and not self._is_saved:
+        if self.is_finished and self._save_model is not None and self._lacks_model:
             raise StateError(f"the run is finished, but {self._save_model} was not written; the log says why")
 
     def stop(self) -> None:
@@ -218,7 +218,9 @@ class Worker:
     def _take_part(self, head: ModelHead, payload: Buffer) -> None:
         before, self._done = self._done, head
         if head.is_finished:
-            if head.purpose != "statistics":
+            if head.purpose == "statistics":
+                self._keep_nothing(head)
+            else:
                 self._keep_final(head, payload)
             self._finish(head, is_first=before is None)
             return
@@ -316,10 +318,21 @@ class Worker:
         else:
             self.is_finished = True
 
+    def _keep_nothing(self, head: ModelHead) -> None:
+        """Statistics are no model: nothing is missing because of them."""
+        if self._save_model is not None:
+            self._lacks_model = False
+            log.warning(
+                "run %s took statistics, of which there is no model: %s is not written; --stay waits for the next run",
+                head.run_id,
+                self._save_model,
+            )
+
     def _keep_final(self, head: ModelHead, payload: Buffer) -> None:
         """Keeps the final model as it stands here, if that is wanted; a warning says why it cannot be had."""
         if self._results is None and self._save_model is None:
             return
+        self._lacks_model = True
         try:
             state = self._final(head, payload)
         except (BlobLost, UnfitMessage, TaskError) as error:
@@ -329,7 +342,7 @@ class Worker:
             self._results.finished(head.run_id, head.round - 1, state)
         if self._save_model is not None:
             save_model(self._save_model, state, round_number=head.round - 1, run_id=head.run_id, metrics={})
-            self._is_saved = True
+            self._lacks_model = False
             log.info("the final model of run %s as it stands here is in %s", head.run_id, self._save_model)
 
     def _final(self, head: ModelHead, payload: Buffer) -> State:

@@ -27,7 +27,7 @@ _METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
 _PLAIN = ("worker_medians", "num_not_finite")
 MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
 """Prefix -> the column of updates with what workers measured there."""
-LEDGER, _SUMMARY, _MODELS = "ledger.sqlite", "summary.json", "models"
+LEDGER, _SUMMARY, _STATISTICS, _MODELS = "ledger.sqlite", "summary.json", "statistics.json", "models"
 
 _CONTRIBUTIONS = """
 WITH scored AS (SELECT worker AS name, {score} AS score, max(id) FROM updates WHERE {score} IS NOT NULL GROUP BY worker)
@@ -115,17 +115,22 @@ class History:
         return found if last == (closed or 0) else None  # not if it goes on with more rounds
 
     @property
+    def statistics(self) -> dict[str, Any] | None:
+        """``statistics.json`` of a statistics run; None before it is written, and in every other run."""
+        try:
+            found = json.loads((self.state / _STATISTICS).read_text(encoding="utf-8"))
+            return found if found["run_id"] == self.facts.get("run_id") else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
     def is_finished(self) -> bool:
         return self.summary is not None
 
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, ...]:
         """A value that differs whenever something has changed; cheap to get."""
         (changes,) = self._db.execute("PRAGMA data_version").fetchone()
-        try:
-            summary = (self.state / _SUMMARY).stat().st_mtime_ns
-        except OSError:
-            summary = 0
-        return int(changes), summary
+        return int(changes), *(_changed_at(self.state / name) for name in (_SUMMARY, _STATISTICS))
 
     # -- rounds ---------------------------------------------------------------------------------------------
 
@@ -354,6 +359,13 @@ class History:
                 | {key: restored(json.loads(row[key] or "{}")) for key in _METRICS if key in row}
                 | {key: json.loads(row[key] or "{}") for key in _PLAIN if key in row}
             )
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _connected(uri: str) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ from aggregator.history.timeline import MOST_TIMELINE_UPDATES, timeline
 from aggregator.state import ClosedBy, named
 from console import metric_text
 from learning import AT_SITES, Direction, Measured, rank
+from learning.sums import digest_of_told, excerpt_of
 
 _TIMELINE_ROUNDS = 20
 _MOST_ROUNDS = 500
@@ -61,7 +62,8 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
     return {
         "title": title_of(history, facts),
         "run": {name: facts.get(name) for name in ("run", "run_id", "task", "queue")},
-        "settings": facts.get("settings", {}) | {name: facts[name] for name in ("init_sha256",) if name in facts},
+        "settings": facts.get("settings", {}) | _digests(facts),
+        "statistics": portable(_excerpt(history)),
         "num_rounds": facts.get("settings", {}).get("rounds"),
         "stopped": None if summary is None else summary["stopped"],
         "open_round": history.open_round(),
@@ -76,6 +78,18 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
         "models": list(history.models()),
         "figures": figures,
     }
+
+
+def _digests(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Of what the run began with: the file of its model, and what tasks are told of all sites' samples."""
+    found = {name: facts[name] for name in ("init_sha256",) if name in facts}
+    told = facts.get("statistics")
+    return found | ({"statistics_sha256": digest_of_told(told)} if told else {})
+
+
+def _excerpt(history: History) -> dict[str, Any] | None:
+    figures = history.statistics
+    return None if figures is None else excerpt_of(figures)
 
 
 def title_of(history: History, facts: Mapping[str, Any]) -> str:

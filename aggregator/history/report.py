@@ -12,7 +12,7 @@ from aggregator.history.history import History
 from aggregator.history.overview import overview
 
 NAME = "report.html"
-SCRIPTS = ("svg.js", "curve.js", "timeline.js", "map.js", "draw.js", "workers.js")
+SCRIPTS = ("svg.js", "curve.js", "timeline.js", "map.js", "draw.js", "workers.js", "statistics.js")
 """What page and report draw with, in the order in which browsers are to load it."""
 
 

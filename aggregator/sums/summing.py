@@ -73,6 +73,8 @@ def for_summing(config: AggregatorConfig, summing: Summing) -> AggregatorConfig:
 
 
 def _does_not_go_with(config: AggregatorConfig) -> str | None:
+    if config.sample is not None or "sample" in config.schedules:
+        return "--sample or --sample-schedule"
     if config.compression != Compression():
         return f"--compression {config.compression}"
     if config.topology.num_shards:

@@ -111,8 +111,12 @@ function showSettings(settings) {
   by("settings").replaceChildren(...entries.flatMap(([name, value]) => [part("dt", "", name), part("dd", "", String(value))]));
 }
 
+function toldText({ statistics_sha256: sha256 }) {
+  return sha256 ? ` · told statistics ${sha256.slice(0, 12)}` : "";
+}
+
 function showDownloads(data) {
-  const wanted = ["rounds.csv", "updates.csv", "run.json", ...(data.stopped ? ["summary.json", "report.html"] : [])];
+  const wanted = ["rounds.csv", "updates.csv", "run.json", ...(data.stopped ? ["summary.json", "report.html"] : []), ...(data.statistics ? ["statistics.json"] : [])];
   wanted.push(...data.models.map((model) => `models/${model}.safetensors`));
   const links = [...by("downloads").children].map((link) => link.getAttribute("href"));
   if (links.join() === wanted.join()) return;
@@ -136,10 +140,11 @@ function show(data) {
     return;
   }
   by("title").textContent = data.title;
-  by("about").textContent = `run ${data.run.run_id} · task ${data.run.task} · queue ${data.run.queue}${data.stopped ? ` · ${data.stopped}` : ""}`;
+  by("about").textContent = `run ${data.run.run_id} · task ${data.run.task} · queue ${data.run.queue}${data.stopped ? ` · ${data.stopped}` : ""}${toldText(data.settings)}`;
   showState(data.stopped ? "finished" : "running", data.stopped ? "" : "running");
   showOpenRound(data);
   showTiles(data.tiles);
+  showStatistics(by("statistics"), data.statistics);
   showCurves(data.curves);
   showComparison(data.comparison);
   by("timeline").hidden = !data.num_closed;

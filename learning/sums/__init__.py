@@ -1,6 +1,7 @@
 """Learning that needs no training: sums over the samples of all sites. Tasks of that kind, and federated statistics."""
 
 from learning.sums.columns import columns_of, num_classes_of
+from learning.sums.excerpt import digest_of_told, excerpt_of
 from learning.sums.figures import figures_of, read_condensed
 from learning.sums.statistics_task import Layout, SitsOut, StatisticsTask, digest_of
 from learning.sums.sum_task import SumTask, arrays_of, is_sum_task, operations_of
@@ -13,6 +14,8 @@ __all__ = [
     "arrays_of",
     "columns_of",
     "digest_of",
+    "digest_of_told",
+    "excerpt_of",
     "figures_of",
     "is_sum_task",
     "num_classes_of",

@@ -11,6 +11,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from aggregator import History, lead
+from aggregator.history import write_report
 from console import ExitCode, TaskError, configure_logging, exit_code_of, private_files, read_settings
 from learning import Task, load_task
 from learning.sums import StatisticsTask, figures_of
@@ -56,6 +57,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
             return code
     with private_files(settings.state):
         figures = written(settings.state, settings.num_rounds, names)
+        write_report(settings.state)  # again, for it shows them
     console = Console()
     console.print(table_of(figures))
     console.print(f"{settings.state / NAME}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """The page as a person sees it, in headless Chromium: followed live, on a phone, in the dark, with forged names."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from selenium.webdriver.support.select import Select
 
 from aggregator import History
 from aggregator.history.report import write_report
+from learning.sums import Layout, StatisticsTask, figures_of
 from simulation import simulate
 
 pytestmark = pytest.mark.timeout(300)
@@ -147,9 +149,17 @@ def test_a_forged_name_is_text_on_the_page_and_in_the_report(browser: webdriver.
             "INSERT INTO updates (received_at, round, verdict, reason, worker) VALUES (1, 2, 'refused', ?, ?)",
             (f"<img src=x onerror=alert(2)> {FORGED}", FORGED),
         )
+    with History(state) as history:
+        written = {
+            "run_id": history.facts["run_id"],
+            **figures_of(StatisticsTask(None, Layout(num_features=1)).model().state_dict()),
+        }
+    written["features"][0]["name"] = FORGED
+    (state / "statistics.json").write_text(json.dumps(written), encoding="utf-8")
     with served(tmp_path) as port:
         show(browser, f"http://localhost:{port}/run/run/", width=1280, height=900)
         wait_for(lambda: browser.execute_script(NUM_POINTS) == 2, browser)
+        assert [cell.text for cell in browser.find_elements("css selector", "#statistics td.name")] == [FORGED]
         names = [cell.text for cell in browser.find_elements("css selector", "#workers td.name")]
         assert FORGED in names
         assert FORGED in browser.find_element("id", "refused").text

@@ -53,7 +53,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.plans": ("console",),
-    "aggregator.history": (*_STATES, "learning", "aggregator.state", "aggregator.plans"),
+    "aggregator.history": (*_STATES, "learning", "learning.sums", "aggregator.state", "aggregator.plans"),
     "aggregator.senders": (*_WIRE, "identities", "aggregator.state"),
     "aggregator.bodies": _WIRE,
     "aggregator.presence": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
@@ -124,7 +124,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "aggregator",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "watchers")),
     ),
-    "simulation.statistics": (*_WIRE, "identities", "learning", "learning.sums", "aggregator", "simulation"),
+    "simulation.statistics": (
+        *_WIRE,
+        *("identities", "learning", "learning.sums", "aggregator", "aggregator.history", "simulation"),
+    ),
     "fedmq": ("console", "learning", "learning.scripts", "worker.events", "worker", "simulation"),
     "scaffold": (
         *_WIRE,

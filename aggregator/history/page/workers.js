@@ -73,22 +73,24 @@ function showWorkers(table, rows, about) {
     for (const [, className, , text] of columns) line.append(part("td", className, text(row)));
     return line;
   });
-  if (lines.length > MOST_ROWS) fold(lines, columns.length, again);
+  const toggle = () => {
+    order.isWhole = !order.isWhole;
+    again();
+  };
+  if (lines.length > MOST_ROWS) fold(lines, columns.length, { at: MOST_ROWS / 2, isWhole: order.isWhole, toggle });
   table.replaceChildren(head, ...lines);
 }
 
-function fold(lines, num_columns, again) {
+// Leaves as many lines as a table shows at first, and a button for the others where they were.
+function fold(lines, num_columns, { at, isWhole, toggle }) {
   const cell = part("td", "fold");
   cell.colSpan = num_columns;
   const num = lines.length - MOST_ROWS;
-  const button = part("button", "scale", order.isWhole ? "fewer" : `show ${num} more`);
-  button.addEventListener("click", () => {
-    order.isWhole = !order.isWhole;
-    again();
-  });
+  const button = part("button", "scale", isWhole ? "fewer" : `show ${num} more`);
+  button.addEventListener("click", toggle);
   cell.append(button);
   const line = part("tr");
   line.append(cell);
-  if (order.isWhole) lines.push(line);
-  else lines.splice(MOST_ROWS / 2, num, line);
+  if (isWhole) lines.push(line);
+  else lines.splice(at, num, line);
 }

@@ -167,6 +167,8 @@ def test_a_total_begins_anew_with_each_round(tmp_path: Path) -> None:
         {"weighting": "uniform"},
         {"clip_norm": 1.0},
         {"max_samples": 5},
+        {"sample": "2"},
+        {"sample_schedule": "linear:0.9:0.1:10"},
     ],
 )
 def test_what_belongs_to_training_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_everything_the_page_needs_is_served_from_here(port: int) -> None:
         "map.js",
         "draw.js",
         "workers.js",
+        "statistics.js",
         "run.js",
         "page.css",
         "run.css",

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from aggregator import History
+from aggregator.history import overview, write_report
 from console.errors import SettingsError, StateError, TaskError
 from learning import Plan, Site, Split, Supervised
 from learning.split import Scaling
@@ -92,6 +94,24 @@ def test_a_run_goes_on_with_the_statistics_that_it_began_with(file: Path, tmp_pa
     other.write_text(json.dumps(FIGURES | {"labels": [4, 1]}), encoding="utf-8")
     with pytest.raises(StateError, match="began with other --statistics or with none"):
         simulate(Scaled, rounds=3, workers=2, statistics=other, state=tmp_path / "run")
+
+
+def test_a_run_shows_the_digest_of_what_it_is_told_and_the_statistics_run_has_the_same(tmp_path: Path) -> None:
+    from simulation.statistics.cli import main
+
+    example = f"{Path(__file__).parents[3] / 'examples' / 'raw_features'}.py:task"
+    assert main(["--task", example, "--simulate", "3", "--state", str(tmp_path / "s")]) == 0
+    with History(tmp_path / "s") as history:
+        excerpt = overview(history)["statistics"]
+    with simulate(
+        example, rounds=1, workers=3, statistics=tmp_path / "s" / "statistics.json", state=tmp_path / "t"
+    ) as trained:
+        shown = overview(trained)
+    assert shown["settings"]["statistics_sha256"] == excerpt["sha256"]
+    assert shown["statistics"] is None  # it has taken none itself
+    told, untold = write_report(tmp_path / "t").read_text("utf-8"), write_report(tmp_path / "s").read_text("utf-8")
+    assert f"told statistics {excerpt['sha256'][:12]}" in told
+    assert "told statistics" not in untold
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"features": [], "labels": []})])

@@ -171,6 +171,18 @@ def test_a_final_model_that_cannot_be_had_is_an_error_at_the_end(
     assert "is not kept here: payload has 5 bytes" in caplog.text
 
 
+def test_a_statistics_run_has_no_model_to_save_and_that_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, file = Site(), tmp_path / "personal.safetensors"
+    worker = worker_of(site, Personal(), None, save_model=file)
+    site.publish(2, state=BODY, purpose="statistics", operations={"weight": "sum"}, is_finished=True)
+    worker.run()
+    assert worker.is_finished
+    assert not file.exists()
+    assert f"of which there is no model: {file} is not written; --stay waits" in caplog.text
+
+
 def test_without_state_and_save_model_the_final_body_is_not_read() -> None:
     site = Site()
     worker = worker_of(site, Personal(), None)
