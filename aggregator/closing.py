@@ -141,7 +141,7 @@ def _tell_if_nobody_could(current: CurrentRound, by: ClosedBy) -> None:
     """Logs that a round ends without any update, and which workers said that they have none."""
     if current.updates.num_folded == 0 and current.updates.excused:
         log.error(
-            "round %d is closed (%s), and the model stays as it is: no worker could train; %s",
+            "round %d is closed (%s), and the model stays as it is: no worker had an update; %s",
             current.number,
             by,
             current.unable_in_words,

@@ -255,12 +255,23 @@ class History:
 
     def refused(self, *, most: int = 100) -> list[dict[str, Any]]:
         """The newest refused updates, with their reasons; a row with ``num_messages`` above 1 counts that many."""
+        return self._with_reasons(Verdict.REFUSED, most)
+
+    def without_update(self, *, most: int = 100) -> list[dict[str, Any]]:
+        """The newest answers of workers that had no update to give, with their reasons.
+
+        Their training ended in NaN or infinity, or their site sits a statistics run out; the verdict of both is
+        ``diverged``.
+        """
+        return self._with_reasons(Verdict.DIVERGED, most)
+
+    def _with_reasons(self, verdict: Verdict, most: int) -> list[dict[str, Any]]:
         return list(
             self._rows(
                 f"SELECT received_at, round, worker, num_bytes, {self._num_messages} AS num_messages, reason"
                 " FROM updates WHERE verdict = ?"
                 " ORDER BY id DESC LIMIT ?",
-                Verdict.REFUSED,
+                verdict,
                 most,
             )
         )

@@ -73,6 +73,7 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
         "num_closed": len(rounds),
         "changes": changes,
         "refused": history.refused(),
+        "without_update": history.without_update(),
         "rounds": [_line(row) for row in rounds[-_MOST_ROUNDS:]],
         "num_more_rounds": max(0, len(rounds) - _MOST_ROUNDS),
         "models": list(history.models()),

@@ -24,7 +24,7 @@ class Verdict(StrEnum):
     WITHDRAWN = "withdrawn"
     """It was folded, and taken out again before the round closed, since its worker may not count any more."""
     DIVERGED = "diverged"
-    """Its worker answered without an update: training ended in NaN or infinity."""
+    """Its worker answered without an update: training ended in NaN or infinity, or its site sits out."""
     MEASURED = "measured"
     """Its worker only measured a model, as it was asked to."""
     UNSELECTED = "unselected"

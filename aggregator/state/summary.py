@@ -73,8 +73,8 @@ def check_result(summary: Mapping[str, Any]) -> None:
     if num_diverged and not any(row["folded"] for row in rounds):
         raise TaskError(
             f"the run has no result: in {len(rounds)} rounds no update was folded, {num_diverged} times a worker"
-            " diverged, and the model is the one that it began with; the reasons are in the log and in report.html:"
-            " look for NaN in the sites' data, or try a smaller --lr"
+            " diverged or sat out, and the model is the one that it began with; the reasons are in the log and in"
+            " report.html: look for NaN in the sites' data, or try a smaller --lr"
         )
 
 

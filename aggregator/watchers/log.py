@@ -84,13 +84,14 @@ def _log_update(row: UpdateRow) -> None:
 
 
 def _log_answer(row: UpdateRow) -> None:
+    has_none = row.verdict is Verdict.DIVERGED  # for whatever reason its worker gives
+    words = [*([] if has_none else [row.verdict]), *([row.reason] if row.reason else [])]
     log.log(
-        logging.WARNING if row.verdict is Verdict.DIVERGED else logging.INFO,
-        "round %3d ← %-16s no update  %s%s",
+        logging.WARNING if has_none else logging.INFO,
+        "round %3d ← %-16s no update  %s",
         row.base_round,
         row.worker,
-        row.verdict,
-        f": {row.reason}" if row.reason else "",
+        ": ".join(words),
         extra={"round": row.base_round, "worker": row.worker, "verdict": row.verdict, "reason": row.reason},
     )
 

@@ -303,7 +303,7 @@ class AggregatorView:
         shown = name_of(name)
         if verdict is not None:
             mark, style = _MARKS[verdict]
-            return Text(f"{mark} {shown}" + (" diverged" if verdict is Verdict.DIVERGED else ""), style=style)
+            return Text(f"{mark} {shown}" + (" has no update" if verdict is Verdict.DIVERGED else ""), style=style)
         if presence is not None and presence.objection is not None:
             return Text(f"✗ {shown} objects", style="red")
         if presence is None or presence.state not in _STATE_MARKS:

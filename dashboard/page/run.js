@@ -95,14 +95,21 @@ function showChanges(changes) {
   ], changes);
 }
 
+const REASONS = [
+  ["round", "number", (row) => row.round],
+  ["worker", "name", (row) => row.worker ?? "unknown"],
+  ["reason", "", (row) => row.reason],
+];
+
+function showWithoutUpdate(rows) {
+  by("without-update").hidden = !rows.length;
+  fill(by("without-update").querySelector("table"), REASONS, rows);
+}
+
 function showRefused(refused) {
   by("none-refused").hidden = refused.length > 0;
   by("refused").hidden = refused.length === 0;
-  fill(by("refused"), [
-    ["round", "number", (row) => row.round],
-    ["worker", "name", (row) => row.worker ?? "unknown"],
-    ["reason", "", (row) => row.reason],
-  ], refused);
+  fill(by("refused"), REASONS, refused);
 }
 
 function showSettings(settings) {
@@ -152,6 +159,7 @@ function show(data) {
   showAllWorkers(data);
   showRounds(data);
   showChanges(data.changes);
+  showWithoutUpdate(data.without_update);
   showRefused(data.refused);
   showSettings(data.settings);
   showDownloads(data);

@@ -2,7 +2,7 @@
 "use strict";
 
 const MOST_MAP_PX = 600;
-const MARKS = { f: ["folded", "--folded"], l: ["late", "--orange"], r: ["refused", "--red"], n: ["diverged", "--red"], o: ["outvoted", "--orange"], u: ["not chosen", "--orange"], d: ["duplicate", "--grey"], a: ["taken back", "--grey"] };
+const MARKS = { f: ["folded", "--folded"], l: ["late", "--orange"], r: ["refused", "--red"], n: ["no update", "--red"], o: ["outvoted", "--orange"], u: ["not chosen", "--orange"], d: ["duplicate", "--grey"], a: ["taken back", "--grey"] };
 const LEVELS = 63;
 
 function colourFrom(name) {

@@ -5,6 +5,11 @@ const LANE_PX = 16;
 const MOST_LANES = 24;
 const COLOURS = { folded: "var(--blue)", late: "var(--orange)", outvoted: "var(--orange)", refused: "var(--red)", diverged: "var(--red)" };
 
+// A site may have no update to give for other reasons than NaN, too.
+function wordOf(verdict) {
+  return verdict === "diverged" ? "no update" : verdict;
+}
+
 function colourOf(verdict) {
   return COLOURS[verdict] ?? "var(--grey)";
 }
@@ -53,7 +58,7 @@ function drawTimeline(element, figure) {
     const training = bar(begin, trained, LANE_PX * 0.7);
     for (const each of [waiting, training]) {
       const seconds = `${digits(trained - begin)} s training, ${digits(arrived - trained)} s under way`;
-      each.addEventListener("pointermove", (event) => showTip(event, [figure.lanes[lane], `round ${round}: ${verdict}`, seconds]));
+      each.addEventListener("pointermove", (event) => showTip(event, [figure.lanes[lane], `round ${round}: ${wordOf(verdict)}`, seconds]));
       each.addEventListener("pointerleave", hideTip);
     }
     svg.append(waiting, training);
@@ -63,7 +68,7 @@ function drawTimeline(element, figure) {
 
 function timelineHead(element, figure, lanes, isWhole) {
   const verdicts = [...new Set(figure.bars.map((bar) => bar[5]))];
-  const items = verdicts.map((verdict) => ({ colour: colourOf(verdict), text: verdict }));
+  const items = verdicts.map((verdict) => ({ colour: colourOf(verdict), text: wordOf(verdict) }));
   if (figure.ends.length) items.push({ colour: "var(--quiet)", text: "a round closes", dash: true });
   for (const [, , seconds] of figure.pauses.slice(0, 3)) items.push({ colour: "var(--pause)", text: `${inWords(seconds)} left out` });
   const line = legend(items);

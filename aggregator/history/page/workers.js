@@ -30,7 +30,7 @@ function workerColumns(rows, { states, isOver, metric }) {
     number("last score", (row) => row.last_score, 3),
     number("late", (row) => row.num_late),
     number("refused", (row) => row.num_refused),
-    number("diverged", (row) => row.num_diverged),
+    number("no update", (row) => row.num_diverged),
     ...(rows.some((row) => row.num_unselected) ? [number("not chosen", (row) => row.num_unselected)] : []),
     number("samples", (row) => row.num_samples),
     number("MB", (row) => row.num_bytes / 1e6, 2),

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from aggregator.rounds.accumulator import Key
+from aggregator.senders.admission import Allowed
+from aggregator.senders.exclusion import Excluding
 from aggregator.sums import Totals
 from aggregator.sums.planes import Planes
 from broker.states.tensors import specs_of
@@ -181,3 +183,43 @@ def test_an_operation_without_a_tensor_is_named(tmp_path: Path) -> None:
     task.operations = OPERATIONS | {"nothing": "sum"}
     with pytest.raises(TaskError, match="'nothing', which is no tensor"):
         EmbeddedRun.make(tmp_path, task).start()
+
+
+class AddingOnly(Adding):
+    """Sums alone, which can be taken back."""
+
+    operations = {"sum": "sum", "count": "sum"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.initial = state_of(sum=[0.0, 0.0], count=[0, 0], rounds=[0])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_site_that_leaves_the_list_is_out_of_the_sum_as_if_it_had_never_come(is_killed: bool, tmp_path: Path) -> None:
+    allowed = tmp_path / "sites.txt"
+    given = {name: {key: site[key] for key in ("sum", "count")} for name, site in SITES.items()}
+    made: dict[str, EmbeddedRun] = {}
+    for name, workers in (("disturbed", "abc"), ("undisturbed", "ac")):
+        fields = {"quorum": "9", "min_updates": 1, "deadline_s": 100.0, "commit_every_s": AT_ONCE_S, "rounds": 2}
+        allowed.write_text("a\nb\nc\n", encoding="utf-8")
+        one = EmbeddedRun.make(tmp_path / name, AddingOnly(), workers_allowed=str(allowed), **fields)
+        one.aggregator._admission = Excluding(Allowed(str(allowed), clock=one.clock))
+        one.start().fold_all([(worker, given[worker]) for worker in workers])
+        assert one.num_folded == len(workers)
+        allowed.write_text("a\nc\n", encoding="utf-8")
+        if is_killed:
+            one = one.crash()
+            one.aggregator._admission = Excluding(Allowed(str(allowed), clock=one.clock))
+            one.start()
+        for _ in range(2):
+            one.pass_time(1.0)
+        one.pass_time(100.0)
+        made[name] = one
+    assert [row for row in made["disturbed"].verdicts() if row[1] == "withdrawn"] == [("b", "withdrawn")]
+    assert made["disturbed"].model["count"].tolist() == [0, 3]
+    assert made["disturbed"].model["sum"].tolist() == [0.0, -1e300]
+    digests = {one.query("SELECT model_sha256 FROM rounds WHERE round = 1")[0] for one in made.values()}
+    assert len(digests) == 1
+    for one in made.values():
+        one.aggregator.close()

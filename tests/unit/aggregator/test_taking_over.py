@@ -1,5 +1,6 @@
 """Which of directory and stream is believed when they disagree: neither, unless the command says so."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, payload_of, state_of
 
+from aggregator import History
 from broker.states.tensors import digest_of
 from broker.wire.codec import encode
 from broker.wire.messages import MAX_NUMBER, BlobRef
@@ -116,3 +118,25 @@ def test_a_forged_head_of_the_end_of_time_does_not_keep_a_new_run_from_beginning
     forge(first, began_at=1e12 - 0.5)
     second = begin(StateTask(ZERO), folder="second", broker=first.broker, run="second")
     assert second.round == 1
+
+
+def test_a_run_that_is_taken_over_keeps_its_statistics_and_refuses_others(begin: Begin, tmp_path: Path) -> None:
+    def file(name: str, mean: float) -> Path:
+        feature = {"count": 3, "mean": mean, "std": 0.1 + 0.2, "min": -1 / 3, "max": 1e300, "quantiles": []}
+        (tmp_path / name).write_text(json.dumps({"features": [feature], "labels": [1, 2]}), encoding="utf-8")
+        return tmp_path / name
+
+    run = begin(StateTask(ZERO), rounds=9, statistics=file("known.json", 2.0))
+    run.fold_all([("a", ONE), ("b", ONE)])
+    told = run.head.statistics
+    run.aggregator.close()
+    other = another(run, tmp_path / "other", take_over=True, statistics=file("unlike.json", 3.0))
+    with pytest.raises(StateError, match="has other --statistics"):
+        other.start()
+    other.aggregator.close()
+    other = another(run, tmp_path / "third", take_over=True).start()  # without the flag
+    assert (other.round, other.head.statistics) == (2, told)
+    assert told["mean"] == (2.0,)
+    with History(other.folder) as history, History(run.folder) as before:
+        assert history.facts["statistics"] == before.facts["statistics"]
+    other.aggregator.close()
