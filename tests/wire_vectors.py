@@ -15,11 +15,14 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from broker.corrections import CONTROL
 from broker.states.compression import Encoding
 from broker.states.tensors import State, chunks, digest_of, specs_of
+from broker.wire import tensor_sets
 from broker.wire.bodies import Outgoing
 from broker.wire.buffers import cut
 from broker.wire.codec import encode
+from broker.wire.counted import hash64, pack_counted
 from broker.wire.messages import (
     Answer,
     BlobRef,
@@ -33,6 +36,7 @@ from broker.wire.messages import (
     UpdateHead,
     WorkerStatus,
 )
+from broker.wire.participation import Draw
 from broker.wire.signatures import Believing, Trust
 from broker.wire.specs import delta_specs
 from broker.wire.zstd import compressed
@@ -54,6 +58,13 @@ DELTA: State = {
     "bias": torch.tensor([0.125, -1.0]),
     "steps": torch.tensor(1),
 }
+CONTROLLED = tensor_sets.join(
+    {
+        tensor_sets.MODEL: MODEL,
+        CONTROL: {"weight": torch.linspace(1, -1, 600).reshape(2, 300) / 16, "bias": torch.tensor([0.0625, 0.0])},
+    }
+)
+"""The model with SCAFFOLD's control variate beside it."""
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk:0.01")
 
 SEALED = "update, sealed, in two parts"
@@ -104,6 +115,7 @@ def vectors() -> Iterator[dict[str, Any]]:
     yield _vector("model, with replies", head.model_copy(update={"replies": ("diverged", "measured")}), MODEL)
     last = {"replies": ("diverged", "measured"), "round": 21, "only_evaluate": True}
     yield _vector("model, only to be measured", head.model_copy(update=last), MODEL)
+    yield from _of_algorithms(head)
     for text in COMPRESSIONS:
         yield _update(Compression.parse(text))
     yield _update(Compression.parse("none", zstd=3))
@@ -160,6 +172,31 @@ def vectors() -> Iterator[dict[str, Any]]:
     update = _update_head(encoding, DELTA)
     yield _signed("update, signed", update, DELTA, SITE)
     yield _signed("update, signed, on a certificate", _by(WORKER, update), DELTA, WORKER)
+
+
+def _of_algorithms(head: ModelHead) -> Iterator[dict[str, Any]]:
+    """What algorithms other than FedAvg have in their heads. ``head`` is that of the plain model."""
+    controlled = {
+        "tensors": specs_of(CONTROLLED),
+        "sha256": digest_of(CONTROLLED),
+        "sets": (CONTROL,),
+        "correction": "scaffold",
+        "weighting": "normalized",
+        "control_epoch": 1,
+        "counted": pack_counted({hash64("hospital-a"): 3, hash64("hospital-b"): 2}),
+        "figures": ("update_norm1",),
+        "draw": Draw(number=1, threshold=2**63),
+        "statistics": {"mean": (0.5, -1.5), "std": (1.0, 0.25)},
+    }
+    yield _vector("model, with a control variate, for a sample", head.model_copy(update=controlled), CONTROLLED)
+    weighed = {"weighting": "fednova", "figures": ("update_norm1", "norm"), "clip_norm": 2.5}
+    yield _vector("model, for updates with figures", head.model_copy(update=weighed), MODEL)
+    summed = {"purpose": "sums", "operations": {"weight": "sum", "bias": "max"}}
+    yield _vector("model, to be summed up", head.model_copy(update=summed), MODEL)
+    encoding = Encoding(delta_specs(specs_of(MODEL)), Compression())
+    told = {"model_sha256": digest_of(CONTROLLED), "figures": {"update_norm1": 12.5}, "is_fresh": True}
+    update = _update_head(encoding, DELTA).model_copy(update=told)
+    yield _vector("update, with figures, begun with nothing", update, DELTA) | {"delta": _delta_in(encoding, DELTA)}
 
 
 def _update(compression: Compression) -> dict[str, Any]:
@@ -230,7 +267,12 @@ def sealed_vector() -> dict[str, Any]:
 def _vector(name: str, head: Header, state: State, *, zstd: int = 0, trust: Trust | None = None) -> dict[str, Any]:
     payload = compressed(b"".join(chunks(state, specs_of(state))), zstd)
     message = encode(head, payload, trust=trust or Believing())
-    return {"name": name, "bytes": message.hex(), "header": head.model_dump(mode="json")}
+    return {"name": name, "bytes": message.hex(), "header": shown(head.model_dump())}
+
+
+def shown(header: dict[str, Any]) -> Any:
+    """A header as JSON has it, with its bytes in hex."""
+    return json.loads(json.dumps(header, default=bytes.hex))
 
 
 def _written(path: Path) -> list[dict[str, Any]]:

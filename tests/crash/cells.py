@@ -36,12 +36,14 @@ class Cell:
     """What stands in for fedmq's own accumulator; see toys.py."""
     optimizer: str = ""
     """The server's, if it is not the default."""
+    correction: str = ""
+    """Of local training, if there is one; then workers have a ``--state``."""
     remembers: bool = False
     """Three workers that remember, diverge at times, and measure the last model; see remembering_task.py."""
 
     @property
     def name(self) -> str:
-        kind = "remembering" if self.remembers else self.toys or self.optimizer or self.size
+        kind = "remembering" if self.remembers else self.toys or self.optimizer or self.correction or self.size
         return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{kind}]"
 
 
@@ -71,6 +73,7 @@ def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: Outcom
     outcome = Outcome()
     begun_at = time.monotonic()
     flags = () if cell.size == SMALL else BLOB
+    chosen = {"--server-optimizer": cell.optimizer, "--correction": cell.correction}
     with Fleet(
         folder,
         url=url,
@@ -78,8 +81,8 @@ def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: Outcom
         names=(*NAMES, CLEO) if cell.remembers else NAMES,
         rounds=NUM_ROUNDS,
         flags=flags,
-        aggregator_flags=(*COMMIT_AT_ONCE, *(("--server-optimizer", cell.optimizer) if cell.optimizer else ())),
-        worker_flags=("--state", str(folder / "carried")) if cell.remembers else (),
+        aggregator_flags=(*COMMIT_AT_ONCE, *(word for flag, name in chosen.items() if name for word in (flag, name))),
+        worker_flags=("--state", str(folder / "carried")) if cell.remembers or cell.correction else (),
         paces=PACES | {"ben": 0.3} if cell.remembers else PACES,  # one of three comes first, and one last
         num_shards=cell.num_shards,
         toys=cell.toys,

@@ -313,6 +313,24 @@ def _named(name: str) -> Point:
     return found
 
 
+# -- with SCAFFOLD, whose workers and aggregator each keep a half that has to fit to the other ------------------------
+
+CONTROL_FILE = "round-00002.control_sum."
+KEPT = _of_worker("after what is carried kept, before the update", KEEP_CARRIED, "after", _both(2))
+SENT = _of_worker("after update sent", SEND, "after", _both(2))
+CORRECTING = [
+    (KEPT,),
+    (SENT,),
+    *((point,) for point in _around("sum of control variates renamed", RENAME, _both(1), CONTROL_FILE)),
+    (_one("in the closing transaction, sum named", INSERT_COMPANIONS, "after", _both(2)),),
+    *((point,) for point in _around("round closed", CLOSE_ROUND, _both(2))),
+    (_named("after model published"),),
+    (_named("after last round closed"),),
+    (SENT, _named("before round closed")),
+    (KEPT, _named("after round closed")),
+]
+
+
 COMMITTED, CLOSED = _named("after commit"), _named("after round closed")
 LAST_CLOSED, HALF_SENT = _named("after last round closed"), _named("update blob, middle part")
 

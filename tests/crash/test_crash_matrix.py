@@ -14,6 +14,7 @@ from crash.cells import Cell, Outcome, run_cell
 from crash.points import (
     BLOB,
     CLOSE_ROUND,
+    CORRECTING,
     CRASH_POINTS,
     IN_A_ROW,
     IN_RECOVERY,
@@ -45,6 +46,9 @@ WITH_OTHERS = [
     *(Cell(SMALL, (point,), toys=toy) for toy, points in TOYS.items() for point in points),
 ]
 
+CORRECTION = "scaffold"
+CORRECTED = [Cell(SMALL, points, correction=CORRECTION) for points in CORRECTING]
+
 REMEMBERED = [Cell(SMALL, (point,), remembers=True) for point in REMEMBERING]
 
 SHARDED = [
@@ -69,13 +73,14 @@ class Lanes:
         self._numbers = count()
         self._pool = ThreadPoolExecutor(NUM_LANES)
         self._outcomes: dict[Cell, Future[Outcome]] = {}
-        self._expected: dict[tuple[str, str, bool], Outcome] = {}
-        """By toys, optimizer, and whether the workers remember: what comes of it when nothing disturbs."""
+        self._expected: dict[tuple[str, str, str, bool], Outcome] = {}
+        """By ``_kind_of``: what comes of it when nothing disturbs."""
 
     def undisturbed(self) -> None:
-        """Learns what is expected, which is the same for both sizes, and another digest with each toy and optimizer."""
+        """Learns what is expected, which is the same for both sizes, and another digest of each kind."""
         cells = [*(Cell(size, ()) for size in SIZES), *(Cell(SMALL, (), toys=toy) for toy in TOYS)]
         cells += [Cell(SMALL, (), optimizer=OPTIMIZER), Cell(SMALL, (), remembers=True)]
+        cells += [Cell(SMALL, (), correction=CORRECTION)]
         for cell, future in [(cell, self._submit(cell)) for cell in cells]:
             outcome = future.result()
             assert outcome.is_ok, outcome
@@ -99,8 +104,8 @@ class Lanes:
         return self._pool.submit(run_cell, cell, folder, url=self._node.url, queue=queue, expected=expected)
 
 
-def _kind_of(cell: Cell) -> tuple[str, str, bool]:
-    return cell.toys, cell.optimizer, cell.remembers
+def _kind_of(cell: Cell) -> tuple[str, str, str, bool]:
+    return cell.toys, cell.optimizer, cell.correction, cell.remembers
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +137,15 @@ def test_with_another_step_or_accumulator_it_ends_with_the_same_bits(
 ) -> None:
     kind = cell.toys or cell.optimizer
     record_property("crash with others", (f"{cell.points[0].member}: {cell.points[0].name}", kind))
+    outcome = lanes.outcome(cell)
+    assert outcome.is_ok, outcome
+
+
+@pytest.mark.parametrize("cell", CORRECTED, ids=lambda cell: cell.name)
+def test_with_a_correction_what_both_ends_keep_fits_and_it_ends_with_the_same_bits(
+    cell: Cell, lanes: Lanes, record_property: Record
+) -> None:
+    record_property("crash with a correction", (cell.name.partition(" [")[0], cell.size))
     outcome = lanes.outcome(cell)
     assert outcome.is_ok, outcome
 
