@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, FilePath, model_validator
 
 from aggregator.algorithms import ServerOptimizer, figures_of
 from aggregator.config import AggregatorConfig, PartialConfig
@@ -28,8 +28,6 @@ from console import (
     AsText,
     NoneAsText,
     PlanArgumentsAsText,
-    SettingsError,
-    problems_in,
     settings_of,
 )
 from identities import Credentials, IdentitySettings
@@ -264,10 +262,6 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     def _early_stop_has_a_metric(self) -> Self:
         if self.stop_metric is None and (self.stop_at is not None or self.patience):
             raise ValueError("--stop-at and --patience need --stop-metric, such as --stop-metric accuracy")
-        if not self.weighs_by.goes_by_samples and not (self.max_samples is None and self.max_weight is None):
-            raise ValueError(
-                f"--max-samples and --max-weight limit samples, by which --weighting {self.weighs_by} does not weigh"
-            )
         if self.stop_metric is None and self.stop_direction is not None:
             raise ValueError("--stop-direction needs --stop-metric, such as --stop-metric accuracy")
         return self
@@ -280,6 +274,12 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     def is_sampled(self) -> bool:
         """Whether only some of the workers take part in a round."""
         return self.sample is not None or self.sample_schedule is not None
+
+    @property
+    def least_sample(self) -> Sample | None:
+        """The sample of the round in which the fewest are asked; None: everybody, in every round."""
+        scheduled = self.schedules.get("sample")
+        return self.sample if scheduled is None else Sample.parse(scheduled.typed(scheduled.bounds()[0]))
 
     def local_in(self, number: int) -> LocalTraining:
         """What sites are asked for in this round, as long as nobody asks for anything else."""
@@ -374,31 +374,6 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             raise ValueError("--role partial needs --shard I/N, such as --shard 0/2")
         if self.role == "root" and self.shard is not None:
             raise ValueError("--shard is for --role partial; the root takes --shards N")
-        if self.shards and not (self.max_samples is None and self.max_weight is None):
-            raise ValueError("--max-samples and --max-weight need each update by itself; leave --shards out")
-        if self.shards and self.role == "root" and "norm" in self.weigher.needs:
-            raise ValueError(
-                "--clip-norm, --weighting qfedavg and --server-optimizer fedexp go by the norm of each update, which"
-                " partial aggregators cannot verify; leave --shards out"
-            )
-        if self.shards and self.require_same_base:
-            raise ValueError("--require-same-base needs each update by itself; leave --shards out")
-        if self.shards and self.max_staleness:
-            raise ValueError(
-                "--shards needs --max-staleness 0: a partial sum that is late cannot be discounted exactly"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _enough_take_part(self) -> Self:
-        scheduled = self.schedules.get("sample")
-        sample = self.sample if scheduled is None else Sample.parse(scheduled.typed(scheduled.bounds()[0]))
-        most = None if sample is None else sample.enough
-        if most is not None and (self.quorum.count or 0) > most:
-            raise ValueError(
-                f"--quorum {self.quorum} cannot be reached with --sample {sample}: at most {most} updates are"
-                " waited for; leave --quorum out, or raise --sample"
-            )
         return self
 
     @property
@@ -467,10 +442,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
         """
         typed = {name: None if value == "none" else value for name, value in changes.items()}
         typed |= {schedule_of(name): None for name in changes if name in SCHEDULED}
-        try:
-            return settings_of(AggregatorSettings, self.model_dump() | typed)
-        except ValidationError as error:
-            raise SettingsError(problems_in(error)) from error
+        return settings_of(AggregatorSettings, self.model_dump() | typed)
 
     @property
     def partial_config(self) -> PartialConfig:

@@ -167,7 +167,10 @@ def without_password(word: str) -> str:
 
 
 def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
-    """Settings of these values, checked, and of defaults: neither flags nor environment nor file are asked."""
+    """Settings of these values, checked, and of defaults: neither flags nor environment nor file are asked.
+
+    All problems are in one SettingsError.
+    """
 
     class Given(settings):  # type: ignore[valid-type,misc]
         @classmethod
@@ -176,7 +179,10 @@ def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (init_settings,)
 
-    return Given(**values)
+    try:
+        return Given(**values)
+    except ValidationError as error:
+        raise SettingsError(problems_in(error)) from error
 
 
 def split_arguments(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:

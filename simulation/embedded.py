@@ -33,13 +33,18 @@ def config_for(workers: Sequence[str], settings: AggregatorSettings) -> Aggregat
     """What an aggregator is to do for these workers, which are all always there; its quorum is a count of them.
 
     Where only some take part in a round, how many that are differs, and a share stays one: of those that do. A
-    SettingsError if there are too few for a robust rule.
+    SettingsError if there are too few for a robust rule or for ``min_updates``.
     """
     fewest = settings.robust.fewest
     if len(workers) < fewest:
         raise SettingsError(
             f"--robust {settings.robust} holds from {fewest} updates a round on, and {len(workers)} workers have"
             f" samples to train with: give at least {fewest}, or a rule for fewer"
+        )
+    if len(workers) < settings.fewest_updates:
+        raise SettingsError(
+            f"--min-updates {settings.fewest_updates} is out of reach: {len(workers)} workers have samples to train"
+            " with; give so many or fewer"
         )
     quorum = settings.quorum
     if not settings.is_sampled or quorum.count is not None:

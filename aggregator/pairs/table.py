@@ -4,11 +4,12 @@ A row is the reason why two settings cannot be had at once, as a function of all
 change, or None where they go together. Rows name settings that one of the commands may lack.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator.algorithms import FedExP
+from aggregator.algorithms import FedExP, figures_of
 from aggregator.rounds import Quorum
 from broker import Ditto, FedDyn, Scaffold
 
@@ -70,9 +71,45 @@ def _too_few(name: str, flag: str, number: Callable[[Any], int | None]) -> Pair:
     return Pair(("robust", name), problem)
 
 
+def _sharded(reason: str, clashes: Callable[[Any], bool]) -> Callable[[Any], str | None]:
+    """A row of --shards with another setting."""
+    return lambda settings: reason if getattr(settings, "shards", 0) > 0 and clashes(settings) else None
+
+
+def _limits_samples(settings: Any) -> bool:
+    return not (settings.max_samples is None and settings.max_weight is None)
+
+
+_UNVERIFIED = "{flag} goes by the norm of each update, which partial aggregators cannot verify; leave --shards out"
+
+
 def _count_of_quorum(settings: Any) -> int | None:
     quorum: Quorum | None = getattr(settings, "quorum", None)
     return None if quorum is None else quorum.count
+
+
+def _count_of_sample(settings: Any) -> int | None:
+    number: int | None = getattr(settings.least_sample, "enough", None)
+    return number
+
+
+def _share_of_sample(settings: Any) -> float | None:
+    share: float | None = getattr(settings.least_sample, "share", None)
+    return share
+
+
+def _out_of_reach(name: str, why: str, most: Callable[[Any], int | None]) -> Pair:
+    """A row of --min-updates with a number of updates that no round has more of; ``why`` names that {number}."""
+
+    def problem(settings: Any) -> str | None:
+        number, floor = most(settings), settings.min_updates
+        if number is None or floor is None or floor <= number:
+            return None
+        return (
+            f"--min-updates {floor} is out of reach: {why.format(number=number)}; give {number} or fewer, or raise it"
+        )
+
+    return Pair(("min_updates", name), problem)
 
 
 PAIRS = (
@@ -141,7 +178,7 @@ PAIRS = (
         _robust(
             "--robust {rule} needs a number of updates that is known, and a share of the workers is now more and now"
             " fewer; give --sample a count",
-            lambda settings: settings.sample is not None and settings.sample.share is not None,
+            lambda settings: _share_of_sample(settings) is not None,
         ),
     ),
     Pair(
@@ -153,10 +190,32 @@ PAIRS = (
             else None
         ),
     ),
-    _too_few("sample", "--sample", lambda settings: None if settings.sample is None else settings.sample.enough),
+    _too_few("sample", "--sample", _count_of_sample),
     _too_few("min_updates", "--min-updates", lambda settings: settings.min_updates),
     _too_few("quorum", "--quorum", _count_of_quorum),
     _too_few("workers", "the number of --workers", lambda settings: getattr(settings, "workers", None)),
+    _out_of_reach("sample", "--sample waits for {number} at the fewest", _count_of_sample),
+    _out_of_reach("workers", "there are {number} --workers", lambda settings: getattr(settings, "workers", None)),
+    Pair(
+        ("quorum", "sample"),
+        lambda settings: (
+            f"--quorum {settings.quorum} cannot be reached with --sample {settings.least_sample}: at most"
+            f" {_count_of_sample(settings)} updates are waited for; leave --quorum out, or raise --sample"
+            if (_count_of_quorum(settings) or 0) > (_count_of_sample(settings) or math.inf)
+            else None
+        ),
+    ),
+    Pair(
+        ("min_updates", "sample_share"),
+        lambda settings: (
+            f"--min-updates {settings.min_updates} may be more than --sample {settings.least_sample} draws in a round,"
+            " which would then wait for ever; give --sample a count, or --on-short accept or abandon and a --deadline-s"
+            if (settings.min_updates or 1) > 1
+            and (_share_of_sample(settings) or 1.0) < 1.0
+            and (settings.on_short == "extend" or settings.deadline_s is None)
+            else None
+        ),
+    ),
     Pair(
         ("correction", "max_staleness"),
         _corrected(
@@ -178,6 +237,14 @@ PAIRS = (
         _corrected(
             "--correction {correction} reckons with whole updates at both ends; leave --clip-norm out",
             lambda settings: settings.clip_norm is not None,
+        ),
+    ),
+    Pair(
+        ("correction", "max_samples"),
+        _corrected(
+            "--correction {correction} has all workers alike in the sum of what they carry, however many samples they"
+            " have; leave --max-samples and --max-weight out",
+            _limits_samples,
         ),
     ),
     Pair(
@@ -217,6 +284,48 @@ PAIRS = (
             "--correction {correction} and the pull of --mu both correct the same drift, and together miss the minimum;"
             " leave --mu and its schedule out",
             lambda settings: settings.mu > 0 or settings.mu_schedule is not None,
+        ),
+    ),
+    Pair(
+        ("weighting", "max_samples"),
+        lambda settings: (
+            f"--max-samples and --max-weight limit samples, by which --weighting {settings.weighting} does not weigh;"
+            " leave them out, or give another --weighting"
+            if settings.weighting is not None and not settings.weighting.goes_by_samples and _limits_samples(settings)
+            else None
+        ),
+    ),
+    Pair(
+        ("shards", "max_samples"),
+        _sharded("--max-samples and --max-weight need each update by itself; leave --shards out", _limits_samples),
+    ),
+    Pair(
+        ("shards", "clip_norm"),
+        _sharded(_UNVERIFIED.format(flag="--clip-norm"), lambda settings: settings.clip_norm is not None),
+    ),
+    Pair(
+        ("shards", "weighting"),
+        _sharded(_UNVERIFIED.format(flag="--weighting qfedavg"), lambda settings: "norm" in settings.weighs_by.needs),
+    ),
+    Pair(
+        ("shards", "server_optimizer"),
+        _sharded(
+            _UNVERIFIED.format(flag="--server-optimizer fedexp"),
+            lambda settings: "norm" in figures_of(settings.server_optimizer.step),
+        ),
+    ),
+    Pair(
+        ("shards", "require_same_base"),
+        _sharded(
+            "--require-same-base needs each update by itself; leave --shards out",
+            lambda settings: settings.require_same_base,
+        ),
+    ),
+    Pair(
+        ("shards", "max_staleness"),
+        _sharded(
+            "--shards needs --max-staleness 0: a partial sum that is late cannot be discounted exactly",
+            lambda settings: settings.max_staleness > 0,
         ),
     ),
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.pairs import PAIRS
 from aggregator.watchers.metrics import AggregatorMetrics
 from aggregator.watchers.partial_metrics import PartialMetrics
 from broker.wire.messages import Presence
@@ -22,6 +23,20 @@ def test_every_guarantee_names_a_test_that_is_there() -> None:
     assert len(named) >= 10
     for path, function in named:
         assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), path
+
+
+def test_the_table_of_what_does_not_go_together_has_all_pairs_and_no_other() -> None:
+    page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    table = page.partition("## What does not go together")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `--")]
+    written = {(_settings_in(one)[0], other) for one, others in rows for other in _settings_in(others)}
+    pairs = {(pair.names[0], pair.names[1].removesuffix("_share")) for pair in PAIRS}
+    assert pairs <= written
+    assert {other for _, other in written - pairs} <= {"max_weight", "on_short", "deadline_s"}  # told with another
+
+
+def _settings_in(cell: str) -> list[str]:
+    return [flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)", cell)]
 
 
 def test_the_table_of_metrics_has_all_and_no_other(tmp_path: Path) -> None:

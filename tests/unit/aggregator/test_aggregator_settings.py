@@ -11,7 +11,7 @@ from aggregator.settings import AggregatorSettings, Shard, Shared
 from aggregator.state.early_stop import Aim
 from broker.wire.messages import BlobRef, Compression, LocalTraining
 from broker.wire.topology import Topology, names_of
-from console.errors import ExitCode
+from console.errors import ExitCode, SettingsError
 from learning.metrics import Direction
 
 
@@ -184,3 +184,43 @@ def test_updates_travel_with_the_level_of_zstd_beside_the_compression() -> None:
     settings = AggregatorSettings(compression="int8", zstd=3)
     assert settings.update_compression == Compression(method="int8", zstd=3)
     assert settings.compression == Compression(method="int8")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"sample": "2"}, "--sample waits for 2 at the fewest; give 2 or fewer"),
+        ({"sample": "2x3"}, "--sample waits for 2 at the fewest"),
+        ({"sample_schedule": "linear:9:1:5"}, "--sample waits for 1 at the fewest"),
+        ({"sample": "0.5"}, "draws in a round, which would then wait for ever; give --sample a count"),
+        ({"sample": "0.5", "on_short": "accept", "deadline_s": None}, "abandon and a --deadline-s"),
+        ({"sample_schedule": "linear:0.9:0.5:5"}, "give --sample a count"),
+    ],
+)
+def test_a_floor_that_a_draw_cannot_reach_is_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        AggregatorSettings(min_updates=3, **fields)
+    AggregatorSettings(min_updates=1, **fields)
+
+
+def test_a_floor_that_a_share_may_miss_is_fine_where_the_deadline_ends_the_round() -> None:
+    AggregatorSettings(min_updates=3, sample="0.5", on_short="accept")
+    AggregatorSettings(min_updates=3, sample="1.0")
+
+
+def test_a_command_cannot_take_the_sample_below_the_floor() -> None:
+    with pytest.raises(SettingsError, match="--min-updates 3 is out of reach"):
+        AggregatorSettings(min_updates=3, sample="5").changed({"sample": "2"})
+
+
+def test_sharded_runs_refuse_what_needs_each_update_by_itself() -> None:
+    for name, given in {
+        "clip-norm": {"clip_norm": 1.0},
+        "weighting": {"weighting": "qfedavg"},
+        "server-optimizer": {"server_optimizer": "fedexp"},
+        "require-same-base": {"require_same_base": True},
+        "max-staleness": {"max_staleness": 1},
+    }.items():
+        with pytest.raises(ValidationError, match=name):
+            AggregatorSettings(shards=2, **given)
+        AggregatorSettings(**given)

@@ -23,6 +23,7 @@ CLASHES = {
     "max_staleness": {"max_staleness": 1},
     "weighting": {"weighting": "samples"},
     "clip_norm": {"clip_norm": 1.0},
+    "max_samples": {"max_samples": 10},
     "robust": {"robust": "median"},
     "server_optimizer": {"server_optimizer": "fedavgm"},
     "server_lr": {"server_lr": 0.5},

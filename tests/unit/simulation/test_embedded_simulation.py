@@ -16,10 +16,11 @@ import simulation.cli
 from aggregator.settings import AggregatorSettings
 from aggregator.state.ledger import Ledger
 from broker.memory import MemoryBroker, MemoryTransport
-from console.errors import ExitCode, FedmqError
+from console.errors import ExitCode, FedmqError, SettingsError
 from learning import Site, load_task
 from simulation.baselines import Baseline, compare
 from simulation.cli import main
+from simulation.embedded import config_for
 from simulation.processes import WorkerProcesses
 from simulation.settings import SimulationSettings
 from simulation.sites import SimulatedSites
@@ -468,3 +469,23 @@ def test_a_federation_of_one_is_that_site_alone(task: str, tmp_path: Path) -> No
     summary = simulate(task, tmp_path / "run", "--workers", "1")
     assert summary["final"]["accuracy"] == pytest.approx(summary["baselines"]["single_mean"]["accuracy"])
     assert summary["final"]["loss"] == pytest.approx(summary["baselines"]["single_mean"]["loss"], rel=1e-5)
+
+
+def test_a_floor_above_the_workers_that_have_samples_is_refused() -> None:
+    settings = AggregatorSettings(min_updates=3)
+    assert config_for(["a", "b", "c"], settings).policy.min_updates == 3
+    with pytest.raises(SettingsError, match="--min-updates 3 is out of reach: 2 workers have samples to train with"):
+        config_for(["a", "b"], settings)
+
+
+@pytest.mark.parametrize("given", [{"min_updates": 4}, {"sample": "2", "quorum": "3"}])
+def test_a_simulation_of_too_few_workers_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"is out of reach: there are 3 --workers|cannot be reached with --sample"
+    ):
+        SimulationSettings(workers=3, **given)
+
+
+def test_what_a_simulation_asks_of_its_aggregator_is_one_line_where_it_is_wrong() -> None:
+    with pytest.raises(SettingsError, match=r"^--rounds: .*greater than or equal to 1"):
+        SimulationSettings.model_construct(**dict(SimulationSettings()) | {"rounds": 0}).of_aggregator()
