@@ -83,7 +83,7 @@ class Lanes:
         cells += [Cell(SMALL, (), correction=CORRECTION)]
         for cell, future in [(cell, self._submit(cell)) for cell in cells]:
             outcome = future.result()
-            assert outcome.is_ok, outcome
+            assert outcome.is_ok, str(outcome)
             assert outcome.sha256 is not None
             expected = self._expected.setdefault(_kind_of(cell), outcome)
             assert (expected.sha256, expected.best) == (outcome.sha256, outcome.best)
@@ -128,7 +128,7 @@ def lanes(
 def test_killed_at_a_point_it_ends_with_the_same_bits(cell: Cell, lanes: Lanes, record_property: Record) -> None:
     record_property("crash once", (f"{cell.points[0].member}: {cell.points[0].name}", cell.size))
     outcome = lanes.outcome(cell)
-    assert outcome.is_ok, outcome
+    assert outcome.is_ok, str(outcome)
 
 
 @pytest.mark.parametrize("cell", WITH_OTHERS, ids=lambda cell: cell.name)
@@ -138,7 +138,7 @@ def test_with_another_step_or_accumulator_it_ends_with_the_same_bits(
     kind = cell.toys or cell.optimizer
     record_property("crash with others", (f"{cell.points[0].member}: {cell.points[0].name}", kind))
     outcome = lanes.outcome(cell)
-    assert outcome.is_ok, outcome
+    assert outcome.is_ok, str(outcome)
 
 
 @pytest.mark.parametrize("cell", CORRECTED, ids=lambda cell: cell.name)
@@ -147,7 +147,7 @@ def test_with_a_correction_what_both_ends_keep_fits_and_it_ends_with_the_same_bi
 ) -> None:
     record_property("crash with a correction", (cell.name.partition(" [")[0], cell.size))
     outcome = lanes.outcome(cell)
-    assert outcome.is_ok, outcome
+    assert outcome.is_ok, str(outcome)
 
 
 @pytest.mark.parametrize("cell", REMEMBERED, ids=lambda cell: cell.name)
@@ -165,7 +165,7 @@ def test_killed_again_while_it_goes_on_it_ends_with_the_same_bits(
 ) -> None:
     record_property("crash in turn", (cell.name.partition(" [")[0], cell.size))
     outcome = lanes.outcome(cell)
-    assert outcome.is_ok, outcome
+    assert outcome.is_ok, str(outcome)
 
 
 @pytest.mark.parametrize("cell", SHARDED, ids=lambda cell: cell.name)
@@ -174,5 +174,5 @@ def test_with_a_partial_aggregator_it_ends_with_the_same_bits(
 ) -> None:
     record_property("crash of partials", (cell.name.partition(" [")[0], cell.size))
     outcome = lanes.outcome(cell)
-    assert outcome.is_ok, outcome
-    assert not outcome.left, outcome
+    assert outcome.is_ok, str(outcome)
+    assert not outcome.left, str(outcome)
