@@ -138,7 +138,7 @@ class Trainer:
         begun_at = time.perf_counter()
         returned = self._run_task(state, plan, terms)
         train_s = time.perf_counter() - begun_at
-        figures = {} if plan.cancelled() else _figures_in(returned, plan)
+        figures = _figures_in(returned, plan)
         measured = Measured.of(returned)
         num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
@@ -170,7 +170,7 @@ class Trainer:
             returned = self._task.train(self._model, plan if corrector is None else replace(plan, correct=corrector))
             returned = dict(numbers_of(returned, "train"))
         self._model.zero_grad()  # nobody needs them until the next training
-        if corrector is not None and not plan.cancelled():
+        if corrector is not None and corrector.missing and not plan.cancelled():
             corrector.check_was_called()
         return returned
 
@@ -249,10 +249,16 @@ def _has_accelerator() -> bool:
 
 
 def _figures_in(returned: dict[str, float], plan: Plan) -> dict[str, float]:
-    """Takes what the plan asks for out of what a training returned; a TaskError names what is missing or useless."""
+    """Takes what the plan asks for out of what a training returned; a TaskError names what is missing or useless.
+
+    A training that was cancelled may lack some. Only then is it asked whether it was: whoever is told that its round is
+    over does not send the update, and late ones are to be told at the aggregator.
+    """
     figures: dict[str, float] = {}
     for name in sorted(plan.figures):
         value = returned.pop(name, None)
+        if value is None and plan.cancelled():
+            return {}
         if value is None:
             raise TaskError(f"the task's train() must return {name}, by which this run weighs updates; {_HINTS[name]}")
         if not 0 <= value < math.inf or (value == 0 and name != "loss_before"):

@@ -50,9 +50,14 @@ class Corrector:
             None if towards is None else towards.to(device, dtype),
         )
 
+    @property
+    def missing(self) -> list[str]:
+        """The parameters that are to be corrected and never were."""
+        return sorted(self._terms.names - self._ready.keys())
+
     def check_was_called(self) -> None:
         """A TaskError unless every parameter that is to be corrected was, at least once."""
-        missing = sorted(self._terms.names - self._ready.keys())
+        missing = self.missing
         if missing and not self._ready:
             raise TaskError(f"the task's train() never called plan.correct(), and this run has a --correction: {_CALL}")
         if missing:
