@@ -58,6 +58,7 @@ from console import (
     MessageError,
     ReplayedMessage,
     SettingsError,
+    StateError,
     UnfitMessage,
     malloc,
 )
@@ -122,6 +123,13 @@ class Aggregator:
 
     def start(self) -> None:
         """Opens or resumes the run, and makes sure that its newest model is on the stream."""
+        try:
+            self._start()
+        except (StateError, OSError):
+            self._check_leads()
+            raise
+
+    def _start(self) -> None:
         self._opened = opened(
             self._config,
             self._task,
@@ -254,6 +262,21 @@ class Aggregator:
 
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
+        try:
+            return self._step(timeout_s)
+        except (StateError, OSError):
+            self._check_leads()
+            raise
+
+    def _check_leads(self) -> None:
+        """LeadershipLost if another aggregator has taken over.
+
+        It removes the files of what this one had not committed, perhaps while this one was frozen in mid-write.
+        """
+        if self._opened is not None:
+            self._ledger.check_leads()
+
+    def _step(self, timeout_s: float | None) -> bool:
         delivery = self._transport.receive(timeout_s)
         if delivery is not None and delivery.source is Source.PRESENCE:
             self._signs_of_life.take(delivery, refusals=self._current.refusals)

@@ -181,6 +181,10 @@ class Ledger:
         self._epoch = epoch
         return epoch
 
+    def check_leads(self) -> None:
+        """LeadershipLost once another aggregator has claimed the ledger."""
+        self._check_epoch()
+
     def _check_epoch(self) -> None:
         if self._epoch is not None and self._fact("epoch") != self._epoch:
             raise LeadershipLost(f"another aggregator took over {self._path}")
