@@ -9,6 +9,7 @@ PYTHON ?=
 PYTEST_ARGS ?=
 TEST_JOBS ?= 3
 NEEDS := rabbitmq-server
+MATRIX_ARGS ?=
 CHAOS_ARGS ?= --seeds 20 --rounds 12
 SOAK_ARGS ?= --rounds 1000
 BENCH_ARGS ?=
@@ -17,12 +18,13 @@ DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo dashboard test chaos soak bench docs settings-page lint format clean system
+.PHONY: help demo dashboard test matrix chaos soak bench docs settings-page lint format clean system
 
 help:
 	@echo 'make demo       train the digits demo with 8 workers in one process, without a broker'
 	@echo 'make dashboard  the page of the runs in runs/, the demo'"'"'s among them, at http://localhost:8080'
 	@echo 'make test       run every test, the ones on a private RabbitMQ included'
+	@echo 'make matrix     every algorithm x every disturbance, as a table: MATRIX_ARGS="--only fedadam" has one of them'
 	@echo 'make chaos      kill, pause and cut at random: CHAOS_ARGS="--seed 7 --rounds 20" repeats one seed'
 	@echo 'make soak       1,000 rounds with workers that come and go'
 	@echo 'make bench      measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
@@ -47,6 +49,9 @@ dashboard: $(VENV)/.installed-demo
 test: NEEDS := rabbitmq-server chromium chromium-driver prometheus
 test: $(VENV)/.installed-test system
 	FEDMQ_REQUIRE_BROKER=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+matrix: $(VENV)/.installed-test
+	PYTHONPATH=tests:. $(BIN)/python -m matrix $(MATRIX_ARGS)
 
 chaos: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m chaos.storm $(CHAOS_ARGS)
