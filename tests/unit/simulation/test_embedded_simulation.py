@@ -426,7 +426,7 @@ def test_the_environment_of_an_aggregator_is_not_that_of_a_simulation(
 
 def test_the_aggregator_s_settings_are_checked_as_any(tmp_path: Path) -> None:
     wrong = SimulationSettings(state=tmp_path).model_copy(update={"rounds": 0})
-    with pytest.raises(ValidationError, match="rounds"):
+    with pytest.raises(SettingsError, match="rounds"):
         wrong.of_aggregator()
 
 
