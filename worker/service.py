@@ -299,7 +299,9 @@ class Worker:
     def check_fits(self, head: ModelHead) -> None:
         """TaskError if a model with this head does not fit the task's."""
         self._trainer = self._trainer_for(head)
-        misfit = self._trainer.misfit(head.model_tensors, head.shared) or misfit_of_control(head)
+        misfit = self._trainer.misfit(head.model_tensors, head.shared) or misfit_of_control(
+            head, self._trainer.tensors.trained
+        )
         if misfit:
             raise TaskError(f"the model of run {head.run_id} {misfit}; is --task the one that the aggregator has?")
 

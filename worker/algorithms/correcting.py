@@ -33,15 +33,17 @@ def correction_of(head: ModelHead) -> Correction:
 _UPDATE = "install the version that the aggregator has"
 
 
-def misfit_of_control(head: ModelHead) -> str | None:
-    """Why the set of tensors beside the model does not go with it; None if it does."""
+def misfit_of_control(head: ModelHead, trained: Collection[str]) -> str | None:
+    """Why the set of tensors beside the model does not go with it, nor with what is trained here; None if it does."""
     if not head.sets:
         return None
     sets = tensor_sets.split_specs(head.tensors, head.sets)
     shapes = {spec.name: spec.shape for spec in sets[tensor_sets.MODEL] if spec.is_float}
-    for spec in sets[CONTROL]:
+    for spec in sets.get(CONTROL, ()):
         if spec.dtype != "float32" or shapes.get(spec.name) != spec.shape:
             return f"comes with a control variate '{spec.name}' that is not of its tensors"
+        if spec.name not in trained:
+            return f"comes with a control variate '{spec.name}', which is not trained here"
     return None
 
 
@@ -90,7 +92,7 @@ class Correcting:
 
     def after(self, delta: State, *, lr: float, figures: Mapping[str, float]) -> dict[str, State]:
         """The sets to be carried on, with the delta that the aggregator has of this training."""
-        sent = Sent(delta={name: delta[name].double() for name in self.received}, lr=lr, figures=figures)
+        sent = Sent(delta=delta, lr=lr, figures=figures)
         carried = self.correct.after(sent, self.control, self.kept)
         return {CORRECTION: carried, EPOCH: {"control": torch.tensor(self.epoch)}}
 
