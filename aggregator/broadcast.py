@@ -185,7 +185,7 @@ class Broadcaster:
         return self._with_control(model, total, population=self._counting.population(number))
 
     def _with_control(self, model: ModelFile, total: ModelFile | None, *, population: float) -> Iterator[Buffer]:
-        return with_control(model, total, self._run.specs, self._run.stepped, population=population)
+        return with_control(model, total, self._run.specs, self._run.sent, population=population)
 
     def stage(self, number: int, written: WrittenModel, *, population: float) -> tuple[Staged, str]:
         """Sends the model that round ``number`` begins with, and the control variate that goes with it.

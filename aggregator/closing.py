@@ -6,7 +6,7 @@ the workers. Nobody reads what is on its way before the commit is done and a hea
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,10 @@ from aggregator.events import RoundClosed, RunEnded, SitesMeasured, UpdatesOutvo
 from aggregator.opening import OpenedRun
 from aggregator.plans import schedule_of
 from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
-from aggregator.state import ClosedBy, Ending, ModelFile, NewModel, RoundResult, WrittenModel, summarize
+from aggregator.state import ClosedBy, Ending, FoldedUpdate, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import raw
 from broker.wire import Buffer
-from console import malloc
+from console import malloc, some_of
 
 log = logging.getLogger(__name__)
 
@@ -155,14 +155,15 @@ def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, op
     updates, stepped = current.updates, opened.run.stepped
     if not plan.counts:
         return Stepping(config.step, config.server_lr, stepped=stepped, divisors=None, scalars=before)
-    divisors = updates.weigher.divisors(updates.counting)
+    folded = updates.counting
+    divisors = updates.weigher.divisors(folded)
     facts = RoundFacts(
-        folded=updates.counting,
+        folded=folded,
         divisor=divisors.stepped,
         mean_norm=lambda: norm_of_mean(updates.accumulator, opened.run.specs, stepped, divisors.stepped),
         local=opened.broadcaster.local or config.local,
-        population=opened.counting.population_with(current.number, updates.counting),
-        begins_anew=_begins_anew(current, opened),
+        population=opened.counting.population_with(current.number, folded),
+        begins_anew=_begins_anew(current.number, folded, opened),
     )
     scalars = {
         **config.step.scalars(before, facts),
@@ -171,14 +172,14 @@ def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, op
     return Stepping(config.step, config.server_lr, stepped=stepped, divisors=divisors, scalars=scalars)
 
 
-def _begins_anew(current: CurrentRound, opened: OpenedRun) -> bool:
+def _begins_anew(number: int, folded: Sequence[FoldedUpdate], opened: OpenedRun) -> bool:
     """Whether what the correction keeps is to begin at zero after this round; says why."""
-    lost = opened.counting.lost(current.number, current.updates.counting)
+    lost = opened.counting.lost(number, folded)
     if lost:
         log.warning(
             "round %d: %s lost what the correction (%s) keeps there: at all workers it begins anew with the next round",
-            current.number,
-            ", ".join(lost[:_MOST_NAMED]) + (f" and {len(lost) - _MOST_NAMED} more" if lost[_MOST_NAMED:] else ""),
+            number,
+            some_of(lost, _MOST_NAMED),
             opened.counting.correction,
         )
     return bool(lost)

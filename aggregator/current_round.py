@@ -13,7 +13,7 @@ from aggregator.rounds import Close, Extended, OpenRound, Round, RoundPolicy, de
 from aggregator.senders import Admission, Guard, Refusals
 from aggregator.state import ClosedBy
 from broker.wire import Draw
-from console import IS_SHOWN
+from console import IS_SHOWN, some_of
 
 log = logging.getLogger(__name__)
 
@@ -242,11 +242,10 @@ class CurrentRound:
         if not new:
             return
         self._stuck.update(new)
-        names = ", ".join(new[:_MOST_NAMED]) + (f" and {len(new) - _MOST_NAMED} more" if new[_MOST_NAMED:] else "")
         log.warning(
             "round %d: the updates of %s still count in it, though their workers do not any more: %s",
             self.number,
-            names,
+            some_of(new, _MOST_NAMED),
             _STAYS_IN_SUM if self._config.can_withdraw else _STAYS_IN_EXTREMES,
         )
 

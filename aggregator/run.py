@@ -114,7 +114,7 @@ def open_run(
     sent = _sent(config, specs, stepped)
     if config.correction.sets and "base_sent_sha256" not in facts:
         base = directory.model(ledger.base_round())
-        ledger.record({"base_sent_sha256": _digest(sent, with_control(base, None, specs, stepped, population=0))})
+        ledger.record({"base_sent_sha256": _digest(sent, with_control(base, None, specs, sent, population=0))})
     return Run(
         run_id=str(facts["run_id"]),
         epoch=epoch,

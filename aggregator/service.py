@@ -449,7 +449,9 @@ class Aggregator:
         updates = self._current.updates
         if isinstance(decision, Fold):
             workers = [claim.worker for claim in contribution.claims]
-            self._run.counting.check_room(self._current.number, updates.counting, workers)
+            self._run.counting.check_room(
+                self._current.number, workers, num_folded=updates.num_folded, folded=lambda: updates.counting
+            )
         bound_before = updates.accumulator.bound
         updates.take(contribution, self._with_rows(decision, delivery), delivery, body or contribution.in_message)
         self._current.note_bound(delivery.sender, updates.accumulator.bound - bound_before)

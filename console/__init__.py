@@ -40,7 +40,7 @@ from console.flags import (
 from console.heartbeat import Heartbeat
 from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
-from console.printable import metric_text, metrics_text, printable
+from console.printable import metric_text, metrics_text, printable, some_of
 from console.private import private_files
 from console.settings import (
     AsText,
@@ -128,6 +128,7 @@ __all__ = [
     "read_settings",
     "settings_of",
     "signals_as_before",
+    "some_of",
     "split_arguments",
     "text_of_named",
     "with_progress",

@@ -1,7 +1,7 @@
 """What comes from the wire or from a task, as it is shown: text on one line and without control codes, and metrics."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def printable(text: str, *, at_most: int | None = None) -> str:
@@ -14,6 +14,12 @@ def printable(text: str, *, at_most: int | None = None) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def some_of(texts: Sequence[str], most: int) -> str:
+    """The first ``most`` of them, with commas between, and how many more there are."""
+    rest = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + rest
 
 
 def metric_text(value: float) -> str:

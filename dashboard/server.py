@@ -7,6 +7,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -136,17 +137,11 @@ class Dashboard:
 
     async def _summary(self, request: Request) -> Response:
         with History(self._run(request).state) as history:
-            summary = history.summary
-        if summary is None:
-            raise HTTPException(404, "there is no summary.json before the run is over")
-        return JSONResponse(portable(summary))
+            return _json(history.summary, missing="there is no summary.json before the run is over")
 
     async def _statistics(self, request: Request) -> Response:
         with History(self._run(request).state) as history:
-            found = history.statistics
-        if found is None:
-            raise HTTPException(404, "this run has taken no statistics, or is not over yet")
-        return JSONResponse(portable(found))
+            return _json(history.statistics, missing="this run has taken no statistics, or is not over yet")
 
     async def _run_json(self, request: Request) -> Response:
         """All that the page shows of the run, as it is now."""
@@ -175,6 +170,13 @@ def _csv(run: Run, what: str, lines: Callable[[History], Iterator[str]]) -> Resp
 
     named = {"Content-Disposition": f'attachment; filename="{_plain(run.name)}-{what}.csv"'}
     return StreamingResponse(stream(), media_type="text/csv; charset=utf-8", headers=named)
+
+
+def _json(found: Any, *, missing: str) -> Response:
+    """What a file of the run has, as it may leave the machine; 404 says why there is nothing."""
+    if found is None:
+        raise HTTPException(404, missing)
+    return JSONResponse(portable(found))
 
 
 def _plain(name: str) -> str:

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.wire import WorkerStatus
-from console import printable
+from console import printable, some_of
 from operations.snapshot import Condition, Snapshot
 
+_MOST_NAMED = 8
 _COLUMNS = ("worker", "state", "round", "progress", "last seen", "answered")
 _NUMBERS = ("round", "progress", "last seen")
 _STYLES = {Condition.GONE: "bold red", Condition.UNHEARD: "bold red", Condition.RUNNING: "green"}
@@ -159,9 +160,9 @@ def _more(snapshot: Snapshot) -> Iterator[str]:
             yield f"{printable(worker.name)} does not answer: {printable(worker.objection)}"
         if worker.no_update is not None:
             yield f"{printable(worker.name)} has no update: {printable(worker.no_update)}"
-    outvoted = [f"{printable(each.name)} {each.num_outvoted} times" for each in status.workers if each.num_outvoted]
+    outvoted = [f"{printable(each.name)} {each.num_outvoted}×" for each in status.workers if each.num_outvoted]
     if outvoted:
-        yield f"outvoted by a robust rule: {', '.join(outvoted)}"
+        yield f"outvoted by a robust rule: {some_of(outvoted, _MOST_NAMED)}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> Table:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from aggregator import Aggregator, AggregatorConfig, AggregatorSettings, Quorum
 from broker import MemoryBroker, MemoryTransport, Source
-from console import SettingsError, TaskError
+from console import SettingsError, TaskError, some_of
 from simulation.slot import Parcel, Slot, parcels
 
 log = logging.getLogger(__name__)
@@ -23,9 +23,8 @@ def with_samples(slots: Sequence[Slot], names: Sequence[str]) -> list[str]:
     if not able:
         raise TaskError("no site has training samples")
     if empty:
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         named = [name for name in names if name in empty]
-        log.warning("left out, for want of training samples: %s%s", ", ".join(named[:5]), more)
+        log.warning("left out, for want of training samples: %s", some_of(named, 5))
     return able
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from broker.states import ALL, selected
 from broker.wire import ModelHead, Protection
+from console import some_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,4 @@ class WorkerPolicy:
         kept = sorted(names - selected(names, self.allow_shared, trained=trained()))
         if not kept:
             return None
-        more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
-        listed = ", ".join(repr(name[:40]) for name in kept[:3])
-        return f"the run shares {listed}{more}, which --allow-shared keeps at home"
+        return f"the run shares {some_of([repr(name[:40]) for name in kept], 3)}, which --allow-shared keeps at home"

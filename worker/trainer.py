@@ -150,8 +150,7 @@ class Trainer:
     def own(self, state: State, plan: Plan, terms: Terms) -> State:
         """The site's own model, trained from ``state``. Diverged if that ends in NaN or infinity."""
         self._run_task(state, plan, terms)
-        taken = self.tensors.taken_from(self._model)
-        trained = {name: tensor.detach().to("cpu", copy=True) for name, tensor in taken.items()}
+        trained = _rest(self.tensors.taken_from(self._model), ())
         broken = next((name for name, new in trained.items() if has_diverged(new, state[name])), None)
         if broken is not None:
             raise Diverged(f"training of the site's own model gave NaN or infinity in '{broken}'")
@@ -170,8 +169,9 @@ class Trainer:
             returned = self._task.train(self._model, plan if corrector is None else replace(plan, correct=corrector))
             returned = dict(numbers_of(returned, "train"))
         self._model.zero_grad()  # nobody needs them until the next training
-        if corrector is not None and corrector.missing and not plan.cancelled():
-            corrector.check_was_called()
+        complaint = None if corrector is None else corrector.complaint
+        if complaint is not None and not plan.cancelled():
+            raise TaskError(complaint)
         return returned
 
     def prepare(self, statistics: Mapping[str, Sequence[float]]) -> Mapping[str, torch.Tensor]:

@@ -8,12 +8,13 @@ it is asked for; then the direction is multiplied by sqrt(1 - beta2^t) / (1 - be
 """
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from aggregator.algorithms.step import Block, Scalars, StepState
+from aggregator.algorithms.step import Block, RoundFacts, Scalars, StepState
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """What remains of an average after a round."""
@@ -46,3 +47,20 @@ def correction_after(before: Scalars, *, beta1: float, beta2: float = 0.0) -> Sc
         "beta2_power": power2,
         "correction": math.sqrt(1 - power2) / (1 - power1),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """What those with two averages have alike: m of the mean, and v of its square."""
+
+    beta1: Beta = 0.9
+    beta2: Beta = 0.99
+    tau: Tau = 1e-3
+    v0: FirstSquare = "tau2"
+    bias_correction: bool = False
+
+    def init(self, num_elements: int) -> StepState:
+        return begun(num_elements, tau=self.tau, v0=self.v0)
+
+    def scalars(self, before: Scalars, facts: RoundFacts) -> Scalars:
+        return correction_after(before, beta1=self.beta1, beta2=self.beta2) if self.bias_correction else {}

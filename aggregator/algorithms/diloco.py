@@ -9,24 +9,15 @@ paper has 500 local steps of AdamW before each.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from aggregator.algorithms.fedavgm import Momentum
-from aggregator.algorithms.step import Block, RoundFacts, Scalars, StepState
+from aggregator.algorithms.fedavgm import FedAvgM
+from aggregator.algorithms.step import Block, Scalars, StepState
 
 
 @dataclass(frozen=True, slots=True)
-class DiLoCo:
-    """Remembers one velocity for each parameter."""
+class DiLoCo(FedAvgM):
+    """The velocity is that of FedAvgM, one step ahead."""
 
-    momentum: Momentum = 0.9
     server_lr: ClassVar[float] = 0.7
-
-    def init(self, num_elements: int) -> StepState:
-        return {"velocity": np.zeros(num_elements)}
-
-    def scalars(self, before: Scalars, facts: RoundFacts) -> Scalars:
-        return {}
 
     def apply(self, mean: Block, state: StepState, scalars: Scalars) -> tuple[Block, StepState]:
         velocity = self.momentum * state["velocity"] + mean

@@ -10,27 +10,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from aggregator.algorithms.adaptive import Beta, FirstSquare, Tau, begun, correction_after, direction, first_moment
-from aggregator.algorithms.step import Block, RoundFacts, Scalars, StepState
+from aggregator.algorithms.adaptive import Adaptive, begun, direction, first_moment
+from aggregator.algorithms.step import Block, Scalars, StepState
 
 
 @dataclass(frozen=True, slots=True)
-class FedAMS:
+class FedAMS(Adaptive):
     """Remembers m, v and the largest v for each parameter."""
 
-    beta1: Beta = 0.9
-    beta2: Beta = 0.99
-    tau: Tau = 1e-3
-    v0: FirstSquare = "tau2"
-    bias_correction: bool = False
     server_lr: ClassVar[float] = 0.03
 
     def init(self, num_elements: int) -> StepState:
         state = begun(num_elements, tau=self.tau, v0=self.v0)
         return {**state, "v_max": state["v"].copy()}
-
-    def scalars(self, before: Scalars, facts: RoundFacts) -> Scalars:
-        return correction_after(before, beta1=self.beta1, beta2=self.beta2) if self.bias_correction else {}
 
     def apply(self, mean: Block, state: StepState, scalars: Scalars) -> tuple[Block, StepState]:
         m = first_moment(mean, state, self.beta1)

@@ -11,15 +11,13 @@ from pydantic import Field
 
 from aggregator.algorithms.step import Block, RoundFacts, Scalars, StepState
 
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-"""What remains of a velocity after a round."""
-
 
 @dataclass(frozen=True, slots=True)
 class FedAvgM:
     """Remembers one velocity for each parameter."""
 
-    momentum: Momentum = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """What remains of a velocity after a round."""
     server_lr: ClassVar[float] = 1.0
 
     def init(self, num_elements: int) -> StepState:

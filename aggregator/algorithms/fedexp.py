@@ -29,9 +29,12 @@ class FedExP:
         return {}
 
     def scalars(self, before: Scalars, facts: RoundFacts) -> Scalars:
-        added = ((each, each.weight / each.base_weight) for each in facts.folded if each.base_weight > 0)
-        squares = math.fsum(each.base_weight * (part * _norm_of(each)) ** 2 for each, part in added)
-        below = 2 * (facts.mean_norm() ** 2 + self.eps)
+        norms = (
+            (each, each.weight / each.base_weight * _norm_of(each)) for each in facts.folded if each.base_weight > 0
+        )
+        squares = math.fsum(each.base_weight * (norm * norm) for each, norm in norms)
+        mean_norm = facts.mean_norm()
+        below = 2 * (mean_norm * mean_norm + self.eps)
         return {"factor": max(1.0, squares / facts.divisor / below) if below > 0 else 1.0}
 
     def apply(self, mean: Block, state: StepState, scalars: Scalars) -> tuple[Block, StepState]:

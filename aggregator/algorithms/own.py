@@ -58,6 +58,8 @@ class OwnStep:
         if self.server_lr <= 0:
             raise TaskError(f"{name}.server_lr is {self.server_lr:g}; it has to be more than 0")
         self.needs = _known_figures(getattr(inner, "needs", ()), name)
+        self._names: frozenset[str] | None = None
+        """Of its state; None before the first."""
         self._names = frozenset(self.init(0))
         self._checked = 0
         """The largest number of elements that were compared."""
@@ -127,9 +129,8 @@ class OwnStep:
                     f"{self._name}.{where} calls a part of its state {name!r}; names are like velocity or v_2"
                 )
             self._check(values, num_elements, f"{where} returned a state in which {name!r}")
-        names = getattr(self, "_names", frozenset(state))
-        if names != frozenset(state):
-            returned, wanted = (", ".join(sorted(each)) or "nothing" for each in (state, names))
+        if self._names is not None and self._names != frozenset(state):
+            returned, wanted = (", ".join(sorted(each)) or "nothing" for each in (state, self._names))
             raise TaskError(f"{self._name}.{where} returned a state of {returned}; its init(0) has {wanted}")
         return state
 

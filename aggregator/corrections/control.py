@@ -5,6 +5,7 @@ it sent. Where nobody counts yet it is 0.
 """
 
 from collections.abc import Collection, Iterator
+from itertools import accumulate, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,26 +34,28 @@ def control_specs(specs: Specs, stepped: Collection[str]) -> KeptSpecs:
 
 
 def with_control(
-    model: ModelFile, total: ModelFile | None, specs: Specs, stepped: Collection[str], *, population: float
+    model: ModelFile, total: ModelFile | None, specs: Specs, sent: Specs, *, population: float
 ) -> Iterator[Buffer]:
-    """The payload of both sets, piece by piece. ``total`` is the companion; None: all control variates are 0."""
+    """The payload of both sets, piece by piece; ``specs`` are those of the model, ``sent`` those of both.
+
+    ``total`` is the companion; None: all control variates are 0.
+    """
     sums = None if total is None else total.mapped(specs)
-    places, start = {}, 0
-    for spec in specs:
-        places[spec.name], start = start, start + spec.num_elements
-    of_model = model.values(specs, [(spec,) for spec in specs])
-    of_control = control_specs(specs, stepped)
-    for spec in tensor_sets.join_specs({tensor_sets.MODEL: specs, CONTROL: of_control}):
+    starts = accumulate((spec.num_elements for spec in specs), initial=0)
+    places = {spec.name: start for spec, start in zip(specs, starts, strict=False)}
+    of_model = groupby(model.values(specs, [(spec,) for spec in specs]), key=lambda piece: piece[0])
+    for spec in sent:
         of_set, name = tensor_sets.place(spec.name, (CONTROL,))
         if of_set == CONTROL:
-            first = places[name]
-            for begin in range(0, spec.num_elements, _BLOCK):
-                num = min(_BLOCK, spec.num_elements - begin)
-                block = np.zeros(num) if sums is None else sums[first + begin : first + begin + num]
-                yield memoryview(broadcast(block, population)).cast("B")  # type: ignore[arg-type]
+            yield from _control(sums, places[name], spec.num_elements, population=population)
         else:
-            num_read = 0
-            while num_read < spec.num_elements:
-                _, _, values = next(of_model)
-                num_read += len(values)
-                yield raw(values)
+            _, pieces = next(of_model)
+            yield from (raw(values) for _, _, values in pieces)
+
+
+def _control(sums: NDArray[np.float64] | None, first: int, num_elements: int, *, population: float) -> Iterator[Buffer]:
+    """One tensor of the set; ``first`` is the place of its first element among those of the model."""
+    for begin in range(0, num_elements, _BLOCK):
+        num = min(_BLOCK, num_elements - begin)
+        block = np.zeros(num) if sums is None else sums[first + begin : first + begin + num]
+        yield memoryview(broadcast(block, population)).cast("B")  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """What the ledger knows for a correction: since when all began at zero, who counted since, and in which round."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aggregator.corrections.control_epoch import ControlEpoch
 from aggregator.corrections.serving import step_of
@@ -65,11 +65,21 @@ class Counting:
     def _known(self, number: int) -> set[str]:
         return self._ledger.workers_between(self.epoch(number).since, number)
 
-    def check_room(self, number: int, folded: Sequence[FoldedUpdate], workers: Sequence[str]) -> None:
-        """An UnfitMessage if with these workers there would be more than a head has room for."""
-        if not self.correction or len(self._rounds(number)) + len(folded) + len(workers) <= MAX_COUNTED:
+    def check_room(
+        self,
+        number: int,
+        workers: Sequence[str],
+        *,
+        num_folded: int,
+        folded: Callable[[], Sequence[FoldedUpdate]],
+    ) -> None:
+        """An UnfitMessage if with these workers there would be more than a head has room for.
+
+        ``folded``, which takes time for many, is asked only where room may be short.
+        """
+        if not self.correction or len(self._rounds(number)) + num_folded + len(workers) <= MAX_COUNTED:
             return
-        known = self._rounds(number).keys() | {hash64(update.worker) for update in folded}
+        known = self._rounds(number).keys() | {hash64(update.worker) for update in folded()}
         if len(known | set(map(hash64, workers))) > MAX_COUNTED:
             raise UnfitMessage(
                 f"{MAX_COUNTED:,} workers have counted in this run, and with --correction {self.correction} there is"

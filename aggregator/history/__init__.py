@@ -2,7 +2,7 @@
 
 from aggregator.history import report
 from aggregator.history.export import export
-from aggregator.history.history import MEASURED, History
+from aggregator.history.history import MEASURED, STATISTICS, History
 from aggregator.history.overview import outline, overview
 from aggregator.history.portable import portable, without_folder
 from aggregator.history.report import NAME, write_report
@@ -11,6 +11,7 @@ from aggregator.history.runs import Run, digest, runs_in
 __all__ = [
     "MEASURED",
     "NAME",
+    "STATISTICS",
     "History",
     "Run",
     "digest",

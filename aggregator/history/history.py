@@ -27,7 +27,7 @@ _METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
 _PLAIN = ("worker_medians", "num_not_finite")
 MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
 """Prefix -> the column of updates with what workers measured there."""
-LEDGER, _SUMMARY, _STATISTICS, _MODELS = "ledger.sqlite", "summary.json", "statistics.json", "models"
+LEDGER, STATISTICS, _SUMMARY, _MODELS = "ledger.sqlite", "statistics.json", "summary.json", "models"
 
 _CONTRIBUTIONS = """
 WITH scored AS (SELECT worker AS name, {score} AS score, max(id) FROM updates WHERE {score} IS NOT NULL GROUP BY worker)
@@ -118,7 +118,7 @@ class History:
     def statistics(self) -> dict[str, Any] | None:
         """``statistics.json`` of a statistics run; None before it is written, and in every other run."""
         try:
-            found = json.loads((self.state / _STATISTICS).read_text(encoding="utf-8"))
+            found = json.loads((self.state / STATISTICS).read_text(encoding="utf-8"))
             return found if found["run_id"] == self.facts.get("run_id") else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -130,7 +130,7 @@ class History:
     def version(self) -> tuple[int, ...]:
         """A value that differs whenever something has changed; cheap to get."""
         (changes,) = self._db.execute("PRAGMA data_version").fetchone()
-        return int(changes), *(_changed_at(self.state / name) for name in (_SUMMARY, _STATISTICS))
+        return int(changes), *(_changed_at(self.state / name) for name in (_SUMMARY, STATISTICS))
 
     # -- rounds ---------------------------------------------------------------------------------------------
 
@@ -200,7 +200,8 @@ class History:
 
     def scheduled(self) -> dict[str, dict[int, float]]:
         """Setting -> round -> its value, of the settings that followed a schedule in any closed round."""
-        return scheduled_values([row["round"] for row in self.closed_rounds()], self.settings_by_round())
+        numbers = self._db.execute("SELECT round FROM rounds WHERE closed_by IS NOT NULL ORDER BY round")
+        return scheduled_values((number for (number,) in numbers), self.settings_by_round())
 
     def commands(self) -> list[dict[str, Any]]:
         """What people asked of the run (``fl-run``): ``received_at``, ``round``, ``sender``, ``text``, ``result``…"""

@@ -22,22 +22,6 @@ _EXPECTED = "expected cosine:START:END:HORIZON, linear:START:END:HORIZON, step:F
 
 
 @dataclass(frozen=True, slots=True)
-class Cosine:
-    """Half a cosine from ``start`` in round 1 to ``end`` in round ``horizon``."""
-
-    start: float
-    end: float
-    horizon: int
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return self.start, self.end
-
-    def at(self, number: int) -> float:
-        return _between(self, number, (1 - math.cos(math.pi * _share(number, self.horizon))) / 2)
-
-
-@dataclass(frozen=True, slots=True)
 class Linear:
     """A straight line from ``start`` in round 1 to ``end`` in round ``horizon``."""
 
@@ -50,17 +34,23 @@ class Linear:
         return self.start, self.end
 
     def at(self, number: int) -> float:
-        return _between(self, number, _share(number, self.horizon))
+        if number <= 1:
+            return self.start
+        if number >= self.horizon:
+            return self.end
+        return self.start + (self.end - self.start) * self._share((number - 1) / (self.horizon - 1))
+
+    def _share(self, of_rounds: float) -> float:
+        """How far it has come after this share of its rounds."""
+        return of_rounds
 
 
-def _share(number: int, horizon: int) -> float:
-    return (number - 1) / (horizon - 1)
+@dataclass(frozen=True, slots=True)
+class Cosine(Linear):
+    """Half a cosine in place of the line."""
 
-
-def _between(curve: Cosine | Linear, number: int, share: float) -> float:
-    if number <= 1:
-        return curve.start
-    return curve.end if number >= curve.horizon else curve.start + (curve.end - curve.start) * share
+    def _share(self, of_rounds: float) -> float:
+        return (1 - math.cos(math.pi * of_rounds)) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +88,7 @@ class Schedule:
 
     text: str
     """As it was written."""
-    curve: Cosine | Linear | None
+    curve: Linear | None
     """None: the value is the setting's own, times the factors."""
     factors: tuple[Step | Warmup, ...]
 
@@ -106,7 +96,7 @@ class Schedule:
     def parse(cls, text: str) -> "Schedule":
         """From what is at the top of this file. Anything else is a ValueError."""
         parts = [_part(part.strip()) for part in text.split("+")]
-        curves = [part for part in parts if isinstance(part, Cosine | Linear)]
+        curves = [part for part in parts if isinstance(part, Linear)]
         factors = [part for part in parts if isinstance(part, Step | Warmup)]
         if len(curves) > 1:
             raise ValueError(f"{text}: a value follows one cosine or line; the others can be step and warmup")

@@ -6,6 +6,8 @@ Whoever can send signs of life can make up any number of such names, so heads an
 import logging
 import math
 
+from console import some_of
+
 log = logging.getLogger(__name__)
 
 _MOST_NAMES = 1000
@@ -44,9 +46,7 @@ class NameConflicts:
         """Logs the new names, which count as announced from now on; the next head is to have them."""
         names, self._new = self._new, []
         self._not_before = now + _EVERY_S
-        shown = ", ".join(f"'{name}'" for name in names[:_MOST_SHOWN])
-        if len(names) > _MOST_SHOWN:
-            shown += f" and {len(names) - _MOST_SHOWN} more"
         log.warning(
-            "two workers go by the name %s; each round counts only one of them; start one with another --name", shown
+            "two workers go by the name %s; each round counts only one of them; start one with another --name",
+            some_of([f"'{name}'" for name in names], _MOST_SHOWN),
         )

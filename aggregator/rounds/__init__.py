@@ -2,7 +2,7 @@
 
 from aggregator.rounds.accumulator import Accumulator, Floats, Key, NewAccumulator, TooFew
 from aggregator.rounds.answers import PassOver, decide_on_answer, is_answer, read_answer
-from aggregator.rounds.exact_sum import ExactSum, Layout
+from aggregator.rounds.exact_sum import ExactSum, Layout, numbers
 from aggregator.rounds.fold_kernel import kernel
 from aggregator.rounds.intake import (
     Expected,
@@ -68,6 +68,7 @@ __all__ = [
     "largest_message",
     "next_model",
     "norm_of_mean",
+    "numbers",
     "part_bytes_of",
     "read_answer",
     "read_partial",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.rounds.accumulator import Key
-from aggregator.rounds.exact_sum import Layout
+from aggregator.rounds.exact_sum import Layout, numbers
 from broker.wire import Buffer, Specs, TensorSpec
 
 _SIZE = 1024
@@ -51,7 +51,9 @@ class Directions:
         with np.errstate(all="ignore"):  # what overflows becomes a norm that is not finite
             for spec, start, values in self._places.layout.slices(offset, piece):
                 if spec.name in self._places.first:
-                    self._look_at(_float32(spec, values), self._places.first[spec.name] + start)
+                    self._look_at(
+                        numbers(values, spec).astype(np.float32, copy=False), self._places.first[spec.name] + start
+                    )
 
     def _look_at(self, values: Float32, first: int) -> None:
         while len(values):
@@ -123,13 +125,6 @@ class _Places:
 
 _places_of = lru_cache(maxsize=2)(_Places)
 """The same for every round of a run."""
-
-
-def _float32(spec: TensorSpec, values: NDArray[np.generic]) -> Float32:
-    """The values as numbers. A bfloat16, which numpy does not know, is the upper half of a float32."""
-    if spec.dtype == "bfloat16":
-        return np.left_shift(values, 16, dtype=np.uint32).view(np.float32)  # type: ignore[no-any-return]
-    return values.astype(np.float32, copy=False)
 
 
 def _together(specs: Specs, counted: Collection[str]) -> Iterator[tuple[TensorSpec, bool]]:

@@ -413,6 +413,13 @@ class Layout:
                 yield spec, (low - start) // spec.item_bytes, np.frombuffer(view[low - offset : high - offset], dtype)
 
 
+def numbers(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Values from a payload as numbers. A bfloat16, which numpy does not know, is the upper half of a float32."""
+    if spec.dtype == "bfloat16":
+        return np.left_shift(values, 16, dtype=np.uint32).view(np.float32)  # type: ignore[no-any-return]
+    return values
+
+
 _Slices = Sequence[tuple[TensorSpec, int, NDArray[Any]]]
 """What ``Layout.slices`` gives."""
 

@@ -104,13 +104,16 @@ def next_model(
     has_master = MASTER in companions_of(step, specs, stepped)
     with ExitStack() as stack:
         remembered = {name: stack.enter_context(file.floats(specs)) for name, file in (state or {}).items()}
+        begins = not remembered.keys() >= set(state_names(step))
         spans = accumulator.spans(specs)
         if not stepping.is_plain or has_master:
             spans = _apart(spans, stepped)
         for span, start, values in model.values(specs, spans):
             num, is_stepped = len(values), span[0].name in stepped
             has_own_master = has_master and is_stepped and span[0].dtype in _HALVES
-            before = {**step.init(num), **{name: floats.take(num) for name, floats in remembered.items()}}
+            before = {name: floats.take(num) for name, floats in remembered.items()}
+            if begins:
+                before = {**step.init(num), **before}
             if has_master and MASTER not in remembered:
                 before[MASTER] = _as_float64(values)
             after = {name: np.array(block) for name, block in before.items()}

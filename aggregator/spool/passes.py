@@ -20,6 +20,9 @@ _FIXED_BLOCK = 4096
 """Elements whose squares are summed at once: the differences to a hundred updates stay in a second-level cache. It is
 part of the result, whose last bits depend on it."""
 
+_SUMMED_BLOCK = 2**17
+"""Elements of a weighted sum that are made at once: it takes three rows of them, however many updates there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -53,9 +56,9 @@ class Passes:
 
     def weighted(self, stretch: Stretch, weights: Sequence[float], divisor: float) -> Iterator[tuple[slice, Floats]]:
         """The sum of weight times update, divided by ``divisor``, block by block."""
-        row = np.empty(min(self._block, stretch.num), held_as(stretch.spec))
-        for begin in range(0, stretch.num, self._block):
-            part = stretch.part(begin, min(begin + self._block, stretch.num))
+        row = np.empty(min(_SUMMED_BLOCK, stretch.num), held_as(stretch.spec))
+        for begin in range(0, stretch.num, _SUMMED_BLOCK):
+            part = stretch.part(begin, min(begin + _SUMMED_BLOCK, stretch.num))
             total, product = np.zeros(part.num), np.empty(part.num)
             for file, weight in zip(self._files, weights, strict=True):
                 if weight:

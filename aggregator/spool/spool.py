@@ -15,9 +15,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from aggregator.robust import Choosing, Columnwise, Median, Rule
-from aggregator.rounds import Floats, Key, Layout, TooFew
+from aggregator.rounds import Floats, Key, Layout, TooFew, numbers
 from aggregator.spool.passes import Passes, Stretch
-from aggregator.spool.update_file import UpdateFile, numbers
+from aggregator.spool.update_file import UpdateFile
 from aggregator.state import Accumulated, StateDirectory, Vote
 from broker.wire import Buffer, Specs, TensorSpec, num_bytes_of
 from console import UnfitMessage

@@ -8,7 +8,6 @@ A name is used once. A file that no commit names is of no use, and goes.
 
 import hashlib
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.state import UNFINISHED_UPDATE, StateDirectory
+from aggregator.rounds import numbers
+from aggregator.state import UNFINISHED_UPDATE, StateDirectory, not_written
 from broker.wire import Buffer, TensorSpec
-from console import DamagedFile, StateError
+from console import DamagedFile
 
-_PIECE_BYTES = 2**20
 _HELD_AS = {"bfloat16": "float32", "float16": "float32", "bool": "uint8"}
 """Dtypes that are worked on as others, which hold all of their values: numpy lacks the first, and sorts both slowly."""
 
@@ -43,7 +42,7 @@ class UpdateFile:
             with file.path.open("xb") as opened:
                 opened.truncate(num_bytes)
         except OSError as error:
-            raise _not_written(file.path, error) from error
+            raise not_written(file.path, error.strerror) from error
         return file
 
     def write(self, offset: int, piece: Buffer, largest: float) -> "UpdateFile":
@@ -53,7 +52,7 @@ class UpdateFile:
                 file.seek(offset)
                 file.write(piece)
         except OSError as error:
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error.strerror) from error
         return replace(self, largest=max(self.largest, largest))
 
     def saved(self, directory: StateDirectory, prefix: str) -> "UpdateFile":
@@ -74,11 +73,8 @@ class UpdateFile:
         raise DamagedFile(f"{self.path} is damaged: its digest is not the one that was recorded")
 
     def _digest(self) -> str:
-        sha256 = hashlib.sha256()
         with self.path.open("rb", buffering=0) as file:
-            for piece in _pieces(file):
-                sha256.update(piece)
-        return sha256.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read(self, offset: int, spec: TensorSpec, into: NDArray[Any]) -> None:
         """Fills an array of ``held_as(spec)`` with the values that begin at byte ``offset``."""
@@ -99,22 +95,3 @@ class UpdateFile:
 def held_as(spec: TensorSpec) -> np.dtype[Any]:
     """The dtype in which values of a tensor are compared: it holds each of them."""
     return np.dtype(_HELD_AS.get(spec.dtype, spec.dtype))
-
-
-def numbers(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    """Values from a payload as numbers. A bfloat16 is the upper half of a float32."""
-    if spec.dtype == "bfloat16":
-        return np.left_shift(values, 16, dtype=np.uint32).view(np.float32)  # type: ignore[no-any-return]
-    return values
-
-
-def _pieces(file: Any) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(_PIECE_BYTES))
-    while num_read := file.readinto(buffer):
-        yield buffer[:num_read]
-
-
-def _not_written(path: Path, error: OSError) -> StateError:
-    return StateError(
-        f"cannot write {path}: {error.strerror}; make room, and the same command resumes from the last commit"
-    )

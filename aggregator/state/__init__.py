@@ -7,6 +7,7 @@ from aggregator.state.checkpoint import (
     StateDirectory,
     WrittenModel,
     companion_specs,
+    not_written,
 )
 from aggregator.state.early_stop import Aim, BestBy, Ending, named
 from aggregator.state.holding import is_held
@@ -58,6 +59,7 @@ __all__ = [
     "companion_specs",
     "is_held",
     "named",
+    "not_written",
     "recorded_metrics",
     "settings_by_round",
     "shifted",

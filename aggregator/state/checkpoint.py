@@ -159,7 +159,7 @@ class StateDirectory:
                 _sync(file)
             return written.replace(path)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise not_written(path, error) from error
 
     def write_file(self, name: str, content: bytes) -> str:
         """Writes a small file durably under a new name; returns its digest."""
@@ -170,7 +170,7 @@ class StateDirectory:
                 file.write(content)
                 _sync(file)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise not_written(path, error) from error
         _put_in_place(temporary, path)
         return hashlib.sha256(content).hexdigest()
 
@@ -194,15 +194,19 @@ class StateDirectory:
     # -- the end --------------------------------------------------------------------------------------------
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        temporary = self.summary.with_suffix(".tmp")
+        self.write_json(self.summary, summary)
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Writes a file for people and scripts durably."""
+        temporary = path.with_suffix(".tmp")
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                json.dump(summary, file, indent=2)
+                json.dump(value, file, indent=2)
                 file.write("\n")
                 _sync(file)
         except OSError as error:
-            raise _not_written(self.summary, error) from error
-        _put_in_place(temporary, self.summary)
+            raise not_written(path, error) from error
+        _put_in_place(temporary, path)
 
 
 class _NewFile:
@@ -236,7 +240,7 @@ class _NewFile:
             yield
         except OSError as error:
             self.temporary.unlink(missing_ok=True)
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
 
 
 class NewModel:
@@ -405,7 +409,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
             _sync(file)
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -413,11 +417,12 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
 
 
-def _not_written(path: Path, error: Exception) -> StateError:
-    return StateError(f"cannot write {path}: {error}; make room, and the same command resumes from the last commit")
+def not_written(path: Path, why: object) -> StateError:
+    """What is said of a file of the state that could not be written."""
+    return StateError(f"cannot write {path}: {why}; make room, and the same command resumes from the last commit")
 
 
 def _sum_digest(limbs: Mapping[str, NDArray[Any]]) -> str:

@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from aggregator.state.checkpoint import not_written
 from broker.wire import Buffer
-from console import DamagedFile, StateError
+from console import DamagedFile
 
 _PIECE_BYTES = 2**20
 
@@ -42,7 +43,7 @@ class KeptBodies:
                     sha256.update(piece)
                     file.write(piece)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise not_written(path, error.strerror) from error
         return name, sha256.hexdigest()
 
     def check(self, name: str, sha256: str) -> None:
@@ -77,9 +78,3 @@ class KeptBodies:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, mode=0o600)
-
-
-def _not_written(path: Path, error: OSError) -> StateError:
-    return StateError(
-        f"cannot write {path}: {error.strerror}; make room, and the same command resumes from the last commit"
-    )

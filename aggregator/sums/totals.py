@@ -20,6 +20,7 @@ from aggregator.state import Accumulated, StateDirectory, Vote
 from aggregator.sums.planes import Planes
 from broker.wire import Buffer, Operation, Specs, TensorSpec, num_bytes_of
 from console import UnfitMessage
+from learning.sums import neutral
 
 _EXTREME = "extreme"
 _LARGEST = 2**62
@@ -42,9 +43,7 @@ class Totals:
         self._num_bytes = num_bytes_of(specs)
         self._sums = {name: Planes(spec.num_elements) for name, spec in self._specs.items() if self._is_sum(name)}
         self._extremes = {
-            name: np.full(spec.num_elements, _first(spec.is_float, operations[name]))
-            for name, spec in self._specs.items()
-            if not self._is_sum(name)
+            name: _begun(spec, operations[name]) for name, spec in self._specs.items() if not self._is_sum(name)
         }
         self._staged, self._num_staged = bytearray(self._num_bytes), 0
         """The update that is being added or taken out, as far as its pieces have come."""
@@ -174,8 +173,7 @@ class Totals:
         """Does nothing: they are small."""
 
 
-def _first(is_float: bool, operation: Operation) -> Any:
-    if is_float:
-        return np.float64(np.inf if operation == "min" else -np.inf)
-    limits = np.iinfo(np.int64)
-    return np.int64(limits.max if operation == "min" else limits.min)
+def _begun(spec: TensorSpec, operation: Operation) -> NDArray[Any]:
+    """An extreme of nothing yet."""
+    dtype = torch.float64 if spec.is_float else torch.int64
+    return neutral(operation, torch.empty(spec.num_elements, dtype=dtype)).numpy()

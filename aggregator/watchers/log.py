@@ -13,7 +13,7 @@ from aggregator.events import (
     UpdateWithdrawn,
 )
 from aggregator.state import CommandRow, UpdateRow, Verdict
-from console import IS_SHOWN, metrics_text
+from console import IS_SHOWN, metrics_text, some_of
 from learning import at_sites, plain
 
 log = logging.getLogger(__name__)
@@ -115,14 +115,12 @@ def _log_withdrawn(event: UpdateWithdrawn) -> None:
 
 def _log_outvoted(event: UpdatesOutvoted) -> None:
     named = sorted(event.scores.items(), key=lambda item: (-item[1], item[0]))
-    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
     log.info(
-        "round %3d ⊘ %d of %d updates outvoted, with scores: %s%s",
+        "round %3d ⊘ %d of %d updates outvoted, with scores: %s",
         event.round,
         len(named),
         event.num_updates,
-        ", ".join(f"{worker} {score:.4g}" for worker, score in named[:_MOST_NAMED]),
-        more,
+        some_of([f"{worker} {score:.4g}" for worker, score in named], _MOST_NAMED),
         extra={"round": event.round, "outvoted": dict(event.scores), "verdict": Verdict.OUTVOTED},
     )
 

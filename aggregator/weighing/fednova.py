@@ -10,9 +10,10 @@ plain SGD, more with momentum, less with a proximal term.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from aggregator.state import FoldedUpdate
-from aggregator.weighing.weighting import Claim, Divisors, Weight, undiscounted
+from aggregator.weighing.weighting import Claim, Divisors, Weight, total_of, undiscounted
 from broker.wire import FigureName
 from console import UnfitMessage
 
@@ -21,9 +22,7 @@ from console import UnfitMessage
 class FedNova:
     """Weighs by samples over ``update_norm1``."""
 
-    @property
-    def needs(self) -> tuple[FigureName, ...]:
-        return ("update_norm1",)
+    needs: ClassVar[tuple[FigureName, ...]] = ("update_norm1",)
 
     def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         norm1 = claim.figures["update_norm1"]
@@ -32,6 +31,6 @@ class FedNova:
         return Weight(num_samples / norm1, float(num_samples))
 
     def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
-        num_samples = math.fsum(update.base_weight for update in folded)
+        num_samples = total_of(folded)
         local = math.fsum(update.base_weight * update.figures["update_norm1"] for update in folded)
         return Divisors(num_samples * num_samples / local, undiscounted(folded))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aggregator.state import FoldedUpdate
-from aggregator.weighing.weighting import Claim, Divisors, Weight
+from aggregator.weighing.weighting import Claim, Divisors, Weight, total_of
 from broker.wire import FigureName
 from console import UnfitMessage
 
@@ -26,10 +26,10 @@ class Normalized:
     def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         norm1 = claim.figures["update_norm1"]
         if not 2.0**-30 <= norm1 <= 2.0**40:
-            raise UnfitMessage(f"its update_norm1 is {norm1:g}; a training has at least one step")
+            raise UnfitMessage(f"its update_norm1 is {norm1:g}, which no training has")
         return Weight(1.0 / norm1, 1.0 / norm1)
 
     def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
         num = len(folded)
         mean_norm1 = math.fsum(update.figures["update_norm1"] for update in folded) / num
-        return Divisors(num / mean_norm1, math.fsum(update.base_weight for update in folded))
+        return Divisors(num / mean_norm1, total_of(folded))

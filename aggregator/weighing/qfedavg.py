@@ -8,7 +8,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -27,10 +27,7 @@ class QFedAvg:
     """``q`` 0 is the uniform mean; the larger it is, the more alike the losses of the sites become."""
 
     q: Annotated[float, Field(ge=0, le=100)] = 1.0
-
-    @property
-    def needs(self) -> tuple[FigureName, ...]:
-        return ("loss_before", "norm")
+    needs: ClassVar[tuple[FigureName, ...]] = ("loss_before", "norm")
 
     def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         loss = max(claim.figures["loss_before"], _LEAST_LOSS)

@@ -10,7 +10,7 @@ once.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from aggregator.state import FoldedUpdate
 from broker.wire import FigureName, Folded, UpdateHead
@@ -75,27 +75,30 @@ def discount(staleness: int) -> float:
     return 1.0 if staleness == 0 else 1.0 / math.sqrt(1 + staleness)
 
 
+class Summed:
+    """What those rules have alike whose divisor is the sum of the base weights, for all tensors."""
+
+    __slots__ = ()
+
+    def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
+        return Divisors.alike(total_of(folded))
+
+
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(Summed):
     """By the number of samples (McMahan et al. 2017, algorithm 1)."""
 
-    needs = ()
+    needs: ClassVar[tuple[FigureName, ...]] = ()
 
     def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         return Weight(float(num_samples), float(num_samples))
 
-    def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
-        return Divisors.alike(total_of(folded))
-
 
 @dataclass(frozen=True, slots=True)
-class Uniform:
+class Uniform(Summed):
     """All alike."""
 
-    needs = ()
+    needs: ClassVar[tuple[FigureName, ...]] = ()
 
     def weight(self, claim: Claim, *, num_samples: int, lr: float) -> Weight:
         return Weight(1.0, 1.0)
-
-    def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
-        return Divisors.alike(total_of(folded))

@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from broker.states.memory_places import overlapping, place_of, repeats_elements, tied
-from broker.states.selection import listed, matched, selected
+from broker.states.selection import matched, selected
 from broker.states.tensors import DTYPES, State, digest_of, specs_of
 from broker.wire import MAX_TENSOR_NAME, KeptSpecs, Specs, TensorSpec, canonical
-from console import TaskError, printable
+from console import TaskError, printable, some_of
 
+_MOST_LISTED = 12
 _RESERVED = "__metadata__"
 """What a safetensors file calls its own notes."""
 
@@ -73,7 +74,9 @@ class ModelTensors:
         """
         for pattern in patterns:
             if not matched(pattern, self.names, self.trained):
-                raise ValueError(f"'{pattern}' matches no tensor of the model; it has {listed(self.names)}")
+                raise ValueError(
+                    f"'{pattern}' matches no tensor of the model; it has {some_of(self.names, _MOST_LISTED)}"
+                )
         names = selected(self.names, patterns, trained=self.trained)
         self._check_can_travel(names)
         self._check_is_whole(names)
@@ -114,8 +117,7 @@ class ModelTensors:
         reasons = [*self.staying.items(), *((name, "is trained, but not in the state dict") for name in self.hidden)]
         if not reasons:
             return None
-        some = ", ".join(f"'{_short(name)}' ({why})" for name, why in reasons[:3])
-        return some + (f" and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        return some_of([f"'{_short(name)}' ({why})" for name, why in reasons], 3)
 
     def taken_from(self, model: nn.Module) -> State:
         """The tensors that can travel, each once; they are the module's own memory. TaskError if they have changed."""

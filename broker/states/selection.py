@@ -27,8 +27,3 @@ def matched(pattern: str, names: Iterable[str], trained: Collection[str]) -> set
     if wanted == _TRAINABLE:
         return set(names) & set(trained)
     return {name for name in names if fnmatchcase(name, wanted)}
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first dozen, for people."""
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -4,8 +4,9 @@ Settings that choose an algorithm are such texts, in every command and file alik
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -37,13 +38,19 @@ def parse_named(text: str, kinds: Mapping[str, type[T]], *, unnamed: Mapping[str
             raise ValueError(f"{name} has {key!r} twice")
         given[key] = value
     try:
-        return TypeAdapter(kind).validate_python(given)
+        found: T = _adapter(cast(Any, kind)).validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(
             f"{name}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
         ) from error
+    return found
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def text_of_named(value: Any, kinds: Mapping[str, type[Any]]) -> str:
@@ -60,11 +67,7 @@ def text_of_named(value: Any, kinds: Mapping[str, type[Any]]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.17g}" if isinstance(value, float) and float(f"{value:g}") != value else _short(value)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _known(names: list[str]) -> str:

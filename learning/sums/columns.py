@@ -46,8 +46,10 @@ class Columns:
 
     @property
     def num_features(self) -> int:
-        """As the first samples have them; 0 if there are none and they have no names."""
-        return len(self.names) or next((values.shape[1] for values, _ in self), 0)
+        """As the first sample has them; 0 if there is none and they have no names."""
+        if self.names or self.samples is None:
+            return len(self.names)
+        return int(_apart(*take(self.samples, torch.arange(1)))[0].shape[1])
 
 
 def columns_of(task: Any) -> Columns:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learning.sums.figures import condensed
+from learning.sums.figures import condensed, levels_of
 
 _MOST_FEATURES = 200
 _MOST_LABELS = 200
@@ -16,11 +16,10 @@ _LONGEST_NAME = 80
 def excerpt_of(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The first features and labels of ``statistics.json``, how many more, and the digest of what it tells."""
     features, labels = figures["features"], figures["labels"]
-    quantiles: list[dict[str, float]] = max((feature["quantiles"] for feature in features), key=len, default=[])
     return {
         **{name: figures[name] for name in ("num_sites", "num_samples", "unlabelled", "min_samples", "suppress_below")},
         "sha256": digest_of_told(condensed(figures)),
-        "levels": [quantile["level"] for quantile in quantiles],
+        "levels": levels_of(figures),
         "features": [_feature(feature) for feature in features[:_MOST_FEATURES]],
         "num_more_features": max(0, len(features) - _MOST_FEATURES),
         "labels": labels[:_MOST_LABELS],

@@ -61,12 +61,17 @@ def _feature(arrays: Mapping[str, NDArray[Any]], index: int, name: str) -> dict[
     }
 
 
+def levels_of(figures: Mapping[str, Any]) -> list[float]:
+    """The levels of the quantiles; empty if no feature has values."""
+    found: list[dict[str, float]] = max((feature["quantiles"] for feature in figures["features"]), key=len, default=[])
+    return [quantile["level"] for quantile in found]
+
+
 def condensed(figures: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
     """What tasks are told: a number for each feature by name, and the counts of labels. 0 where there are no values."""
     features = figures["features"]
     told = {name: tuple(float(each[name] or 0) for each in features) for name in ("count", "mean", "std", "min", "max")}
-    levels = max(([quantile["level"] for quantile in each["quantiles"]] for each in features), key=len, default=[])
-    for place, level in enumerate(levels):
+    for place, level in enumerate(levels_of(figures)):
         told[f"q{level:g}"] = tuple(
             float(each["quantiles"][place]["value"]) if each["quantiles"] else 0.0 for each in features
         )

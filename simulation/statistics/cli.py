@@ -1,6 +1,5 @@
 """``fl-statistics``: takes the statistics of all sites' samples, over the same queue as training, or simulated."""
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +10,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from aggregator import History, lead
-from aggregator.history import write_report
+from aggregator.history import STATISTICS, write_report
+from aggregator.state import StateDirectory
 from console import ExitCode, TaskError, configure_logging, exit_code_of, private_files, read_settings
 from learning import Task, load_task
 from learning.sums import StatisticsTask, figures_of
@@ -21,7 +21,6 @@ from simulation.statistics.table import table_of
 
 log = logging.getLogger(__name__)
 
-NAME = "statistics.json"
 _PROG = "fl-statistics"
 _DESCRIPTION = """\
 Takes count, mean, standard deviation, extremes, histogram and quantiles of each feature, and counts of labels, over
@@ -60,7 +59,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
         write_report(settings.state)  # again, for it shows them
     console = Console()
     console.print(table_of(figures))
-    console.print(f"{settings.state / NAME}", soft_wrap=True)
+    console.print(f"{settings.state / STATISTICS}", soft_wrap=True)
     return ExitCode.OK
 
 
@@ -75,9 +74,7 @@ def written(state: Path, num_rounds: int, names: Sequence[str]) -> dict[str, Any
             " why others did not is in the log and in report.html; begin again with another --state and --run"
         )
     figures = {"run_id": facts["run_id"], "task": facts["task"], **figures_of(model, names)}
-    temporary = state / f"{NAME}.tmp"
-    temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(state / NAME)
+    StateDirectory(state).write_json(state / STATISTICS, figures)
     return figures
 
 

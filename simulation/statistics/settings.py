@@ -18,11 +18,15 @@ ROUNDS = 2
 """Without those that narrow the quantiles."""
 
 
+def _levels_in(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(",") if word.strip())
+
+
 def _checked_levels(text: str) -> str:
     try:
-        levels = [float(word) for word in text.split(",") if word.strip()]
+        levels = _levels_in(text)
     except ValueError:
-        levels = [-1.0]
+        levels = (-1.0,)
     if not all(0 <= level <= 1 for level in levels) or len(levels) > 16:
         raise ValueError(
             f"expected at most 16 numbers from 0 to 1 with commas between, such as 0.25,0.5,0.75, not {text!r}"
@@ -121,12 +125,11 @@ class StatisticsSettings(ServiceSettings, IdentitySettings):
                 " --classes N for whole numbers as targets"
             )
         names = columns.names if len(columns.names) == num_features else ()
-        levels = tuple(float(word) for word in self.quantiles.split(",") if word.strip())
         layout = Layout(
             num_features=num_features,
             num_classes=num_classes_of(task) if self.classes is None else self.classes,
             num_bins=self.bins,
-            levels=levels,
+            levels=_levels_in(self.quantiles),
             min_samples=self.min_samples,
             suppress_below=self.suppress_below,
             names=digest_of(names),

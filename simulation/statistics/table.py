@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from console import printable
+from learning.sums import levels_of
 
 _MOST = 64
 _USUAL = ("count", "mean", "std", "min", "max")
@@ -15,12 +16,10 @@ _COLUMNS = ("count", "missing", *_USUAL[1:])
 def table_of(figures: Mapping[str, Any]) -> Table:
     """A row for each feature; of very many, the first."""
     features = figures["features"]
-    quantiles_of_any = max((feature["quantiles"] for feature in features), key=len)
-    levels = [quantile["level"] for quantile in quantiles_of_any]
     columns = _COLUMNS if any(feature["missing"] for feature in features) else _USUAL
     table = Table(title=f"{figures['num_samples']:,} samples at {figures['num_sites']} sites")
     table.add_column("feature", no_wrap=True, overflow="ellipsis")
-    for name in (*columns, *(f"{level:g}" for level in levels)):
+    for name in (*columns, *(f"{level:g}" for level in levels_of(figures))):
         table.add_column(name, justify="right", no_wrap=True)
     for feature in features[:_MOST]:
         quantiles = [_text(quantile["value"]) for quantile in feature["quantiles"]]

@@ -126,7 +126,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "simulation.statistics": (
         *_WIRE,
-        *("identities", "learning", "learning.sums", "aggregator", "aggregator.history", "simulation"),
+        *(
+            "identities",
+            "learning",
+            "learning.sums",
+            "aggregator",
+            "aggregator.state",
+            "aggregator.history",
+            "simulation",
+        ),
     ),
     "fedmq": ("console", "learning", "learning.scripts", "worker.events", "worker", "simulation"),
     "scaffold": (

@@ -16,6 +16,7 @@ class Corrector:
 
     def __init__(self, model: nn.Module, terms: Terms, *, others: Mapping[str, str]) -> None:
         self._terms = terms
+        self._wanted = terms.names
         named = model.named_parameters(remove_duplicate=False)
         self._names = {id(parameter): others.get(name, name) for name, parameter in named}
         self._ready: dict[str, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
@@ -27,7 +28,7 @@ class Corrector:
                 name = self._names.get(id(parameter))
                 if name is None:
                     raise TaskError("plan.correct() was given a parameter that is not the model's")
-                if parameter.requires_grad and name in self._terms.names:
+                if parameter.requires_grad and name in self._wanted:
                     self._correct(name, parameter)
 
     def _correct(self, name: str, parameter: nn.Parameter) -> None:
@@ -51,14 +52,11 @@ class Corrector:
         )
 
     @property
-    def missing(self) -> list[str]:
-        """The parameters that are to be corrected and never were."""
-        return sorted(self._terms.names - self._ready.keys())
-
-    def check_was_called(self) -> None:
-        """A TaskError unless every parameter that is to be corrected was, at least once."""
-        missing = self.missing
-        if missing and not self._ready:
-            raise TaskError(f"the task's train() never called plan.correct(), and this run has a --correction: {_CALL}")
-        if missing:
-            raise TaskError(f"the task's train() never gave '{missing[0]}' to plan.correct(): {_CALL}")
+    def complaint(self) -> str | None:
+        """What a training did not do, in words; None if each parameter was corrected at least once."""
+        missing = sorted(self._wanted - self._ready.keys())
+        if not missing:
+            return None
+        if not self._ready:
+            return f"the task's train() never called plan.correct(), and this run has a --correction: {_CALL}"
+        return f"the task's train() never gave '{missing[0]}' to plan.correct(): {_CALL}"
