@@ -21,7 +21,7 @@ from aggregator.plans import schedule_of
 from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, FoldedUpdate, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from broker.states import raw
-from broker.wire import Buffer
+from broker.wire import Buffer, Draw
 from console import malloc, some_of
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         stepping = _stepping(current, plan, config=config, opened=opened)
         written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
     outvoted = current.updates.outvoted if plan.counts else {}
+    if plan.counts:
+        _tell_who_lost(current.number, current.updates.counting, opened)
     result = RoundResult(
         closed_by=by,
         reason=reason,
@@ -94,12 +96,12 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         companions=written.companions,
         scalars=stepping.scalars,
     )
-    drawn, num_drawn = current.draws_of(opened.steering.config_of(current.number + 1), current.number + 1)
+    next_draws, next_num_chosen = _draws_of(plan.next_round, current, opened)
     measured = current.updates.close(
         result,
         next_round=plan.next_round,
-        next_draws=drawn,
-        next_num_chosen=num_drawn,
+        next_draws=next_draws,
+        next_num_chosen=next_num_chosen,
         install=written.install,
         num_present=current.num_present,
     )
@@ -111,6 +113,11 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         )
     opened.stores.on_event(RoundClosed(row=opened.stores.ledger.round(current.number)))
     return Closed(plan, body)
+
+
+def _draws_of(number: int | None, current: CurrentRound, opened: OpenedRun) -> tuple[tuple[Draw, ...], int]:
+    """The draws that the next round opens with, and how many workers they choose; none if it does not open yet."""
+    return ((), 0) if number is None else current.draws_of(opened.steering.config_of(number), number)
 
 
 def evaluated(current: CurrentRound, opened: OpenedRun) -> RoundResult | None:
@@ -163,7 +170,7 @@ def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, op
         mean_norm=lambda: norm_of_mean(updates.accumulator, opened.run.specs, stepped, divisors.stepped),
         local=opened.broadcaster.local or config.local,
         population=opened.counting.population_with(current.number, folded),
-        begins_anew=_begins_anew(current.number, folded, opened),
+        begins_anew=bool(opened.counting.lost(current.number, folded)),
     )
     scalars = {
         **config.step.scalars(before, facts),
@@ -172,8 +179,8 @@ def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, op
     return Stepping(config.step, config.server_lr, stepped=stepped, divisors=divisors, scalars=scalars)
 
 
-def _begins_anew(number: int, folded: Sequence[FoldedUpdate], opened: OpenedRun) -> bool:
-    """Whether what the correction keeps is to begin at zero after this round; says why."""
+def _tell_who_lost(number: int, folded: Sequence[FoldedUpdate], opened: OpenedRun) -> None:
+    """Logs why what the correction keeps begins at zero after this round, if it does."""
     lost = opened.counting.lost(number, folded)
     if lost:
         log.warning(
@@ -182,7 +189,6 @@ def _begins_anew(number: int, folded: Sequence[FoldedUpdate], opened: OpenedRun)
             some_of(lost, _MOST_NAMED),
             opened.counting.correction,
         )
-    return bool(lost)
 
 
 def write_next_model(

@@ -8,7 +8,7 @@ from aggregator.commands import Standing
 from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
 from aggregator.opening import OpenedRun
-from aggregator.presence import Attendance, PartialUploads, Turnout, first_draws, is_chosen
+from aggregator.presence import Attendance, PartialUploads, Turnout, first_draws
 from aggregator.rounds import Close, Extended, OpenRound, Round, RoundPolicy, decide
 from aggregator.senders import Admission, Guard, Refusals
 from aggregator.state import ClosedBy
@@ -113,9 +113,9 @@ class CurrentRound:
         return self._attendance.num_present(now=self._clock())
 
     @property
-    def num_measured(self) -> int:
-        """How many have measured the last model."""
-        return len(self.updates.excused) if self.is_last else 0
+    def num_in(self) -> int:
+        """How many of those waited for are in: updates, or measurements of the last model."""
+        return len(self.updates.excused) if self.is_last else self.updates.num_folded
 
     @property
     def num_chosen(self) -> int | None:
@@ -124,12 +124,12 @@ class CurrentRound:
 
     @property
     def _num_able(self) -> int:
-        """The number of workers that may be waited for: of those present that take part and have not said that they
-        have no update, as many as are enough."""
+        """How many of the workers present are waited for: those that take part and can still send an update, but no
+        more than are enough."""
         num_excused = 0 if self.is_last else self._attendance.num_among(self.updates.excused)
-        num_chosen, sample = self.num_chosen, self._config.sample
-        num_able = max(0, (self.num_present if num_chosen is None else num_chosen) - num_excused)
-        return num_able if num_chosen is None or sample is None else sample.target_among(num_able)
+        num_able = max(0, self.turnout.num_chosen(now=self._clock()) - num_excused)
+        sample = self._config.sample
+        return num_able if sample is None or not self.turnout.is_sampled else sample.target_among(num_able)
 
     @property
     def _num_unable(self) -> int:
@@ -175,7 +175,7 @@ class CurrentRound:
             self._policy,
             self._round,
             now=now,
-            num_folded=self.num_measured if self.is_last else self.updates.num_folded,
+            num_folded=self.num_in,
             num_present=self._num_able,
             num_unable=self._num_unable,
         )
@@ -284,7 +284,7 @@ class CurrentRound:
         names = ", ".join([name for name in present if self.turnout.chooses(name)][:_MOST_NAMED]) or "none"
         who = "workers present" if not self.turnout.is_sampled else f"of {len(present)} workers present are chosen"
         if self.is_last:
-            return f"waits for {self._target} sites to measure the model; {self.num_measured} have; present: {names}"
+            return f"waits for {self._target} sites to measure the model; {self.num_in} have; present: {names}"
         unable = f"; without an update: {self.unable_in_words}" if self.updates.excused else ""
         return (
             f"waits for {self._target} updates (quorum {policy.quorum.in_words}, at least"
@@ -296,7 +296,6 @@ def drawn_now(
     config: AggregatorConfig, attendance: Attendance, *, number: int, now: float
 ) -> tuple[tuple[Draw, ...], int]:
     """The draws that a round opens with, and how many of the workers present they choose."""
-    everybody, seed = config.everybody, config.seed
-    draws = first_draws(config.sample, attendance, seed=seed, round_number=number, now=now, everybody=everybody)
-    present = attendance.names() if everybody is None else everybody
-    return draws, sum(is_chosen(each, draws, seed=seed, round_number=number) for each in present) if draws else 0
+    return first_draws(
+        config.sample, attendance, seed=config.seed, round_number=number, now=now, everybody=config.everybody
+    )

@@ -95,7 +95,7 @@ def open_run(
         ledger.record(_beginning(config, initial, tensors, directory, transport, on_stream))
     facts = ledger.facts()
     changes_optimizer = config.resets_step and (_BEFORE | facts)["server_optimizer"] != config.optimizer
-    _check_is_ours(config, facts | ({"server_optimizer": config.optimizer} if changes_optimizer else {}), directory)
+    _check_is_ours(config, facts, directory)
     if on_stream is not None and on_stream[0].run_id == facts["run_id"] and on_stream[0].epoch > facts["epoch"]:
         _go_beyond(on_stream[0].epoch, config, facts, directory, ledger)
     epoch = ledger.claim()
@@ -349,7 +349,9 @@ def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
 def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:
     facts = _BEFORE | facts
     wanted = {"run": config.run, "queue": config.topology.queue, "task": config.task, "seed": config.seed}
-    wanted |= {"server_optimizer": config.optimizer, "correction": str(config.correction)}
+    wanted |= {"correction": str(config.correction)}
+    if not config.resets_step:
+        wanted["server_optimizer"] = config.optimizer
     for name, value in (wanted | _encoding_facts(config)).items():
         if facts[name] != value:
             raise StateError(

@@ -350,7 +350,7 @@ class Aggregator:
             message.signer,
             run_id=self._run.run.run_id,
             number=self._current.number,
-            num_folded=self._current.num_measured if self._current.is_last else self._current.updates.num_folded,
+            num_folded=self._current.num_in,
             stays=self._current.holds,
         )
         self._transport.ack([delivery])
@@ -366,11 +366,11 @@ class Aggregator:
         self._current.follow(self._run.steering.standing)
         if command.verb == "stop":
             self.stop()
-        reason = reason_to_end(number - 1, config=self._config, opened=self._run)
         if self._current.is_last:  # it ends by itself, and what was measured is its result
             if (command.verb, *command.words) == ("finish", "now"):
                 self._close_last_evaluation()
             return
+        reason = reason_to_end(number - 1, config=self._config, opened=self._run)
         if reason is not None:
             self._current.refusals.record_dropped()
             self._current.commit()

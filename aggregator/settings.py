@@ -63,6 +63,13 @@ SampleAsText = Annotated[AsText[Sample], BeforeValidator(_number_as_text)]
 QuorumAsText = Annotated[AsText[Quorum], BeforeValidator(_number_as_text)]
 
 
+_GIVEN_FILES = (
+    *("script", "statistics", "tls_ca", "tls_cert", "tls_key"),
+    *("roster", "roster_key", "key", "opening_key"),
+)
+"""Settings that name files, and the one that needs one of them."""
+
+
 class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
     """What a run is: its rounds, its averaging, its local training. Shared with the simulation."""
 
@@ -118,7 +125,7 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     weighting: AsText[Weigher] | None = Field(
         None,
         description="what an update weighs in the mean (docs/algorithms.md): samples (its number of samples), uniform"
-        " (all alike), fednova (samples, by the number of local steps), qfedavg:q=1 (its loss to the power of q), or"
+        " (all alike), fednova (samples per local step), qfedavg:q=1 (its loss to the power of q), or"
         " task (what its task says); by default samples, and uniform with --robust",
     )
     robust: Annotated[AsText[Robust], NoneAsText] = Field(
@@ -178,8 +185,8 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     )
     server_state: Literal["keep", "reset"] = Field(
         "keep",
-        description="a run that goes on with another --server-optimizer than it had: keep (what that remembers, so the"
-        " other one is refused) or reset (the other one begins with the open round)",
+        description="where a run began with another --server-optimizer: keep (refuse to go on) or reset (go on with the"
+        " new one, which remembers nothing yet and begins with the open round)",
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="seed of the initial model and of every local training"
@@ -388,13 +395,18 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
 
         A SettingsError where compiled code is asked for and cannot be had.
         """
+        statistics = {} if self.statistics is None else read_condensed(self.statistics)
+        return self._config(statistics, self.admission)
+
+    def _config(self, statistics: Mapping[str, tuple[float, ...]], admission: Admission) -> AggregatorConfig:
+        """With what files said at the start: they may be gone by the time that a setting changes."""
         return AggregatorConfig(
             run=self.run,
             task=self.learns,
             seed=self.seed,
             state=self.state,
             init=self.init,
-            statistics={} if self.statistics is None else read_condensed(self.statistics),
+            statistics=statistics,
             topology=self.topology,
             policy=self.policy,
             ending=Ending(
@@ -421,7 +433,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             commit_every_s=self.commit_every_s,
             inline_cap=self.inline_cap,
             part_bytes=self.part_bytes,
-            admission=self.admission,
+            admission=admission,
             requires_same_base=self.require_same_base,
             takes_over=self.take_over,
             resets_step=self.server_state == "reset",
@@ -432,17 +444,19 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
                 "weighting": str(self.weighs_by),
                 "min_updates": self.fewest_updates,
             },
-            with_settings=lambda changes: self.changed(changes).config,
+            with_settings=lambda changes: self.changed(changes)._config(statistics, admission),
         )
 
     def changed(self, changes: Mapping[str, str]) -> "AggregatorSettings":
         """The same with other values of some settings, as people type them. A SettingsError if they are wrong.
 
-        They are then without a schedule.
+        They are then without a schedule. Files that were given are not looked for again.
         """
         typed = {name: None if value == "none" else value for name, value in changes.items()}
         typed |= {schedule_of(name): None for name in changes if name in SCHEDULED}
-        return settings_of(AggregatorSettings, self.model_dump() | typed)
+        others = self.model_dump(exclude=set(_GIVEN_FILES)) | {"server_optimizer": self.server_optimizer}
+        found = settings_of(AggregatorSettings, others | typed)
+        return found.model_copy(update={name: getattr(self, name) for name in _GIVEN_FILES})
 
     @property
     def partial_config(self) -> PartialConfig:

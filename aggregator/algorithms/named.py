@@ -1,6 +1,7 @@
 """``--server-optimizer`` as a value: one step of the shelf, by its name, with its parameters; or a user's own."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from aggregator.algorithms.diloco import DiLoCo
@@ -27,9 +28,9 @@ STEPS: dict[str, type[Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServerOptimizer:
-    """A step, and the text that it is chosen by."""
+    """A step, and the text that it is chosen by. A user's file is read once, when it is first asked for."""
 
     chosen: Step | Own = field(default_factory=FedAvg)
 
@@ -47,12 +48,12 @@ class ServerOptimizer:
     def __str__(self) -> str:
         return str(self.chosen) if isinstance(self.chosen, Own) else text_of_named(self.chosen, STEPS)
 
-    @property
+    @cached_property
     def step(self) -> Step:
         """A TaskError if it is a user's own, and cannot be had from its file."""
         return OwnStep.load(self.chosen) if isinstance(self.chosen, Own) else self.chosen
 
-    @property
+    @cached_property
     def recorded(self) -> str:
         """What the ledger has of it: a run goes on only with the same. A TaskError if its file cannot be read."""
         return self.chosen.recorded if isinstance(self.chosen, Own) else str(self)

@@ -170,7 +170,7 @@ PAIRS = (
         _robust(
             "--robust {rule} bounds where updates point to, and fedexp takes its rate from how long they are, false"
             " ones too; give another --server-optimizer",
-            lambda settings: str(settings.server_optimizer).startswith("fedexp"),
+            lambda settings: isinstance(settings.server_optimizer.chosen, FedExP),
         ),
     ),
     Pair(
@@ -310,7 +310,7 @@ PAIRS = (
     Pair(
         ("shards", "server_optimizer"),
         _sharded(
-            _UNVERIFIED.format(flag="--server-optimizer fedexp"),
+            _UNVERIFIED.format(flag="this --server-optimizer"),
             lambda settings: "norm" in figures_of(settings.server_optimizer.step),
         ),
     ),

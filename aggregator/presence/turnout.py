@@ -85,9 +85,11 @@ def first_draws(
     round_number: int,
     now: float,
     everybody: Collection[str] | None = None,
-) -> tuple[Draw, ...]:
-    """The draws that a round opens with: one, or none if everybody takes part."""
+) -> tuple[tuple[Draw, ...], int]:
+    """The draws that a round opens with (one; none if all take part), and how many of those there they choose."""
     if sample is None:
-        return ()
-    present = everybody if everybody is not None else attendance.names() if attendance.is_known(now=now) else ()
-    return (next_draw(sample, present, seed=seed, round_number=round_number),)
+        return (), 0
+    present = attendance.names() if everybody is None else everybody
+    known = present if everybody is not None or attendance.is_known(now=now) else ()
+    draws = (next_draw(sample, known, seed=seed, round_number=round_number),)
+    return draws, sum(is_chosen(each, draws, seed=seed, round_number=round_number) for each in present)

@@ -216,13 +216,19 @@ class OpenRound:
     @property
     def counting(self) -> list[FoldedUpdate]:
         """The updates in it, committed or not, by base round and worker; once judged, without those outvoted."""
-        out = {(key.base_round, key.worker) for key, vote in self._votes.items() if vote.is_outvoted}
-        return [self._folded[key] for key in sorted(self._folded.keys() - out)]
+        return [self._folded[key] for key in sorted(self._folded.keys() - self._out)]
+
+    @property
+    def _out(self) -> set[tuple[int, str]]:
+        """Those outvoted."""
+        return {(key.base_round, key.worker) for key, vote in self._votes.items() if vote.is_outvoted}
 
     @property
     def num_samples(self) -> int:
         """How many samples the updates in it were trained on, as far as they count."""
-        return sum(self.weigher.counted_samples(update.num_samples) for update in self.counting)
+        out = self._out
+        counting = (update for key, update in self._folded.items() if key not in out)
+        return sum(self.weigher.counted_samples(update.num_samples) for update in counting)
 
     # -- deciding -------------------------------------------------------------------------------------------
 
@@ -541,7 +547,7 @@ class OpenRound:
         return measured
 
     def close_evaluation(self, result: RoundResult | None) -> None:
-        """Commits what the sites measured of the last model, and acks. ``result``: as ``Ledger`` has it."""
+        """Commits what the sites measured of the last model, and acks; a ``result`` becomes the base round's row."""
         begun_at = time.perf_counter()
         self._stores.ledger.close_evaluation(self.number - 1, self._rows, result)
         self._emit_committed(begun_at)

@@ -93,11 +93,11 @@ class RoundPolicy:
         return replace(self, quorum=Quorum(count=max(1, min(number, self.quorum.count))))
 
     def falls_short(self, num_folded: int, *, num_unable: int) -> bool:
-        """Whether all of a count of updates are there or have been excused, and they are fewer than the floor."""
+        """Whether all that a count waits for have answered, and their updates are fewer than the floor."""
         return (
-            num_unable > 0
+            self.quorum.share is None
+            and num_unable > 0
             and self.quorum.target(0, num_unable=num_unable) <= num_folded < self.min_updates
-            and (self.quorum.share is None)
         )
 
     def of_last_evaluation(self, *, longest_s: float) -> "RoundPolicy":
@@ -187,9 +187,8 @@ def decide(
         state = replace(state, quorum_at=None)  # the quorum is a share, and more workers are present than before
     if state.quorum_at is not None and now >= state.quorum_at + policy.grace_s:
         return state, Close(ClosedBy.QUORUM)
-    if num_folded == 0 and policy.quorum.is_hopeless(num_present, num_unable=num_unable):
-        return state, Close(ClosedBy.SHORT if policy.on_short is OnShort.ACCEPT else ClosedBy.ABANDONED)
-    if policy.falls_short(num_folded, num_unable=num_unable) and num_folded >= num_present:
+    is_hopeless = num_folded == 0 and policy.quorum.is_hopeless(num_present, num_unable=num_unable)
+    if is_hopeless or (num_folded >= num_present and policy.falls_short(num_folded, num_unable=num_unable)):
         return state, Close(ClosedBy.SHORT if policy.on_short is OnShort.ACCEPT else ClosedBy.ABANDONED)
     if state.deadline_at is not None and now >= state.deadline_at:
         return _at_deadline(policy, state, now, num_folded)

@@ -134,6 +134,7 @@ class Ledger:
         for table, column, kind in _ADDED_COLUMNS:
             if column not in columns_of(self._db, table):
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        self._db.execute("CREATE INDEX IF NOT EXISTS updates_by_base ON updates (base_round, worker)")
         if version and has_metrics_of_received_models:
             for (number,) in self._db.execute("SELECT round FROM rounds WHERE closed_by IS NOT NULL").fetchall():
                 self._measure(number)

@@ -41,7 +41,7 @@ class ClosedBy(StrEnum):
     COMMAND = "command"
     """Somebody asked for the end of the run at once (``fl-run finish --now``)."""
     EVALUATED = "evaluated"
-    """It is none: what the workers measured of the model that the run began with (``--evaluate-only``)."""
+    """No round was trained: the row has what the workers measured of the model that the run began with."""
     ABANDONED = "abandoned"
     """At the deadline, with fewer updates than the floor; they are dropped (``on_short: abandon``). Or their mean took
     the model out of the range of its dtype. Or no worker had an update."""

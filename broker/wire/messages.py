@@ -373,7 +373,7 @@ class UpdateHead(Tensors):
     eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
     is_fresh: StrictBool = Field(default=False, exclude_if=lambda value: not value)
-    """What its worker carried out of its last update that counted is lost: it began with nothing."""
+    """Its worker lost what it carried out of its last update that counted, and began with nothing."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -430,7 +430,7 @@ class Folded(Header):
     eval_not_finite: NotFinite = Field(default_factory=dict, exclude_if=lambda value: not value)
     figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
     is_fresh: StrictBool = Field(default=False, exclude_if=lambda value: not value)
-    """What its worker carried out of its last update that counted is lost: it began with nothing."""
+    """Its worker lost what it carried out of its last update that counted, and began with nothing."""
 
 
 def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:

@@ -128,6 +128,17 @@ def test_a_round_that_breaks_while_it_closes_is_still_open(ledger: Ledger) -> No
     assert list(ledger.rounds()) == []
 
 
+def test_no_update_that_comes_is_looked_up_in_all_there_are(ledger: Ledger) -> None:
+    asked: list[str] = []
+    ledger._db.set_trace_callback(asked.append)
+    ledger.is_folded(1, "a")
+    ledger.is_answered(1, "a", Verdict.DIVERGED)
+    ledger._db.set_trace_callback(None)
+    plans = [row[-1] for query in asked for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {query}")]
+    assert len(plans) == 2
+    assert all(plan.startswith("SEARCH updates USING INDEX") for plan in plans), plans
+
+
 def test_other_verdicts_may_repeat(ledger: Ledger) -> None:
     for verdict in (Verdict.LATE, Verdict.DUPLICATE, Verdict.REFUSED, Verdict.ABANDONED):
         ledger.commit([row(verdict=verdict), row(verdict=verdict)], None)

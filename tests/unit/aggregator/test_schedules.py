@@ -18,6 +18,7 @@ from simulation import simulate
 from simulation.settings import SimulationSettings
 
 pytestmark = pytest.mark.timeout(60)
+ROOT = Path(__file__).parents[3]
 
 ZERO, ONE = state_of(w=[0.0]), state_of(w=[1.0])
 
@@ -155,6 +156,22 @@ def test_the_page_draws_what_a_schedule_moves_and_marks_no_round_as_changed(begi
     assert "setting server_lr" in shown["curves"]
     assert "setting mu" not in shown["curves"]
     json.dumps(shown)
+
+
+def test_files_that_were_read_at_the_start_may_be_gone_when_a_schedule_moves_on(begin: Begin, tmp_path: Path) -> None:
+    own, workers = tmp_path / "own_step.py", tmp_path / "workers.txt"
+    own.write_bytes((ROOT / "examples" / "own_step.py").read_bytes())
+    workers.write_text("a\nb\n", encoding="utf-8")
+    step = f"{own}:cut_momentum"
+    run = begin(StateTask(ZERO), rounds=4, server_optimizer=step, workers_allowed=str(workers), **PLANNED)
+    own.unlink()
+    workers.unlink()
+    rates = []
+    for _ in range(4):
+        rates.append(run.head.local.lr)
+        fold(run)
+    assert rates == [0.05, 0.03775, 0.01325, 0.001]
+    assert run.aggregator.is_finished
 
 
 def test_what_somebody_sets_counts_from_its_round_on_and_not_the_schedule(begin: Begin) -> None:
