@@ -20,7 +20,7 @@ from broker.transport import (
     Transport,
     received,
 )
-from broker.wire import COMMAND_KEY, Buffer, Topology, partial_key, shard_of
+from broker.wire import COMMAND_KEY, Buffer, Topology, keeper_key, partial_key, release_key, shard_of
 from console import BlobLost, QueueMissing
 
 
@@ -30,8 +30,8 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.is_declared = False
-        self.leaders: dict[int | None, object] = {}
-        """Shard, or None for the root -> the transport that leads it."""
+        self.leaders: dict[int | str | None, object] = {}
+        """Shard, keeper, or None for the root -> the transport that leads it."""
         self.heads: deque[bytes] = deque(maxlen=1)
         self.num_heads = 0
         self.queues: dict[Source, deque[tuple[str, bytes]]] = {
@@ -39,12 +39,13 @@ class MemoryBroker:
             Source.PRESENCE: deque(maxlen=10_000),
             Source.COMMANDS: deque(),
         }
-        self.shards: dict[int, deque[tuple[str, bytes]]] = {}
+        self.shards: dict[int | str, deque[tuple[str, bytes]]] = {}
+        """Shard or keeper -> what waits for it."""
         self.blobs: dict[str, tuple[bytes, ...]] = {}
         self.dead: list[DeadLetter] = []
         self.status: bytes | None = None
-        self.readers: dict[object, int | None] = {}
-        """Transport that receives updates -> the shard they are for, or None for the root."""
+        self.readers: dict[object, int | str | None] = {}
+        """Transport that receives updates -> the shard or keeper they are for, or None for the root."""
 
     def remove(self) -> None:
         """Forgets the queues and their messages. Heads stay counted: a reader that saw three waits for the fourth."""
@@ -58,12 +59,14 @@ class MemoryBroker:
 
 
 class MemoryTransport(Transport):
-    """One participant's view of a MemoryBroker, or of one shard of it."""
+    """One participant's view of a MemoryBroker, or of one shard or keeper of it."""
 
-    def __init__(self, broker: MemoryBroker, *, shard: int | None = None, queue: str = "updates") -> None:
+    def __init__(
+        self, broker: MemoryBroker, *, shard: int | None = None, keeper: str | None = None, queue: str = "updates"
+    ) -> None:
         self._broker = broker
         self._topology = Topology(queue)
-        self._shard = shard
+        self._shard: int | str | None = shard if keeper is None else keeper
         self._changed = broker.changed
         self._sources: tuple[Source, ...] = ()
         self._prefetch = 16
@@ -225,6 +228,13 @@ class MemoryTransport(Transport):
     def send_partial(self, body: bytes, *, shard: int) -> None:
         self._put(self._broker.queues[Source.UPDATES], partial_key(shard), body)
 
+    def send_request(self, body: bytes, *, keeper: str) -> None:
+        with self._changed:
+            self._put(self._broker.shards.setdefault(keeper, deque()), keeper_key(keeper), body)
+
+    def send_release(self, body: bytes, *, keeper: str) -> None:
+        self._put(self._broker.queues[Source.UPDATES], release_key(keeper), body)
+
     def send_command(self, body: bytes) -> None:
         if not self._broker.is_declared:
             raise QueueMissing("the embedded broker has no queues yet; the aggregator makes them")
@@ -247,12 +257,15 @@ class MemoryTransport(Transport):
                 return {}
             readers = list(self._broker.readers.values())
             found = {
-                self._topology.updates_of(shard): Queued(len(waiting), readers.count(shard))
-                for shard, waiting in self._broker.shards.items()
+                self._name_of(reader): Queued(len(waiting), readers.count(reader))
+                for reader, waiting in self._broker.shards.items()
             }
             found[self._topology.updates] = Queued(len(self._broker.queues[Source.UPDATES]), readers.count(None))
             found[self._topology.dead] = Queued(len(self._broker.dead), 0)
         return {name: found[name] for name in names if name in found}
+
+    def _name_of(self, reader: int | str) -> str:
+        return self._topology.requests_of(reader) if isinstance(reader, str) else self._topology.updates_of(reader)
 
     def _put(self, queue: deque[tuple[str, bytes]], sender: str, body: bytes) -> None:
         with self._changed:

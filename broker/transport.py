@@ -1,7 +1,7 @@
 """What workers and aggregators need from a broker; ``rabbitmq`` and ``memory.py`` both provide it.
 
-A transport belongs to one federation, or to one shard of it (``Topology.shard``): then updates and the lead are those
-of the shard.
+A transport belongs to one federation, or to one shard or keeper of it (``Topology.shard``, ``Topology.keeper``): then
+updates and the lead are those of the shard; those of a keeper are what it is asked.
 
 Methods are to be called from one thread, the one that runs the process's service; ``announce`` and ``send_status``
 from any thread.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from broker.wire import Buffer, shard_in
+from broker.wire import Buffer, keeper_in, shard_in
 
 
 class Source(StrEnum):
@@ -51,7 +51,8 @@ class Delivery:
     source: Source
     body: Buffer
     sender: str = ""
-    """The worker it is from, according to the broker (by routing key); ``partial.<shard>`` for a partial sum.
+    """The worker it is from, according to the broker (by routing key); ``partial.<shard>`` for a partial sum,
+    ``release.<keeper>`` for a keeper's answer, ``keeper.<keeper>`` for what a keeper is asked.
 
     Of PARTS: the name of the blob.
     """
@@ -77,6 +78,11 @@ class Delivery:
     def shard(self) -> int | None:
         """The shard whose partial sum this is; None if it is an update."""
         return shard_in(self.sender)
+
+    @property
+    def keeper(self) -> str | None:
+        """The keeper whose answer this is; None if it is none."""
+        return keeper_in(self.sender)
 
 
 MAX_COMMAND_BYTES = 2**15
@@ -133,7 +139,7 @@ class Transport(Protocol):
     def declare(self) -> None:
         """Makes every queue and stream that is missing. For the aggregator.
 
-        A partial aggregator makes none: it waits until they are there.
+        A partial aggregator or a keeper makes none: it waits until they are there.
         """
 
     def remove(self) -> None:
@@ -143,7 +149,7 @@ class Transport(Protocol):
         """
 
     def check(self) -> None:
-        """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the model stream is there.
+        """Raises BrokerUnreachable, BrokerRefused or QueueMissing unless the model stream (a keeper's queue) is there.
 
         Not the results queue: RabbitMQ tells of a queue only those who may do something with it.
         """
@@ -205,6 +211,12 @@ class Transport(Protocol):
 
     def send_partial(self, body: bytes, *, shard: int) -> None:
         """Puts a shard's partial sum onto the root's results queue."""
+
+    def send_request(self, body: bytes, *, keeper: str) -> None:
+        """Puts what is asked of a keeper onto its queue."""
+
+    def send_release(self, body: bytes, *, keeper: str) -> None:
+        """Puts a keeper's answer onto the root's results queue."""
 
     def send_command(self, body: bytes) -> None:
         """Puts a command onto the queue that the aggregator reads. QueueMissing if there is none."""

@@ -24,6 +24,10 @@ MAY_SIGN: Mapping[str, tuple[KeyRole, ...]] = {
     "presence": ("worker",),
     "partial": ("partial", "aggregator"),
     "command": ("operator",),
+    "seed": ("worker",),
+    "request": ("aggregator",),
+    "release": ("keeper",),
+    "withheld": ("keeper",),
 }
 """Kind of message -> the roles that may sign it. Partials pass updates on as they came, signed by their workers."""
 

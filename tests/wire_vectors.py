@@ -22,7 +22,8 @@ from broker.wire import tensor_sets
 from broker.wire.bodies import Outgoing
 from broker.wire.buffers import cut
 from broker.wire.codec import encode
-from broker.wire.counted import hash64, pack_counted
+from broker.wire.headers.counted import hash64, pack_counted
+from broker.wire.headers.participation import Draw
 from broker.wire.messages import (
     Answer,
     BlobRef,
@@ -36,7 +37,6 @@ from broker.wire.messages import (
     UpdateHead,
     WorkerStatus,
 )
-from broker.wire.participation import Draw
 from broker.wire.signatures import Believing, Trust
 from broker.wire.specs import delta_specs
 from broker.wire.zstd import compressed

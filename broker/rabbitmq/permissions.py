@@ -66,9 +66,11 @@ def partial(topology: Topology, shard: int | None = None) -> Permissions:
 
 
 def keeper(topology: Topology, name: str) -> Permissions:
-    """The keeper of this name: reads what it is asked on ``<queue>.keeper``, answers by ``release.<name>``."""
+    """The keeper of this name: reads what it is asked on ``<queue>.keeper.<name>``, answers by ``release.<name>``."""
     own = re.escape(name)
-    return _sender(topology, blobs=rf"blob\.release\.{own}\..*", read="in|keeper", keys=rf"release\.{own}")
+    blobs = rf"blob\.release\.{own}\..*"
+    asked = _sender(topology, blobs=blobs, read=rf"in|keeper\.{own}", keys=rf"release\.{own}")
+    return replace(asked, configure=rf"^{re.escape(topology.queue)}\.(keeper\.{own}\.leader|{blobs})$")
 
 
 def _sender(topology: Topology, *, blobs: str, read: str, keys: str) -> Permissions:

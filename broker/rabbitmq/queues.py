@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker.wire import COMMAND_KEY, Topology
+from broker.wire import COMMAND_KEY, Topology, keeper_key, release_key
 
 Arguments = dict[str, Any]
 
@@ -57,6 +57,7 @@ def queues(topology: Topology) -> dict[str, Arguments]:
         topology.commands: commands,
         topology.statuses: STATUSES,
         **{topology.updates_of(shard): updates for shard in range(topology.num_shards)},
+        **{topology.requests_of(keeper): updates for keeper in topology.keepers},
     }
 
 
@@ -69,6 +70,7 @@ def bindings(topology: Topology) -> tuple[tuple[str, str, str], ...]:
     """(exchange, queue, routing key)."""
     inbound = topology.inbound
     shards = [(inbound, topology.updates_of(shard), f"update.{shard}.*") for shard in range(topology.num_shards)]
+    keepers = [(inbound, topology.requests_of(keeper), keeper_key(keeper)) for keeper in topology.keepers]
     return (
         (inbound, topology.updates, "update.*"),
         (inbound, topology.presence, "presence.*"),
@@ -76,4 +78,6 @@ def bindings(topology: Topology) -> tuple[tuple[str, str, str], ...]:
         (topology.dead_letters, topology.dead, ""),
         *([(inbound, topology.updates, "partial.*")] if shards else []),
         *shards,
+        *[(inbound, topology.updates, release_key(keeper)) for keeper in topology.keepers],
+        *keepers,
     )

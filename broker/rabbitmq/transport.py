@@ -26,7 +26,18 @@ from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
 from broker.settings import BrokerSettings
 from broker.transport import MAX_COMMAND_BYTES, BlobNews, BlobUpload, Delivery, Queued, Source, Transport, received
-from broker.wire import COMMAND_KEY, Buffer, Topology, names_of, partial_key, presence_key, sender_of, update_key
+from broker.wire import (
+    COMMAND_KEY,
+    Buffer,
+    Topology,
+    keeper_key,
+    names_of,
+    partial_key,
+    presence_key,
+    release_key,
+    sender_of,
+    update_key,
+)
 from console import (
     BlobLost,
     BrokerFault,
@@ -107,15 +118,16 @@ class RabbitMQ(Transport):
     # -- queues ---------------------------------------------------------------------------------------------
 
     def declare(self) -> None:
-        if self._topology.shard is not None:
+        if not self._topology.is_of_root:
             self._writer.call(self._find, waits_for_queue=True)
             return
         self._writer.call(self._declare)
         self._declares = True
 
     def _find(self, link: Link) -> None:
-        """Raises unless the root aggregator has made what a partial aggregator needs."""
-        for name in (self._topology.models, self._topology.updates):
+        """Raises unless the root aggregator has made what a partial aggregator or a keeper needs."""
+        is_keeper = self._topology.keeper is not None  # which may not even see the models
+        for name in (self._topology.updates,) if is_keeper else (self._topology.models, self._topology.updates):
             num_waiting(link, name)
 
     def _declare(self, link: Link) -> None:
@@ -148,12 +160,12 @@ class RabbitMQ(Transport):
         self._writer.call(do)
 
     def check(self) -> None:
-        models = self._topology.models
+        name = self._topology.models if self._topology.keeper is None else self._topology.updates
         try:
-            self._writer.call(lambda link: num_waiting(link, models), is_retried=False)
+            self._writer.call(lambda link: num_waiting(link, name), is_retried=False)
         except QueueMissing as error:
             raise QueueMissing(
-                f"the broker answers, and has no stream '{models}': fl-aggregator makes it at its first start;"
+                f"the broker answers, and has no '{name}': fl-aggregator makes it at its first start;"
                 " if it has been started, compare --queue and the virtual host in its broker's URL with yours"
             ) from error
 
@@ -384,6 +396,12 @@ class RabbitMQ(Transport):
 
     def send_partial(self, body: bytes, *, shard: int) -> None:
         self._publish(self._topology.inbound, partial_key(shard), body)
+
+    def send_request(self, body: bytes, *, keeper: str) -> None:
+        self._publish(self._topology.inbound, keeper_key(keeper), body)
+
+    def send_release(self, body: bytes, *, keeper: str) -> None:
+        self._publish(self._topology.inbound, release_key(keeper), body)
 
     def send_command(self, body: bytes) -> None:
         self._publish(self._topology.inbound, COMMAND_KEY, body, waits_for_queue=False)

@@ -28,8 +28,8 @@ import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from broker.wire.buffers import Buffer
-from broker.wire.counted import ENTRY_BYTES, MAX_COUNTED
-from broker.wire.messages import MAX_TENSORS, Header, Tensors
+from broker.wire.headers import ENTRY_BYTES, MAX_COUNTED, MAX_TENSORS, Header
+from broker.wire.messages import Tensors
 from broker.wire.signatures import MAX_TRAILER_BYTES, Believing, Signer, Trust
 from broker.wire.specs import KeptSpecs, TensorSpec, kept
 from console import ForgedMessage, MalformedMessage

@@ -4,8 +4,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StrictBool,
     StrictBytes,
@@ -16,82 +14,59 @@ from pydantic import (
     model_validator,
 )
 
-from broker.wire.counted import ENTRY_BYTES, MAX_COUNTED, last_counted
+from broker.wire.headers import (
+    COMPRESSIONS,
+    MAX_ANSWER,
+    MAX_ANSWERS,
+    MAX_COMMAND_WORDS,
+    MAX_EXCLUDED,
+    MAX_FOLDED,
+    MAX_KEEPERS,
+    MAX_LISTED,
+    MAX_NUM_SAMPLES,
+    MAX_PART_BYTES,
+    MAX_PRESENCE_EVERY_S,
+    MAX_SEED_BYTES,
+    MAX_SHARDS,
+    MAX_TENSORS,
+    MAX_WORD,
+    MAX_ZSTD_LEVEL,
+    MIN_PRESENCE_EVERY_S,
+    PRESENCE_EVERY_S,
+    AlgorithmText,
+    CommandId,
+    Counted,
+    DifferentialPrivacy,
+    Draw,
+    FigureName,
+    Figures,
+    Header,
+    Instance,
+    Masking,
+    Metrics,
+    NotFinite,
+    Objection,
+    Outcome,
+    PlanArguments,
+    Protection,
+    Purpose,
+    RoundNumber,
+    RunId,
+    RunName,
+    SealedKey,
+    Seconds,
+    Sha256,
+    SharedPatterns,
+    Statistics,
+    WorkerName,
+    WorkerPattern,
+    last_counted,
+)
 from broker.wire.limbs import limb_bytes_of
-from broker.wire.participation import Draw
 from broker.wire.specs import MAX_TENSOR_NAME, KeptSpecs, Specs, canonical, num_bytes_of, update_specs
 from broker.wire.tensor_sets import MODEL, split_specs
 from broker.wire.topology import shard_of
-from console import ARGUMENT_NAME, MAX_ARGUMENT, MAX_ARGUMENTS
 
-MAX_NUM_SAMPLES = 2**29 - 1
-"""num_samples times a float32 is exact in float64 up to here."""
-
-MAX_TENSORS = 100_000
-MAX_SHARDS = 1000
-MAX_FOLDED = 1000
-"""Updates in one partial sum."""
-MAX_LISTED = 500
-"""Workers in one status."""
-MAX_PART_BYTES = 8 * 2**20
-MAX_ZSTD_LEVEL = 19
-MAX_COMMAND_WORDS, MAX_WORD = 64, 200
-"""Words of a command, and characters of each."""
-MAX_ANSWER = 1000
-"""Characters of the answer to a command."""
-MAX_ANSWERS = 20
-"""Answers in one status."""
-MAX_OBJECTION = 300
-"""Characters of a worker's objection."""
-PRESENCE_EVERY_S = 10.0
-"""Seconds between the signs of life of a worker that does not say otherwise."""
-MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 0.1, 60.0
-"""A sign of life waits on its queue for 60 s: an aggregator that was away finds one from each worker present."""
-_INTERVALS_TO_BE_GONE = 3.5
-COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
-Protection = Literal["signed", "sealed"]
-"""``signed``: whoever sends an update signs it; ``sealed``: only the aggregator can read its body."""
-
-WorkerName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-WorkerPattern = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_*?\[\]!-]{1,128}$")]
-"""A worker's name, or a pattern of names as the shell has them."""
-MAX_EXCLUDED = 1000
-AlgorithmText = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_:=,.+-]{0,255}$")]
-"""A name, or a name with parameters: ``qfedavg:q=1``."""
-RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
-RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
-Instance = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8,32}$")]
-Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
-MAX_NUMBER = 2**40
-"""Rounds and epochs are below it."""
-RoundNumber = Annotated[StrictInt, Field(ge=0, lt=MAX_NUMBER)]
-Seconds = Annotated[float, Field(ge=0, lt=1e12)]
-Objection = Annotated[StrictStr, Field(min_length=1, max_length=MAX_OBJECTION)]
-CommandId = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{32}$")]
-SealedKey = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{160}$")]
-"""A body's key, sealed to whoever may open it: an HPKE encapsulation (32 bytes) and ciphertext (48), in hex."""
-MAX_METRIC_NAME = 64
-METRIC_NAME = rf"^[A-Za-z0-9_.@/-]{{1,{MAX_METRIC_NAME}}}$"
-MetricName = Annotated[StrictStr, Field(pattern=METRIC_NAME)]
-MAX_METRICS = 64
-Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
-NotFinite = Annotated[dict[MetricName, Literal["nan", "inf", "-inf"]], Field(max_length=MAX_METRICS)]
-"""Metrics that are no finite numbers, which a header does not hold, by what they are."""
-FigureName = Literal["num_steps", "update_norm1", "loss_before", "norm", "aggregation_weight"]
-"""What an update may say of itself beside its samples, for the weight that it has in the mean: its local optimizer
-steps; the sum of the factors of its gradients (Wang et al. 2020, ||a_i||_1); the loss of the received model on what it
-was trained on; the Euclidean norm of its delta over the trained parameters, as it is folded; its task's own weight."""
-Figures = Annotated[dict[FigureName, Annotated[float, Field(ge=0)]], Field(max_length=5)]
-Outcome = Literal["diverged", "measured"]
-"""``diverged``: training ended in NaN or infinity; ``measured``: the model was only to be evaluated."""
-
-Purpose = Literal["train", "sums", "statistics"]
-"""``sums``: workers send what their task's ``sums()`` gives of the model; ``statistics``: those of their samples."""
-Statistics = Annotated[
-    dict[MetricName, Annotated[tuple[float, ...], Field(max_length=100_000)]], Field(max_length=MAX_METRICS)
-]
-"""Of all sites' samples, with a number for each feature: ``mean``, ``std`` and others."""
 Operation = Literal["sum", "min", "max"]
 """How the tensors of several updates become one, element by element, where it is no mean."""
 Operations = Annotated[
@@ -99,28 +74,10 @@ Operations = Annotated[
 ]
 
 
-def _whole_entries(counted: bytes) -> bytes:
-    if len(counted) % ENTRY_BYTES:
-        raise ValueError(f"the counted rounds are entries of {ENTRY_BYTES} bytes, not {len(counted)} bytes")
-    return counted
+Seeds = Annotated[tuple[Annotated[StrictBytes, Field(max_length=MAX_SEED_BYTES)], ...], Field(max_length=MAX_KEEPERS)]
 
-
-Counted = Annotated[StrictBytes, Field(max_length=ENTRY_BYTES * MAX_COUNTED), AfterValidator(_whole_entries)]
-
-SharedPattern = Annotated[StrictStr, Field(min_length=1, max_length=512, pattern=r"^!?[^!,]")]
-SharedPatterns = Annotated[tuple[SharedPattern, ...], Field(min_length=1, max_length=64)]
-
-
-ArgumentName = Annotated[StrictStr, Field(pattern=ARGUMENT_NAME)]
-PlanArguments = Annotated[
-    dict[ArgumentName, Annotated[StrictStr, Field(max_length=MAX_ARGUMENT)]], Field(max_length=MAX_ARGUMENTS)
-]
-
-
-class Header(BaseModel):
-    """What all headers have in common: they are immutable, refuse unknown keys, and hold no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+_INTERVALS_TO_BE_GONE = 3.5
+"""Intervals between signs of life, after which a worker without one is gone."""
 
 
 class LocalTraining(Header):
@@ -300,6 +257,10 @@ class ModelHead(Tensors):
     """What tasks are told of all sites' samples, for scaling alike."""
     draw: Draw | None = Field(default=None, exclude_if=lambda value: value is None)
     """Who takes part in this round; None: everybody."""
+    masking: Masking | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How every update from this model is masked; None: updates are not."""
+    privacy: DifferentialPrivacy | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What noise this run's models have; None: none."""
 
     def chooses(self, worker: str) -> bool:
         """Whether this worker takes part in the round."""
@@ -374,6 +335,8 @@ class UpdateHead(Tensors):
     figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
     is_fresh: StrictBool = Field(default=False, exclude_if=lambda value: not value)
     """Its worker lost what it carried out of its last update that counted, and began with nothing."""
+    seeds: Seeds = Field(default=(), exclude_if=lambda value: not value)
+    """Of an update that is masked: for each keeper, a message with the sealed seed of its mask."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -431,6 +394,7 @@ class Folded(Header):
     figures: Figures = Field(default_factory=dict, exclude_if=lambda value: not value)
     is_fresh: StrictBool = Field(default=False, exclude_if=lambda value: not value)
     """Its worker lost what it carried out of its last update that counted, and began with nothing."""
+    seeds: Seeds = Field(default=(), exclude_if=lambda value: not value)
 
 
 def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
@@ -580,6 +544,3 @@ class Status(Header):
         default=(), exclude_if=lambda value: not value
     )
     """To the last commands, the newest last."""
-
-
-AnyHeader = ModelHead | UpdateHead | Reply | PartialHead | Presence | Status | Command

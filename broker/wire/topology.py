@@ -18,6 +18,12 @@ name, modulo N), and the root aggregator gets one partial sum for many of them:
 <queue>.shard.<i>         quorum     updates, behind <queue>.in, key update.<i>.<worker>; read by a partial aggregator
 <queue>.shard.<i>.leader  exclusive  as <queue>.leader, of the one partial aggregator of this shard
 <queue>                              also has partial sums, key partial.<i>, and updates that these aggregators pass on
+
+Where updates are masked, each keeper is asked by a queue of its own, and answers on the results queue:
+
+<queue>.keeper.<name>         quorum     requests, behind <queue>.in, key keeper.<name>
+<queue>.keeper.<name>.leader  exclusive  as <queue>.leader, of the one process that is this keeper
+<queue>                                  also has the keepers' answers, key release.<name>
 """
 
 import hashlib
@@ -39,6 +45,10 @@ class Topology:
     """For the root: how many shards it makes queues for."""
     shard: int | None = None
     """Not None: as seen by the partial aggregator of this shard, whose ``updates`` are those of the shard."""
+    keepers: tuple[str, ...] = ()
+    """For the root: the keepers that it makes queues for."""
+    keeper: str | None = None
+    """Not None: as seen by the keeper of this name, whose ``updates`` are what it is asked."""
 
     @property
     def models(self) -> str:
@@ -46,17 +56,30 @@ class Topology:
 
     @property
     def updates(self) -> str:
+        if self.keeper is not None:
+            return self.requests_of(self.keeper)
         return self.queue if self.shard is None else self.updates_of(self.shard)
 
     def updates_of(self, shard: int) -> str:
         """The queue that the partial aggregator of this shard reads."""
         return f"{self.queue}.shard.{shard}"
 
+    def requests_of(self, keeper: str) -> str:
+        """The queue that the keeper of this name reads."""
+        return f"{self.queue}.keeper.{keeper}"
+
+    @property
+    def is_of_root(self) -> bool:
+        """Whether it is the root's or a worker's, and not that of a partial aggregator or a keeper."""
+        return self.shard is None and self.keeper is None
+
     @property
     def update_queues(self) -> tuple[str, ...]:
-        """The queues of updates: the results queue and those of the shards; for a partial aggregator, its own."""
-        shards = range(self.num_shards) if self.shard is None else ()
-        return (self.updates, *(self.updates_of(shard) for shard in shards))
+        """The queues of updates: the results queue and those of shards and keepers; for one of these, its own."""
+        if not self.is_of_root:
+            return (self.updates,)
+        shards = (self.updates_of(shard) for shard in range(self.num_shards))
+        return (self.updates, *shards, *map(self.requests_of, self.keepers))
 
     @property
     def inbound(self) -> str:
@@ -97,6 +120,10 @@ class Topology:
     def partial_blob(self, shard: int, run_id: str, round_number: int, sequence: int) -> str:
         """The blob of a shard's partial sum for a round; ``sequence`` counts these from 0."""
         return f"{self.queue}.blob.partial.{shard}.{run_id}.{round_number}.{sequence}"
+
+    def release_blob(self, keeper: str, run_id: str, round_number: int) -> str:
+        """The blob of the sum of masks that a keeper gives for a round."""
+        return f"{self.queue}.blob.release.{keeper}.{run_id}.{round_number}"
 
     def blob_key(self, name: str) -> str:
         """The routing key of a blob's parts: its name within the federation.
@@ -157,3 +184,19 @@ def shard_in(sender: str) -> int | None:
 def presence_key(worker: str) -> str:
     """The routing key of this worker's signs of life."""
     return f"presence.{worker}"
+
+
+def keeper_key(keeper: str) -> str:
+    """The routing key of what this keeper is asked."""
+    return f"keeper.{keeper}"
+
+
+def release_key(keeper: str) -> str:
+    """The routing key of this keeper's answers, which is no worker's name."""
+    return f"release.{keeper}"
+
+
+def keeper_in(sender: str) -> str | None:
+    """The keeper whose answers have this sender; None if it is none."""
+    kind, dot, keeper = sender.partition(".")
+    return keeper if kind == "release" and dot else None

@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from rabbitmq_node import wait_until
@@ -18,7 +19,7 @@ from broker.wire.topology import Topology, shard_of
 from console.errors import BlobLost, QueueMissing
 
 Join = Callable[..., Transport]
-"""Without arguments, or with those of a topology: ``num_shards``, ``shard``."""
+"""Without arguments, or with those of a topology: ``num_shards``, ``shard``, ``keepers``, ``keeper``."""
 SOON_S = 20.0
 NOT_COMING_S = 0.3
 
@@ -31,7 +32,7 @@ def join(request: pytest.FixtureRequest) -> Iterator[Join]:
         broker = MemoryBroker()
 
         def make(topology: Topology) -> Transport:
-            return MemoryTransport(broker, shard=topology.shard, queue=topology.queue)
+            return MemoryTransport(broker, shard=topology.shard, keeper=topology.keeper, queue=topology.queue)
     else:
         settings = BrokerSettings(broker=request.getfixturevalue("broker_url"), queue=request.getfixturevalue("queue"))
 
@@ -40,8 +41,8 @@ def join(request: pytest.FixtureRequest) -> Iterator[Join]:
 
     queue = request.getfixturevalue("queue")
 
-    def join(**shards: int) -> Transport:
-        joined.append(make(Topology(queue, **shards)))
+    def join(**names: Any) -> Transport:
+        joined.append(make(Topology(queue, **names)))
         return joined[-1]
 
     yield join
@@ -594,6 +595,39 @@ def test_partial_aggregators_get_every_head(root: Transport, join: Join) -> None
         partial.listen(Source.MODELS, Source.UPDATES)
     root.broadcast(b"model")
     assert [expect(partial).body for partial in partials] == [b"model"] * 2
+
+
+def test_what_a_keeper_is_asked_goes_to_it_alone_and_its_answer_to_the_root(join: Join) -> None:
+    root = join(keepers=("ethics", "it"))
+    root.declare()
+    ethics, it = join(keeper="ethics"), join(keeper="it")
+    for keeper in (ethics, it):
+        keeper.declare()
+        assert keeper.lead()
+        keeper.listen(Source.MODELS, Source.UPDATES)
+    assert not join(keeper="it").lead()
+    root.send_request(b"request", keeper="ethics")
+    asked = expect(ethics)
+    assert (asked.body, asked.source, asked.keeper) == (b"request", Source.UPDATES, None)
+    assert it.receive(NOT_COMING_S) is None
+    ethics.send_release(b"release", keeper="ethics")
+    ethics.ack([asked])
+    root.listen(Source.UPDATES)
+    answer = expect(root)
+    assert (answer.body, answer.keeper, answer.shard) == (b"release", "ethics", None)
+
+
+def test_what_a_keeper_did_not_ack_comes_again(join: Join) -> None:
+    root = join(keepers=("ethics",))
+    root.declare()
+    keeper = join(keeper="ethics")
+    keeper.listen(Source.UPDATES)
+    root.send_request(b"request", keeper="ethics")
+    assert expect(keeper).body == b"request"
+    keeper.close()
+    successor = join(keeper="ethics")
+    successor.listen(Source.UPDATES)
+    assert expect(successor).body == b"request"
 
 
 def test_wake_ends_a_wait_from_another_thread(aggregator: Transport) -> None:

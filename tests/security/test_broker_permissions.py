@@ -24,7 +24,7 @@ from operations.permissions import definitions
 SOON_S = 20.0
 NOT_COMING_S = 0.3
 QUEUE = "updates"
-TOPOLOGY = Topology(QUEUE, num_shards=2)
+TOPOLOGY = Topology(QUEUE, num_shards=2, keepers=("ethics-office", "other"))
 INBOUND = TOPOLOGY.inbound
 THEIRS = TOPOLOGY.update_blob("hospital-a", "demo.0a1b2c3d", 1)
 """A blob that is there; hospital-b is the attacker."""
@@ -313,6 +313,9 @@ KEEPER_ATTACKS = {
     "send an update": publish(INBOUND, "update.hospital-a"),
     "send another keeper's release": publish(INBOUND, "release.hospital-a"),
     "read models": consume(TOPOLOGY.models),
+    "take what another keeper is asked": consume(TOPOLOGY.requests_of("other")),
+    "ask a keeper": publish(INBOUND, "keeper.ethics-office"),
+    "hold the root's lead": declare(TOPOLOGY.leader, exclusive=True),
     "read a site's blob": consume(THEIRS),
     "write a head": publish("", TOPOLOGY.models),
 }

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from aggregator.presence.sample import Sample, next_draw
 from aggregator.settings import AggregatorSettings
-from broker.wire.participation import Draw, threshold_of_share
+from broker.wire.headers.participation import Draw, threshold_of_share
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -9,8 +9,8 @@ from sharded_run import ShardedRun, names_of, some_state
 
 from aggregator.presence.sample import Sample, next_draw
 from broker.wire.codec import encode
+from broker.wire.headers.participation import Draw, threshold_of_share
 from broker.wire.messages import Command, Reply
-from broker.wire.participation import Draw, threshold_of_share
 
 pytestmark = pytest.mark.timeout(60)
 

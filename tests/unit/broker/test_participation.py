@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from broker.wire.codec import decode, encode
+from broker.wire.headers.participation import PLACES, Draw, place_of, threshold_of_count, threshold_of_share
 from broker.wire.messages import ModelHead
-from broker.wire.participation import PLACES, Draw, place_of, threshold_of_count, threshold_of_share
 from broker.wire.specs import TensorSpec
 
 pytestmark = pytest.mark.timeout(30)

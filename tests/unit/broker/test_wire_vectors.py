@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from wire_vectors import OPENING, ROSTER, SEALED, SITE, shown, trust_of, vectors
 
-from broker.wire import messages
+from broker.wire import DifferentialPrivacy, KeeperRequest, Masking, Release, SealedSeed, Withheld, messages
 from broker.wire.bodies import Incoming
 from broker.wire.codec import decode_from
+from broker.wire.headers import Header
 from broker.wire.signatures import Believing
 from identities.sealing import Sealing, UpdateContext
 
@@ -39,6 +40,11 @@ def test_the_code_makes_the_vectors() -> None:
         assert vector.get("delta") == VECTORS[name].get("delta")
         if "zstd" not in name:  # whose bytes are the library's own affair
             assert vector["bytes"] == VECTORS[name]["bytes"], "python -m wire_vectors docs/vectors.json"
+
+
+@pytest.mark.parametrize("kind", [Masking, DifferentialPrivacy, SealedSeed, KeeperRequest, Release, Withheld])
+def test_the_page_names_every_field_of_what_masked_updates_need(kind: type[Header]) -> None:
+    assert not [field for field in kind.model_fields if f"`{field}`" not in PAGE]
 
 
 @pytest.mark.parametrize("name", HEADERS)

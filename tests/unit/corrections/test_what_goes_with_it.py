@@ -13,7 +13,7 @@ from unit.corrections.federation import Federation, Parabola, pairs
 
 from aggregator.pairs import PAIRS
 from aggregator.settings import AggregatorSettings
-from broker.wire.counted import last_counted, pack_counted, unpack_counted
+from broker.wire.headers.counted import last_counted, pack_counted, unpack_counted
 from console.errors import StateError, TaskError
 from fedmq.script_task import ScriptTask
 from learning.task import Plan

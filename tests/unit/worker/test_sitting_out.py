@@ -8,8 +8,8 @@ from test_worker_service import STATE, Site
 from broker.states.tensors import State, chunks, digest_of, specs_of
 from broker.wire.buffers import cut
 from broker.wire.codec import decode
+from broker.wire.headers.participation import PLACES, Draw, place_of
 from broker.wire.messages import BlobRef, ModelHead, UpdateHead
-from broker.wire.participation import PLACES, Draw, place_of
 from worker.events import ModelReceived, NotChosen
 
 pytestmark = pytest.mark.timeout(30)
