@@ -10,6 +10,7 @@ OUR_PACKAGES = frozenset(
         "identities",
         "learning",
         "operations",
+        "privacy",
         "scaffold",
         "simulation",
         "worker",

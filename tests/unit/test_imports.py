@@ -26,6 +26,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "console.flags": ("console.errors",),
     "console": ("console.errors", "console.flags"),
     "console.serving": ("console", "console.errors"),
+    "privacy": ("console",),
     "broker.wire.headers": ("console",),
     "broker.wire": ("console", "broker.wire.headers"),
     "broker": ("console", "broker.wire"),
@@ -148,7 +149,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
 
 ONLY_IN = {
-    "cryptography": "identities",
+    "cryptography": ("identities", "privacy"),
     "pika": "broker.rabbitmq",
     "msgpack": "broker.wire",
     "zstandard": "broker.wire",
