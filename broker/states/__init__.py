@@ -2,6 +2,7 @@
 
 from broker.states.compression import Encoding
 from broker.states.deltas import delta_of, has_diverged
+from broker.states.masked_form import MaskedEncoding
 from broker.states.model_body import read_model
 from broker.states.model_tensors import ModelTensors
 from broker.states.selection import ALL, selected
@@ -21,6 +22,7 @@ __all__ = [
     "ALL",
     "DTYPES",
     "Encoding",
+    "MaskedEncoding",
     "ModelTensors",
     "State",
     "chunks",

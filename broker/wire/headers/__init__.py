@@ -66,6 +66,7 @@ from broker.wire.headers.masking import (
     MAX_KEEPERS,
     DifferentialPrivacy,
     Masking,
+    num_extras,
 )
 from broker.wire.headers.participation import (
     Draw,
@@ -135,6 +136,7 @@ __all__ = [
     "WorkerPattern",
     "hash64",
     "last_counted",
+    "num_extras",
     "pack_counted",
     "place_of",
     "threshold_of_count",

@@ -68,3 +68,9 @@ class DifferentialPrivacy(Header):
     """Who adds the noise: the aggregator, the keepers, or each worker to its own update."""
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Of adaptive clipping: the share of the updates that ``clip`` is to leave as they are; None: ``clip`` is fixed."""
+
+
+def num_extras(masking: Masking, privacy: DifferentialPrivacy | None = None) -> int:
+    """How many numbers ``EXTRAS`` has: the weight; for each metric, the weight if there is one, and that times the
+    metric; and with adaptive clipping, whether the delta was short enough."""
+    return 1 + 2 * len(masking.metrics) + (privacy is not None and privacy.quantile is not None)

@@ -1,0 +1,34 @@
+"""The form of a masked update: for each tensor of the delta, integers in its place; see broker/wire/headers/masking.py.
+
+What travels is what is added up: only the sum of all updates of a round is ever decoded.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from broker.states.tensor_forms import Piece
+from broker.wire import EXTRAS, Compression, DifferentialPrivacy, Masking, Specs, TensorSpec, canonical, num_extras
+
+
+class MaskedEncoding:
+    """How deltas of given specs travel masked. A ValueError if one of its tensors has the name of ``EXTRAS``."""
+
+    is_direct = True
+    """What travels is what is folded."""
+    lossy: Specs = ()
+
+    def __init__(self, specs: Specs, masking: Masking, privacy: DifferentialPrivacy | None = None) -> None:
+        self.specs, self.masking, self.privacy = specs, masking, privacy
+        self.compression = Compression()
+        if any(spec.name == EXTRAS for spec in specs):
+            raise ValueError(f"the model has a tensor '{EXTRAS}', which is what masked updates have; rename it")
+        self.encoded = self.folded = canonical(
+            [
+                TensorSpec(EXTRAS, "int64", (num_extras(masking, privacy),)),
+                *(spec._replace(dtype="int64" if masking.bits == 64 else "int32") for spec in specs),
+            ]
+        )
+        """Specs of what travels, and of what is added up."""
+
+    def folded_from(self, body: Iterable[Piece]) -> Iterator[Piece]:
+        """(offset, bytes) of what is added up, as they come."""
+        yield from body
