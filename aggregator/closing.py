@@ -254,11 +254,13 @@ def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> 
 
 
 def end_run(reason: str, *, config: AggregatorConfig, opened: OpenedRun) -> None:
-    """Records the end of the run, whose final model is published."""
+    """Records the end of the run, whose final model is published, and leaves no sum that nothing needs."""
     stores, run_id = opened.stores, opened.run.run_id
     with stores.ledger.transaction():
         summary = summarize(stores.ledger, config.recorded, ending=config.ending, stopped=reason)
         stores.directory.write_summary(summary)
+    if stores.ledger.accumulated() is None:  # or a run that is extended goes on with what is folded
+        stores.directory.remove_sums(stores.epoch)
     fields = {"run_id": run_id, "reason": reason}
     log.info("run %s is finished: %s; %s", run_id, reason, stores.directory.summary, extra=fields)
     stores.on_event(RunEnded(reason=reason))

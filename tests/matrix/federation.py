@@ -6,7 +6,9 @@ comes any more. Time passes only when nobody has anything to do.
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -183,8 +185,7 @@ class Federation:
     def _freeze(self) -> None:
         """The broker takes the aggregator for dead; a standby leads for some rounds, and only then it goes on."""
         member = self._members["aggregator"]
-        opened = member.service._opened
-        if opened is not None and opened.stores.ledger._db.in_transaction:
+        if _is_locked(self.state / "ledger.sqlite"):
             self.is_moot = True  # a standby waits for the end of the transaction
             return
         member.line.cut(LeadershipLost("the connection was lost"))
@@ -275,3 +276,16 @@ class Federation:
 
 def _as_killed(kept: Path) -> Path:
     return kept.with_name(f"{kept.name}.killed")
+
+
+def _is_locked(ledger: Path) -> bool:
+    """Whether somebody is in the middle of a transaction."""
+    if not ledger.exists():
+        return False
+    with closing(sqlite3.connect(ledger, timeout=0, isolation_level=None)) as database:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        database.execute("ROLLBACK")
+        return False

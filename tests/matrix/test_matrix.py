@@ -10,7 +10,7 @@ from matrix.algorithms import ALGORITHMS, Algorithm
 from matrix.cells import row_of
 from matrix.disturbances import DISTURBANCES, spread
 from matrix.faults import TARGETS, Fault
-from matrix.federation import Federation, Way
+from matrix.federation import NUM_ROUNDS, Federation, Way
 from matrix.sharing import share_of, some_of
 from matrix.table import legend, table_of
 
@@ -45,6 +45,23 @@ def test_a_fault_that_never_comes_is_a_problem(tmp_path: Path) -> None:
     never = Fault("worker", "killed", "before", "worker.trainer:Trainer.train", 1000)
     outcome = Federation(tmp_path, ALGORITHMS[0], Way(fault=never)).run()
     assert outcome.problems == ("the call at which it is disturbed never came",)
+
+
+_END = "aggregator.state.ledger:Ledger.close_round"
+
+
+@pytest.mark.parametrize("name", ["fedavg", "median"])
+def test_a_kill_right_after_the_last_commit_leaves_no_sum_behind(tmp_path: Path, name: str) -> None:
+    algorithm = next(each for each in ALGORITHMS if each.name == name)
+    killed = Fault("aggregator", "killed", "after", _END, NUM_ROUNDS)
+    assert Federation(tmp_path, algorithm, Way(in_blobs=True, fault=killed)).run().problems == ()
+
+
+def test_a_fault_in_the_transaction_of_a_start_is_moot(tmp_path: Path) -> None:
+    frozen = Fault("aggregator", "frozen", "before", "aggregator.state.ledger:Ledger._set", 1)
+    federation = Federation(tmp_path, ALGORITHMS[0], Way(fault=frozen))
+    assert federation.run().problems == ()
+    assert federation.is_moot
 
 
 def test_calls_are_spread_over_the_run() -> None:
