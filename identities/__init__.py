@@ -7,7 +7,7 @@ from identities.private_keys import PrivateKeys
 from identities.public_keys import PublicKeys, fingerprint_given
 from identities.roster import Roster
 from identities.roster_file import Rosters
-from identities.sealing import Sealing, UpdateContext
+from identities.sealing import Sealing, UpdateContext, seal_seed
 from identities.settings import IdentitySettings, RosterSettings, membership, onlooker
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "in_memory",
     "membership",
     "onlooker",
+    "seal_seed",
 ]

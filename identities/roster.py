@@ -166,12 +166,12 @@ class Roster(_Entry):
 
         Without ``keys``, whatever its messages are signed with.
         """
-        site = self._site_of(worker)
+        site = self.site_of(worker)
         if site is None or not self.revoked_ids.isdisjoint((key_id_of(bytes.fromhex(self.sites[site])), *keys)):
             return False
         return not keys or keys[-1] in self.holders
 
-    def _site_of(self, worker: str) -> str | None:
+    def site_of(self, worker: str) -> str | None:
         """The name of the site that a worker is of; None if that is not on it."""
         parts = worker.split("-")
         names = ("-".join(parts[:end]) for end in range(1, len(parts) + 1))

@@ -7,6 +7,9 @@ The ``info`` of HPKE is all of the update's context, so that a sealed key copied
 The body is sealed part by part with AES-256-GCM: the nonce is the part's index, 12 bytes, big-endian, and the
 associated data are SHA-256(info), the index, 4 bytes, big-endian, and one byte, 1 for the last part and 0 for others.
 So parts cannot be exchanged, left out or cut off unnoticed. A sealed part is 16 bytes longer than its content.
+
+The seed of a mask is sealed in the same way to one keeper, with ``info`` that says which mask it is for: a seed that is
+copied to another round, worker, model, body or keeper does not open.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from broker.wire import Buffer, UpdateHead, kept
+from broker.wire import Buffer, SealedSeed, UpdateHead, kept
 from console import IdentityError, UnfitMessage
 
 SEALED_KEY_BYTES = 80
@@ -27,8 +30,8 @@ TAG_BYTES = 16
 """By which a sealed part is longer than its content."""
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-_LABEL = b"fedmq update v1"
-_BODY_KEY_BYTES = 32
+_LABEL, _SEED_LABEL = b"fedmq update v1", b"fedmq mask v1"
+_BODY_KEY_BYTES = _SEED_BYTES = 32
 _NONCE_BYTES = 12
 
 
@@ -61,8 +64,12 @@ class UpdateContext:
     def info(self) -> bytes:
         """For HPKE: the label and each field, with its length before it (2 bytes, big-endian)."""
         values = (self.run_id, str(self.round), self.worker, self.instance, self.model_sha256, self.specs_sha256)
-        fields = (_LABEL, *map(str.encode, values))
-        return b"".join(len(field).to_bytes(2, "big") + field for field in fields)
+        return _info(_LABEL, values)
+
+
+def _info(label: bytes, values: Sequence[str]) -> bytes:
+    fields = (label, *map(str.encode, values))
+    return b"".join(len(field).to_bytes(2, "big") + field for field in fields)
 
 
 def seal_key(opening_key: bytes, info: bytes) -> tuple[bytes, bytes]:
@@ -75,6 +82,15 @@ def seal_key(opening_key: bytes, info: bytes) -> tuple[bytes, bytes]:
         return body_key, _SUITE.encrypt(body_key, X25519PublicKey.from_public_bytes(opening_key), info=info)
     except ValueError as error:
         raise IdentityError("the opening key on the roster keeps no secret; the aggregator makes another") from error
+
+
+def seal_seed(seed: bytes, opening_key: bytes, context: Sequence[str]) -> str:
+    """A mask's seed, sealed to a keeper's public X25519 key for the mask with this ``SealedSeed.context``; in hex."""
+    info = _info(_SEED_LABEL, context)
+    try:
+        return _SUITE.encrypt(seed, X25519PublicKey.from_public_bytes(opening_key), info=info).hex()
+    except ValueError as error:
+        raise IdentityError("a keeper's opening key on the roster keeps no secret; it makes another") from error
 
 
 def open_key(private: X25519PrivateKey, sealed: Buffer, info: bytes) -> bytes:
@@ -117,6 +133,20 @@ class Sealing:
             except UnfitMessage as error:
                 problem = error
         raise problem
+
+    def open_seed(self, sealed: SealedSeed) -> bytes:
+        """The 32 bytes of a mask's seed, if it was sealed to one of our keys. An UnfitMessage if none opens it."""
+        info = _info(_SEED_LABEL, sealed.context)
+        for private in self._private:
+            try:
+                seed = _SUITE.decrypt(bytes.fromhex(sealed.sealed), private, info=info)
+            except (InvalidTag, ValueError):
+                continue
+            if len(seed) == _SEED_BYTES:
+                return seed
+        raise UnfitMessage(
+            "its seed does not open: it was sealed to another key than this keeper's, or for another update"
+        )
 
 
 class Sealer:

@@ -10,8 +10,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.wire import SealedSeed
 from console import IdentityError, UnfitMessage
-from identities.sealing import SEALED_KEY_BYTES, TAG_BYTES, Opener, Sealer, UpdateContext, open_key, seal_key
+from identities import seal_seed
+from identities.sealing import (
+    SEALED_KEY_BYTES,
+    TAG_BYTES,
+    Opener,
+    Sealer,
+    Sealing,
+    UpdateContext,
+    open_key,
+    seal_key,
+)
 
 CONTEXT = UpdateContext("run-1", 3, "hospital-a", "0123abcd", "aa" * 32, "bb" * 32)
 PRIVATE = X25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -160,3 +171,40 @@ def test_no_index_is_sealed_twice_with_one_key() -> None:
     for index in (0, 2):
         with pytest.raises(ValueError, match="nonce"):
             sealer.part(index, False, b"other")
+
+
+SEED = SealedSeed(
+    run_id="run-1",
+    round=3,
+    worker="hospital-a",
+    instance="0123abcd",
+    model_sha256="aa" * 32,
+    masked_sha256="bb" * 32,
+    keeper="ethics",
+    num_words=4,
+    num_halves=0,
+    min_sites=3,
+    sealed="00" * 80,
+)
+
+
+def test_a_mask_s_seed_opens_for_its_own_mask_and_its_own_keeper_alone() -> None:
+    seed = bytes(range(32))
+    sealed = SEED.model_copy(update={"sealed": seal_seed(seed, PUBLIC, SEED.context)})
+    keeper = Sealing(private=[X25519PrivateKey.generate(), PRIVATE])
+    assert keeper.open_seed(sealed) == seed
+    changes = {"run_id": "run-2", "round": 4, "worker": "hospital-b", "instance": "0123abce", "keeper": "other"}
+    for name, value in (changes | {"model_sha256": "bb" * 32, "masked_sha256": "aa" * 32}).items():
+        with pytest.raises(UnfitMessage, match="seed does not open"):
+            keeper.open_seed(sealed.model_copy(update={name: value}))
+    for private in ([X25519PrivateKey.generate()], []):
+        with pytest.raises(UnfitMessage, match="seed does not open"):
+            Sealing(private=private).open_seed(sealed)
+
+
+def test_a_seed_of_another_size_does_not_count_and_none_is_sealed_to_a_key_that_keeps_no_secret() -> None:
+    short = SEED.model_copy(update={"sealed": seal_seed(bytes(31), PUBLIC, SEED.context).ljust(160, "0")})
+    with pytest.raises(UnfitMessage, match="seed does not open"):
+        Sealing(private=[PRIVATE]).open_seed(short)
+    with pytest.raises(IdentityError, match="keeps no secret"):
+        seal_seed(bytes(32), bytes(32), SEED.context)
