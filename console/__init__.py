@@ -41,7 +41,7 @@ from console.heartbeat import Heartbeat
 from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
 from console.printable import metric_text, metrics_text, printable, some_of
-from console.private import private_files
+from console.private import SECRET_BYTES, private_files, read_secret
 from console.settings import (
     AsText,
     CommandSettings,
@@ -67,6 +67,7 @@ __all__ = [
     "IS_SHOWN",
     "MAX_ARGUMENT",
     "MAX_ARGUMENTS",
+    "SECRET_BYTES",
     "Arguments",
     "ArgumentsAsText",
     "AsText",
@@ -125,6 +126,7 @@ __all__ = [
     "parse_named",
     "printable",
     "private_files",
+    "read_secret",
     "read_settings",
     "settings_of",
     "signals_as_before",

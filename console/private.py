@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from console.errors import IdentityError
+
 log = logging.getLogger(__name__)
 
+SECRET_BYTES = 32
+"""Of a secret's file: it has them raw, and nothing else."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -44,3 +48,18 @@ def _group_of(folder: Path) -> str:
         return grp.getgrgid(number).gr_name
     except KeyError:
         return str(number)
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a file, if nobody but the file's owner can read it; an IdentityError says what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(SECRET_BYTES + 1)
+    except OSError as error:
+        raise IdentityError(f"{path}: {error.strerror}") from error
+    if mode & _OTHERS:
+        raise IdentityError(f"others can read {path} (its mode is {mode:04o}); use: chmod 600 {path}")
+    if len(content) != SECRET_BYTES:
+        raise IdentityError(f"{path} holds no key: expected exactly {SECRET_BYTES} bytes")
+    return content

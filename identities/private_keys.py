@@ -1,7 +1,6 @@
 """Private keys: made where they are used, kept as raw 32 bytes in files that only their owner reads."""
 
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -9,10 +8,9 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from console import IdentityError
+from console import IdentityError, read_secret
 from identities.public_keys import OPENING_ROLES, WORKER_NAME, KeyRole, PublicKeys
 
-_KEY_BYTES = 32
 _SIGNING, _OPENING, _PUBLIC = ".key", ".opening.key", ".pub"
 
 
@@ -74,7 +72,7 @@ class PrivateKeys:
             raise IdentityError(f"{path} is not a signing key's file; expected NAME{_SIGNING}, as fl-keys new makes it")
         stem = path.name.removesuffix(_SIGNING)
         public = PublicKeys.read(path.with_name(stem + _PUBLIC))
-        signing = Ed25519PrivateKey.from_private_bytes(_read_secret(path))
+        signing = Ed25519PrivateKey.from_private_bytes(read_secret(path))
         opening = read_opening_key(path.with_name(stem + _OPENING)) if public.role in OPENING_ROLES else None
         keys = cls.of(public.role, public.name, signing, opening)
         if keys.public != public:
@@ -84,22 +82,7 @@ class PrivateKeys:
 
 def read_opening_key(path: Path) -> X25519PrivateKey:
     """From `NAME.opening.key`: for processes that open what is sealed to another's name, such as partials."""
-    return X25519PrivateKey.from_private_bytes(_read_secret(path))
-
-
-def _read_secret(path: Path) -> bytes:
-    """The key in a file, if nobody but the file's owner can read it."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            content = file.read(_KEY_BYTES + 1)
-    except OSError as error:
-        raise IdentityError(f"{path}: {error.strerror}") from error
-    if mode & 0o077:
-        raise IdentityError(f"others can read {path} (its mode is {mode:04o}); use: chmod 600 {path}")
-    if len(content) != _KEY_BYTES:
-        raise IdentityError(f"{path} is no private key: expected exactly {_KEY_BYTES} bytes")
-    return content
+    return X25519PrivateKey.from_private_bytes(read_secret(path))
 
 
 def _write_new(path: Path, content: bytes, *, mode: int) -> None:

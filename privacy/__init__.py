@@ -1,16 +1,32 @@
-"""The pure half of privacy: integers in which updates add up, and the masks over them.
+"""The pure half of privacy: integers in which updates add up, and masks over them; noise, and what it leaves secret.
 
 It knows no federation: numbers and arrays in, numbers and arrays out.
 """
 
+from privacy.accountant import delta_of, epsilon_of, mu2_of, mu_of, noise_for
+from privacy.budget import Budget
+from privacy.gaussian_noise import GaussianNoise, release_key
+from privacy.keystream import words
 from privacy.masks import SEED_BYTES, Mask, fresh_seed
+from privacy.noise_secret import fingerprint_of, noise_secret
 from privacy.ring import RING64_STEP, Ring, step_of
 
 __all__ = [
     "RING64_STEP",
     "SEED_BYTES",
+    "Budget",
+    "GaussianNoise",
     "Mask",
     "Ring",
+    "delta_of",
+    "epsilon_of",
+    "fingerprint_of",
     "fresh_seed",
+    "mu2_of",
+    "mu_of",
+    "noise_for",
+    "noise_secret",
+    "release_key",
     "step_of",
+    "words",
 ]

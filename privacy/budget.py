@@ -1,0 +1,93 @@
+"""A privacy budget as a value: how much may be given away, what has been, and how many releases that leaves."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from privacy.accountant import charge_of, check_delta, epsilon_of, mu2_of, mu_within
+
+UNIT = "one worker, zeroed out or not"
+"""Whom epsilon speaks of, and which two data sets it compares."""
+UNIT_REPLACED = "one worker, replaced by any other"
+"""The same unit, with the other notion of neighbours: twice the sensitivity, so twice mu."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Every sum is of what was clipped to ``clip``, and has noise of ``noise * clip`` on each coordinate.
+
+    ``charges`` has the noise multiplier of each release so far, in any order; ``spent_mu2`` is the sum of 1/z^2 of
+    earlier runs on the same data. A number that makes no sense is a ValueError.
+    """
+
+    clip: float
+    noise: float
+    epsilon: float
+    delta: float
+    spent_mu2: float = 0.0
+    charges: tuple[float, ...] = ()
+    _most_mu: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip < math.inf:
+            raise ValueError(f"the clip must be above 0, not {self.clip:g}")
+        charge_of(self.noise)
+        check_delta(self.delta)
+        mu2_of(self.charges, spent_mu2=self.spent_mu2)
+        object.__setattr__(self, "_most_mu", mu_within(self.epsilon, self.delta))
+
+    def charged(self, noise: float | None = None) -> Self:
+        """The budget after one release more, by default one with its own ``noise``."""
+        return replace(self, charges=(*self.charges, self.noise if noise is None else noise))
+
+    @property
+    def mu2(self) -> float:
+        """The sum of 1/z^2 so far, with what was spent before: what the next run on this data begins with."""
+        return mu2_of(self.charges, spent_mu2=self.spent_mu2)
+
+    @property
+    def epsilon_so_far(self) -> float:
+        """Rounded up; 0 while nothing was released."""
+        return epsilon_of(self.delta, math.sqrt(self.mu2))
+
+    @property
+    def epsilon_replaced_so_far(self) -> float:
+        """The same for neighbours in which one worker is another one, rather than zeroed out."""
+        return epsilon_of(self.delta, 2 * math.sqrt(self.mu2))
+
+    def may_release_another(self) -> bool:
+        """Whether one more release with its noise keeps within ``epsilon``: to be asked before a round opens."""
+        return self._holds(1)
+
+    @property
+    def releases_left(self) -> int:
+        """How many more releases with its noise keep within ``epsilon``."""
+        free = self._most_mu * self._most_mu - self.mu2
+        releases = max(0, math.floor(free / charge_of(self.noise)))
+        while releases and not self._holds(releases):
+            releases -= 1
+        while self._holds(releases + 1):
+            releases += 1
+        return releases
+
+    def __str__(self) -> str:
+        """One sentence for people, with all without which epsilon says nothing."""
+        return spoken(self.epsilon_so_far, self.delta, len(self.charges), spent_mu2=self.spent_mu2)
+
+    def _holds(self, releases: int) -> bool:
+        """Whether so many more do. n charges are added as c 2^k for the binary digits of n, so the sum is exact."""
+        charge = charge_of(self.noise)
+        more = [charge * 2.0**digit for digit in range(releases.bit_length()) if releases >> digit & 1]
+        return math.fsum([self.spent_mu2, *map(charge_of, self.charges), *more]) <= self._most_mu * self._most_mu
+
+
+def spoken(epsilon: float, delta: float, releases: int, *, spent_mu2: float = 0.0, unit: str = UNIT) -> str:
+    """``epsilon 6.57 at delta 1e-05 (unit: one worker, zeroed out or not; 50 releases)``."""
+    how_many = f"{releases} release{'' if releases == 1 else 's'}"
+    before = f", and mu^2 {spent_mu2:g} spent before" if spent_mu2 else ""
+    return f"epsilon {short(epsilon)} at delta {delta:g} (unit: {unit}; {how_many}{before})"
+
+
+def short(epsilon: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{epsilon:.3g}" if epsilon < 1000 else f"{epsilon:.0f}"

@@ -1,0 +1,23 @@
+"""The bits of a 32-byte key: AES-256 in counter mode from counter 0, read as little-endian words of 64 bits.
+
+Word ``i`` is a function of the key and ``i`` alone, so any stretch of the stream can be made by itself.
+"""
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from numpy.typing import NDArray
+
+KEY_BYTES = 32
+_WORD_BYTES, _BLOCK_BYTES = 8, 16
+
+
+def words(key: bytes, start: int, count: int) -> NDArray[np.uint64]:
+    """Words ``start`` to ``start + count`` (without it) of a key's stream. A key of another length is a ValueError."""
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+    block, skipped = divmod(start * _WORD_BYTES, _BLOCK_BYTES)
+    stream = Cipher(AES256(key), CTR(block.to_bytes(_BLOCK_BYTES, "big"))).encryptor()
+    stream.update(bytes(skipped))
+    return np.frombuffer(stream.update(bytes(count * _WORD_BYTES)), dtype="<u8").astype(np.uint64, copy=False)
