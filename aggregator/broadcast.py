@@ -246,7 +246,7 @@ class Broadcaster:
             operations={} if self._summing is None else self._summing.operations,
             draw=draw,
         )
-        self._transport.broadcast(encode(head, body.payload, trust=config.membership.trust))
+        self._broadcast(head, body.payload)
         if body.blob is not None or self._blobs:
             self._delete_outdated(number, is_finished=is_finished)
         self._head = head
@@ -275,7 +275,12 @@ class Broadcaster:
             self.publish(self._head.round, self._stage_file(self._head.round), only_evaluate=only_evaluate)
         else:
             self._head = self._head.model_copy(update=changes)
-            self._transport.broadcast(encode(self._head, trust=self._config.membership.trust))
+            self._broadcast(self._head)
+
+    def _broadcast(self, head: ModelHead, payload: Buffer = b"") -> None:
+        """Sends a head to everybody, in few bytes where not everybody takes part."""
+        trust = self._config.membership.trust
+        self._transport.broadcast(encode(head, payload, trust=trust, deflates=head.draw is not None))
 
     def _delete_outdated(self, number: int, *, is_finished: bool) -> None:
         """Deletes older models. The one before this stays, unless the run is over: somebody may still be reading it."""

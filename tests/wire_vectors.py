@@ -189,6 +189,8 @@ def _of_algorithms(head: ModelHead) -> Iterator[dict[str, Any]]:
         "statistics": {"mean": (0.5, -1.5), "std": (1.0, 0.25)},
     }
     yield _vector("model, with a control variate, for a sample", head.model_copy(update=controlled), CONTROLLED)
+    drawn = {"replies": ("diverged", "measured"), "draw": Draw(number=1, threshold=2**62)}
+    yield _vector("model, for a sample, deflated", head.model_copy(update=drawn), MODEL, deflates=True)
     weighed = {"weighting": "fednova", "figures": ("update_norm1", "norm"), "clip_norm": 2.5}
     yield _vector("model, for updates with figures", head.model_copy(update=weighed), MODEL)
     summed = {"purpose": "sums", "operations": {"weight": "sum", "bias": "max"}}
@@ -264,9 +266,11 @@ def sealed_vector() -> dict[str, Any]:
     }
 
 
-def _vector(name: str, head: Header, state: State, *, zstd: int = 0, trust: Trust | None = None) -> dict[str, Any]:
+def _vector(
+    name: str, head: Header, state: State, *, zstd: int = 0, trust: Trust | None = None, deflates: bool = False
+) -> dict[str, Any]:
     payload = compressed(b"".join(chunks(state, specs_of(state))), zstd)
-    message = encode(head, payload, trust=trust or Believing())
+    message = encode(head, payload, trust=trust or Believing(), deflates=deflates)
     return {"name": name, "bytes": message.hex(), "header": shown(head.model_dump())}
 
 

@@ -10,6 +10,7 @@
     12+h+t+p  n     the payload: the tensors' bytes, as specs.py says; empty when the header names a blob
 
 Version 1, which fedmq 0.1 wrote, has neither the trailer nor its length; it is read as a message without a signature.
+Version 3 is version 2 with a deflated header, see deflated.py: of a model's head that not all workers need.
 
 A signature covers the header, whose ``sha256`` covers the payload. It is verified over the bytes as they came, before
 anything of them is parsed.
@@ -28,16 +29,17 @@ import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from broker.wire.buffers import Buffer
+from broker.wire.deflated import deflated, inflated
 from broker.wire.headers import ENTRY_BYTES, MAX_COUNTED, MAX_TENSORS, Header
 from broker.wire.messages import Tensors
 from broker.wire.signatures import MAX_TRAILER_BYTES, Believing, Signer, Trust
 from broker.wire.specs import KeptSpecs, TensorSpec, kept
 from console import ForgedMessage, MalformedMessage
 
-VERSION = 2
+VERSION, DEFLATED = 2, 3
 MAX_HEADER_BYTES = 4 * 2**20
 _MAGIC = b"FMQ"
-_PREFIX_BYTES = {1: 8, 2: 12}
+_PREFIX_BYTES = {1: 8, VERSION: 12, DEFLATED: 12}
 """Version -> bytes before the header."""
 _ALIGNMENT = 64
 
@@ -65,13 +67,19 @@ class Message(Generic[H]):
             raise ForgedMessage(f"claims to be from {name}, but is signed by {self.signer}")
 
 
-def encode(header: Header, payload: Buffer = b"", *, trust: Trust = _BELIEVING) -> bytes:
-    """The message as one ``bytes``, signed as ``trust`` does. A header over 4 MiB is a MalformedMessage."""
+def encode(header: Header, payload: Buffer = b"", *, trust: Trust = _BELIEVING, deflates: bool = False) -> bytes:
+    """The message as one ``bytes``, signed as ``trust`` does. A header over 4 MiB is a MalformedMessage.
+
+    ``deflates`` its header, which only a head that ``may_be_deflated`` is read with.
+    """
     packed = _packed(header)
     if len(packed) > MAX_HEADER_BYTES:
         raise MalformedMessage(f"header of {len(packed)} bytes; at most {MAX_HEADER_BYTES} can travel")
+    if deflates:
+        packed = deflated(packed)
     trailer = trust.sign(kind_of(type(header)), packed)
-    prefix = _MAGIC + bytes([VERSION]) + len(packed).to_bytes(4, "little") + len(trailer).to_bytes(4, "little")
+    version = DEFLATED if deflates else VERSION
+    prefix = _MAGIC + bytes([version]) + len(packed).to_bytes(4, "little") + len(trailer).to_bytes(4, "little")
     end = len(prefix) + len(packed) + len(trailer)
     return b"".join((prefix, packed, trailer, bytes(_aligned(end) - end), payload))
 
@@ -107,7 +115,14 @@ def decode_from(body: Buffer, kind: type[H], *, trust: Trust, max_tensors: int =
     """
     framed = _framed(memoryview(body))
     signer = trust.signer_of(kind_of(kind), framed.header, framed.trailer)
-    return Message(_validated(_unpacked(framed.header, max_tensors), kind), framed.payload, signer)
+    packed = _inflated(framed.header, kind) if framed.version == DEFLATED else framed.header
+    return Message(_validated(_unpacked(packed, max_tensors), kind), framed.payload, signer)
+
+
+def _inflated(header: memoryview, kind: type[Header]) -> memoryview:
+    if not kind.may_be_deflated:
+        raise MalformedMessage(f"message format {DEFLATED} is for models alone")
+    return memoryview(inflated(header, most=MAX_HEADER_BYTES))
 
 
 def is_of_kind(body: Buffer, kind: type[Header]) -> bool:
@@ -126,6 +141,7 @@ def is_of_kind(body: Buffer, kind: type[Header]) -> bool:
 class _Framed:
     """The three pieces of a message, not looked into."""
 
+    version: int
     header: memoryview
     trailer: memoryview
     payload: memoryview
@@ -137,7 +153,7 @@ def _framed(view: memoryview) -> _Framed:
         raise MalformedMessage(f"not a fedmq message: it begins with {start[:8].hex(' ') or 'nothing'}")
     num_prefix = _PREFIX_BYTES.get(start[3], 0) if len(start) > 3 else _PREFIX_BYTES[VERSION]
     if not num_prefix:
-        raise MalformedMessage(f"message format {start[3]}; this fedmq reads formats 1 and {VERSION}")
+        raise MalformedMessage(f"message format {start[3]}; this fedmq reads formats 1 to {DEFLATED}")
     if len(start) < num_prefix:
         raise MalformedMessage(f"message is cut off after {len(start)} bytes")
     header = int.from_bytes(start[4:8], "little")
@@ -153,7 +169,7 @@ def _framed(view: memoryview) -> _Framed:
         raise MalformedMessage(f"message is cut off: {len(view)} bytes, its header alone needs {offset}")
     if any(view[end:offset]):
         raise MalformedMessage("padding after the header is not zero")
-    return _Framed(view[num_prefix:after_header], view[after_header:end], view[offset:])
+    return _Framed(start[3], view[num_prefix:after_header], view[after_header:end], view[offset:])
 
 
 def _aligned(end: int) -> int:

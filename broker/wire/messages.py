@@ -1,6 +1,6 @@
 """The headers of all messages: frozen, validated, versioned. What they may contain is defined here and nowhere else."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -196,6 +196,7 @@ class Tensors(Header):
 class ModelHead(Tensors):
     """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``."""
 
+    may_be_deflated: ClassVar[bool] = True
     kind: Literal["model"] = "model"
     run: RunName
     run_id: RunId

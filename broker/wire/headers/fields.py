@@ -1,6 +1,6 @@
 """What headers are made of: names, numbers and texts with their limits, and the model that all of them are."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBytes, StrictInt, StrictStr
 
@@ -100,3 +100,5 @@ class Header(BaseModel):
     """What all headers have in common: they are immutable, refuse unknown keys, and hold no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    may_be_deflated: ClassVar[bool] = False
+    """Whether a message with a deflated header of this kind is read."""

@@ -138,7 +138,7 @@ def test_a_body_that_ends_within_the_header_or_its_padding_is_cut_off() -> None:
 
 
 def test_another_version_is_named() -> None:
-    assert "message format 3; this fedmq reads formats 1 and 2" in refusal(message(b"\x80", version=3))
+    assert "message format 4; this fedmq reads formats 1 to 3" in refusal(message(b"\x80", version=4))
 
 
 def test_a_header_above_the_limit_is_refused_before_it_is_looked_at() -> None:
