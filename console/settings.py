@@ -49,7 +49,7 @@ class Readable(Protocol):
 
 R = TypeVar("R", bound=Readable)
 _NONE = "none"
-SECTIONS = ("aggregator", "worker", "simulate", "dashboard")
+SECTIONS = ("aggregator", "worker", "keeper", "simulate", "dashboard")
 """Parts of a file that only the command of that name reads."""
 
 

@@ -19,19 +19,26 @@ class InMemory:
     roster: Roster
     admin: PrivateKeys
     keys: Mapping[str, PrivateKeys]
-    """Name -> keys, of the aggregator, the partials and the sites."""
+    """Name -> keys, of the aggregator, the partials, the keepers and the sites."""
 
     def trust(self, name: str | None = None, *, clock: Callable[[], float] = time.time) -> Verified:
         """How this one signs and checks; None: somebody who only looks on."""
         return Verified(FixedRoster(self.roster), self.keys[name] if name else None, clock=clock)
 
 
-def in_memory(sites: Iterable[str], *, partials: Iterable[str] = (), federation: str = "simulation") -> InMemory:
-    """New keys for an admin, an aggregator, these partials and these sites. An IdentityError if two names clash."""
+def in_memory(
+    sites: Iterable[str],
+    *,
+    partials: Iterable[str] = (),
+    keepers: Iterable[str] = (),
+    federation: str = "simulation",
+) -> InMemory:
+    """New keys for an admin, an aggregator, these partials, keepers and sites. An IdentityError if two names clash."""
     admin = PrivateKeys.generate("admin", "admin")
     members = [
         PrivateKeys.generate("aggregator", AGGREGATOR),
         *(PrivateKeys.generate("partial", name) for name in partials),
+        *(PrivateKeys.generate("keeper", name) for name in keepers),
         *(PrivateKeys.generate("worker", name) for name in sites),
     ]
     empty = Roster(federation=federation, admin=admin.public.signing_key)

@@ -6,6 +6,7 @@ from pydantic_settings import BaseSettings
 
 from aggregator import AggregatorSettings
 from dashboard import DashboardSettings
+from keeper import KeeperSettings
 from operations import DeadSettings, KeysSettings, StatusSettings
 from operations.runs import ModelSettings, RunCommandSettings
 from simulation import SimulationSettings
@@ -15,6 +16,7 @@ from worker import WorkerSettings
 COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-aggregator": AggregatorSettings,
     "fl-worker": WorkerSettings,
+    "fl-keeper": KeeperSettings,
     "fl-simulate": SimulationSettings,
     "fl-statistics": StatisticsSettings,
     "fl-dashboard": DashboardSettings,

@@ -55,6 +55,7 @@ from broker.wire.headers import (
     unpack_counted,
 )
 from broker.wire.keeping import (
+    MAX_UNFIT,
     KeeperRequest,
     Release,
     SealedSeed,
@@ -157,6 +158,7 @@ __all__ = [
     "MAX_TENSORS",
     "MAX_TENSOR_NAME",
     "MAX_TRAILER_BYTES",
+    "MAX_UNFIT",
     "MAX_WORD",
     "MAX_ZSTD_LEVEL",
     "METRIC_NAME",

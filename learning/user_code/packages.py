@@ -8,6 +8,7 @@ OUR_PACKAGES = frozenset(
         "dashboard",
         "fedmq",
         "identities",
+        "keeper",
         "learning",
         "operations",
         "privacy",

@@ -10,6 +10,7 @@ from aggregator.watchers.metrics import AggregatorMetrics
 from aggregator.watchers.partial_metrics import PartialMetrics
 from broker.wire.messages import Presence
 from console.flags import described
+from keeper.watchers.metrics import KeeperMetrics
 from scaffold.commands import COMMANDS
 from worker.watchers.metrics import WorkerMetrics
 
@@ -40,7 +41,7 @@ def _settings_in(cell: str) -> list[str]:
 
 
 def test_the_table_of_metrics_has_all_and_no_other(tmp_path: Path) -> None:
-    all_metrics = (AggregatorMetrics(tmp_path), PartialMetrics(), WorkerMetrics(lambda: PRESENCE))
+    all_metrics = (AggregatorMetrics(tmp_path), PartialMetrics(), WorkerMetrics(lambda: PRESENCE), KeeperMetrics())
     there = {
         family.name + ("_total" if family.type == "counter" else "")
         for metrics in all_metrics
@@ -56,7 +57,7 @@ def test_flags_that_a_page_shows_are_flags_of_that_command(page: Path) -> None:
     flags = {command: {setting.flag for setting in described(settings)} for command, settings in COMMANDS.items()}
     for line in page.read_text(encoding="utf-8").splitlines():
         for command, rest in re.findall(
-            r"(fl-(?:aggregator|worker|simulate|dashboard|status|keys))((?: [^`|#;&(]*)?)", line
+            r"(fl-(?:aggregator|worker|keeper|simulate|dashboard|status|keys))((?: [^`|#;&(]*)?)", line
         ):
             own, _, _ = rest.partition(" -- ")  # what follows are a script's
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", own):

@@ -34,6 +34,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.rabbitmq": _WIRE,
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
     "identities": _WIRE,
+    "keeper.events": _WIRE,
+    "keeper.watchers": (*_WIRE, "console.serving", "keeper.events"),
+    "keeper": (*_WIRE, "console.serving", "privacy", "identities", "keeper.events", "keeper.watchers"),
     "operations": (*_WIRE, "broker.rabbitmq", "identities"),
     "learning.user_code": ("console",),
     "learning": ("console", "learning.user_code"),
@@ -142,7 +145,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "scaffold": (
         *_WIRE,
         "console.flags",
-        *("identities", "operations", "operations.runs", "worker", "aggregator", "simulation", "dashboard"),
+        *("identities", "operations", "operations.runs", "worker", "keeper", "aggregator", "simulation", "dashboard"),
         "simulation.statistics",
     ),
 }
@@ -159,7 +162,7 @@ ONLY_IN = {
         "worker.watchers",
         "aggregator.watchers",
         "aggregator",
-        *("simulation", "simulation.statistics"),
+        *("keeper.watchers", "simulation", "simulation.statistics"),
     ),
 }
 MOST_FILES = 12
@@ -332,6 +335,7 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
         "operations.status_cli",
         "operations.dead_cli",
         "operations.keys_cli",
+        "keeper.cli",
         "operations.runs.run_cli",
         "scaffold.cli",
     ],

@@ -1,0 +1,243 @@
+"""Which requests a keeper answers: pure, by its own settings, the roster and its ledger, never by the request's word.
+
+A sum of masks is given for at least so many sites, once for a round of a run, for one set of updates; for the same set,
+asked with the same messages, again. Each reason for a refusal names who or what it is about.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from broker.wire import KeeperRequest, SealedSeed, digest_of_set
+from console import some_of
+from keeper.ledger import Charge
+from privacy import Budget, GaussianNoise
+
+_MOST_NAMED = 5
+_MOST_HALF = 2.0**27
+"""Standard deviation of noise, in units, up to which it has room in 32 bits: it reaches 8.57 times that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise that a keeper adds to each sum, and the budget that it is taken from."""
+
+    multiplier: float
+    """Standard deviation, in multiples of the clip."""
+    epsilon: float
+    delta: float
+    spent_mu2: float = 0.0
+    """What was spent on the same data before this ledger began: the sum of 1 / multiplier^2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a keeper asks for, whoever asks."""
+
+    name: str
+    min_sites: int
+    """The larger one of its own floor and the roster's."""
+    noise: Noise | None = None
+    takes_running: bool = False
+    """Whether a blank ledger may begin in the middle of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the ledger knows that bears on a request."""
+
+    charged: Charge | None = None
+    """The answer for this round."""
+    used: frozenset[str] = frozenset()
+    """Workers whose seeds for this round are in an answer."""
+    noises: tuple[float, ...] = ()
+    """The noise multipliers of all answers that had noise, of all runs."""
+    num_without_noise: int = 0
+    """How many answers of this run had none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A seed's message whose signature is right, and the site that its worker is of."""
+
+    head: SealedSeed
+    site: str
+    sha256: str
+    """Of the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The sum may be given."""
+
+    num_sites: int
+    noise: float | None = None
+    """The multiplier that is to be used; None: no noise."""
+    clip: float | None = None
+    step: float | None = None
+    is_repeat: bool = False
+    """Whether the ledger has it already: nothing is charged again."""
+
+    @property
+    def sigma(self) -> float | None:
+        """Standard deviation of the noise, in units of the integers."""
+        if self.noise is None or self.clip is None or self.step is None:
+            return None
+        return self.noise * self.clip / self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The sum is not given."""
+
+    reason: str
+    is_final: bool = False
+    """Whether no other set of this round can be given, either."""
+    ends_run: bool = False
+    """Whether no later round can."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """Workers that the set may be asked for without, and why."""
+
+
+def judge(request: KeeperRequest, seeds: Sequence[Seed], terms: Terms, past: Past) -> Granted | Refused:
+    """Whether the sum of the masks of these seeds, all there are in the request, may be given."""
+    if past.charged is not None:
+        return _again(request, past.charged)
+    return (
+        _of_a_wrong_set(request, seeds)
+        or _of_used(seeds, past)
+        or _of_few_sites(seeds, terms)
+        or _with_noise(seeds, terms, past)
+    )
+
+
+def misfit(request: KeeperRequest, seed: SealedSeed) -> str | None:
+    """Why a seed is none for what is asked; None if it is."""
+    if seed.keeper != request.keeper:
+        return f"its seed is for keeper {seed.keeper}"
+    if (seed.run_id, seed.round) != (request.run_id, request.round):
+        return f"its seed is for round {seed.round} of run {seed.run_id}: it was used or sent before"
+    if (seed.num_words, seed.num_halves) != (request.num_words, request.num_halves):
+        return (
+            f"its mask has {seed.num_words} and {seed.num_halves} integers of 8 and 4 bytes,"
+            f" and {request.num_words} and {request.num_halves} are asked for"
+        )
+    return None
+
+
+def _again(request: KeeperRequest, charged: Charge) -> Granted | Refused:
+    if (request.set_sha256, request.seeds_sha256) != (charged.set_sha256, charged.seeds_sha256):
+        other = "another set" if request.set_sha256 != charged.set_sha256 else "the same set with other seeds"
+        return Refused(
+            f"asked for {other}: round {charged.round} of run {charged.run_id} was released for {charged.num_updates}"
+            f" updates of {charged.num_sites} sites, and is for no other",
+            is_final=True,
+        )
+    return Granted(charged.num_sites, charged.noise, charged.clip, charged.step, is_repeat=True)
+
+
+def from_before(request: KeeperRequest, terms: Terms, *, is_blank: bool) -> Refused | None:
+    """A refusal if a ledger that knows of no run is asked for what one that was lost may have released."""
+    if not is_blank or request.round <= 1 or terms.takes_running:
+        return None
+    return Refused(
+        f"keeper {terms.name} has a new ledger, and run {request.run_id} is at round {request.round}: if an earlier"
+        " ledger was lost, begin a new run, with a new key of the keeper; if not, start it with --takes-running",
+        is_final=True,
+    )
+
+
+def _of_a_wrong_set(request: KeeperRequest, seeds: Sequence[Seed]) -> Refused | None:
+    twice = [name for name, number in Counter(seed.head.worker for seed in seeds).items() if number > 1]
+    if twice:
+        return Refused(f"more than one seed of {some_of(twice, _MOST_NAMED)}: a worker counts once")
+    masked = [(seed.head.worker, seed.head.masked_sha256) for seed in seeds]
+    if digest_of_set(request.run_id, request.round, masked) != request.set_sha256:
+        return Refused("the seeds are not those of the set that is asked for")
+    models = Counter(seed.head.model_sha256 for seed in seeds)
+    usual = max(models, key=lambda model: (models[model], model), default="")
+    others = [seed.head.worker for seed in seeds if seed.head.model_sha256 != usual]
+    if others:
+        return Refused(
+            f"not all were trained from one model: {some_of(others, _MOST_NAMED)} from another than the rest",
+            unfit=dict.fromkeys(others, "it was trained from another model than the rest"),
+        )
+    return None
+
+
+def _of_used(seeds: Sequence[Seed], past: Past) -> Refused | None:
+    used = sorted(seed.head.worker for seed in seeds if seed.head.worker in past.used)
+    if not used:
+        return None
+    return Refused(f"seeds of {some_of(used, _MOST_NAMED)} for this round are in a sum already", is_final=True)
+
+
+def _of_few_sites(seeds: Sequence[Seed], terms: Terms) -> Refused | None:
+    num_sites = len({seed.site for seed in seeds})
+    strictest = max(seeds, key=lambda seed: seed.head.min_sites, default=None)
+    floor = max(terms.min_sites, strictest.head.min_sites if strictest else 1)
+    if num_sites >= floor:
+        return None
+    who = f"keeper {terms.name} asks" if floor == terms.min_sites or not strictest else f"{strictest.head.worker} asks"
+    return Refused(f"{len(seeds)} updates of {num_sites} sites; {who} for at least {floor} sites")
+
+
+def _with_noise(seeds: Sequence[Seed], terms: Terms, past: Past) -> Granted | Refused:
+    num_sites = len({seed.site for seed in seeds})
+    clips = _values(seeds, [(seed.head.clip, seed.head.step) for seed in seeds])
+    if len(clips) > 1:
+        named = "; ".join(f"{_spoken(clip, step)}: {some_of(who, 2)}" for (clip, step), who in clips.items())
+        return Refused(f"the updates were not clipped alike: {named}")
+    clip, step = next(iter(clips))
+    if terms.noise is None:
+        return Granted(num_sites, clip=clip, step=step)
+    if clip is None or step is None:
+        return Refused(
+            f"keeper {terms.name} adds noise, and the updates were not clipped: without a bound, no noise is enough"
+        )
+    granted = Granted(num_sites, terms.noise.multiplier, clip, step)
+    return _of_unfit_noise(granted, seeds) or _of_a_spent_budget(terms.noise, clip, terms, past, seeds) or granted
+
+
+def _of_unfit_noise(granted: Granted, seeds: Sequence[Seed]) -> Refused | None:
+    sigma = granted.sigma
+    assert sigma is not None
+    try:
+        GaussianNoise(bytes(32), sigma)
+    except ValueError as error:
+        return Refused(str(error))
+    if seeds[0].head.num_halves and sigma > _MOST_HALF:
+        return Refused(f"noise of {sigma:.4g} units leaves the range of 32 bits: take 64, or a larger step")
+    return None
+
+
+def _of_a_spent_budget(noise: Noise, clip: float, terms: Terms, past: Past, seeds: Sequence[Seed]) -> Refused | None:
+    if past.num_without_noise:
+        return Refused(
+            f"keeper {terms.name} has given {past.num_without_noise} sums of this run without noise, and no budget"
+            " covers them: begin a new run",
+            is_final=True,
+            ends_run=True,
+        )
+    budget = Budget(clip, noise.multiplier, noise.epsilon, noise.delta, noise.spent_mu2, past.noises)
+    if budget.may_release_another():
+        return None
+    return Refused(
+        f"privacy budget is spent: {budget}, and one release more would exceed {noise.epsilon:g}",
+        is_final=True,
+        ends_run=True,
+    )
+
+
+def _values(
+    seeds: Sequence[Seed], values: Iterable[tuple[float | None, float | None]]
+) -> dict[tuple[float | None, float | None], list[str]]:
+    """Value -> the workers that have it."""
+    found: dict[tuple[float | None, float | None], list[str]] = {}
+    for seed, value in zip(seeds, values, strict=True):
+        found.setdefault(value, []).append(seed.head.worker)
+    return found
+
+
+def _spoken(clip: float | None, step: float | None) -> str:
+    return "not at all" if clip is None else f"to {clip:g} in steps of {step:g}"
