@@ -68,7 +68,7 @@ class Roster(_Entry):
     admin: SigningKeyText
     """Who signs this roster, and the next."""
     min_sites: Annotated[StrictInt, Field(ge=0, lt=2**20)] = 0
-    """A floor: no result of fewer sites. Nothing asks for it yet."""
+    """A floor: no sum of the masked updates of fewer sites is opened."""
     sealed_to: WorkerName | None = None
     """The aggregator whose opening key updates are sealed to; None: they are not sealed."""
     aggregators: dict[WorkerName, OpeningParty] = {}
@@ -151,6 +151,13 @@ class Roster(_Entry):
     def opening_key(self) -> bytes | None:
         """The public X25519 key that updates are sealed to; None: they are not sealed."""
         return None if self.sealed_to is None else bytes.fromhex(self.aggregators[self.sealed_to].opening_key)
+
+    def opening_key_of(self, keeper: str) -> bytes | None:
+        """The public X25519 key that masks' seeds are sealed to; None if there is no such keeper, or it is revoked."""
+        party = self.keepers.get(keeper)
+        if party is None or key_id_of(bytes.fromhex(party.signing_key)) in self.revoked_ids:
+            return None
+        return bytes.fromhex(party.opening_key)
 
     def members(self) -> Iterator[PublicKeys]:
         """Everybody on it but the admin, whose keys are not revoked."""

@@ -59,6 +59,14 @@ class Ring:
         """What such integers stand for: of an update its elements, of a sum of updates their weighted mean."""
         return np.multiply(integers, self.step, dtype=np.float64) / weight
 
+    def left(self, values: Floats, integers: Integers, *, weight: float) -> Floats:
+        """What these integers lack of the elements that they stand for, in the elements' own precision."""
+        out = np.empty_like(values)
+        for start in range(0, len(values), _BATCH):
+            batch = slice(start, start + _BATCH)
+            out[batch] = values[batch] - self.values(integers[batch], weight=weight)
+        return out
+
     def reaches(self, values: Floats, *, weight: float) -> bool:
         """Whether nothing of these elements would be cut off."""
         return not len(values) or float(max(-values.min(), values.max())) * weight <= self.most

@@ -2,18 +2,25 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from broker.states import ALL, selected
-from broker.wire import ModelHead, Protection
+from broker.wire import FEWEST_MIN_SITES, ModelHead, Protection
 from console import some_of
+
+Requirement = Protection | Literal["secure", "dp"]
+"""``secure``: updates are masked, and only their sum is opened; ``dp``: the models have noise, or the updates."""
+_IN_WORDS = {"secure": "secure aggregation (secure)", "dp": "differential privacy (dp)"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPolicy:
     """The site's limits; by default it answers any head."""
 
-    require: frozenset[Protection] = frozenset()
+    require: frozenset[Requirement] = frozenset()
     """How updates must be protected."""
+    min_sites: int = 0
+    """The fewest sites whose updates may be summed up before anybody sees the sum; 0: updates may be seen."""
     min_steps: int = 0
     """The fewest local optimizer steps that a head may limit training to; 0: any number."""
     min_batch: int = 0
@@ -32,13 +39,29 @@ class WorkerPolicy:
         """
         return (
             self._missing_protection(head)
+            or self._too_few_sites(head)
             or self._too_little_training(head)
             or self._too_many_tensors(head, trained=trained, others=others or {})
         )
 
     def _missing_protection(self, head: ModelHead) -> str | None:
-        missing = sorted(self.require - set(head.protection))
+        has: set[Requirement] = set(head.protection)
+        has |= {"secure", "sealed"} if head.masking is not None else set()  # what is masked need not be sealed, too
+        has |= {"dp"} if head.privacy is not None else set()
+        missing = sorted(self.require - has)
+        without = [_IN_WORDS[name] for name in missing if name in _IN_WORDS]
+        if without:
+            return f"this run does without {' and '.join(without)}, which --require asks for"
         return f"updates of this run are not {' and not '.join(missing)}, which --require asks for" if missing else None
+
+    def _too_few_sites(self, head: ModelHead) -> str | None:
+        if self.min_sites < FEWEST_MIN_SITES:
+            return None
+        if head.masking is None:
+            return f"the updates of this run are seen one by one; --min-sites asks for sums of {self.min_sites} sites"
+        if head.masking.min_sites < self.min_sites:
+            return f"the run opens sums of {head.masking.min_sites} sites; --min-sites is {self.min_sites}"
+        return None
 
     def _too_little_training(self, head: ModelHead) -> str | None:
         steps, batch = head.local.max_steps, head.local.batch_size  # 0: no limit, and all data

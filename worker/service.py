@@ -6,14 +6,14 @@ Nobody registers it and nobody waits for it. ``step()`` handles one event; ``run
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 
 from broker import CONTROL, Delivery, Ditto, Source, Transport
-from broker.states import Encoding, State, read_model, specs_of
+from broker.states import Encoding, MaskedEncoding, State, read_model, specs_of
 from broker.wire import (
     MAX_OBJECTION,
     PRESENCE_EVERY_S,
@@ -40,11 +40,11 @@ from console import (
     malloc,
     metrics_text,
 )
-from learning import Measured, Plan, Task, finite, not_finite, plain
+from learning import AT_SITES, IN_TRAINING, Measured, Plan, Task, finite, not_finite, plain
 from learning.sums import Layout, StatisticsTask
 from worker.algorithms import PERSONAL, Correcting, correction_of, misfit_of_control, own_model
 from worker.config import WorkerConfig
-from worker.error_feedback import compress, decoded, norm_of
+from worker.error_feedback import Compressed, compress, decoded, norm_of
 from worker.events import (
     ModelReceived,
     NotChosen,
@@ -56,8 +56,9 @@ from worker.events import (
     Watcher,
     unwatched,
 )
+from worker.masking import CannotBeSummed, covered, extras_of, misfit_of_masking, sealed_seeds, summand_of
 from worker.state import HOME, RESIDUAL, Carried, InMemory, Memory, OwnResults, Positions, Store, save_model
-from worker.trainer import NoUpdate, Trained, Trainer, derived_seed, plan_of
+from worker.trainer import Diverged, NoUpdate, Trained, Trainer, derived_seed, plan_of
 from worker.upload import Body, Uploader
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class Worker:
         self._stays, self._grace_s, self._clock = config.stays, config.grace_s, clock
         self._leaves_at: float | None = None
         """When it leaves a run that was finished before it came, unless there is more by then."""
-        self._trust, self._policy = config.membership.trust, config.policy
+        self._membership, self._policy = config.membership, config.policy
+        self._trust = config.membership.trust
         self._positions = positions or Positions()
         self._transport = transport
         self._topology, self._inline_cap = config.topology, config.inline_cap
@@ -106,7 +108,7 @@ class Worker:
         self._carried: Store = carried or InMemory()
         self._results, self._save_model = results, config.save_model
         self._lacks_model = True
-        self._encoding: Encoding | None = None
+        self._encoding: Encoding | MaskedEncoding | None = None
         self._on_event = on_event
         self._uploader = Uploader(
             name=config.name,
@@ -253,7 +255,15 @@ class Worker:
         self._train_and_send(head, sets)
 
     def _check_can_carry(self, head: ModelHead) -> None:
-        """A TaskError if the run has a correction that cannot be had here, a SettingsError if it would soon be lost."""
+        """A TaskError if the run has a correction that cannot be had here, a SettingsError if it would soon be lost.
+
+        A SettingsError, too, if the run masks updates and this worker knows no keepers.
+        """
+        if head.masking is not None and not self._membership.has_roster:
+            raise SettingsError(
+                f"run {head.run_id} masks updates, for which a worker has to know the keepers' keys and have one of its"
+                " own: give --roster, --roster-key and --key"
+            )
         correction = correction_of(head)
         if isinstance(correction.method, Ditto) and getattr(self._task, "trains_once", False):
             raise TaskError(
@@ -274,8 +284,10 @@ class Worker:
         self._on_event(NotChosen(head=head))
 
     def _objection_to(self, head: ModelHead) -> str | None:
-        tensors = self._trainer.tensors
-        return self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
+        tensors, rosters = self._trainer.tensors, self._membership.rosters
+        return self._policy.objection_to(
+            head, trained=lambda: tensors.trained, others=tensors.others
+        ) or misfit_of_masking(head, None if rosters is None else rosters.current())
 
     def _read(self, head: ModelHead, payload: Buffer) -> dict[str, State]:
         """The model with this head, and the sets that come with it, by name.
@@ -474,10 +486,8 @@ class Worker:
             model_sha256=head.sha256,
             outcome=outcome,
             reason=None if reason is None else reason[:MAX_OBJECTION],
-            train_s=train_s,
             sent_at=time.time(),
-            eval_metrics=finite(measured.recorded()),
-            eval_not_finite=not_finite(measured.recorded()),
+            **({} if _tells_nothing(head) else {"train_s": train_s, **_evaluation_of(measured)}),
         )
         self._transport.send(encode(answer, trust=self._trust), worker=self._name, num_shards=head.num_shards)
 
@@ -574,11 +584,10 @@ class Worker:
         encoding = self._encoding_for(head)
         is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
         self._set_state("sending", head.round, at_once=not is_inline)  # a worker that dies half way leaves a blob
-        seed = derived_seed(head.seed, head.round, self._name)
-        compressed = compress(trained.delta, before.residual, encoding, seed=seed)
+        compressed = self._encoded(head, trained, measured, before.residual, encoding)
         after = Carried({RESIDUAL: compressed.residual, HOME: trained.home, PERSONAL: own, **memory.sets()})
         counted = None
-        if correcting is not None:
+        if correcting is not None and isinstance(encoding, Encoding):
             delta = dict(decoded(compressed, encoding, correcting.received))
             after = after.with_sets(correcting.after(delta, lr=head.local.lr, figures=trained.figures))
             counted = head.last_counted(self._name) or 0
@@ -596,9 +605,11 @@ class Worker:
             )
         )
         figures = dict(trained.figures)
-        if "norm" in head.figures:
+        if "norm" in head.figures and isinstance(encoding, Encoding):
             figures["norm"] = norm_of(compressed, encoding, self._trainer.tensors.trained)
         begun_at = time.perf_counter()
+        num_masks = 0 if head.masking is None else len(head.masking.keepers)
+        masks = covered(compressed.encoded, encoding.encoded, num_masks=num_masks)
         sent = self._body(head, encoding, compressed.encoded)
         if sent.blob is not None:
             self._last_blob = (head.run_id, sent.blob.name)
@@ -614,14 +625,9 @@ class Worker:
             round=head.round,
             model_sha256=head.sha256,
             base_sha256=self._base_sha256,
-            num_samples=trained.num_samples,
-            train_s=trained.train_s,
             sent_at=time.time(),
-            train_metrics=finite(trained.metrics),
-            eval_metrics=finite(measured.recorded()),
-            train_not_finite=not_finite(trained.metrics),
-            eval_not_finite=not_finite(measured.recorded()),
-            figures=figures,
+            **(_NOTHING if _tells_nothing(head) else _told_of(trained, measured, figures)),
+            seeds=self._sealed_seeds(head, encoding, masks, sent.sha256) if masks else (),
             is_fresh=correcting is not None and correcting.is_fresh,
         )
         body = encode(update, sent.payload, trust=self._trust)
@@ -645,7 +651,47 @@ class Worker:
             },
         )
 
-    def _body(self, head: ModelHead, encoding: Encoding, encoded: State) -> Body:
+    def _encoded(
+        self,
+        head: ModelHead,
+        trained: Trained,
+        measured: Measured,
+        residual: State,
+        encoding: Encoding | MaskedEncoding,
+    ) -> Compressed:
+        """What travels of a delta and the last residual, not masked yet. Diverged if it cannot."""
+        if isinstance(encoding, Encoding):
+            seed = derived_seed(head.seed, head.round, self._name)
+            return compress(trained.delta, residual, encoding, seed=seed)
+        weight = 1
+        if head.weighting == "samples":
+            weight = min(trained.num_samples, encoding.masking.most_samples or trained.num_samples)
+        extras = extras_of(encoding.masking.metrics, _metrics_of(trained, measured), weight=weight)
+        try:
+            summand = summand_of(trained.delta, residual, extras, encoding, weight=weight)
+        except CannotBeSummed as error:
+            raise Diverged(str(error)) from error
+        return Compressed(summand.integers, summand.residual)
+
+    def _sealed_seeds(
+        self, head: ModelHead, encoding: Encoding | MaskedEncoding, seeds: Sequence[bytes], masked_sha256: str
+    ) -> tuple[bytes, ...]:
+        """The seeds of the masks over the body with this digest, each sealed to its keeper."""
+        rosters = self._membership.rosters
+        assert rosters is not None, "a masked run was taken part in without a roster"
+        return sealed_seeds(
+            seeds,
+            head,
+            encoding.encoded,
+            worker=self._name,
+            instance=self.presence.instance,
+            masked_sha256=masked_sha256,
+            min_sites=self._policy.min_sites,
+            roster=rosters.current(),
+            trust=self._trust,
+        )
+
+    def _body(self, head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State) -> Body:
         """The body of the update; sends it again if its blob is lost on the way while the round is open.
 
         A broker that is killed may forget a stream that it has just made. The aggregator deletes only blobs of rounds
@@ -660,12 +706,20 @@ class Worker:
                 log.info("round %3d: %s; sending the update again", head.round, error, extra={"round": head.round})
         return self._uploader.send(head, encoding, encoded)
 
-    def _encoding_for(self, head: ModelHead) -> Encoding:
-        """The last encoding, as long as the model's specs and the compression stay the same."""
-        specs = head.update_specs
-        if self._encoding is None or (self._encoding.specs, self._encoding.compression) != (specs, head.compression):
-            self._encoding = Encoding(specs, head.compression)
-        return self._encoding
+    def _encoding_for(self, head: ModelHead) -> Encoding | MaskedEncoding:
+        """The last encoding, as long as the model's specs, and how updates travel, stay the same."""
+        specs, last = head.update_specs, self._encoding
+        if head.masking is not None:
+            is_same = isinstance(last, MaskedEncoding) and (last.specs, last.masking, last.privacy) == (
+                specs,
+                head.masking,
+                head.privacy,
+            )
+            self._encoding = last = last if is_same else MaskedEncoding(specs, head.masking, head.privacy)
+        elif not isinstance(last, Encoding) or (last.specs, last.compression) != (specs, head.compression):
+            self._encoding = last = Encoding(specs, head.compression)
+        assert last is not None
+        return last
 
     # -- signs of life --------------------------------------------------------------------------------------
 
@@ -713,3 +767,35 @@ def _is_same_round(before: ModelHead, head: ModelHead) -> bool:
     return (before.run_id, before.epoch, before.round) == (head.run_id, head.epoch, head.round) and (
         before.draw != head.draw
     )
+
+
+_NOTHING: Mapping[str, Any] = {"num_samples": 1, "train_s": 0.0}
+"""What the header of an update says of its site where nothing of a single one may be known."""
+
+
+def _tells_nothing(head: ModelHead) -> bool:
+    """Whether an answer to this head says nothing of its site: what may be known of all sites is in the sum."""
+    return head.masking is not None or head.privacy is not None
+
+
+def _told_of(trained: Trained, measured: Measured, figures: Mapping[str, float]) -> Mapping[str, Any]:
+    return {
+        "num_samples": trained.num_samples,
+        "train_s": trained.train_s,
+        "train_metrics": finite(trained.metrics),
+        "train_not_finite": not_finite(trained.metrics),
+        "figures": figures,
+        **_evaluation_of(measured),
+    }
+
+
+def _evaluation_of(measured: Measured) -> Mapping[str, Any]:
+    return {"eval_metrics": finite(measured.recorded()), "eval_not_finite": not_finite(measured.recorded())}
+
+
+def _metrics_of(trained: Trained, measured: Measured) -> dict[str, float]:
+    """By the names that a head has for them. An evaluation of no samples measured nothing."""
+    evaluated = {} if measured.num_samples == 0 else measured.metrics
+    return {f"{IN_TRAINING}{name}": value for name, value in trained.metrics.items()} | {
+        f"{AT_SITES}{name}": value for name, value in evaluated.items()
+    }

@@ -7,11 +7,11 @@ from typing import Annotated, Self
 from pydantic import Field, FilePath, field_validator, model_validator
 
 from broker import ServiceSettings, Shared
-from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, Protection, RunName
+from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, RunName
 from console import Arguments, ArgumentsAsText, AsText, NoneAsText
 from identities import IdentitySettings
 from learning import Site
-from worker.policy import WorkerPolicy
+from worker.policy import Requirement, WorkerPolicy
 
 _NONE = "none"
 
@@ -37,17 +37,19 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Protections:
-    """What every update of a run has to be."""
+    """What a run has to do for its updates."""
 
-    names: frozenset[Protection] = frozenset()
+    names: frozenset[Requirement] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> "Protections":
         """From ``none``, or names with commas between. Anything else is a ValueError."""
         names = set() if text == _NONE else {name.strip() for name in text.split(",")}
-        known: set[Protection] = {"signed", "sealed"}
+        known: set[Requirement] = {"signed", "sealed", "secure", "dp"}
         if not names <= known:
-            raise ValueError(f"expected signed, sealed, signed,sealed or none, not {text!r}")
+            raise ValueError(
+                f"expected some of signed, sealed, secure and dp, with commas between, or none, not {text!r}"
+            )
         return cls(frozenset(known & names))
 
     def __str__(self) -> str:
@@ -115,8 +117,13 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     )
     require: Annotated[AsText[Protections], NoneAsText] = Field(
         Protections(),
-        description="answer only runs whose updates have this protection: signed, sealed or signed,sealed;"
-        " none: any run",
+        description="answer only runs with this protection, such as secure,dp: signed and sealed updates, secure"
+        " aggregation, differential privacy; none: any run",
+    )
+    min_sites: Annotated[int, Field(ge=0, lt=2**20)] = Field(
+        0,
+        description="do not answer a run that lets anybody see updates, or their sum, of fewer sites than these; 0:"
+        " answer any, but see --require secure",
     )
     max_steps_at_least: Annotated[int, Field(ge=0)] = Field(
         0, description="do not answer a run that limits local training to fewer optimizer steps; 0: answer any"
@@ -159,8 +166,9 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
 
     @model_validator(mode="after")
     def _what_is_required_can_be_had(self) -> Self:
-        if self.require.names and self.roster is None:
-            raise ValueError("--require needs --roster: without one nothing is signed, and any model could claim it")
+        if (self.require.names or self.min_sites) and self.roster is None:
+            flag = "--require" if self.require.names else "--min-sites"
+            raise ValueError(f"{flag} needs --roster: without one nothing is signed, and any model could claim it")
         return self
 
     @model_validator(mode="after")
@@ -174,6 +182,7 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         """What this site asks of a run before it answers."""
         return WorkerPolicy(
             require=self.require.names,
+            min_sites=self.min_sites,
             min_steps=self.max_steps_at_least,
             min_batch=self.min_batch,
             allow_shared=self.allow_shared.patterns,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from broker import Transport
-from broker.states import Encoding, State, chunks
+from broker.states import Encoding, MaskedEncoding, State, chunks
 from broker.wire import MAX_PART_BYTES, BlobRef, ModelHead, Outgoing, Seal, Specs, Topology, cut, kept, num_bytes_of
 from console import with_progress
 from identities import Sealing, UpdateContext
@@ -33,13 +33,15 @@ class Uploader:
     sealing: Sealing
     on_event: Watcher
 
-    def send(self, head: ModelHead, encoding: Encoding, encoded: State) -> Body:
+    def send(self, head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State) -> Body:
         """The body of an update from this model; a large one is at the broker by then. BlobLost if it was deleted.
 
-        A sealed body has a fresh key each time.
+        A sealed body has a fresh key each time. One that is masked is not sealed: only its keepers can do anything
+        with it.
         """
         specs = encoding.encoded
-        seal, sealed = self._seal(head, specs) if "sealed" in head.protection else (None, None)
+        is_sealed = "sealed" in head.protection and head.masking is None
+        seal, sealed = self._seal(head, specs) if is_sealed else (None, None)
         num_bytes = num_bytes_of(specs)
         body = Outgoing(specs, num_bytes, zstd=head.compression.zstd, seal=seal)
         pieces = chunks(encoded, specs)

@@ -45,6 +45,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "worker.state": (*_STATES, "learning"),
     "worker.events": _WIRE,
     "worker.algorithms": (*_STATES, "worker.state"),
+    "worker.masking": (*_STATES, "identities", "privacy"),
     "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
     "worker": (
         *_STATES,
@@ -53,7 +54,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         "learning.scripts",
         "learning.sums",
-        *(f"worker.{room}" for room in ("state", "events", "algorithms", "watchers")),
+        *(f"worker.{room}" for room in ("state", "events", "algorithms", "masking", "watchers")),
     ),
     "aggregator.state": (*_STATES, "learning"),
     "aggregator.events": (*_WIRE, "aggregator.state"),

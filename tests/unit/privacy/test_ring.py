@@ -80,3 +80,11 @@ def test_a_step_that_is_no_power_of_two_is_refused(step: float) -> None:
 def test_elements_are_worked_on_in_batches_that_leave_no_seam() -> None:
     values = np.random.default_rng(0).standard_normal(200_001).astype(np.float32)
     assert RING64.integers(values, weight=7).tolist() == np.trunc(values.astype(np.float64) * 7 * 2**32).tolist()
+
+
+@given(st.lists(st.floats(-100, 100, width=32), max_size=20), st.integers(1, 1000), st.sampled_from([RING64, RING32]))
+def test_integers_and_what_they_lack_are_what_was_given(values: list[float], weight: int, ring: Ring) -> None:
+    given_ = array(values)
+    integers = ring.integers(given_, weight=weight)
+    left = ring.left(given_, integers, weight=weight)
+    assert left + ring.values(integers, weight=weight) == pytest.approx(given_, rel=1e-15, abs=1e-18)

@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 
+from broker.wire import DifferentialPrivacy, Masking
 from broker.wire.messages import LocalTraining, ModelHead
 from broker.wire.specs import TensorSpec
 from worker.policy import WorkerPolicy
 
 TENSORS = (TensorSpec("body.weight", "float32", (2, 2)), TensorSpec("head.bias", "float32", (2,)))
 TRAINED = {"body.weight", "head.bias"}
+MASKING = Masking(step=2.0**-32, most=2.0**30, min_sites=3, keepers=("ethics",))
+PRIVACY = DifferentialPrivacy(clip=1, noise=4, epsilon=8, delta=1e-5)
 
 
 def head(**changes: Any) -> ModelHead:
@@ -67,3 +70,32 @@ def test_trainable_stands_for_the_parameters_that_are_trained() -> None:
     policy = WorkerPolicy(allow_shared=("trainable",))
     assert policy.objection_to(head(), trained=lambda: TRAINED) is None
     assert policy.objection_to(head(), trained=lambda: {"body.weight"}) is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ({}, "differential privacy (dp) and secure aggregation (secure)"),
+        ({"masking": MASKING}, "differential privacy (dp)"),
+        ({"privacy": PRIVACY}, "secure aggregation (secure)"),
+        ({"masking": MASKING, "privacy": PRIVACY}, None),
+    ],
+)
+def test_a_head_without_masks_or_noise_is_not_answered_where_they_are_required(
+    head: dict[str, Any], said: str | None
+) -> None:
+    wanted = said and f"this run does without {said}, which --require asks for"
+    assert objection(WorkerPolicy(require=frozenset({"secure", "dp"})), **head) == wanted
+
+
+def test_what_is_masked_need_not_be_sealed_as_well() -> None:
+    policy = WorkerPolicy(require=frozenset({"sealed"}))
+    assert objection(policy) == "updates of this run are not sealed, which --require asks for"
+    assert objection(policy, masking=MASKING) is None
+
+
+@pytest.mark.parametrize(("min_sites", "is_answered"), [(0, True), (2, True), (3, True), (4, False)])
+def test_a_head_that_opens_sums_of_fewer_sites_is_not_answered(min_sites: int, is_answered: bool) -> None:
+    policy = WorkerPolicy(min_sites=min_sites)
+    assert (objection(policy, masking=MASKING) is None) == is_answered
+    assert (objection(policy) is None) == (min_sites == 0), "plain updates are seen one by one"

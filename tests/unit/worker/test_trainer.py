@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from broker.states.tensors import digest_of, specs_of
-from broker.wire.messages import MAX_METRICS, MAX_NUM_SAMPLES, UpdateHead
+from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES
+from broker.wire.messages import UpdateHead
 from console.errors import TaskError
 from learning import Measured, Plan, Site, Split, Supervised
 from worker.trainer import Diverged, Trainer, derived_seed

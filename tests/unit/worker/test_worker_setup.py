@@ -21,7 +21,7 @@ from learning import Site
 from worker.cli import main
 from worker.device import pick_device
 from worker.name import name_of_machine
-from worker.settings import WorkerSettings
+from worker.settings import Protections, WorkerSettings
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +161,16 @@ def test_a_heartbeat_that_is_left_at_once_never_beats() -> None:
 def test_what_a_worker_requires_it_can_only_have_with_a_roster() -> None:
     with pytest.raises(ValidationError, match="--require needs --roster"):
         WorkerSettings.model_validate({"require": "signed"})
+    with pytest.raises(ValidationError, match="--min-sites needs --roster"):
+        WorkerSettings.model_validate({"min_sites": 3})
     assert WorkerSettings.model_validate({"require": "none"}).require.names == frozenset()
+
+
+def test_what_a_worker_requires_is_named_in_any_order() -> None:
+    assert Protections.parse("dp, secure") == Protections(frozenset({"secure", "dp"}))
+    assert str(Protections.parse("secure,dp")) == "dp,secure"
+    with pytest.raises(ValueError, match="expected some of signed, sealed, secure and dp"):
+        Protections.parse("secret")
 
 
 def test_check_refuses_a_key_that_is_not_on_the_roster_before_it_asks_the_broker(
