@@ -21,6 +21,7 @@ from broker.wire import (
     Draw,
     LocalTraining,
     ModelHead,
+    Protection,
     encode,
     is_name_of,
     names_of,
@@ -81,6 +82,12 @@ class _InBlob:
     def _write(self, part: bytes) -> None:
         self._upload.write(part)
         self._progress.add(len(part))
+
+
+def _protection(config: AggregatorConfig) -> tuple[Protection, ...]:
+    """What updates have to be; a masked body needs no sealing."""
+    asked = config.membership.protection
+    return asked if config.masking is None else tuple(each for each in asked if each != "sealed")
 
 
 class Broadcaster:
@@ -232,7 +239,8 @@ class Broadcaster:
             name_conflicts=self._conflicts.names,
             excluded=tuple(self._steering.standing.excluded),
             inline_cap=config.inline_cap,
-            protection=config.membership.protection,
+            protection=_protection(config),
+            masking=config.masking,
             began_at=self._ledger.began_at(),
             base_sha256=self._run.base_sha256,
             correction=str(config.correction) if config.correction else None,

@@ -16,10 +16,12 @@ from aggregator.broadcast import Staged
 from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import RoundClosed, RunEnded, SitesMeasured, UpdatesOutvoted
+from aggregator.masking import Implausible, SiteMeans
 from aggregator.opening import OpenedRun
 from aggregator.plans import schedule_of
 from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, FoldedUpdate, ModelFile, NewModel, RoundResult, WrittenModel, summarize
+from aggregator.weighing import Divisors
 from broker.states import raw
 from broker.wire import Buffer, Draw
 from console import malloc, some_of
@@ -62,22 +64,26 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
     whatever updates contain, the run goes on.
     """
     plan = plan_of(current.number, by, num_folded=current.updates.num_folded, ending=config.ending)
+    unmasking, means = current.unmasking, None
+    reason = None if unmasking is None else unmasking.reason
+    if reason is not None:
+        log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
     _tell_if_nobody_could(current, by)
     if opened.has_large_model:
         malloc.give_back()  # the parts of updates, before those of a model are allocated
-    reason = None
     try:
         if plan.counts:
             current.updates.judge()
-        stepping = _stepping(current, plan, config=config, opened=opened)
+            means = current.site_means()
+        stepping = _stepping(current, plan, means, config=config, opened=opened)
         written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
-    except (LeavesRange, TooFew) as error:
-        by, reason = ClosedBy.ABANDONED, str(error)
-        if isinstance(error, LeavesRange):
+    except (LeavesRange, TooFew, Implausible) as error:
+        by, reason, means = ClosedBy.ABANDONED, str(error), None
+        if isinstance(error, LeavesRange) and unmasking is None:
             reason += f"; {current.largest_in_words}"
         log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
         plan = plan_of(current.number, by, num_folded=0, ending=config.ending)
-        stepping = _stepping(current, plan, config=config, opened=opened)
+        stepping = _stepping(current, plan, None, config=config, opened=opened)
         written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
     outvoted = current.updates.outvoted if plan.counts else {}
     if plan.counts:
@@ -87,7 +93,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         reason=reason,
         closed_at=time.time(),
         seconds=current.seconds,
-        num_samples=current.updates.num_samples if plan.counts else 0,
+        num_samples=_num_samples(current, means, config) if plan.counts else 0,
         num_chosen=current.num_chosen,
         settings=_settings_of_round(config, opened),
         measured=opened.evaluate(written.model),
@@ -95,6 +101,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         sent_sha256=sent_sha256,
         companions=written.companions,
         scalars=stepping.scalars,
+        site_means=None if opened.keepers is None else ({} if means is None else means.metrics),
     )
     next_draws, next_num_chosen = _draws_of(plan.next_round, current, opened)
     measured = current.updates.close(
@@ -113,6 +120,13 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         )
     opened.stores.on_event(RoundClosed(row=opened.stores.ledger.round(current.number)))
     return Closed(plan, body)
+
+
+def _num_samples(current: CurrentRound, means: SiteMeans | None, config: AggregatorConfig) -> int:
+    """How many samples count: of masked updates, the sum of their weights, if these are samples."""
+    if means is None:
+        return current.updates.num_samples
+    return round(means.weight) if config.weigher.goes_by_samples else 0
 
 
 def _draws_of(number: int | None, current: CurrentRound, opened: OpenedRun) -> tuple[tuple[Draw, ...], int]:
@@ -155,7 +169,9 @@ def _tell_if_nobody_could(current: CurrentRound, by: ClosedBy) -> None:
         )
 
 
-def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, opened: OpenedRun) -> Stepping:
+def _stepping(
+    current: CurrentRound, plan: Plan, means: SiteMeans | None, *, config: AggregatorConfig, opened: OpenedRun
+) -> Stepping:
     """What the server's step needs to know of this round; without a round that counts, its scalars stay."""
     begins = current.number <= opened.run.remembers_from
     before = {} if begins else opened.stores.ledger.step_scalars(current.number - 1)
@@ -163,7 +179,7 @@ def _stepping(current: CurrentRound, plan: Plan, *, config: AggregatorConfig, op
     if not plan.counts:
         return Stepping(config.step, config.server_lr, stepped=stepped, divisors=None, scalars=before)
     folded = updates.counting
-    divisors = updates.weigher.divisors(folded)
+    divisors = updates.weigher.divisors(folded) if means is None else Divisors.alike(means.weight)
     facts = RoundFacts(
         folded=folded,
         divisor=divisors.stepped,

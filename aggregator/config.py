@@ -14,7 +14,7 @@ from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from aggregator.weighing import Weigher, WeightLimits
 from broker import Correction
-from broker.wire import Compression, LocalTraining, Specs, Topology
+from broker.wire import Compression, LocalTraining, Masking, Specs, Topology
 from console import SettingsError
 from identities import Membership
 
@@ -79,6 +79,10 @@ class AggregatorConfig:
     correction: Correction = field(default_factory=Correction)
     """What workers do against drift; the step and the weights go with it."""
     new_accumulator: NewAccumulator
+    masking: Masking | None = None
+    """How workers mask their updates; None: they do not."""
+    keeper_wait_s: float | None = None
+    """How long a round waits for its masks; None: for ever."""
     keep_every: int
     commit_every_s: float
     inline_cap: int

@@ -2,23 +2,26 @@
 
 import fnmatch
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from aggregator.commands import Standing
 from aggregator.config import AggregatorConfig
 from aggregator.events import RoundMoved, RoundOpened
+from aggregator.masking import Implausible, RingSum, SiteMeans, Unmasking
 from aggregator.opening import OpenedRun
 from aggregator.presence import Attendance, PartialUploads, Turnout, first_draws
 from aggregator.rounds import Close, Extended, OpenRound, Round, RoundPolicy, decide
 from aggregator.senders import Admission, Guard, Refusals
-from aggregator.state import ClosedBy
-from broker.wire import Draw
+from aggregator.state import ClosedBy, Frozen
+from broker.wire import Draw, digest_of_set
 from console import IS_SHOWN, some_of
 
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 30.0
 _MOST_NAMED = 8
+_SITES_LOOKED_AT_EVERY_S = 1.0
 _STAYS_IN_SUM = (
     "they came in sums of several, before the aggregator had a list that may change, or while its disk was nearly full"
 )
@@ -61,7 +64,8 @@ class CurrentRound:
             are_signed=config.membership.has_roster,
         )
         """Of messages that do not count in it."""
-        halves = opened.stores.directory.model(number - 1).halves(opened.run.specs)
+        are_masked = opened.keepers is not None
+        halves = {} if are_masked else opened.stores.directory.model(number - 1).halves(opened.run.specs)
         self.guard = Guard(opened.expected.encoding.folded, halves=halves)
         """What a single update may do to it."""
         draws = () if is_last else opened.stores.ledger.draws(number)
@@ -73,6 +77,16 @@ class CurrentRound:
         self._config, self._attendance, self._prefetch = config, attendance, opened.prefetch
         self._clock, self._on_event = opened.stores.clock, opened.stores.on_event
         self._answered = opened.stores.ledger.answered
+        self._keepers, self._ledger = opened.keepers, opened.stores.ledger
+        self._rosters = config.membership.rosters
+        self._offered: set[str] = set()
+        """Workers whose seeds keepers were offered."""
+        self._was_told_of_sites = False
+        self.unmasking: Unmasking | None = None
+        """What is asked of the keepers, once its set of updates is decided; None before, and in other runs."""
+        frozen = None if is_last else self._ledger.frozen(number)
+        if frozen is not None:
+            self.unmasking = self._unmasking(frozen)
         self._last_move: RoundMoved | None = None
         self._largest = (0.0, "")
         self._stuck: set[str] = set()
@@ -86,6 +100,85 @@ class CurrentRound:
         self._report_at = now + report_in_s
         self._wake_at = self._round.deadline_at
         self.follow(self._standing)
+
+    # -- masks ----------------------------------------------------------------------------------------------
+
+    def _unmasking(self, frozen: Frozen) -> Unmasking:
+        total = self.updates.accumulator
+        assert isinstance(total, RingSum)
+        assert self._keepers is not None
+        return Unmasking(frozen, total, self._keepers, clock=self._clock)
+
+    def ask_keepers(self) -> None:
+        """Asks for the masks of its updates, if its set is decided."""
+        if self.unmasking is not None:
+            self.unmasking.ask(self._ledger.seeds())
+
+    def site_means(self) -> SiteMeans | None:
+        """What its updates say of themselves together, once their masks are off; None if they are not masked.
+
+        Implausible if what is left cannot be the sum of its updates.
+        """
+        if self.unmasking is None or self._keepers is None:
+            return None
+        total = self.updates.accumulator
+        assert isinstance(total, RingSum)
+        total.check(self.updates.num_folded, noise=self.unmasking.noise)
+        means = SiteMeans.of(list(total.extras()), self._keepers.masking)
+        if means.weight <= 0:
+            raise Implausible(f"without their masks, the updates weigh {means.weight:g} together")
+        return means
+
+    def freezes(self, by: ClosedBy) -> bool:
+        """Whether it is not closed yet, for this reason, since its updates are masked: it is decided and waits now.
+
+        Or it stays open, since they are of too few sites.
+        """
+        if self._keepers is None or self.unmasking is not None or by is ClosedBy.ABANDONED:
+            return False
+        if self.updates.num_folded == 0:
+            return False
+        if self._num_sites < self._keepers.masking.min_sites:
+            return self._waits_for_sites(by)
+        frozen = self.updates.freeze(by, run_id=self._keepers.run_id)
+        self.unmasking = self._unmasking(frozen)
+        self.ask_keepers()
+        return True
+
+    @property
+    def _num_sites(self) -> int:
+        """The number of sites that its updates are from; of workers, where there is no roster."""
+        workers = {update.worker for update in self.updates.counting}
+        if self._rosters is None:
+            return len(workers)
+        roster = self._rosters.current()
+        return len({roster.site_of(worker) for worker in workers})
+
+    def _waits_for_sites(self, by: ClosedBy) -> bool:
+        assert self._keepers is not None
+        if not self._was_told_of_sites:
+            self._was_told_of_sites = True
+            log.warning(
+                "round %d stays open: its %d updates are of %d sites, and the masks of fewer than --min-sites %d are"
+                " never taken off",
+                self.number,
+                self.updates.num_folded,
+                self._num_sites,
+                self._keepers.masking.min_sites,
+            )
+        self._wake_at = self._clock() + _SITES_LOOKED_AT_EVERY_S
+        return by is not ClosedBy.COMMAND
+
+    def _offer(self) -> None:
+        """Shows the keepers what is committed since the last time, so that they are ready once its set is decided."""
+        if self._keepers is None or self.unmasking is not None:
+            return
+        new = [each for each in self._ledger.seeds() if each.worker not in self._offered]
+        if new:
+            self._offered.update(each.worker for each in new)
+            masked = [(each.worker, each.masked_sha256) for each in new]
+            offered = digest_of_set(self._keepers.run_id, self.number, masked)
+            self._keepers.ask(self.number, new, offered, is_offer=True)
 
     def follow(self, standing: Standing) -> None:
         """Has it go by what is asked of the run: it stands still, goes on, or is closed at once."""
@@ -168,9 +261,13 @@ class CurrentRound:
         ``num_held_up`` messages wait for bodies that do not come: they may fill the window, and then only a commit lets
         others in.
         """
+        now = self._clock()
+        if self.unmasking is not None:
+            self._wake_at = self.unmasking.due_at
+            self._commit_if_due(now, num_held_up)
+            return self.unmasking.outcome
         if self._standing.closes_now:
             return ClosedBy.COMMAND
-        now = self._clock()
         self._round, decision = decide(
             self._policy,
             self._round,
@@ -188,15 +285,19 @@ class CurrentRound:
         elif now >= self._report_at:
             log.info("round %d: %s", self.number, self._waits_for(), extra={IS_SHOWN: True})
             self._report_at = now + _REPORT_EVERY_S
+        self._commit_if_due(now, num_held_up)
+        return None
+
+    def _commit_if_due(self, now: float, num_held_up: int) -> None:
         is_due = self._commit_at is not None and now >= self._commit_at
         is_window_full = self.updates.num_pending + num_held_up >= self._prefetch
         if is_due or is_window_full or self.updates.num_pending > self._prefetch // 2:
             self.commit()
-        return None
 
     def commit(self) -> None:
         """Makes all decisions durable, then acks their messages."""
         self.updates.commit(num_present=self.num_present, num_chosen=self.num_chosen or 0)
+        self._offer()
 
     # -- who takes part -------------------------------------------------------------------------------------
 
@@ -217,15 +318,29 @@ class CurrentRound:
     def withdraw(self, admission: Admission) -> None:
         """Takes out the folded updates of workers that are not admitted any more, after a commit of what is pending.
 
-        DamagedFile if what was kept for that is damaged; then none is out.
+        DamagedFile if what was kept for that is damaged; then none is out. Once its set is decided, all of them stay.
         """
         self.commit()
+        if self.unmasking is not None:
+            return
         leaving = {
             update: admission.reason(update.worker, update.keys)
             for update in self.updates.folded()
             if not admission.admits(update.worker, update.keys)
         }
         self._warn_of_stuck({update.worker for update in leaving if update.kept is None})
+        can_leave = {update: reason for update, reason in leaving.items() if update.kept is not None}
+        if can_leave:
+            self.updates.withdraw(can_leave)
+
+    def can_leave_out(self, workers: Collection[str]) -> bool:
+        """Whether the updates of these workers can be taken out."""
+        return all(update.kept is not None for update in self.updates.folded() if update.worker in workers)
+
+    def leave_out(self, workers: Mapping[str, str]) -> None:
+        """Takes out the updates of these workers, each for its reason, as far as that can be."""
+        self.commit()
+        leaving = {update: workers[update.worker] for update in self.updates.folded() if update.worker in workers}
         can_leave = {update: reason for update, reason in leaving.items() if update.kept is not None}
         if can_leave:
             self.updates.withdraw(can_leave)
@@ -277,6 +392,8 @@ class CurrentRound:
             self._on_event(move)
 
     def _waits_for(self) -> str:
+        if self.unmasking is not None:
+            return f"is decided, with {self.updates.num_folded} updates, and waits for {self.unmasking.waits_for}"
         if self._standing.is_paused:
             return f"is paused, until fl-run resume; {self.updates.num_folded} folded"
         policy = self._policy

@@ -16,6 +16,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.corrections import Counting
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
+from aggregator.masking import Keepers, Released
 from aggregator.presence import NameConflicts
 from aggregator.robust import Robust
 from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
@@ -24,7 +25,7 @@ from aggregator.senders import Admission
 from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from aggregator.sums import Summing, specs_of_updates
 from broker import Source, Transport
-from broker.states import Encoding, ModelTensors, State
+from broker.states import Encoding, MaskedEncoding, ModelTensors, State
 from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, limb_bytes_of, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
 from learning import Task, made_by, prepare
@@ -43,8 +44,8 @@ class OpenedRun:
     """Where rounds are stored."""
     expected: Expected
     """What updates look like."""
-    bodies: Arrivals[Contribution]
-    """The updates and partial sums whose bodies are on their way."""
+    bodies: Arrivals[Contribution | Released]
+    """The updates, partial sums and masks whose bodies are on their way."""
     prefetch: int
     """The most updates received but not yet acked."""
     broadcaster: Broadcaster
@@ -54,6 +55,8 @@ class OpenedRun:
     summing: Summing | None
     """How its updates become the next model; None: by their mean."""
     retention: Retention
+    keepers: Keepers | None = None
+    """Who holds the seeds of the masks of its updates; None: these are not masked."""
 
     @property
     def has_large_model(self) -> bool:
@@ -83,6 +86,7 @@ def opened(
         model = _initial_model(config, task)
         tensors = ModelTensors.of(model)
         specs = _shared(config, tensors)
+        _check_membership(config, summing)
         encoding = _checked_encoding(config, specs_of_updates(specs, summing))
         prefetch = _prefetch(config, encoding)
         transport.declare()
@@ -126,6 +130,7 @@ def opened(
             evaluate=CentralEvaluation(task, model, tensors),
             summing=summing,
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
+            keepers=_keepers(config, run, encoding, transport),
         )
         on_error.pop_all()
     del model, initial
@@ -157,8 +162,51 @@ def _initial_state(tensors: ModelTensors, model: nn.Module, specs: Specs) -> Sta
     return {spec.name: state[spec.name] for spec in specs}
 
 
-def _checked_encoding(config: AggregatorConfig, specs: Specs) -> Encoding:
+def _check_membership(config: AggregatorConfig, summing: Summing | None) -> None:
+    """A SettingsError if masked updates are asked for, and nothing shows whose they are or who keeps the seeds."""
+    if config.masking is None:
+        return
+    if summing is not None:
+        raise SettingsError("--privacy secure is for models; what this task sums up would be in no range that is known")
+    rosters = config.membership.rosters
+    if rosters is None:
+        raise SettingsError(
+            "--privacy secure needs --roster and --key: without signatures, whoever runs the broker could be all"
+            " sites but one"
+        )
+    roster = rosters.current()
+    missing = [name for name in config.masking.keepers if name not in roster.keepers]
+    if missing:
+        raise SettingsError(
+            f"--keeper {', '.join(missing)}: no such keeper is on the roster; its keys are made by"
+            " fl-keys new --role keeper, where it runs, and put on by fl-keys roster"
+        )
+    if roster.min_sites > config.masking.min_sites:
+        raise SettingsError(f"--min-sites {config.masking.min_sites}: the roster asks for at least {roster.min_sites}")
+
+
+def _keepers(
+    config: AggregatorConfig, run: Run, encoding: Encoding | MaskedEncoding, transport: Transport
+) -> Keepers | None:
+    if config.masking is None:
+        return None
+    return Keepers(
+        masking=config.masking,
+        run_id=run.run_id,
+        specs=encoding.encoded,
+        transport=transport,
+        trust=config.membership.trust,
+        wait_s=config.keeper_wait_s,
+    )
+
+
+def _checked_encoding(config: AggregatorConfig, specs: Specs) -> Encoding | MaskedEncoding:
     """How updates with these specs travel."""
+    if config.masking is not None:
+        try:
+            return MaskedEncoding(specs, config.masking)
+        except ValueError as error:
+            raise SettingsError(f"--privacy secure: {error}") from error
     encoding = Encoding(specs, config.compression)
     if len(encoding.encoded) > MAX_TENSORS:
         raise SettingsError(
@@ -191,14 +239,14 @@ def _tell_of_robust(config: AggregatorConfig) -> None:
         )
 
 
-def _prefetch(config: AggregatorConfig, encoding: Encoding) -> int:
+def _prefetch(config: AggregatorConfig, encoding: Encoding | MaskedEncoding) -> int:
     sizes = [num_bytes_of(encoding.encoded)]
     if config.topology.num_shards:
         sizes.append(limb_bytes_of(encoding.folded))
     return affordable_prefetch(sizes, config.inline_cap)
 
 
-def _expected(config: AggregatorConfig, run: Run, encoding: Encoding, ledger: Ledger) -> Expected:
+def _expected(config: AggregatorConfig, run: Run, encoding: Encoding | MaskedEncoding, ledger: Ledger) -> Expected:
     @functools.lru_cache(maxsize=4)  # asked for each update, and a closed round does not change
     def model_sha256(number: int) -> str | None:
         return ledger.sent_sha256(number - 1) if number > ledger.base_round() else None

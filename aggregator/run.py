@@ -36,6 +36,7 @@ _BEFORE: dict[str, Any] = {
     "server_optimizer": "fedavg",
     "robust": "none",
     "correction": "none",
+    "privacy": "none",
 }
 """What a run has whose ledger does not say."""
 _AFTER_RUN_S = 1.0
@@ -343,7 +344,14 @@ def _correction_facts(config: AggregatorConfig, head: ModelHead) -> dict[str, An
 def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
     """The settings that decide how a run's updates look, and by what rule; they cannot change under way."""
     compression, shared = config.compression, ",".join(config.shared)
-    return {"compression": compression.text, "zstd": compression.zstd, "shared": shared, "robust": config.robust}
+    masking = "none" if config.masking is None else f"secure, ring{config.masking.bits}"
+    return {
+        "compression": compression.text,
+        "zstd": compression.zstd,
+        "shared": shared,
+        "robust": config.robust,
+        "privacy": masking,
+    }
 
 
 def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:

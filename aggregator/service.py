@@ -26,6 +26,7 @@ from aggregator.events import (
     Watcher,
     unwatched,
 )
+from aggregator.masking import Released, read_answer_of_keeper
 from aggregator.opening import OpenedRun, opened
 from aggregator.presence import Attendance, NameConflicts, PartialUploads, SignsOfLife, Uploads, is_chosen
 from aggregator.rounds import (
@@ -49,7 +50,7 @@ from aggregator.state import ClosedBy, Ledger
 from aggregator.sums import for_summing, summing_of
 from aggregator.watchers import log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Command, decode_from, limb_bytes_of, names_of, num_bytes_of
+from broker.wire import Command, Withheld, decode_from, limb_bytes_of, names_of, num_bytes_of
 from console import (
     IS_SHOWN,
     DamagedBody,
@@ -188,6 +189,7 @@ class Aggregator:
         self._run.broadcaster.ensure(number)
         current.restart_clock()
         current.emit_opened()
+        current.ask_keepers()
 
     def _open_in_ledger(self, number: int) -> None:
         """Opens a round and draws who takes part in it, unless that is done."""
@@ -303,7 +305,7 @@ class Aggregator:
         by = self._current.do_what_is_due(num_held_up=self._run.bodies.num_held_up)
         if by is not None and self._current.is_last:
             self._close_last_evaluation()
-        elif by is not None:
+        elif by is not None and not self._current.freezes(by):
             self._close_round(by)
 
     def _draw_again_if_due(self) -> None:
@@ -389,7 +391,9 @@ class Aggregator:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
-                if delivery.shard is None and is_answer(delivery):
+                if delivery.keeper is not None and self._run.keepers is not None:
+                    self._take_keepers_answer(delivery)
+                elif delivery.shard is None and is_answer(delivery):
                     self._take_answer(delivery)
                 else:
                     contribution = self._read(delivery)
@@ -417,12 +421,62 @@ class Aggregator:
         updates.take_answer(answer, decision, delivery)
         self._attendance.answered(worker, is_folded=False)
 
-    def _take_up(self, settled: Settled[Contribution]) -> None:
+    def _take_keepers_answer(self, delivery: Delivery) -> None:
+        """Takes masks off the open round's sum, or what a keeper says instead; a MessageError if it is not ours."""
+        answer = read_answer_of_keeper(delivery, self._run.expected)
+        if isinstance(answer, Withheld):
+            self._take_refusal(answer)
+            self._transport.ack([delivery])
+        elif self._wants(answer) and answer.head.blob is not None:
+            self._run.bodies.expect(answer, delivery)
+        else:
+            self._unmask(answer, delivery, answer.in_message)
+
+    def _wants(self, answer: Released | Withheld) -> bool:
+        unmasking = self._current.unmasking
+        return unmasking is not None and unmasking.wants(answer)
+
+    def _unmask(self, answer: Released, delivery: Delivery, body: Body) -> None:
+        """If these masks are still wanted. A kill before the round's commit is followed by the same request again."""
+        if self._current.unmasking is not None and self._wants(answer):
+            self._current.unmasking.take(answer, body)
+        if answer.blob_name is not None:
+            self._transport.delete_blobs([answer.blob_name])
+        self._transport.ack([delivery])
+
+    def _take_refusal(self, answer: Withheld) -> None:
+        """Goes on without the workers whose seeds are of no use, if they can be left out; else without the round."""
+        current = self._current
+        if answer.round != current.number:
+            return
+        log.error(
+            "round %d: keeper %s: %s%s",
+            answer.round,
+            answer.keeper,
+            answer.reason,
+            "".join(f"; {worker}: {reason}" for worker, reason in answer.unfit.items()),
+        )
+        unfit = {worker: f"has a seed of no use: {reason}" for worker, reason in answer.unfit.items()}
+        if current.unmasking is None:
+            current.leave_out(unfit)
+        elif current.unmasking.wants(answer):
+            if unfit and not answer.is_final and current.can_leave_out(unfit):
+                self._ledger.freeze(None)  # this keeper has given nothing yet
+                self._open(current.number).leave_out(unfit)
+                self._current.emit_opened()
+            else:
+                current.unmasking.refused(answer)
+
+    def _take_up(self, settled: Settled[Contribution | Released]) -> None:
         """Decides again on a message whose body is there by now; or sets it aside, if that will not come.
 
         One that would not be folded needs no body: perhaps it is gone because another message had the same update.
         """
-        contribution, delivery, body = settled.message, settled.delivery, settled.body
+        delivery, body = settled.delivery, settled.body
+        if isinstance(settled.message, Released):
+            self._take_up_masks(settled.message, delivery, body, settled.reason)
+            return
+        contribution = settled.message
         if body is None and isinstance(self._decision_on(contribution), Fold):
             self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
@@ -434,6 +488,18 @@ class Aggregator:
                 self._decide_on(contribution, delivery, body)
             except MessageError as error:
                 self._refuse(delivery, contribution, error)
+
+    def _take_up_masks(self, answer: Released, delivery: Delivery, body: Body | None, reason: str) -> None:
+        if body is None and self._wants(answer):
+            log.warning(
+                "round %d: the masks of keeper %s: %s; asking again", answer.head.round, answer.head.keeper, reason
+            )
+            self._current.ask_keepers()
+        with contextlib.closing(body or answer.in_message):
+            if body is None:
+                self._transport.ack([delivery])
+            else:
+                self._unmask(answer, delivery, body)
 
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
@@ -468,6 +534,8 @@ class Aggregator:
             weigher=self._current.updates.weigher,
             is_chosen=lambda worker: self._is_chosen(worker, contribution.base_round),
         )
+        if self._current.unmasking is not None and isinstance(decision, Fold):
+            return Late(tuple(contribution.claims), "it came after the round's set of masked updates was decided")
         if self._current.is_last and isinstance(decision, Fold):
             return Late(tuple(contribution.claims), "the model is only measured, not trained any more")
         return decision
@@ -614,6 +682,8 @@ class Aggregator:
     def _asks_sites(self, last: int) -> bool:
         """Whether the sites are still to measure the model after the last round: they can, and nobody else has."""
         ledger = self._ledger
+        if self._run.keepers is not None:
+            return False  # an answer without an update says what one site measured
         if self._config.ending.only_evaluates:
             return not ledger.is_measured(last)
         return not self._run.evaluate.has_data and ledger.sites_measure(last) and not ledger.is_measured(last)

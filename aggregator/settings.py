@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, FilePath, model_validator
 from aggregator.algorithms import ServerOptimizer, figures_of
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.corrections import step_of, weighting_of
+from aggregator.masking import MaskingSettings, RingSum
 from aggregator.pairs import problems_of_pairs
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.presence import Sample
@@ -21,7 +22,7 @@ from aggregator.spool import Spool
 from aggregator.state import Aim, BestBy, Ending
 from aggregator.weighing import Weigher, WeightLimits
 from broker import Correction, ServiceSettings, Shared, WireSettings
-from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, RunName, Specs, Topology
+from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, Masking, RunName, Specs, Topology
 from console import (
     Arguments,
     ArgumentsAsText,
@@ -70,7 +71,7 @@ _GIVEN_FILES = (
 """Settings that name files, and the one that needs one of them."""
 
 
-class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
+class RunSettings(WireSettings, ScheduleSettings, MaskingSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
     """What a run is: its rounds, its averaging, its local training. Shared with the simulation."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
@@ -263,7 +264,7 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     @property
     def fewest_updates(self) -> int:
         """``min_updates``, or what it is if nobody said."""
-        return self.min_updates or self.robust.fewest
+        return self.min_updates or (self.min_sites if self.is_secure else self.robust.fewest)
 
     @model_validator(mode="after")
     def _early_stop_has_a_metric(self) -> Self:
@@ -318,6 +319,11 @@ class RunSettings(WireSettings, ScheduleSettings, LocalTraining):  # type: ignor
     def local(self) -> LocalTraining:
         fields = {name: getattr(self, name) for name in LocalTraining.model_fields}
         return LocalTraining(**fields | {"plan_args": dict(self.plan_args)})
+
+    @property
+    def masking(self) -> Masking | None:
+        """How workers mask their updates; None: they do not."""
+        return self.masking_of(goes_by_samples=self.weighs_by.goes_by_samples, max_samples=self.max_samples)
 
     @property
     def update_compression(self) -> Compression:
@@ -429,6 +435,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             optimizer=self.server_optimizer.recorded,
             server_lr=self.server_rate,
             new_accumulator=self.new_accumulator,
+            masking=self.masking,
+            keeper_wait_s=self.keeper_wait_s,
             keep_every=self.keep_every,
             commit_every_s=self.commit_every_s,
             inline_cap=self.inline_cap,
@@ -477,7 +485,9 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
     @property
     def new_accumulator(self) -> NewAccumulator:
         """Makes what the updates of a round are added to."""
-        rule = self.robust.rule
+        rule, masking = self.robust.rule, self.masking
+        if masking is not None:
+            return partial(RingSum, masking=masking)
         return self.new_sum if rule is None else partial(Spool, rule=rule, folder=self.state)
 
     @property
@@ -494,7 +504,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
     def topology(self) -> Topology:
         if self.shard is not None:
             return Topology(self.queue, shard=self.shard.index)
-        return Topology(self.queue, num_shards=self.shards)
+        return Topology(self.queue, num_shards=self.shards, keepers=tuple(self.keeper) if self.is_secure else ())
 
     @property
     def policy(self) -> RoundPolicy:

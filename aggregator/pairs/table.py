@@ -76,6 +76,11 @@ def _sharded(reason: str, clashes: Callable[[Any], bool]) -> Callable[[Any], str
     return lambda settings: reason if getattr(settings, "shards", 0) > 0 and clashes(settings) else None
 
 
+def _secure(reason: str, clashes: Callable[[Any], bool]) -> Callable[[Any], str | None]:
+    """A row of --privacy secure with another setting."""
+    return lambda settings: f"--privacy secure: {reason}" if settings.is_secure and clashes(settings) else None
+
+
 def _limits_samples(settings: Any) -> bool:
     return not (settings.max_samples is None and settings.max_weight is None)
 
@@ -113,6 +118,112 @@ def _out_of_reach(name: str, why: str, most: Callable[[Any], int | None]) -> Pai
 
 
 PAIRS = (
+    Pair(
+        ("privacy", "compression"),
+        _secure(
+            "a mask hides numbers that add up, and those of --compression have scales and places of their own; leave it"
+            " out, or give --ring ring32, which takes half the bytes",
+            lambda settings: settings.compression.method != "none",
+        ),
+    ),
+    Pair(
+        ("privacy", "zstd"),
+        _secure("masked bytes do not get smaller; leave --zstd out", lambda settings: settings.zstd > 0),
+    ),
+    Pair(
+        ("privacy", "robust"),
+        _secure(
+            "a robust rule compares single updates, which nobody sees here; leave --robust out",
+            lambda settings: settings.robust.rule is not None,
+        ),
+    ),
+    Pair(
+        ("privacy", "clip_norm"),
+        _secure(
+            "the aggregator cannot verify the norm of an update that it does not see; leave --clip-norm out",
+            lambda settings: settings.clip_norm is not None,
+        ),
+    ),
+    Pair(
+        ("privacy", "weighting"),
+        _secure(
+            "the weight of an update is masked, too, and is its samples or 1; give --weighting samples or uniform",
+            lambda settings: settings.weighting is not None and str(settings.weighting) not in ("samples", "uniform"),
+        ),
+    ),
+    Pair(
+        ("privacy", "max_weight"),
+        _secure(
+            "nobody knows the median number of samples; give --max-samples in place of --max-weight",
+            lambda settings: settings.max_weight is not None,
+        ),
+    ),
+    Pair(
+        ("privacy", "max_staleness"),
+        _secure(
+            "a late update would be discounted by a factor that is no integer; give --max-staleness 0",
+            lambda settings: settings.max_staleness > 0,
+        ),
+    ),
+    Pair(
+        ("privacy", "correction"),
+        _secure(
+            "what --correction carries goes by single updates at the aggregator; leave it out",
+            lambda settings: bool(settings.correction),
+        ),
+    ),
+    Pair(
+        ("privacy", "server_optimizer"),
+        _secure(
+            "this --server-optimizer goes by what single updates say of themselves, which is masked; give another",
+            lambda settings: bool(figures_of(settings.server_optimizer.step)),
+        ),
+    ),
+    Pair(
+        ("privacy", "on_short"),
+        _secure(
+            "of fewer sites than --min-sites nothing is ever opened; give --on-short extend or abandon",
+            lambda settings: settings.on_short == "accept",
+        ),
+    ),
+    Pair(
+        ("privacy", "min_updates"),
+        _secure(
+            "with fewer updates than --min-sites no round can close; raise --min-updates, or leave it out",
+            lambda settings: settings.min_updates is not None and settings.min_updates < settings.min_sites,
+        ),
+    ),
+    Pair(
+        ("privacy", "evaluate_only"),
+        _secure(
+            "what one site measures is not masked where nothing is trained; leave --evaluate-only out",
+            lambda settings: settings.evaluate_only,
+        ),
+    ),
+    Pair(
+        ("privacy", "stop_metric"),
+        _secure(
+            "the median of the workers' metrics goes by each of them, which nobody sees; give a --stop-metric of the"
+            " central evaluation",
+            lambda settings: (settings.stop_metric or "").startswith("eval."),
+        ),
+    ),
+    Pair(
+        ("privacy", "shards"),
+        _secure(
+            "partial aggregators do not sum up masked updates yet; leave --shards out",
+            lambda settings: getattr(settings, "shards", 0) > 0,
+        ),
+    ),
+    Pair(
+        ("ring", "max_samples"),
+        _secure(
+            "--ring ring32 has to know how much an update may weigh; give --weighting uniform, or --max-samples",
+            lambda settings: (
+                settings.ring == "ring32" and settings.weighs_by.goes_by_samples and settings.max_samples is None
+            ),
+        ),
+    ),
     Pair(
         ("robust", "weighting"),
         _robust(

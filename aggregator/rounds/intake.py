@@ -9,17 +9,19 @@ from aggregator.rounds.accumulator import Accumulator
 from aggregator.senders import Guard
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery
-from broker.states import Encoding
+from broker.states import Encoding, MaskedEncoding
 from broker.wire import (
     MAX_HEADER_BYTES,
     MAX_PART_BYTES,
     SEAL_BYTES,
     Buffer,
     Folded,
+    Masking,
     Message,
     PartialHead,
     Reply,
     Seal,
+    SealedSeed,
     Signer,
     Specs,
     Tensors,
@@ -30,6 +32,7 @@ from broker.wire import (
     is_name_of,
     kept,
     limb_bytes_of,
+    mask_sizes,
     num_bytes_of,
 )
 from console import DamagedBody, ForgedMessage, ReplayedMessage, UnfitMessage
@@ -51,7 +54,7 @@ class Expected:
     """What an update of this run must look like."""
 
     run_id: str
-    encoding: Encoding
+    encoding: Encoding | MaskedEncoding
     """How it travels, and what is folded from it."""
     topology: Topology
     part_bytes: Collection[int] = (MAX_PART_BYTES,)
@@ -66,6 +69,11 @@ class Expected:
     """Whether an update that was trained with others is refused."""
 
     @property
+    def masking(self) -> Masking | None:
+        """How updates are masked; None: they are not."""
+        return self.encoding.masking if isinstance(self.encoding, MaskedEncoding) else None
+
+    @property
     def max_tensors(self) -> int:
         """Beyond so many it is not looked at which one is wrong."""
         return 2 * len(self.encoding.encoded) + 100
@@ -78,7 +86,7 @@ class Update:
     head: UpdateHead
     payload: memoryview
     """Empty when the body is in a blob."""
-    encoding: Encoding
+    encoding: Encoding | MaskedEncoding
     num_wire_bytes: int
     """The bytes received: the message, and its blob once that was read."""
     guard: Guard
@@ -186,9 +194,14 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
     if problem:
         raise UnfitMessage(f"update from {head.worker} for round {head.round} {problem}")
     check_model(head, expected, is_signed=message.signer is not None)
-    seal = seal_of(head, UpdateContext.of(head), expected.membership)
+    if expected.masking is None:
+        seal = seal_of(head, UpdateContext.of(head), expected.membership)
+    else:
+        seal = None
+        check_masked(head, expected)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
-    check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0)
+    is_sealed = head.sealed is not None
+    check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0, is_sealed=is_sealed)
     if head.blob is not None and head.blob.part_bytes not in expected.part_bytes:
         sizes = " or ".join(map(str, sorted(expected.part_bytes)))
         raise UnfitMessage(f"its blob has parts of {head.blob.part_bytes} bytes; this run has parts of {sizes}")
@@ -220,6 +233,31 @@ def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: 
     return None
 
 
+def check_masked(head: UpdateHead, expected: Expected) -> None:
+    """A MessageError unless a masked update has a sealed seed for each keeper, and says nothing of its site."""
+    masking, trust = expected.masking, expected.membership.trust
+    assert masking is not None
+    assert isinstance(expected.encoding, MaskedEncoding)
+    privacy = expected.encoding.privacy
+    num_words, num_halves = mask_sizes(head.tensors)
+    if len(head.seeds) != len(masking.keepers):
+        raise UnfitMessage(f"it has {len(head.seeds)} sealed seeds; this run has {len(masking.keepers)} keepers")
+    for keeper, packed in zip(masking.keepers, head.seeds, strict=True):
+        message = decode_from(packed, SealedSeed, trust=trust)
+        message.check_signer(head.worker)
+        seed = message.header
+        theirs = (seed.run_id, seed.round, seed.worker, seed.instance, seed.model_sha256, seed.masked_sha256)
+        if theirs != (head.run_id, head.round, head.worker, head.instance, head.model_sha256, head.sha256):
+            raise UnfitMessage(f"its seed for keeper {keeper} is that of another update")
+        if (seed.keeper, seed.num_words, seed.num_halves) != (keeper, num_words, num_halves):
+            raise UnfitMessage(f"its seed for keeper {keeper} is for another mask")
+        if privacy is not None and seed.step != masking.step:
+            raise UnfitMessage("its seed does not say how it was clipped, and this run adds noise")
+    says = (head.train_metrics, head.eval_metrics, head.train_not_finite, head.eval_not_finite, head.figures)
+    if head.sealed is not None or head.num_samples != 1 or any(says):
+        raise UnfitMessage("it is masked, and yet says something of its site, or is sealed")
+
+
 def check_model(head: UpdateHead | Reply, expected: Expected, *, is_signed: bool) -> None:
     """A MessageError if it is not about the model that its round begins with."""
     wanted = expected.model_sha256(head.round)
@@ -238,14 +276,16 @@ def foreign_sets(head: Tensors) -> str | None:
     return f"has the tensor sets {', '.join(head.sets)}, but this run has only the model's" if head.sets else None
 
 
-def check_body(head: UpdateHead | PartialHead, payload: Buffer, *, own_blob: str, is_zstd: bool = False) -> None:
+def check_body(
+    head: Tensors, payload: Buffer, *, own_blob: str, is_zstd: bool = False, is_sealed: bool = False
+) -> None:
     """An UnfitMessage unless the body is in the message and of the right size, or in the sender's own blob."""
     if head.blob is None:
         if is_zstd:
             if head.num_bytes > MAX_PART_BYTES:
                 raise UnfitMessage(f"its body is one zstd frame of {head.num_bytes} bytes; it must be sent in parts")
             return
-        wanted = head.num_bytes + (0 if head.sealed is None else SEAL_BYTES)
+        wanted = head.num_bytes + (SEAL_BYTES if is_sealed else 0)
         if len(payload) != wanted:
             raise DamagedBody(f"its body has {len(payload)} bytes; its tensors need {wanted}")
     elif payload:

@@ -25,10 +25,13 @@ from aggregator.rounds.directions import Directions
 from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse, Unselected
 from aggregator.state import (
     Accumulated,
+    ClosedBy,
     FoldedUpdate,
+    Frozen,
     KeptBodies,
     KeptBody,
     Ledger,
+    MaskSeeds,
     RoundResult,
     StateDirectory,
     UpdateRow,
@@ -37,8 +40,18 @@ from aggregator.state import (
 )
 from aggregator.weighing import Claim, Weigher
 from broker import Delivery, Transport
-from broker.states import Encoding
-from broker.wire import Buffer, Draw, Signer, limb_bytes_of, num_bytes_of
+from broker.states import Encoding, MaskedEncoding
+from broker.wire import (
+    Believing,
+    Buffer,
+    Draw,
+    SealedSeed,
+    Signer,
+    decode_from,
+    digest_of_set,
+    limb_bytes_of,
+    num_bytes_of,
+)
 from console import UnfitMessage
 
 log = logging.getLogger(__name__)
@@ -150,13 +163,18 @@ class Stores:
     keeps_bodies: bool
     """Whether updates may have to be taken out of the open round again."""
     transport: Transport
-    encoding: Encoding
+    encoding: Encoding | MaskedEncoding
     """How updates travel, and what is folded from them."""
     new_accumulator: NewAccumulator
     stepped: Collection[str]
     """The names of the trained tensors, whose updates are compared with their mean."""
     clock: Callable[[], float]
     on_event: Watcher
+
+    @property
+    def are_masked(self) -> bool:
+        """Whether a single update shows nothing."""
+        return isinstance(self.encoding, MaskedEncoding)
 
 
 class OpenRound:
@@ -184,6 +202,8 @@ class OpenRound:
         self._is_short_of_room = False
         self._kept: list[KeptBody] = []
         """The bodies of updates folded since the last commit, if they are kept."""
+        self._seeds: list[MaskSeeds] = []
+        """Of masked updates folded since the last commit."""
         self._held: list[tuple[Contribution, bytes]] = []
         """Updates whose bodies are to be kept, and are still in memory."""
         self._oldest_at: float | None = None
@@ -199,8 +219,9 @@ class OpenRound:
         self.accumulator = self._stores.new_accumulator(self._stores.encoding.folded)
         if committed is not None:
             self.accumulator.load(self._stores.directory, committed)
-        self._directions = Directions(self._stores.encoding.folded, self._stores.stepped)
-        self._directions.are_all_there = not self.num_folded
+        are_masked = self._stores.are_masked
+        self._directions = Directions(() if are_masked else self._stores.encoding.folded, self._stores.stepped)
+        self._directions.are_all_there = not self.num_folded and not are_masked
 
     def _go_on_weighing(self, committed: Accumulated | None) -> None:
         """A start may have other settings than the one before: they hold from the next round on."""
@@ -290,6 +311,8 @@ class OpenRound:
             self._keep(contribution, body)
         fold_s = (time.perf_counter() - begun_at) / len(contribution.claims)
         self.num_folded += len(contribution.claims)
+        if self._stores.are_masked:
+            self._seeds += map(_seeds_of, contribution.claims)
         rows = []
         for claim, weight, base in zip(contribution.claims, decision.weights, decision.base_weights, strict=True):
             self._instances[contribution.base_round, claim.worker] = claim.instance
@@ -313,9 +336,9 @@ class OpenRound:
 
     def _add(self, contribution: Contribution, body: Body, weights: Sequence[float]) -> float | None:
         """Adds it to the accumulator; returns the norm of a single update. After an UnfitMessage nothing is in."""
-        if contribution.shard is not None:
+        if contribution.shard is not None or self._stores.are_masked:
             add_to(self.accumulator, contribution, body, weights)
-            self._directions.are_all_there = False  # nothing shows which way each update in a sum goes
+            self._directions.are_all_there = False  # nothing shows which way each update goes
             return None
         self._directions.begin()
         add_to(self.accumulator, contribution, body, weights, look_at=self._directions.add)
@@ -439,12 +462,26 @@ class OpenRound:
             accumulated = self._save() if self.num_folded else None
         self._write_held()
         self._stores.ledger.commit(
-            self._rows, accumulated, kept=self._kept, num_present=num_present, num_chosen=num_chosen
+            self._rows,
+            accumulated,
+            kept=self._kept,
+            seeds=self._seeds,
+            num_present=num_present,
+            num_chosen=num_chosen,
         )
         self._committed = accumulated
         self._emit_committed(begun_at)
         self._settle()
         self._remove_old_sums()
+
+    def freeze(self, by: ClosedBy, *, run_id: str) -> Frozen:
+        """Commits, then records that the set of its updates, which are masked, is decided."""
+        self.commit()
+        seeds = self._stores.ledger.seeds()
+        masked = [(each.worker, each.masked_sha256) for each in seeds]
+        frozen = Frozen(round=self.number, by=by, set_sha256=digest_of_set(run_id, self.number, masked))
+        self._stores.ledger.freeze(frozen)
+        return frozen
 
     def _remove_old_sums(self) -> None:
         needed = self.accumulator.files() | ({self._committed.file} if self._committed else set())
@@ -568,9 +605,18 @@ class OpenRound:
         if self._deliveries:
             transport.ack(self._deliveries)
         self._rows, self._deliveries, self._blobs, self._kept, self._held = [], [], [], [], []
+        self._seeds = []
         self._instances.clear()
         self._answers.clear()
         self._oldest_at = None
+
+
+def _seeds_of(claim: Claim) -> MaskSeeds:
+    """What keepers need of a masked update: its signed seed names the digest of its body."""
+    masked = decode_from(claim.seeds[0], SealedSeed, trust=Believing()).header
+    return MaskSeeds(
+        base_round=masked.round, worker=claim.worker, masked_sha256=masked.masked_sha256, seeds=claim.seeds
+    )
 
 
 def _check_norm(contribution: Contribution, norm: float | None) -> None:

@@ -199,5 +199,5 @@ def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -
     own_blob = expected.topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)
     context = _context_of(head.run_id, head.round, head.shard, head.sequence, kept(head.tensors))
     seal = seal_of(head, context, expected.membership)
-    check_body(head, payload, own_blob=own_blob)
+    check_body(head, payload, own_blob=own_blob, is_sealed=head.sealed is not None)
     return PartialSum(head, payload, seal, message.signer)

@@ -8,6 +8,7 @@
 ``attempts`` messages that came back again and again, while they are being handled
 ``commands`` what people asked of the run (``fl-run``), each once, and what came of it; a command is in it in the same
              transaction as its effect
+``seeds``    of masked updates folded in the open round: the sealed seeds of their masks, for the keepers
 ``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
              has format 2, so that a fedmq that would ignore the table does not go on with the run
 
@@ -29,15 +30,17 @@ from aggregator.state.rows import (
     ClosedBy,
     CommandRow,
     FoldedUpdate,
+    Frozen,
     KeptBody,
+    MaskSeeds,
     RoundResult,
     UpdateRow,
     Verdict,
 )
 from aggregator.state.site_metrics import MostWeight, Reported, figures
-from broker.wire import Draw
+from broker.wire import Draw, packed_seeds, unpacked_seeds
 from console import LeadershipLost, StateError
-from learning import Measured, plain, restored
+from learning import Measured, at_sites, but_at_sites, plain, restored
 
 FORMAT = 2
 _MOST_DRAWS = 100
@@ -81,6 +84,7 @@ _ADDED_COLUMNS = (
     ("rounds", "num_outvoted", "INTEGER"),
     ("updates", "is_fresh", "INTEGER NOT NULL DEFAULT 0"),
     ("rounds", "sent_sha256", "TEXT"),
+    ("rounds", "privacy", "TEXT"),
 )
 """(table, column, type) of what ledgers of earlier versions lack. Those versions neither read nor write it."""
 
@@ -94,6 +98,12 @@ _KEPT = """
 CREATE TABLE IF NOT EXISTS kept (
     base_round INTEGER, worker TEXT, file TEXT NOT NULL, sha256 TEXT NOT NULL, keys TEXT NOT NULL,
     PRIMARY KEY (base_round, worker)
+)
+"""
+
+_SEEDS = """
+CREATE TABLE IF NOT EXISTS seeds (
+    base_round INTEGER, worker TEXT, masked_sha256 TEXT NOT NULL, seeds BLOB NOT NULL, PRIMARY KEY (base_round, worker)
 )
 """
 
@@ -129,6 +139,7 @@ class Ledger:
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
         self._db.execute(_KEPT)
+        self._db.execute(_SEEDS)
         self._db.execute(_COMMANDS)
         has_metrics_of_received_models = IS_OF_MEASURED not in columns_of(self._db, "rounds")
         for table, column, kind in _ADDED_COLUMNS:
@@ -226,16 +237,18 @@ class Ledger:
         accumulated: Accumulated | None,
         *,
         kept: Iterable[KeptBody] = (),
+        seeds: Iterable[MaskSeeds] = (),
         num_present: int = 0,
         num_chosen: int = 0,
     ) -> None:
         """Records that these updates are decided, and that this accumulator file holds the open round's sum.
 
-        ``kept`` are the bodies of those that can be taken out of it again.
+        ``kept`` are the bodies of those that can be taken out of it again, ``seeds`` what keepers need of masked ones.
         """
         with self.transaction():
             self._insert(rows)
             self._insert_kept(kept)
+            self._insert_seeds(seeds)
             self._set({"num_present": num_present, "num_chosen": num_chosen})
             if accumulated is not None:
                 self._set({"accumulated": _fields(accumulated)})
@@ -253,7 +266,36 @@ class Ledger:
                 [(reason, *key) for key, reason in zip(keys, updates.values(), strict=True)],
             )
             self._db.executemany("DELETE FROM kept WHERE base_round = ? AND worker = ?", keys)
+            self._db.executemany("DELETE FROM seeds WHERE base_round = ? AND worker = ?", keys)
             self._set({"accumulated": None if accumulated is None else _fields(accumulated)})
+
+    def freeze(self, frozen: Frozen | None) -> None:
+        """Records that the open round's set is decided; None: that it is not, after all."""
+        self.record({"frozen": None if frozen is None else _fields(frozen)})
+
+    def frozen(self, number: int) -> Frozen | None:
+        """What is recorded of this round, if it is the frozen one."""
+        fields = self._fact("frozen")
+        if fields is None or fields["round"] != number:
+            return None
+        return Frozen(**fields | {"by": ClosedBy(fields["by"])})
+
+    def seeds(self) -> list[MaskSeeds]:
+        """What keepers need of the masked updates of the open round, by worker."""
+        rows = self._db.execute("SELECT base_round, worker, masked_sha256, seeds FROM seeds ORDER BY worker")
+        return [
+            MaskSeeds(
+                base_round=base_round,
+                worker=worker,
+                masked_sha256=sha256,
+                seeds=tuple(map(bytes, unpacked_seeds(packed))),
+            )
+            for base_round, worker, sha256, packed in rows
+        ]
+
+    def _insert_seeds(self, seeds: Iterable[MaskSeeds]) -> None:
+        rows = [(each.base_round, each.worker, each.masked_sha256, packed_seeds(each.seeds)) for each in seeds]
+        self._db.executemany("INSERT OR REPLACE INTO seeds VALUES (?, ?, ?, ?)", rows)
 
     def close_round(
         self,
@@ -301,7 +343,7 @@ class Ledger:
                 "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
                 " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_unselected = ?, num_outvoted = ?,"
                 " num_samples = ?, num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ?,"
-                " sent_sha256 = ?"
+                " sent_sha256 = ?, privacy = ?"
                 " WHERE round = ?",
                 (
                     result.closed_at,
@@ -321,19 +363,44 @@ class Ledger:
                     self._if_changed(number, result.settings),
                     json.dumps(dict(result.scalars)) if result.scalars else None,
                     result.sent_sha256,
+                    json.dumps(dict(result.privacy)) if result.privacy else None,
                     number,
                 ),
             )
-            self._measure(number)
-            bases = self._db.execute("SELECT DISTINCT base_round FROM updates WHERE round = ?", (number,)).fetchall()
-            models = sorted(base - 1 for (base,) in bases if base is not None and self.base_round() < base <= number)
-            measured = [model for model in models if self._measure(model)]
+            if result.site_means is None:
+                measured = self._measure_all(number)
+            else:
+                measured = self._measured_together(number, result.site_means)
             self._insert_companions(number, result.companions)
             self._db.execute("DELETE FROM kept")
-            self._set({"accumulated": None, "num_present": num_present})
+            self._db.execute("DELETE FROM seeds")
+            self._set({"accumulated": None, "frozen": None, "num_present": num_present})
             if next_round is not None:
                 self._open(next_round, result.closed_at, next_draws, next_num_chosen)
         return measured
+
+    def _measure_all(self, number: int) -> list[int]:
+        """Records what updates say of their training and of the models they began with; returns the latter's rounds."""
+        self._measure(number)
+        bases = self._db.execute("SELECT DISTINCT base_round FROM updates WHERE round = ?", (number,)).fetchall()
+        models = sorted(base - 1 for (base,) in bases if base is not None and self.base_round() < base <= number)
+        return [model for model in models if self._measure(model)]
+
+    def _measured_together(self, number: int, means: Mapping[str, float]) -> list[int]:
+        """The same from the means of all masked updates of a round, which were trained from the model before it."""
+        self._db.execute(
+            "UPDATE rounds SET worker_metrics = ?, worker_medians = '{}' WHERE round = ?",
+            (json.dumps(plain(but_at_sites(means))), number),
+        )
+        of_model, before = at_sites(means), number - 1
+        if before == self.base_round():
+            self._set({"base_metrics": plain(of_model)})
+        row = self._db.execute("SELECT worker_metrics FROM rounds WHERE round = ?", (before,)).fetchone()
+        if row is None or not of_model:
+            return []
+        together = json.loads(row[0] or "{}") | plain(of_model)
+        self._db.execute("UPDATE rounds SET worker_metrics = ? WHERE round = ?", (json.dumps(together), before))
+        return [before]
 
     def _if_changed(self, number: int, settings: Mapping[str, Any]) -> str | None:
         """These settings as text, if they are not those of the round before; else None."""
@@ -385,9 +452,10 @@ class Ledger:
                 (number,),
             )
             self._db.execute("DELETE FROM kept")
+            self._db.execute("DELETE FROM seeds")
             self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
             self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
-            self._set({"accumulated": None, "min_epoch": self._epoch or 0, "measured_round": None})
+            self._set({"accumulated": None, "frozen": None, "min_epoch": self._epoch or 0, "measured_round": None})
 
     def ask_again(self) -> None:
         """Records that all workers are to send their updates for the open round once more, in this epoch."""
@@ -738,8 +806,8 @@ def columns_of(database: sqlite3.Connection, table: str) -> set[str]:
     return {str(row[1]) for row in database.execute(f"PRAGMA table_info({table})")}
 
 
-def _fields(value: Accumulated) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in Accumulated.__slots__}
+def _fields(value: Accumulated | Frozen) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in type(value).__slots__}
 
 
 def _base_of_0_1_0(weight: float, staleness: int) -> float:

@@ -109,6 +109,27 @@ class KeptBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaskSeeds:
+    """What keepers need of a masked update that is folded in the open round."""
+
+    base_round: int
+    worker: str
+    masked_sha256: str
+    seeds: tuple[bytes, ...]
+    """For each keeper, the message with its sealed seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """A round whose set of updates is decided, before its model is made: none is added, and none taken out."""
+
+    round: int
+    by: ClosedBy
+    set_sha256: str
+    """``digest_of_set`` of its updates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedUpdate:
     """An update that counts in the open round."""
 
@@ -170,6 +191,10 @@ class RoundResult:
     """(base round, worker) -> cosine of the angle between its update and the mean of all, as far as it is known."""
     votes: Mapping[tuple[int, str], Vote] = field(default_factory=dict)
     """(base round, worker) -> what a robust rule made of its update, if it has a score."""
+    site_means: Mapping[str, float] | None = None
+    """What the sum of masked updates says of the workers' metrics; None: each update says its own."""
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+    """Who could see what, and what it cost: as it is shown beside the round's figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

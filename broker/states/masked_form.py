@@ -10,7 +10,7 @@ from broker.wire import EXTRAS, Compression, DifferentialPrivacy, Masking, Specs
 
 
 class MaskedEncoding:
-    """How deltas of given specs travel masked. A ValueError if one of its tensors has the name of ``EXTRAS``."""
+    """How deltas of given specs travel masked. A ValueError if one of its tensors cannot, and which."""
 
     is_direct = True
     """What travels is what is folded."""
@@ -19,6 +19,12 @@ class MaskedEncoding:
     def __init__(self, specs: Specs, masking: Masking, privacy: DifferentialPrivacy | None = None) -> None:
         self.specs, self.masking, self.privacy = specs, masking, privacy
         self.compression = Compression()
+        whole = next((spec.name for spec in specs if not spec.is_float), None)
+        if masking.bits == 32 and whole is not None:
+            raise ValueError(
+                f"the tensor '{whole}' counts in whole numbers, which do not stay in the range of --ring ring32; leave"
+                f" it at the sites with --shared '!{whole}', or give --ring ring64"
+            )
         if any(spec.name == EXTRAS for spec in specs):
             raise ValueError(f"the model has a tensor '{EXTRAS}', which is what masked updates have; rename it")
         self.encoded = self.folded = canonical(

@@ -73,6 +73,11 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.corrections": (*_STATES, *(f"aggregator.{room}" for room in ("state", "algorithms", "weighing"))),
     "aggregator.robust": ("console",),
     "aggregator.spool": (*_WIRE, "aggregator.state", "aggregator.rounds", "aggregator.robust"),
+    "aggregator.masking": (
+        *_WIRE,
+        "privacy",
+        *(f"aggregator.{room}" for room in ("state", "bodies", "rounds")),
+    ),
     "aggregator.config": (
         *_WIRE,
         "identities",
@@ -96,7 +101,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
             f"aggregator.{room}"
             for room in ("state", "senders", "presence", "algorithms", "weighing", "rounds", "plans")
         ),
-        *(f"aggregator.{room}" for room in ("corrections", "robust", "spool", "config", "pairs")),
+        *(f"aggregator.{room}" for room in ("corrections", "robust", "spool", "masking", "config", "pairs")),
     ),
     "aggregator.commands": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "plans", "config"))),
     "aggregator.watchers": (
@@ -113,7 +118,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning.scripts",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
         *(f"aggregator.{room}" for room in ("algorithms", "weighing", "corrections", "rounds", "plans", "robust")),
-        *(f"aggregator.{room}" for room in ("config", "sums", "settings", "commands", "watchers")),
+        *(f"aggregator.{room}" for room in ("masking", "config", "sums", "settings", "commands", "watchers")),
     ),
     "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),

@@ -11,8 +11,9 @@ from unit.aggregator.embedded_run import EmbeddedRun, StateTask, payload_of, sta
 
 from aggregator import History
 from broker.states.tensors import digest_of
+from broker.wire import MAX_NUMBER
 from broker.wire.codec import encode
-from broker.wire.messages import MAX_NUMBER, BlobRef
+from broker.wire.messages import BlobRef
 from console import StateError
 from worker.state import Positions
 
