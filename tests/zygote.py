@@ -32,6 +32,7 @@ PRELOADED = (
     "sklearn.datasets",
     "aggregator.cli",
     "worker.cli",
+    "keeper.cli",
     "simulation.cli",
     "simulation.embedded",
     "operations.status_cli",
