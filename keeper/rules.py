@@ -189,6 +189,13 @@ def _with_noise(seeds: Sequence[Seed], terms: Terms, past: Past) -> Granted | Re
         named = "; ".join(f"{_spoken(clip, step)}: {some_of(who, 2)}" for (clip, step), who in clips.items())
         return Refused(f"the updates were not clipped alike: {named}")
     clip, step = next(iter(clips))
+    wanting = max((seed.head.noise or 0.0, seed.head.worker) for seed in seeds)
+    own = 0.0 if terms.noise is None else terms.noise.multiplier
+    if own < wanting[0]:
+        return Refused(
+            f"{wanting[1]} counts on noise of {wanting[0]:g} times the clip, and keeper {terms.name} adds"
+            f" {f'only {own:g}' if own else 'none'}: start it with --dp-noise {wanting[0]:g}"
+        )
     if terms.noise is None:
         return Granted(num_sites, clip=clip, step=step)
     if clip is None or step is None:

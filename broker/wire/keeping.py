@@ -61,6 +61,8 @@ class SealedSeed(Header):
     """The norm that the update was clipped to; None: it was not."""
     step: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda value: value is None)
     """One unit of its integers, if it was clipped."""
+    noise: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The noise that the worker counts on this keeper for, in multiples of ``clip``; None: it counts on none."""
     sealed: SealedKey
 
     @model_validator(mode="after")

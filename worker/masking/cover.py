@@ -57,6 +57,7 @@ def sealed_seeds(
         "min_sites": max(min_sites, head.masking.min_sites, roster.min_sites),
         "clip": head.privacy.clip if head.privacy is not None else None,
         "step": head.masking.step if is_noised else None,
+        "noise": head.privacy.noise if head.privacy is not None and head.privacy.where == "keeper" else None,
         "sealed": _NOT_SEALED_YET,
     }
     return tuple(

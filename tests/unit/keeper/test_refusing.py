@@ -235,6 +235,17 @@ def test_a_keeper_that_adds_noise_takes_no_update_that_was_not_clipped(tmp_path:
     assert "leaves the range of 32 bits" in asking.ask(request(fine)).refusal.reason
 
 
+def test_a_keeper_that_adds_less_noise_than_a_worker_counts_on_gives_nothing(tmp_path: Path) -> None:
+    asking = Asking(tmp_path)
+    body = request([noised(SITES[0]), noised(SITES[1], noise=5.0), noised(SITES[2], noise=5.0)])
+    reason = asking.ask(body).refusal.reason
+    assert reason.startswith(f"{SITES[2]} counts on noise of 5 times the clip, and keeper {KEEPER} adds none")
+    asking.begin(noise=Noise(multiplier=4.0, epsilon=80.0, delta=1e-5))
+    assert "adds only 4: start it with --dp-noise 5" in asking.ask(body).refusal.reason
+    asking.begin(noise=Noise(multiplier=6.0, epsilon=8.0, delta=1e-5))
+    assert asking.ask(body).head.noise == 6.0 * 0.5 / 2.0**-20
+
+
 def test_no_budget_covers_a_run_with_sums_without_noise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asking = Asking(tmp_path)
     asking.ask(request(SEEDS))

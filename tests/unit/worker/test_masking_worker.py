@@ -255,6 +255,15 @@ def test_each_keeper_has_a_seed_of_its_own_that_it_alone_opens() -> None:
     assert (sealed.min_sites, sealed.clip, sealed.step) == (3, None, None)
 
 
+def test_a_seed_says_what_noise_its_worker_counts_on_the_keeper_for() -> None:
+    plain = RING64.model_copy(update={"metrics": ()})
+    sealed = Site().answer(masking=plain, privacy=NOISED, weighting="uniform").sealed()
+    assert (sealed.noise, sealed.clip, sealed.step) == (4.0, 1.0, RING64.step)
+    central = NOISED.model_copy(update={"where": "central"})
+    sealed = Site().answer(masking=plain, privacy=central, weighting="uniform").sealed()
+    assert (sealed.noise, sealed.clip) == (None, 1.0)
+
+
 def test_a_seed_says_the_most_sites_that_anybody_asks_for() -> None:
     masking = RING64.model_copy(update={"min_sites": 7})
     assert Site(policy=WorkerPolicy(min_sites=5)).answer(masking=masking).sealed().min_sites == 7
