@@ -42,6 +42,7 @@ from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import config_for, run_embedded, with_samples
 from simulation.meant import check_number, only_if_meant
 from simulation.processes import WorkerProcesses
+from simulation.secrecy import Secrecy, opened_keepers
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot, Slot
 from simulation.slot_process import SlotPlan, SlotProcess
@@ -154,9 +155,12 @@ class Simulation:
     def _embedded(self) -> bool:
         broker = MemoryBroker()
         with contextlib.ExitStack() as stack:
-            slots = self._slots(stack)
-            workers = with_samples(slots, self._settings.simulated_sites.names)
-            config = config_for(workers, self._run_settings)
+            names = self._settings.simulated_sites.names
+            secrecy = Secrecy.of(self._run_settings, names)
+            slots = self._slots(stack, secrecy)
+            config = config_for(with_samples(slots, names), self._run_settings)
+            config = config if secrecy is None else secrecy.led(config)
+            keepers = opened_keepers(secrecy, self._run_settings, broker, stack)
             made = Aggregator(config, self._task, MemoryTransport(broker), on_event=self._on_event)
             aggregator = stack.enter_context(contextlib.closing(made))
 
@@ -164,14 +168,16 @@ class Simulation:
                 aggregator.stop()
                 for slot in slots:
                     slot.stop()
+                for keeper in keepers:
+                    keeper.stop()
 
             self._terminal.on_signals(stop)
             local = [slot for slot in slots if isinstance(slot, LocalSlot)]
             self._view.training = lambda: [slot.presence for slot in local]
-            run_embedded(aggregator, broker, slots)
+            run_embedded(aggregator, broker, slots, keepers=keepers)
         return aggregator.is_finished
 
-    def _slots(self, stack: contextlib.ExitStack) -> list[Slot]:
+    def _slots(self, stack: contextlib.ExitStack, secrecy: Secrecy | None) -> list[Slot]:
         """One slot in this process, or one process for each job."""
         settings = self._settings
         jobs = _num_jobs(settings)
@@ -187,6 +193,7 @@ class Simulation:
                 task_args=settings.task_args,
                 state=self.folder / "workers",
                 indices=range(job, settings.workers, jobs),
+                secrecy=secrecy,
             )
             for job in range(jobs)
         ]

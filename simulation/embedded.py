@@ -11,6 +11,7 @@ from dataclasses import replace
 from aggregator import Aggregator, AggregatorConfig, AggregatorSettings, Quorum
 from broker import MemoryBroker, MemoryTransport, Source
 from console import SettingsError, TaskError, some_of
+from keeper import Keeper
 from simulation.slot import Parcel, Slot, parcels
 
 log = logging.getLogger(__name__)
@@ -57,23 +58,31 @@ def run_embedded(
     broker: MemoryBroker,
     slots: Sequence[Slot],
     *,
+    keepers: Sequence[Keeper] = (),
     on_answer: Callable[[int], None] = lambda num_answered: None,
 ) -> None:
     """Runs until the run is finished or the aggregator, which is on ``broker``, is stopped. The caller closes it.
 
-    Worker i has its turn in slot i modulo the number of slots. ``on_answer`` receives the number of workers that have
-    answered a model so far.
+    Worker i has its turn in slot i modulo the number of slots. Keepers have theirs whenever they are asked something.
+    ``on_answer`` receives the number of workers that have answered a model so far.
     """
     post = MemoryTransport(broker)
     post.listen(Source.MODELS)
     aggregator.start()
+    for keeper in keepers:
+        keeper.start()
     while aggregator.is_running:
         model = next(parcels(post), None)
-        if model is None:
+        if model is not None:
+            _answer(model, aggregator, post, slots, keepers, on_answer)
+        elif not _have_turns(keepers):
             aggregator.step(aggregator.time_left())
-        else:
-            _answer(model, aggregator, post, slots, on_answer)
     aggregator.finish()
+
+
+def _have_turns(keepers: Sequence[Keeper]) -> bool:
+    """Whether a keeper had something to do; then it has done it."""
+    return sum(keeper.step() for keeper in keepers) > 0
 
 
 def _answer(
@@ -81,6 +90,7 @@ def _answer(
     aggregator: Aggregator,
     post: MemoryTransport,
     slots: Sequence[Slot],
+    keepers: Sequence[Keeper],
     on_answer: Callable[[int], None],
 ) -> None:
     """Has all workers answer a model, as long as the run goes on. They receive a newer model only afterwards."""
@@ -91,7 +101,7 @@ def _answer(
         for parcel in answer:
             parcel.deliver(post)
         on_answer(index + 1)
-        while answer and aggregator.is_running and aggregator.step():
+        while answer and aggregator.is_running and (aggregator.step() or _have_turns(keepers)):
             pass
         if not aggregator.is_running:
             return

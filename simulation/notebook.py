@@ -1,7 +1,7 @@
 """A simulation from Python, as in a notebook: ``history = simulate("digits", workers=8, rounds=20)``."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from broker.wire import Topology
 from console import SettingsError, explained
 from learning import Site, Task, at_site, load_task
 from simulation.embedded import config_for, run_embedded, with_samples
+from simulation.secrecy import Secrecy, opened_keepers
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot
 
@@ -51,6 +52,7 @@ def simulated(
         broker = MemoryBroker()
         judge = judge_of(task_at(site=Site(partition=given.partition, args=given.task_args)))
         sites = given.simulated_sites
+        secrecy = Secrecy.of(own, sites.names)
         slot = LocalSlot(
             {
                 name: task_at(site=sites.site(index, given.partition, given.task_args), own=True)
@@ -59,10 +61,14 @@ def simulated(
             topology=Topology(own.queue),
             inline_cap=given.inline_cap,
             state=own.state / "workers",
+            secrecy=secrecy,
         )
         config = config_for(with_samples([slot], sites.names), own)
-        with closing(Aggregator(config, judge, MemoryTransport(broker), on_event=on_event)) as aggregator:
-            run_embedded(aggregator, broker, [slot])
+        config = config if secrecy is None else secrecy.led(config)
+        with ExitStack() as stack:
+            keepers = opened_keepers(secrecy, own, broker, stack)
+            made = Aggregator(config, judge, MemoryTransport(broker), on_event=on_event)
+            run_embedded(stack.enter_context(closing(made)), broker, [slot], keepers=keepers)
     finally:
         torch.set_num_threads(num_threads)
     write_report(own.state)

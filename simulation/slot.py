@@ -15,6 +15,7 @@ from broker.wire import BlobRef, Buffer, ModelHead, Presence, Reply, Topology, U
 from console import TaskError
 from learning import Task, has_samples
 from simulation.own_models import OwnModels
+from simulation.secrecy import Secrecy, membership_in
 from worker import OnDisk, Worker, WorkerConfig
 
 
@@ -87,11 +88,17 @@ class Slot(Protocol):
 class LocalSlot:
     """A slot in this process. ``sites`` are the workers' names with their tasks, in the order of their turns.
 
-    What a worker carries from round to round is stored below ``state``, if given.
+    What a worker carries from round to round is stored below ``state``, if given. With ``secrecy`` they are members.
     """
 
     def __init__(
-        self, sites: Mapping[str, Task], *, topology: Topology, inline_cap: int, state: Path | None = None
+        self,
+        sites: Mapping[str, Task],
+        *,
+        topology: Topology,
+        inline_cap: int,
+        state: Path | None = None,
+        secrecy: Secrecy | None = None,
     ) -> None:
         broker = MemoryBroker()
         self._post = MemoryTransport(broker)
@@ -105,7 +112,12 @@ class LocalSlot:
                 if not has_samples(task):
                     self.without_samples.append(name)
                 worker = Worker(
-                    WorkerConfig(name=name, topology=topology, inline_cap=inline_cap),
+                    WorkerConfig(
+                        name=name,
+                        topology=topology,
+                        inline_cap=inline_cap,
+                        membership=membership_in(secrecy, name),
+                    ),
                     task,
                     MemoryTransport(broker),
                     carried=OnDisk(state, name) if state else None,

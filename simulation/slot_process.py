@@ -27,6 +27,7 @@ from broker import Source
 from broker.wire import Topology
 from console import Arguments, FedmqError, configure_logging, errors
 from learning import load_task
+from simulation.secrecy import Secrecy
 from simulation.sites import SimulatedSites
 from simulation.slot import LocalSlot, Parcel
 from simulation.tied import end_with
@@ -50,6 +51,7 @@ class SlotPlan:
     task_args: Arguments = field(default_factory=Arguments)
     indices: Sequence[int]
     state: Path | None = None
+    secrecy: Secrecy | None = None
     is_live: bool = False
     """The other end draws on the terminal, so what is printed here goes there through the pipe."""
 
@@ -61,7 +63,13 @@ class SlotPlan:
             )
             for index in self.indices
         }
-        return LocalSlot(sites, topology=Topology(self.queue), inline_cap=self.inline_cap, state=self.state)
+        return LocalSlot(
+            sites,
+            topology=Topology(self.queue),
+            inline_cap=self.inline_cap,
+            state=self.state,
+            secrecy=self.secrecy,
+        )
 
 
 class SlotProcess:

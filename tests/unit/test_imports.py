@@ -123,8 +123,11 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),
     "simulation.tied": ("console",),
+    "simulation.secrecy": (*_WIRE, "identities", "privacy", "keeper", "aggregator"),
     "simulation": (
         "simulation.tied",
+        "simulation.secrecy",
+        "keeper",
         *_STATES,
         "console.errors",
         "identities",

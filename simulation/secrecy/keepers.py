@@ -1,0 +1,33 @@
+"""The keepers of a simulated run, in the process of its aggregator: what they answer they decide as anywhere else."""
+
+import contextlib
+
+from aggregator import AggregatorSettings
+from broker import MemoryBroker, MemoryTransport
+from broker.wire import Topology
+from keeper import Keeper, KeeperConfig, Ledger
+from simulation.secrecy.members import Secrecy
+
+
+def opened_keepers(
+    secrecy: Secrecy | None, settings: AggregatorSettings, broker: MemoryBroker, stack: contextlib.ExitStack
+) -> list[Keeper]:
+    """The run's keepers, which have their turns between those of the workers; none if it has none."""
+    if secrecy is None:
+        return []
+    return [_opened(name, secrecy, settings, broker, stack) for name in secrecy.keepers]
+
+
+def _opened(
+    name: str, secrecy: Secrecy, settings: AggregatorSettings, broker: MemoryBroker, stack: contextlib.ExitStack
+) -> Keeper:
+    config = KeeperConfig(
+        name=name,
+        topology=Topology(settings.queue, keeper=name),
+        membership=secrecy.members.membership(name),
+        min_sites=settings.min_sites,
+        inline_cap=settings.inline_cap,
+    )
+    ledger = stack.enter_context(contextlib.closing(Ledger(settings.state / f"keeper-{name}")))
+    transport = MemoryTransport(broker, keeper=name, queue=settings.queue)
+    return stack.enter_context(contextlib.closing(Keeper(config, ledger, transport)))
