@@ -5,6 +5,7 @@ It knows no federation: numbers and arrays in, numbers and arrays out.
 
 from privacy.accountant import delta_of, epsilon_of, mu2_of, mu_of, noise_for
 from privacy.budget import Budget
+from privacy.clipping import norm_of, scale_to
 from privacy.gaussian_noise import GaussianNoise, release_key
 from privacy.keystream import words
 from privacy.masks import SEED_BYTES, Mask, fresh_seed
@@ -26,7 +27,9 @@ __all__ = [
     "mu_of",
     "noise_for",
     "noise_secret",
+    "norm_of",
     "release_key",
+    "scale_to",
     "step_of",
     "words",
 ]

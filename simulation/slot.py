@@ -16,7 +16,7 @@ from console import TaskError
 from learning import Task, has_samples
 from simulation.own_models import OwnModels
 from simulation.secrecy import Secrecy, membership_in
-from worker import OnDisk, Worker, WorkerConfig
+from worker import OnDisk, OwnNoise, Worker, WorkerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,7 @@ class LocalSlot:
                     task,
                     MemoryTransport(broker),
                     carried=OnDisk(state, name) if state else None,
+                    noise=OwnNoise(state, name) if state else None,
                     model=models.of(name, task),
                 )
             self._workers.append(worker)

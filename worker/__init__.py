@@ -8,12 +8,13 @@ from worker.config import WorkerConfig
 from worker.joining import joined, named
 from worker.service import Worker
 from worker.settings import WorkerSettings
-from worker.state import OnDisk
+from worker.state import OnDisk, OwnNoise
 from worker.trainer import NoUpdate, Trainer, derived_seed, new_model, plan_of
 
 __all__ = [
     "NoUpdate",
     "OnDisk",
+    "OwnNoise",
     "Trainer",
     "Worker",
     "WorkerConfig",

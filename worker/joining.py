@@ -15,7 +15,7 @@ from worker.events import Watcher
 from worker.name import name_of_machine
 from worker.service import Worker
 from worker.settings import WorkerSettings
-from worker.state import OnDisk, OwnResults, Positions
+from worker.state import OnDisk, OwnNoise, OwnResults, Positions
 from worker.watchers import WorkerMetrics
 
 _GRACE_S = 15.0
@@ -79,6 +79,7 @@ def joined(
             carried=carried,
             results=OwnResults(settings.state, name) if settings.state and settings.keep_results else None,
             positions=Positions(_newest_model(settings, name)),
+            noise=OwnNoise(settings.state, name) if settings.state else None,
             on_event=fan_out(on_event, metrics.on_event),
             announce_soon=heartbeat.soon,
         )

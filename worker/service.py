@@ -56,8 +56,19 @@ from worker.events import (
     Watcher,
     unwatched,
 )
-from worker.masking import CannotBeSummed, covered, extras_of, misfit_of_masking, sealed_seeds, summand_of
-from worker.state import HOME, RESIDUAL, Carried, InMemory, Memory, OwnResults, Positions, Store, save_model
+from worker.masking import CannotBeSummed, covered, integers_of, limited, misfit_of_masking, sealed_seeds
+from worker.state import (
+    HOME,
+    RESIDUAL,
+    Carried,
+    InMemory,
+    Memory,
+    OwnNoise,
+    OwnResults,
+    Positions,
+    Store,
+    save_model,
+)
 from worker.trainer import Diverged, NoUpdate, Trained, Trainer, derived_seed, plan_of
 from worker.upload import Body, Uploader
 
@@ -82,6 +93,7 @@ class Worker:
         carried: Store | None = None,
         results: OwnResults | None = None,
         positions: Positions | None = None,
+        noise: OwnNoise | None = None,
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
         announce_soon: Callable[[], None] | None = None,
@@ -99,6 +111,7 @@ class Worker:
         self._membership, self._policy = config.membership, config.policy
         self._trust = config.membership.trust
         self._positions = positions or Positions()
+        self._noise = noise
         self._transport = transport
         self._topology, self._inline_cap = config.topology, config.inline_cap
         self._task = task
@@ -257,8 +270,13 @@ class Worker:
     def _check_can_carry(self, head: ModelHead) -> None:
         """A TaskError if the run has a correction that cannot be had here, a SettingsError if it would soon be lost.
 
-        A SettingsError, too, if the run masks updates and this worker knows no keepers.
+        A SettingsError, too, if the run masks updates and this worker knows no keepers, or if it is to add noise and
+        could not remember that it did.
         """
+        if head.privacy is not None and head.privacy.where == "local" and self._noise is None:
+            raise SettingsError(
+                f"run {head.run_id} has each worker add noise of its own, and keep account of it: give --state DIR"
+            )
         if head.masking is not None and not self._membership.has_roster:
             raise SettingsError(
                 f"run {head.run_id} masks updates, for which a worker has to know the keepers' keys and have one of its"
@@ -285,9 +303,18 @@ class Worker:
 
     def _objection_to(self, head: ModelHead) -> str | None:
         tensors, rosters = self._trainer.tensors, self._membership.rosters
-        return self._policy.objection_to(
-            head, trained=lambda: tensors.trained, others=tensors.others
-        ) or misfit_of_masking(head, None if rosters is None else rosters.current())
+        return (
+            self._policy.objection_to(head, trained=lambda: tensors.trained, others=tensors.others)
+            or misfit_of_masking(head, None if rosters is None else rosters.current())
+            or self._has_spent(head)
+        )
+
+    def _has_spent(self, head: ModelHead) -> str | None:
+        """Why there is no noise of this worker's own left for a round, whose model it can still keep."""
+        privacy = head.privacy
+        if privacy is None or privacy.where != "local" or self._noise is None or head.is_finished:
+            return None
+        return self._noise.objection(head.run_id, head.round, privacy)
 
     def _read(self, head: ModelHead, payload: Buffer) -> dict[str, State]:
         """The model with this head, and the sets that come with it, by name.
@@ -662,16 +689,30 @@ class Worker:
         """What travels of a delta and the last residual, not masked yet. Diverged if it cannot."""
         if isinstance(encoding, Encoding):
             seed = derived_seed(head.seed, head.round, self._name)
-            return compress(trained.delta, residual, encoding, seed=seed)
-        weight = 1
-        if head.weighting == "samples":
-            weight = min(trained.num_samples, encoding.masking.most_samples or trained.num_samples)
-        extras = extras_of(encoding.masking.metrics, _metrics_of(trained, measured), weight=weight)
+            delta = limited(head, trained.delta, encoding.specs, keys=lambda update: self._noise_key(head, update))
+            return compress(delta, residual, encoding, seed=seed)
         try:
-            summand = summand_of(trained.delta, residual, extras, encoding, weight=weight)
+            summand = integers_of(
+                head,
+                encoding,
+                trained.delta,
+                residual,
+                num_samples=trained.num_samples,
+                metrics=_metrics_of(trained, measured),
+                keys=lambda update: self._noise_key(head, update),
+            )
         except CannotBeSummed as error:
             raise Diverged(str(error)) from error
         return Compressed(summand.integers, summand.residual)
+
+    def _noise_key(self, head: ModelHead, update: bytes) -> bytes:
+        """The key of this worker's own noise for the update with this digest. NoUpdate if its budget is spent."""
+        assert self._noise is not None
+        assert head.privacy is not None
+        key = self._noise.key(head.run_id, head.round, head.privacy, update)
+        if key is None:
+            raise NoUpdate("this site's own privacy budget is spent")
+        return key
 
     def _sealed_seeds(
         self, head: ModelHead, encoding: Encoding | MaskedEncoding, seeds: Sequence[bytes], masked_sha256: str

@@ -97,8 +97,9 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     state: Path | None = Field(
         None,
         description="directory for what is carried from round to round when a run compresses updates or does not"
-        " share all tensors, or a task writes to plan.memory; and, with --roster, for the newest model seen, so that no"
-        " older one is taken for it; without one, a restart loses them",
+        " share all tensors, or a task writes to plan.memory; for noise that the worker adds itself, and what that has"
+        " cost; and, with --roster, for the newest model seen, so that no older one is taken for it; without one, a"
+        " restart loses them",
     )
     keep_results: bool = Field(
         True,

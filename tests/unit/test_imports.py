@@ -42,7 +42,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "learning": ("console", "learning.user_code"),
     "learning.sums": ("console", "learning.user_code", "learning"),
     "learning.scripts": ("console", "learning.user_code", "learning"),
-    "worker.state": (*_STATES, "learning"),
+    "worker.state": (*_STATES, "learning", "privacy"),
     "worker.events": _WIRE,
     "worker.algorithms": (*_STATES, "worker.state"),
     "worker.masking": (*_STATES, "identities", "privacy"),

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from broker.wire import DifferentialPrivacy, Masking, ModelHead
 from console import some_of
 from identities import Roster
-from privacy import Ring
+from privacy import RING64_STEP, Budget, GaussianNoise, Ring
+from worker.masking.noise import sigma_of
 
 
 def misfit_of_masking(head: ModelHead, roster: Roster | None) -> str | None:
@@ -50,6 +51,19 @@ def _misfit_of_privacy(head: ModelHead, privacy: DifferentialPrivacy | None) -> 
         )
     if privacy.where == "keeper" and head.masking is None:
         return "the run has its noise from keepers, and masks no updates"
+    return _misfit_of_own_noise(head.masking, privacy) if privacy.where == "local" else None
+
+
+def _misfit_of_own_noise(masking: Masking | None, privacy: DifferentialPrivacy) -> str | None:
+    if masking is not None and masking.bits != 64:
+        return f"the run asks for noise of each worker's own, for which integers of {masking.bits} bits have no room"
+    if privacy.quantile is not None:
+        return "the run asks for noise of each worker's own, and for a clip that follows what workers say without any"
+    try:
+        Budget(privacy.clip, privacy.noise, privacy.epsilon, privacy.delta)
+        GaussianNoise(bytes(32), sigma_of(privacy, RING64_STEP if masking is None else masking.step))
+    except ValueError as error:
+        return f"the run asks for noise that cannot be: {error}"
     return None
 
 

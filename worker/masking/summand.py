@@ -5,6 +5,9 @@ bits, what was cut towards zero or beyond the most is added to the next delta, a
 
     total    = delta + residual
     residual = total - integers * step / weight
+
+Where the run adds noise, the weight is what brings the total's norm to the clip, at most 1, and what is carried is what
+the integers lack of the clipped total. What clipping takes away is gone: carried, it would grow from round to round.
 """
 
 from collections.abc import Mapping
@@ -37,25 +40,39 @@ class Summand:
     """What is left of each tensor for the next round, with integers of 32 bits."""
 
 
+def totals_of(
+    delta: Mapping[str, torch.Tensor], residual: Mapping[str, torch.Tensor], encoding: MaskedEncoding
+) -> dict[str, Floats]:
+    """The delta with what the last integers left out; flat arrays. CannotBeSummed if one is not finite."""
+    totals = {}
+    for spec in encoding.specs:
+        values = elements_of(delta[spec.name])
+        if encoding.masking.bits == 32 and spec.name in residual:
+            values = values + elements_of(residual[spec.name])
+        if not np.isfinite(values).all():
+            raise CannotBeSummed(f"the delta of '{spec.name}' is not finite")
+        totals[spec.name] = values
+    return totals
+
+
 def summand_of(
-    delta: Mapping[str, torch.Tensor],
-    residual: Mapping[str, torch.Tensor],
+    totals: Mapping[str, Floats],
     extras: NDArray[np.int64],
     encoding: MaskedEncoding,
     *,
     weight: float,
+    carried: float = 1.0,
 ) -> Summand:
-    """The same arguments give the same bits. CannotBeSummed for a delta that is not finite, or out of range."""
+    """The same arguments give the same bits; ``carried`` times what the integers leave out is the residual.
+
+    CannotBeSummed for what is out of range.
+    """
     masking = encoding.masking
     ring = Ring(masking.bits, masking.step, masking.most)
     integers: State = {EXTRAS: torch.from_numpy(extras)}
-    left: State = {}
+    residual: State = {}
     for spec in encoding.specs:
-        values = elements_of(delta[spec.name])
-        if masking.bits == 32 and spec.name in residual:
-            values = values + elements_of(residual[spec.name])
-        if not np.isfinite(values).all():
-            raise CannotBeSummed(f"the delta of '{spec.name}' is not finite")
+        values = totals[spec.name]
         if masking.bits == 64 and not ring.reaches(values, weight=weight):
             raise CannotBeSummed(
                 f"the delta of '{spec.name}', times its weight, leaves the range of this run's integers"
@@ -64,8 +81,10 @@ def summand_of(
         own = ring.integers(values, weight=weight)
         integers[spec.name] = torch.from_numpy(own).reshape(spec.shape)
         if masking.bits == 32:
-            left[spec.name] = torch.from_numpy(ring.left(values, own, weight=weight)).reshape(spec.shape)
-    return Summand(integers, left)
+            left = ring.left(values, own, weight=weight)
+            left *= carried
+            residual[spec.name] = torch.from_numpy(left).reshape(spec.shape)
+    return Summand(integers, residual)
 
 
 def elements_of(tensor: torch.Tensor) -> Floats:

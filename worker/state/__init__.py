@@ -2,6 +2,7 @@
 
 from worker.state.carried import HOME, RESIDUAL, Carried, InMemory, OnDisk, Store
 from worker.state.memory import Memory
+from worker.state.own_noise import OwnNoise
 from worker.state.own_results import OwnResults, save_model
 from worker.state.positions import Positions
 
@@ -12,6 +13,7 @@ __all__ = [
     "InMemory",
     "Memory",
     "OnDisk",
+    "OwnNoise",
     "OwnResults",
     "Positions",
     "Store",

@@ -41,7 +41,7 @@ from privacy import Mask
 from worker.config import WorkerConfig
 from worker.policy import WorkerPolicy
 from worker.service import Worker
-from worker.state import OnDisk, Store
+from worker.state import OnDisk, OwnNoise, Store
 from worker.trainer import derived_seed
 
 SITE, KEEPERS = "hospital-a", ("ethics", "it")
@@ -124,6 +124,7 @@ class Site:
     membership: Membership = field(default_factory=lambda: Membership(FEDERATION.trust(SITE), protection=("signed",)))
     policy: WorkerPolicy = field(default_factory=WorkerPolicy)
     carried: Store | None = None
+    noise: OwnNoise | None = None
     task: Tells = field(default_factory=Tells)
     inline_cap: int = 2**20
     broker: MemoryBroker = field(default_factory=MemoryBroker)
@@ -138,7 +139,7 @@ class Site:
             membership=self.membership,
             policy=self.policy,
         )
-        self.worker = Worker(config, self.task, self.transport, carried=self.carried)
+        self.worker = Worker(config, self.task, self.transport, carried=self.carried, noise=self.noise)
         self.worker.start()
 
     def publish(self, round_number: int = 1, **changes: Any) -> None:
