@@ -6,7 +6,7 @@ FROM python:3.11-slim
 ARG TORCH_INDEX_URL=""
 
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin fedmq \
- && install -d -m 700 -o fedmq -g fedmq /state
+ && install -d -m 700 -o fedmq -g fedmq /state /members /aggregator /keeper
 
 # PyTorch is most of the image, so it is a layer of its own that a change of the code leaves alone.
 WORKDIR /src

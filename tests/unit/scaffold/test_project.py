@@ -131,11 +131,13 @@ def test_each_service_has_a_user_of_its_own_at_the_broker(project: Path) -> None
         assert users == {"aggregator": "aggregator", "dashboard": "onlooker", "worker": "site"}
         assert services["worker"]["environment"]["FEDMQ_NAME"] == "site-*"
         made = re.findall(r'^user "\$\$\w+" (\w+) (\w+)(.*?) *(?:#|$)', services["users"]["command"][2], re.MULTILINE)
+        keepers = [("keeper", "keeper", "")] if "keeper" in services else []
         assert made == [
             ("aggregator", "aggregator", ""),
             ("operator", "operator", ""),
             ("onlooker", "onlooker", ""),
             ("worker", "site", " --elastic"),
+            *keepers,
         ]
         assert services["broker"]["depends_on"]["users"]["condition"] == "service_completed_successfully"
 
