@@ -4,6 +4,7 @@ It knows no federation: numbers and arrays in, numbers and arrays out.
 """
 
 from privacy.accountant import delta_of, epsilon_of, mu2_of, mu_of, noise_for
+from privacy.adaptive_clip import AdaptiveClip, count_noise, model_noise, share_within
 from privacy.budget import Budget
 from privacy.clipping import norm_of, scale_to
 from privacy.gaussian_noise import GaussianNoise, release_key
@@ -15,14 +16,17 @@ from privacy.ring import RING64_STEP, Ring, step_of
 __all__ = [
     "RING64_STEP",
     "SEED_BYTES",
+    "AdaptiveClip",
     "Budget",
     "GaussianNoise",
     "Mask",
     "Ring",
+    "count_noise",
     "delta_of",
     "epsilon_of",
     "fingerprint_of",
     "fresh_seed",
+    "model_noise",
     "mu2_of",
     "mu_of",
     "noise_for",
@@ -30,6 +34,7 @@ __all__ = [
     "norm_of",
     "release_key",
     "scale_to",
+    "share_within",
     "step_of",
     "words",
 ]

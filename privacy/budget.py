@@ -81,13 +81,11 @@ class Budget:
         return math.fsum([self.spent_mu2, *map(charge_of, self.charges), *more]) <= self._most_mu * self._most_mu
 
 
-def spoken(epsilon: float, delta: float, releases: int, *, spent_mu2: float = 0.0, unit: str = UNIT) -> str:
+def spoken(
+    epsilon: float, delta: float, releases: int, *, spent_mu2: float = 0.0, unit: str = UNIT, digits: int = 2
+) -> str:
     """``epsilon 6.57 at delta 1e-05 (unit: one worker, zeroed out or not; 50 releases)``."""
     how_many = f"{releases} release{'' if releases == 1 else 's'}"
     before = f", and mu^2 {spent_mu2:g} spent before" if spent_mu2 else ""
-    return f"epsilon {short(epsilon)} at delta {delta:g} (unit: {unit}; {how_many}{before})"
-
-
-def short(epsilon: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{epsilon:.3g}" if epsilon < 1000 else f"{epsilon:.0f}"
+    shown = f"{epsilon:.{digits}f}" if epsilon < 1e6 else f"{epsilon:.3g}"
+    return f"epsilon {shown} at delta {delta:g} (unit: {unit}; {how_many}{before})"

@@ -9,6 +9,7 @@ from dashboard import DashboardSettings
 from keeper import KeeperSettings
 from operations import DeadSettings, KeysSettings, StatusSettings
 from operations.runs import ModelSettings, RunCommandSettings
+from privacy.planning import PrivacySettings
 from simulation import SimulationSettings
 from simulation.statistics import StatisticsSettings
 from worker import WorkerSettings
@@ -25,4 +26,5 @@ COMMANDS: Mapping[str, type[BaseSettings]] = {
     "fl-model": ModelSettings,
     "fl-dead": DeadSettings,
     "fl-keys": KeysSettings,
+    "fl-privacy": PrivacySettings,
 }

@@ -1,10 +1,25 @@
 """What is given away, and what limits it, for any numbers: no epsilon is passed, no order or piece matters."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy import Budget, GaussianNoise, delta_of, epsilon_of, mu2_of, mu_of, noise_for
+from privacy import (
+    RING64_STEP,
+    Budget,
+    GaussianNoise,
+    Ring,
+    delta_of,
+    epsilon_of,
+    mu2_of,
+    mu_of,
+    noise_for,
+    norm_of,
+    scale_to,
+)
 
 KEY = bytes(range(32))
 NOISES = st.floats(0.2, 100)
@@ -48,3 +63,24 @@ def test_no_bit_depends_on_the_pieces_it_is_made_in(start: int, count: int, at: 
     whole = noise.at(start, count)
     assert len(whole) == count
     assert np.array_equal(np.concatenate([noise.at(start, at), noise.at(start + at, count - at)]), whole)
+
+
+@given(
+    elements=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=300),
+    splits=st.lists(st.integers(0, 300), max_size=3),
+    clip=st.floats(1e-3, 100),
+    step=st.sampled_from([RING64_STEP, 2.0**-20, 2.0**-10]),
+)
+def test_what_is_sent_of_a_clipped_update_is_never_longer_than_the_clip(
+    elements: list[float], splits: list[int], clip: float, step: float
+) -> None:
+    """In whole numbers, so exactly; and not much shorter, where it was longer than the clip."""
+    tensors = np.split(np.array(elements, np.float32), sorted(splits))
+    norm = norm_of(tensors)
+    ring = Ring(bits=64, step=step, most=2.0**20)
+    sent = [ring.integers(tensor, weight=scale_to(clip, norm)) for tensor in tensors]
+    square = sum(int(number) ** 2 for tensor in sent for number in tensor)
+    most = Fraction(clip) / Fraction(step)
+    assert square <= most**2
+    if norm > clip:
+        assert math.sqrt(square) * step >= clip * (1 - 1e-9) - step * math.sqrt(len(elements))

@@ -57,7 +57,7 @@ def test_flags_that_a_page_shows_are_flags_of_that_command(page: Path) -> None:
     flags = {command: {setting.flag for setting in described(settings)} for command, settings in COMMANDS.items()}
     for line in page.read_text(encoding="utf-8").splitlines():
         for command, rest in re.findall(
-            r"(fl-(?:aggregator|worker|keeper|simulate|dashboard|status|keys))((?: [^`|#;&(]*)?)", line
+            r"(fl-(?:aggregator|worker|keeper|simulate|dashboard|status|keys|privacy))((?: [^`|#;&(]*)?)", line
         ):
             own, _, _ = rest.partition(" -- ")  # what follows are a script's
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", own):

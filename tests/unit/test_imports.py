@@ -27,6 +27,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "console": ("console.errors", "console.flags"),
     "console.serving": ("console", "console.errors"),
     "privacy": ("console",),
+    "privacy.planning": ("console", "privacy"),
     "broker.wire.headers": ("console",),
     "broker.wire": ("console", "broker.wire.headers"),
     "broker": ("console", "broker.wire"),
@@ -155,7 +156,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *_WIRE,
         "console.flags",
         *("identities", "operations", "operations.runs", "worker", "keeper", "aggregator", "simulation", "dashboard"),
-        "simulation.statistics",
+        *("simulation.statistics", "privacy.planning"),
     ),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
@@ -346,6 +347,7 @@ def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> 
         "operations.keys_cli",
         "keeper.cli",
         "operations.runs.run_cli",
+        "privacy.planning.cli",
         "scaffold.cli",
     ],
 )
