@@ -17,6 +17,7 @@ from aggregator.corrections import Counting
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
 from aggregator.masking import Keepers, Released
+from aggregator.pairs import idle_in_evaluation
 from aggregator.presence import NameConflicts
 from aggregator.robust import Robust
 from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
@@ -116,6 +117,7 @@ def opened(
             on_event=on_event,
         )
         _tell_of_robust(config)
+        _tell_what_is_idle(config)
         _emit_opened(steering.config_of(ledger.last_closed_round() + 1), run, ledger, on_event)
         counting = Counting(config.correction, ledger)
         result = OpenedRun(
@@ -237,6 +239,13 @@ def _tell_of_robust(config: AggregatorConfig) -> None:
             rule.fewest_advised,
             rule.fewest_advised,
         )
+
+
+def _tell_what_is_idle(config: AggregatorConfig) -> None:
+    """Warns of settings of training in a run that only evaluates."""
+    idle = idle_in_evaluation(config.recorded) if config.ending.only_evaluates else []
+    if idle:
+        log.warning("--evaluate-only trains nothing, and so these have no effect: %s", ", ".join(idle))
 
 
 def _prefetch(config: AggregatorConfig, encoding: Encoding | MaskedEncoding) -> int:

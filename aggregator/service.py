@@ -7,6 +7,7 @@ Then ``step()`` does whatever is due.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import time
@@ -48,7 +49,7 @@ from aggregator.rounds import (
 from aggregator.senders import Excluding, admission_by, is_by_its_sender
 from aggregator.state import ClosedBy, Ledger
 from aggregator.sums import for_summing, summing_of
-from aggregator.watchers import log_event
+from aggregator.watchers import Runaway, log_event
 from broker import Delivery, Source, Transport
 from broker.wire import Command, Withheld, decode_from, limb_bytes_of, names_of, num_bytes_of
 from console import (
@@ -113,6 +114,8 @@ class Aggregator:
             on_event=self._on_event,
             on_patience=lambda seconds: self._ledger.record({"patience_s": seconds}),
         )
+        self._draws_of = functools.lru_cache(maxsize=8)(lambda number: self._ledger.draws(number))
+        """Of a closed round, whose draws stay as they are; asked for each update that is late."""
         self._has_checked_metric = False
         self._is_stopping = False
         self._opened: OpenedRun | None = None
@@ -544,7 +547,7 @@ class Aggregator:
         """Whether a worker takes part in this round, which is or was open."""
         if base_round == self._current.number:
             return self._current.turnout.chooses(worker)
-        return is_chosen(worker, self._ledger.draws(base_round), seed=self._config.seed, round_number=base_round)
+        return is_chosen(worker, self._draws_of(base_round), seed=self._config.seed, round_number=base_round)
 
     def _with_rows(self, decision: Decision, delivery: Delivery) -> Decision:
         """The decision; without ledger rows if this sender has had enough of them."""
@@ -750,10 +753,12 @@ def _check_rounds(last: int, config: AggregatorConfig) -> None:
 
 
 def _logged(on_event: Watcher) -> Watcher:
-    """Logs each event before passing it on."""
+    """Logs each event before passing it on, and says if the run runs away."""
+    runaway = Runaway()
 
     def emit(event: Event) -> None:
         log_event(event)
+        runaway(event)
         on_event(event)
 
     return emit

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Protocol, Self, TypeVar
 
@@ -171,6 +172,16 @@ def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
 
     All problems are in one SettingsError.
     """
+    try:
+        read: S = _unsourced(settings)(**values)
+    except ValidationError as error:
+        raise SettingsError(problems_in(error)) from error
+    return read
+
+
+@cache  # to make a model takes ten times as long as to fill one, and a run with a schedule fills one a round
+def _unsourced(settings: type[S]) -> type[S]:
+    """The settings, read from nowhere else than what they are made of."""
 
     class Given(settings):  # type: ignore[valid-type,misc]
         @classmethod
@@ -179,10 +190,7 @@ def settings_of(settings: type[S], values: Mapping[str, Any]) -> S:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (init_settings,)
 
-    try:
-        return Given(**values)
-    except ValidationError as error:
-        raise SettingsError(problems_in(error)) from error
+    return Given
 
 
 def split_arguments(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -395,8 +395,7 @@ class Worker:
         carried = self._kept(head)
         if carried is None:
             carried = self._fresh(head)
-            if carried.home:
-                log.warning("the tensors of run %s that stay here were never trained here", head.run_id)
+            _warn_of_untrained(head, carried)
         return self._whole(head, state, carried)
 
     def _has_waited(self) -> bool:
@@ -442,8 +441,8 @@ class Worker:
         if self._results is not None and head.purpose != "statistics":
             self._results.measured(head.run_id, head.round - 1, state, measured.metrics)
         if head.only_evaluate:
-            if kept is None and carried.home:
-                log.warning("the tensors of run %s that stay here were never trained here", head.run_id)
+            if kept is None:
+                _warn_of_untrained(head, carried)
             self._answer(head, "measured", measured)
             shown = metrics_text(measured.metrics)
             log.info("round %3d → measured the last model  %s", head.round - 1, shown)
@@ -840,3 +839,9 @@ def _metrics_of(trained: Trained, measured: Measured) -> dict[str, float]:
     return {f"{IN_TRAINING}{name}": value for name, value in trained.metrics.items()} | {
         f"{AT_SITES}{name}": value for name, value in evaluated.items()
     }
+
+
+def _warn_of_untrained(head: ModelHead, fresh: Carried) -> None:
+    """Says that this site has nothing of its own in a model of which some tensors stay at the sites."""
+    if fresh.home:
+        log.warning("the tensors of run %s that stay here were never trained here", head.run_id)

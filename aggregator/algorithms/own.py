@@ -124,7 +124,12 @@ class OwnStep:
                 f"{self._name}.{where} returned {type(state).__name__} as state, not a dict of arrays by name"
             )
         for name, values in state.items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN:
+            if name in _TAKEN:
+                raise TaskError(
+                    f"{self._name}.{where} calls a part of its state {name!r}, which is what fedmq calls the values of"
+                    " a model in half precision; give it another name"
+                )
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise TaskError(
                     f"{self._name}.{where} calls a part of its state {name!r}; names are like velocity or v_2"
                 )

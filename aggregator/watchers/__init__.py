@@ -6,6 +6,7 @@ from aggregator.watchers.log import log_event
 from aggregator.watchers.metrics import AggregatorMetrics
 from aggregator.watchers.partial_metrics import PartialMetrics
 from aggregator.watchers.partial_view import PartialView
+from aggregator.watchers.runaway import Runaway
 from aggregator.watchers.status import StatusSender
 from aggregator.watchers.view import AggregatorView
 
@@ -14,6 +15,7 @@ __all__ = [
     "AggregatorView",
     "PartialMetrics",
     "PartialView",
+    "Runaway",
     "StatusSender",
     "evaluation_table",
     "experiment_logs",

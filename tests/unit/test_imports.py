@@ -92,7 +92,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning.sums",
         *(f"aggregator.{room}" for room in ("state", "algorithms", "weighing", "rounds", "config")),
     ),
-    "aggregator.pairs": ("broker", "aggregator.algorithms", "aggregator.rounds"),
+    "aggregator.pairs": ("broker", "aggregator.algorithms", "aggregator.rounds", "aggregator.plans"),
     "aggregator.settings": (
         *_WIRE,
         "identities",
@@ -119,7 +119,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning.scripts",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
         *(f"aggregator.{room}" for room in ("algorithms", "weighing", "corrections", "rounds", "plans", "robust")),
-        *(f"aggregator.{room}" for room in ("masking", "config", "sums", "settings", "commands", "watchers")),
+        *(f"aggregator.{room}" for room in ("masking", "config", "sums", "settings", "commands", "watchers", "pairs")),
     ),
     "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),

@@ -7,6 +7,7 @@ of its last update that was folded, unsigned; both little-endian, in the order o
 
 import hashlib
 import struct
+from bisect import bisect_left
 from collections.abc import Mapping
 
 MAX_COUNTED = 10_000
@@ -32,4 +33,12 @@ def unpack_counted(packed: bytes) -> dict[int, int]:
 
 def last_counted(packed: bytes, worker: str) -> int | None:
     """The round of this worker's last update that counted; None if none did."""
-    return unpack_counted(packed).get(hash64(worker))
+    wanted, places = hash64(worker), range(len(packed) // ENTRY_BYTES)
+    place = bisect_left(places, wanted, key=lambda place: _entry(packed, place)[0])
+    found, number = _entry(packed, place) if place < len(places) else (None, None)
+    return number if found == wanted else None
+
+
+def _entry(packed: bytes, place: int) -> tuple[int, int]:
+    worker, number = _ENTRY.unpack_from(packed, place * ENTRY_BYTES)
+    return worker, number

@@ -14,6 +14,8 @@ from unit.rendered import text_of
 
 from aggregator import History
 from aggregator.history.overview import overview
+from aggregator.pairs import idle_in_evaluation
+from aggregator.settings import AggregatorSettings
 from aggregator.state.summary import check_result
 from aggregator.watchers.evaluation_table import evaluation_table
 from console.errors import StateError, TaskError
@@ -75,6 +77,44 @@ def test_page_and_table_show_every_worker_and_the_mean(begin: Begin, init: Path)
     assert {row["worker"]: row["measured"]["newest"] for row in page["workers"]} == {"a": 0.8, "b": 0.5}
     assert ("0", "rounds") in page["tiles"]
     json.dumps(page)
+
+
+def test_settings_of_training_are_said_to_have_no_effect(
+    begin: Begin, init: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(begin, init, server_optimizer="fedadam", correction="ditto:lam=0.1", lr_schedule="warmup:3")
+    assert (
+        "--evaluate-only trains nothing, and so these have no effect: --correction ditto, --server-optimizer"
+        " fedadam, --lr-schedule warmup:3" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lr": 0.1, "quorum": "2"}, {"evaluate_only": False, "server_optimizer": "fedadam"}]
+)
+def test_nothing_is_said_where_nothing_is_without_effect(
+    begin: Begin, init: Path, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(StateTask(ZERO), init=init, **({"evaluate_only": True} | settings))
+    assert "have no effect" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [
+        ({}, []),
+        ({"server_optimizer": "fedyogi"}, ["--server-optimizer fedyogi"]),
+        ({"server_lr": 0.5}, ["--server-lr 0.5"]),
+        ({"robust": "median"}, ["--robust median"]),
+        ({"correction": "scaffold"}, ["--correction scaffold"]),
+        ({"weighting": "fednova"}, ["--weighting fednova"]),
+        ({"sample": "0.5", "clip_norm": 1.0}, ["--clip-norm 1.0", "--sample 0.5"]),
+        ({"sample": "2", "sample_schedule": "linear:2:4:5"}, ["--sample 2", "--sample-schedule linear:2:4:5"]),
+    ],
+)
+def test_what_was_given_is_named_and_what_goes_with_it_is_not(settings: dict[str, Any], idle: list[str]) -> None:
+    config = AggregatorSettings(task="mine", evaluate_only=True, **settings).config
+    assert idle_in_evaluation(config.recorded) == idle
 
 
 def test_updates_that_come_all_the_same_are_not_folded(begin: Begin, init: Path) -> None:

@@ -89,7 +89,7 @@ MISTAKES = {
     ),
     "the name of the master": (
         {"init": "def init(self, num): return {'master': np.zeros(num)}"},
-        "'master'; names are",
+        "'master', which is what fedmq calls the values of a model in half precision; give it another name",
     ),
 }
 

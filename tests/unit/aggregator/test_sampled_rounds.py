@@ -303,3 +303,18 @@ def test_the_summary_says_how_many_took_part(tmp_path: Path) -> None:
     assert run.head.is_finished
     assert run.head.chooses(NAMES[0])
     assert all(run.head.chooses(name) for name in NAMES), "the last model is everybody's"
+
+
+def test_the_draws_of_a_closed_round_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = with_workers(run_in(tmp_path, max_staleness=2, rounds=5))
+    late = others(run)[:3]
+    answer_all(run, chosen(run))
+    assert run.round == 2
+    asked = []
+    draws = run.aggregator._ledger.draws
+    monkeypatch.setattr(run.aggregator._ledger, "draws", lambda number: asked.append(number) or draws(number))
+    for name in late:
+        run.send(name, state_of(w=[1.0]), round=1)
+    run.settle()
+    assert [verdict for name, verdict in run.verdicts() if name in late] == ["unselected"] * 3
+    assert asked.count(1) == 1

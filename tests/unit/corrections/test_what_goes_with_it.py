@@ -13,7 +13,8 @@ from unit.corrections.federation import Federation, Parabola, pairs
 
 from aggregator.pairs import PAIRS
 from aggregator.settings import AggregatorSettings
-from broker.wire.headers.counted import last_counted, pack_counted, unpack_counted
+from broker.wire.headers import counted
+from broker.wire.headers.counted import MAX_COUNTED, hash64, last_counted, pack_counted, unpack_counted
 from console.errors import StateError, TaskError
 from fedmq.script_task import ScriptTask
 from learning.task import Plan
@@ -99,6 +100,25 @@ def test_the_counted_rounds_of_a_head_are_found_by_name() -> None:
     packed = pack_counted({7: 1, 2**64 - 1: 2**31})
     assert unpack_counted(packed) == {7: 1, 2**64 - 1: 2**31}
     assert last_counted(packed, "nobody") is None
+    assert last_counted(b"", "nobody") is None
+
+
+def test_every_worker_of_a_full_head_is_found_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack_counted({hash64(f"site-{number}"): number for number in range(MAX_COUNTED)})
+    looked_at = []
+
+    def counting(packed: bytes, place: int) -> tuple[int, int]:
+        looked_at.append(place)
+        return entry(packed, place)
+
+    entry = counted._entry
+    monkeypatch.setattr(counted, "_entry", counting)
+    assert [last_counted(packed, f"site-{number}") for number in range(0, MAX_COUNTED, 97)] == [
+        *range(0, MAX_COUNTED, 97)
+    ]
+    looked_at.clear()
+    assert last_counted(packed, "nobody") is None
+    assert len(looked_at) <= 15  # of ten thousand
 
 
 class Normed(nn.Module):
