@@ -56,7 +56,7 @@ from worker.events import (
     Watcher,
     unwatched,
 )
-from worker.masking import CannotBeSummed, covered, integers_of, limited, misfit_of_masking, sealed_seeds
+from worker.masking import WITHIN, CannotBeSummed, covered, integers_of, limited, misfit_of_masking, sealed_seeds
 from worker.state import (
     HOME,
     RESIDUAL,
@@ -574,7 +574,7 @@ class Worker:
             cancelled=cancel,
             progress=self._set_progress,
             memory=memory,
-            figures=frozenset(head.figures) - {"norm"},
+            figures=frozenset(head.figures) - {"norm", WITHIN},
             statistics=self._trainer.prepare(head.statistics),
         )
 
@@ -610,7 +610,7 @@ class Worker:
         encoding = self._encoding_for(head)
         is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
         self._set_state("sending", head.round, at_once=not is_inline)  # a worker that dies half way leaves a blob
-        compressed = self._encoded(head, trained, measured, before.residual, encoding)
+        compressed, limits = self._encoded(head, trained, measured, before.residual, encoding)
         after = Carried({RESIDUAL: compressed.residual, HOME: trained.home, PERSONAL: own, **memory.sets()})
         counted = None
         if correcting is not None and isinstance(encoding, Encoding):
@@ -652,7 +652,7 @@ class Worker:
             model_sha256=head.sha256,
             base_sha256=self._base_sha256,
             sent_at=time.time(),
-            **(_NOTHING if _tells_nothing(head) else _told_of(trained, measured, figures)),
+            **(_NOTHING | {"figures": limits} if _tells_nothing(head) else _told_of(trained, measured, figures)),
             seeds=self._sealed_seeds(head, encoding, masks, sent.sha256) if masks else (),
             is_fresh=correcting is not None and correcting.is_fresh,
         )
@@ -684,12 +684,17 @@ class Worker:
         measured: Measured,
         residual: State,
         encoding: Encoding | MaskedEncoding,
-    ) -> Compressed:
-        """What travels of a delta and the last residual, not masked yet. Diverged if it cannot."""
+    ) -> tuple[Compressed, Mapping[str, float]]:
+        """What travels of a delta and the last residual, not masked yet, and what is to be said of its limits.
+
+        Diverged if it cannot travel.
+        """
         if isinstance(encoding, Encoding):
             seed = derived_seed(head.seed, head.round, self._name)
-            delta = limited(head, trained.delta, encoding.specs, keys=lambda update: self._noise_key(head, update))
-            return compress(delta, residual, encoding, seed=seed)
+            delta, limits = limited(
+                head, trained.delta, encoding.specs, keys=lambda update: self._noise_key(head, update)
+            )
+            return compress(delta, residual, encoding, seed=seed), limits
         try:
             summand = integers_of(
                 head,
@@ -702,7 +707,7 @@ class Worker:
             )
         except CannotBeSummed as error:
             raise Diverged(str(error)) from error
-        return Compressed(summand.integers, summand.residual)
+        return Compressed(summand.integers, summand.residual), {}
 
     def _noise_key(self, head: ModelHead, update: bytes) -> bytes:
         """The key of this worker's own noise for the update with this digest. NoUpdate if its budget is spent."""
@@ -809,7 +814,7 @@ def _is_same_round(before: ModelHead, head: ModelHead) -> bool:
     )
 
 
-_NOTHING: Mapping[str, Any] = {"num_samples": 1, "train_s": 0.0}
+_NOTHING: dict[str, Any] = {"num_samples": 1, "train_s": 0.0}
 """What the header of an update says of its site where nothing of a single one may be known."""
 
 

@@ -6,6 +6,7 @@ from broker.wire import DifferentialPrivacy, Masking, ModelHead
 from console import some_of
 from identities import Roster
 from privacy import RING64_STEP, Budget, GaussianNoise, Ring
+from worker.masking.clipping import WITHIN
 from worker.masking.noise import sigma_of
 
 
@@ -33,8 +34,9 @@ def _beside(head: ModelHead) -> Iterator[str]:
         yield f"--correction {head.correction}"
     if head.purpose != "train":
         yield head.purpose
-    if head.figures:
-        yield f"figures of single updates ({', '.join(head.figures)})"
+    figures = [figure for figure in head.figures if head.masking is not None or figure != WITHIN]
+    if figures:
+        yield f"figures of single updates ({', '.join(figures)})"
     if head.weighting not in (("samples", "uniform") if head.privacy is None else ("uniform",)):
         yield f"--weighting {head.weighting}"
     if head.privacy is not None and head.masking is not None and head.masking.metrics:

@@ -10,7 +10,7 @@ import torch
 from broker.states import MaskedEncoding, State
 from broker.wire import ModelHead, Specs
 from privacy import norm_of, scale_to
-from worker.masking.clipping import clipped
+from worker.masking.clipping import WITHIN, clipped
 from worker.masking.extras import extras_of
 from worker.masking.noise import Keys, add_noise, noised, sigma_of
 from worker.masking.summand import Summand, summand_of, totals_of
@@ -44,10 +44,11 @@ def integers_of(
     return summand
 
 
-def limited(head: ModelHead, delta: State, specs: Specs, *, keys: Keys) -> State:
-    """The delta of an update that is not masked, as the head limits what it gives away."""
+def limited(head: ModelHead, delta: State, specs: Specs, *, keys: Keys) -> tuple[State, Mapping[str, float]]:
+    """The delta of an update that is not masked, as the head limits what it gives away, and what is said beside it."""
     if head.privacy is None:
-        return delta
+        return delta, {}
     if head.privacy.where == "local":
-        return noised(delta, specs, head.privacy, keys)
-    return clipped(delta, specs, head.privacy.clip)
+        return noised(delta, specs, head.privacy, keys), {}
+    shorter, is_within = clipped(delta, specs, head.privacy.clip)
+    return shorter, {WITHIN: float(is_within)} if WITHIN in head.figures else {}

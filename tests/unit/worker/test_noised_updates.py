@@ -89,9 +89,10 @@ def test_a_plain_update_is_clipped_in_its_own_dtype_and_never_longer(dtype: torc
     random = torch.Generator().manual_seed(0)
     for length in (1e-3, 0.5, 1.0, 7.0, 100.0):
         delta = {"w": (length * torch.randn((30, 40), generator=random)).to(dtype), "b": torch.ones(3).to(dtype)}
-        sent = clipped(delta, specs_of(delta), 1.0)
+        sent, is_within = clipped(delta, specs_of(delta), 1.0)
         lengths = norm_of({name: tensor.double().numpy() for name, tensor in sent.items()})
         given = norm_of({name: tensor.double().numpy() for name, tensor in delta.items()})
+        assert is_within == (given <= 1.0)
         assert lengths <= 1.0 if given > 1.0 else lengths == given
         assert lengths > 0.98 * min(given, 1.0)
         assert sent["w"].dtype == dtype
@@ -154,7 +155,7 @@ def test_a_worker_whose_own_budget_is_spent_answers_no_more_and_says_so(tmp_path
     site.answer(2, masking=None, privacy=LOCAL, **UNIFORM)
     assert mu_of([LOCAL.noise] * 2) < mu_of([LOCAL.noise] * 3)
     said = site.objection(round_number=3, masking=None, privacy=LOCAL, **UNIFORM)
-    assert said.startswith("this site's own privacy budget is spent: epsilon 8 at delta 1e-05")
+    assert said.startswith("this site's own privacy budget is spent: epsilon 8.00 at delta 1e-05")
     said = Site(noise=noise_of(tmp_path)).objection(run_id="next.1", masking=None, privacy=LOCAL, **UNIFORM)
     assert "2 releases" in said
     Site(noise=noise_of(tmp_path)).answer(2, masking=None, privacy=LOCAL, **UNIFORM)
