@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
 from aggregator.corrections import CONTROL_SUM, Counting, with_control
+from aggregator.noising import Spending
 from aggregator.presence import NameConflicts
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
@@ -102,9 +103,10 @@ class Broadcaster:
         steering: Steering,
         counting: Counting,
         summing: Summing | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self._run, self._config, self._steering, self._summing = run, config, steering, summing
-        self._counting = counting
+        self._counting, self._spending = counting, spending
         self._on_event = stores.on_event
         self._transport, self._directory, self._ledger = stores.transport, stores.directory, stores.ledger
         self._blobs: dict[int, set[str]] = {}
@@ -241,6 +243,7 @@ class Broadcaster:
             inline_cap=config.inline_cap,
             protection=_protection(config),
             masking=config.masking,
+            privacy=None if self._spending is None else self._spending.terms,
             began_at=self._ledger.began_at(),
             base_sha256=self._run.base_sha256,
             correction=str(config.correction) if config.correction else None,

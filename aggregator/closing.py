@@ -5,6 +5,7 @@ the workers. Nobody reads what is on its way before the commit is done and a hea
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,16 @@ from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.current_round import CurrentRound
 from aggregator.events import RoundClosed, RunEnded, SitesMeasured, UpdatesOutvoted
 from aggregator.masking import Implausible, SiteMeans
+from aggregator.noising import CentralNoise, multiplier
 from aggregator.opening import OpenedRun
 from aggregator.plans import schedule_of
-from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
+from aggregator.rounds import MASTER, ExactSum, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, FoldedUpdate, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from aggregator.weighing import Divisors
 from broker.states import raw
-from broker.wire import Buffer, Draw
+from broker.wire import HIGH_STEP, Buffer, Draw
 from console import malloc, some_of
+from privacy import count_noise, share_within
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
     whatever updates contain, the run goes on.
     """
     plan = plan_of(current.number, by, num_folded=current.updates.num_folded, ending=config.ending)
-    unmasking, means = current.unmasking, None
+    unmasking, means, next_clip = current.unmasking, None, None
     reason = None if unmasking is None else unmasking.reason
     if reason is not None:
         log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
@@ -75,6 +78,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         if plan.counts:
             current.updates.judge()
             means = current.site_means()
+            next_clip = _add_noise(current, opened)
         stepping = _stepping(current, plan, means, config=config, opened=opened)
         written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
     except (LeavesRange, TooFew, Implausible) as error:
@@ -102,6 +106,8 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         companions=written.companions,
         scalars=stepping.scalars,
         site_means=None if opened.keepers is None else ({} if means is None else means.metrics),
+        privacy=_privacy_of(opened),
+        next_clip=next_clip,
     )
     next_draws, next_num_chosen = _draws_of(plan.next_round, current, opened)
     measured = current.updates.close(
@@ -120,6 +126,38 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         )
     opened.stores.on_event(RoundClosed(row=opened.stores.ledger.round(current.number)))
     return Closed(plan, body)
+
+
+def _add_noise(current: CurrentRound, opened: OpenedRun) -> float | None:
+    """Adds the aggregator's noise to the sum, if it adds any, once its cost is charged; returns the next round's clip.
+
+    None if that stays as it is.
+    """
+    spending, total, frozen = opened.spending, current.updates.accumulator, current.frozen
+    if spending is None or spending.noising.where != "central":
+        return None
+    assert isinstance(total, ExactSum)
+    assert frozen is not None
+    num_updates, noise = current.updates.num_folded, CentralNoise(opened.stores.directory.folder, opened.run.run_id)
+    sigma = multiplier(spending.noising, num_updates) * spending.clip
+    total.add_noise(noise.of(current.number, frozen.set_sha256, sigma=sigma / HIGH_STEP).at)
+    adaptive = spending.noising.adaptive
+    if adaptive is None:
+        return None
+    within = math.fsum(update.figures["within"] - 0.5 for update in current.updates.counting)
+    within += noise.of_count(current.number, frozen.set_sha256, sigma=count_noise(num_updates))
+    return adaptive.next_clip(spending.clip, share_within(within, num_updates))
+
+
+def _privacy_of(opened: OpenedRun) -> dict[str, Any]:
+    """Who could see the updates of a round, and what its model has cost."""
+    found: dict[str, Any] = {}
+    if opened.keepers is not None:
+        masking = opened.keepers.masking
+        found["secure"] = {"min_sites": masking.min_sites, "keepers": list(masking.keepers), "bits": masking.bits}
+    if opened.spending is not None:
+        found["noise"] = opened.spending.recorded()
+    return found
 
 
 def _num_samples(current: CurrentRound, means: SiteMeans | None, config: AggregatorConfig) -> int:
@@ -179,7 +217,10 @@ def _stepping(
     if not plan.counts:
         return Stepping(config.step, config.server_lr, stepped=stepped, divisors=None, scalars=before)
     folded = updates.counting
-    divisors = updates.weigher.divisors(folded) if means is None else Divisors.alike(means.weight)
+    if means is None:
+        divisors = updates.weigher.divisors(folded)
+    else:  # the number of updates is known, and with noise better known than the sum of their weights
+        divisors = Divisors.alike(means.weight if opened.spending is None else float(updates.num_folded))
     facts = RoundFacts(
         folded=folded,
         divisor=divisors.stepped,
@@ -266,7 +307,8 @@ def _discarded_on_error(new: NewModel) -> Iterator[None]:
 
 def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> str | None:
     """Why the run is to end after round ``last``, in words; None to go on."""
-    return config.ending.reason_after(last, opened.stores.ledger.rounds())
+    reason = config.ending.reason_after(last, opened.stores.ledger.rounds())
+    return reason if reason is not None or opened.spending is None else opened.spending.reason_to_end()
 
 
 def end_run(reason: str, *, config: AggregatorConfig, opened: OpenedRun) -> None:

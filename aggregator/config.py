@@ -7,6 +7,7 @@ from typing import Any
 
 from aggregator.algorithms import FedAvg, Step
 from aggregator.bodies import BodyLimits
+from aggregator.noising import Noising
 from aggregator.plans import Scheduled
 from aggregator.presence import Sample
 from aggregator.rounds import ExactSum, NewAccumulator, RoundPolicy
@@ -78,6 +79,8 @@ class AggregatorConfig:
     server_lr: float = 1.0
     correction: Correction = field(default_factory=Correction)
     """What workers do against drift; the step and the weights go with it."""
+    noising: Noising | None = None
+    """How the run's models are noised; None: they are not."""
     new_accumulator: NewAccumulator
     masking: Masking | None = None
     """How workers mask their updates; None: they do not."""

@@ -50,7 +50,10 @@ class CurrentRound:
         most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))
         local = opened.broadcaster.local or config.local
         weigher = replace(config.weigher, most_samples=most_samples, lr=local.lr)
-        self.updates = OpenRound(number, opened.stores, weigher=weigher, is_last=is_last)
+        self._spending = spending = opened.spending
+        is_central = spending is not None and spending.noising.where == "central"
+        most_norm = spending.clip if spending is not None and is_central else None
+        self.updates = OpenRound(number, opened.stores, weigher=weigher, is_last=is_last, most_norm=most_norm)
         """The updates folded in it."""
         self.partial_uploads = PartialUploads(
             number, num_shards=config.topology.num_shards, num_before=self.updates.num_folded
@@ -77,16 +80,17 @@ class CurrentRound:
         self._config, self._attendance, self._prefetch = config, attendance, opened.prefetch
         self._clock, self._on_event = opened.stores.clock, opened.stores.on_event
         self._answered = opened.stores.ledger.answered
-        self._keepers, self._ledger = opened.keepers, opened.stores.ledger
+        self._keepers, self._ledger, self._run_id = opened.keepers, opened.stores.ledger, opened.run.run_id
         self._rosters = config.membership.rosters
         self._offered: set[str] = set()
         """Workers whose seeds keepers were offered."""
         self._was_told_of_sites = False
         self.unmasking: Unmasking | None = None
         """What is asked of the keepers, once its set of updates is decided; None before, and in other runs."""
-        frozen = None if is_last else self._ledger.frozen(number)
-        if frozen is not None:
-            self.unmasking = self._unmasking(frozen)
+        self.frozen = None if is_last else self._ledger.frozen(number)
+        """What is recorded once its set of updates is decided; None before, and where nothing waits for that."""
+        if self.frozen is not None and self._keepers is not None:
+            self.unmasking = self._unmasking(self.frozen)
         self._last_move: RoundMoved | None = None
         self._largest = (0.0, "")
         self._stuck: set[str] = set()
@@ -132,16 +136,20 @@ class CurrentRound:
     def freezes(self, by: ClosedBy) -> bool:
         """Whether it is not closed yet, for this reason, since its updates are masked: it is decided and waits now.
 
-        Or it stays open, since they are of too few sites.
+        Or it stays open, since they are of too few sites. What its model costs of the privacy budget is charged when
+        it is decided.
         """
-        if self._keepers is None or self.unmasking is not None or by is ClosedBy.ABANDONED:
+        if (self._keepers is None and self._spending is None) or self.frozen is not None or by is ClosedBy.ABANDONED:
             return False
         if self.updates.num_folded == 0:
             return False
-        if self._num_sites < self._keepers.masking.min_sites:
+        if self._keepers is not None and self._num_sites < self._keepers.masking.min_sites:
             return self._waits_for_sites(by)
-        frozen = self.updates.freeze(by, run_id=self._keepers.run_id)
-        self.unmasking = self._unmasking(frozen)
+        charge = None if self._spending is None else self._spending.charge
+        self.frozen = self.updates.freeze(by, run_id=self._run_id, charge=charge)
+        if self._keepers is None:
+            return False
+        self.unmasking = self._unmasking(self.frozen)
         self.ask_keepers()
         return True
 
@@ -171,7 +179,7 @@ class CurrentRound:
 
     def _offer(self) -> None:
         """Shows the keepers what is committed since the last time, so that they are ready once its set is decided."""
-        if self._keepers is None or self.unmasking is not None:
+        if self._keepers is None or self.frozen is not None:
             return
         new = [each for each in self._ledger.seeds() if each.worker not in self._offered]
         if new:
@@ -266,6 +274,8 @@ class CurrentRound:
             self._wake_at = self.unmasking.due_at
             self._commit_if_due(now, num_held_up)
             return self.unmasking.outcome
+        if self.frozen is not None:
+            return self.frozen.by
         if self._standing.closes_now:
             return ClosedBy.COMMAND
         self._round, decision = decide(
@@ -321,7 +331,7 @@ class CurrentRound:
         DamagedFile if what was kept for that is damaged; then none is out. Once its set is decided, all of them stay.
         """
         self.commit()
-        if self.unmasking is not None:
+        if self.frozen is not None:
             return
         leaving = {
             update: admission.reason(update.worker, update.keys)

@@ -17,6 +17,7 @@ from aggregator.corrections import Counting
 from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
 from aggregator.masking import Keepers, Released
+from aggregator.noising import Spending
 from aggregator.pairs import idle_in_evaluation
 from aggregator.presence import NameConflicts
 from aggregator.robust import Robust
@@ -58,6 +59,8 @@ class OpenedRun:
     retention: Retention
     keepers: Keepers | None = None
     """Who holds the seeds of the masks of its updates; None: these are not masked."""
+    spending: Spending | None = None
+    """Its privacy budget; None: its models have no noise."""
 
     @property
     def has_large_model(self) -> bool:
@@ -88,6 +91,7 @@ def opened(
         tensors = ModelTensors.of(model)
         specs = _shared(config, tensors)
         _check_membership(config, summing)
+        _check_can_be_noised(config, specs, summing)
         encoding = _checked_encoding(config, specs_of_updates(specs, summing))
         prefetch = _prefetch(config, encoding)
         transport.declare()
@@ -120,6 +124,7 @@ def opened(
         _tell_what_is_idle(config)
         _emit_opened(steering.config_of(ledger.last_closed_round() + 1), run, ledger, on_event)
         counting = Counting(config.correction, ledger)
+        spending = None if config.noising is None else Spending(config.noising, ledger)
         result = OpenedRun(
             run=run,
             steering=steering,
@@ -127,12 +132,13 @@ def opened(
             expected=_expected(config, run, encoding, ledger),
             bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
-            broadcaster=Broadcaster(run, config, stores, conflicts, steering, counting, summing),
+            broadcaster=Broadcaster(run, config, stores, conflicts, steering, counting, summing, spending),
             counting=counting,
             evaluate=CentralEvaluation(task, model, tensors),
             summing=summing,
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
             keepers=_keepers(config, run, encoding, transport),
+            spending=spending,
         )
         on_error.pop_all()
     del model, initial
@@ -187,6 +193,20 @@ def _check_membership(config: AggregatorConfig, summing: Summing | None) -> None
         raise SettingsError(f"--min-sites {config.masking.min_sites}: the roster asks for at least {roster.min_sites}")
 
 
+def _check_can_be_noised(config: AggregatorConfig, specs: Specs, summing: Summing | None) -> None:
+    """A SettingsError if the run adds noise to what has no norm to be clipped to."""
+    if config.noising is None:
+        return
+    if summing is not None:
+        raise SettingsError("--dp-noise is for models; of what this task sums up, one site's part has no bound")
+    whole = next((spec.name for spec in specs if not spec.is_float), None)
+    if whole is not None:
+        raise SettingsError(
+            f"--dp-noise: the tensor '{whole}' counts in whole numbers, which no norm bounds; leave it at the sites"
+            f" with --shared '!{whole}'"
+        )
+
+
 def _keepers(
     config: AggregatorConfig, run: Run, encoding: Encoding | MaskedEncoding, transport: Transport
 ) -> Keepers | None:
@@ -205,8 +225,9 @@ def _keepers(
 def _checked_encoding(config: AggregatorConfig, specs: Specs) -> Encoding | MaskedEncoding:
     """How updates with these specs travel."""
     if config.masking is not None:
+        terms = None if config.noising is None else config.noising.terms(config.noising.budget)
         try:
-            return MaskedEncoding(specs, config.masking)
+            return MaskedEncoding(specs, config.masking, terms)
         except ValueError as error:
             raise SettingsError(f"--privacy secure: {error}") from error
     encoding = Encoding(specs, config.compression)

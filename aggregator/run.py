@@ -18,6 +18,7 @@ from broker.wire import (
     MAX_PART_BYTES,
     Buffer,
     Digest,
+    Masking,
     ModelHead,
     Specs,
     Trust,
@@ -37,6 +38,7 @@ _BEFORE: dict[str, Any] = {
     "robust": "none",
     "correction": "none",
     "privacy": "none",
+    "noise": "none",
 }
 """What a run has whose ledger does not say."""
 _AFTER_RUN_S = 1.0
@@ -288,6 +290,10 @@ def _taken_over(
         problem = problem or "has other --statistics"
     if (head.correction or "none") != str(config.correction):
         problem = problem or f"has --correction {head.correction or 'none'}"
+    if _masking_text(head.masking) != _masking_text(config.masking):
+        problem = problem or f"has --privacy {_masking_text(head.masking)}"
+    if (head.privacy is None) != (config.noising is None):
+        problem = problem or f"has {'no noise' if head.privacy is None else 'noise (--dp-noise)'}"
     if problem:
         raise StateError(
             f"run '{head.run}' is open on queue '{config.topology.queue}' and {problem};"
@@ -305,6 +311,12 @@ def _taken_over(
             "what the server's optimizer (%s) remembers is not on the stream: it begins anew with round %d",
             config.optimizer,
             head.round,
+        )
+    if config.noising is not None and head.privacy is not None:
+        anew |= config.noising.taken_over(head.privacy)
+        log.warning(
+            "the budget goes on from what the head says (mu^2 %g), and one model more: its noise may be out already",
+            head.privacy.spent,
         )
     sent = read_model(head, payload, transport, trained=tensors.trained)
     model = tensor_sets.split(sent, head.sets)[tensor_sets.MODEL]
@@ -344,14 +356,18 @@ def _correction_facts(config: AggregatorConfig, head: ModelHead) -> dict[str, An
 def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
     """The settings that decide how a run's updates look, and by what rule; they cannot change under way."""
     compression, shared = config.compression, ",".join(config.shared)
-    masking = "none" if config.masking is None else f"secure, ring{config.masking.bits}"
     return {
         "compression": compression.text,
         "zstd": compression.zstd,
         "shared": shared,
         "robust": config.robust,
-        "privacy": masking,
+        "privacy": _masking_text(config.masking),
+        "noise": "none" if config.noising is None else config.noising.where,
     }
+
+
+def _masking_text(masking: Masking | None) -> str:
+    return "none" if masking is None else f"secure, ring{masking.bits}"
 
 
 def _check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:

@@ -156,7 +156,7 @@ class Aggregator:
             )
             self._check_metric(last)
         reason = reason_to_end(last, config=self._config, opened=self._run)
-        if reason is None:
+        if reason is None or self._ledger.frozen(last + 1) is not None:
             self._go_on(last + 1)
             return
         if self._asks_sites(last):
@@ -537,8 +537,8 @@ class Aggregator:
             weigher=self._current.updates.weigher,
             is_chosen=lambda worker: self._is_chosen(worker, contribution.base_round),
         )
-        if self._current.unmasking is not None and isinstance(decision, Fold):
-            return Late(tuple(contribution.claims), "it came after the round's set of masked updates was decided")
+        if self._current.frozen is not None and isinstance(decision, Fold):
+            return Late(tuple(contribution.claims), "it came after the round's set of updates was decided")
         if self._current.is_last and isinstance(decision, Fold):
             return Late(tuple(contribution.claims), "the model is only measured, not trained any more")
         return decision
@@ -685,7 +685,7 @@ class Aggregator:
     def _asks_sites(self, last: int) -> bool:
         """Whether the sites are still to measure the model after the last round: they can, and nobody else has."""
         ledger = self._ledger
-        if self._run.keepers is not None:
+        if self._run.keepers is not None or self._run.spending is not None:
             return False  # an answer without an update says what one site measured
         if self._config.ending.only_evaluates:
             return not ledger.is_measured(last)

@@ -12,6 +12,7 @@ from aggregator.algorithms import ServerOptimizer, figures_of
 from aggregator.config import AggregatorConfig, PartialConfig
 from aggregator.corrections import step_of, weighting_of
 from aggregator.masking import MaskingSettings, RingSum
+from aggregator.noising import NoiseSettings, Noising
 from aggregator.pairs import problems_of_pairs
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.presence import Sample
@@ -34,6 +35,7 @@ from console import (
 from identities import Credentials, IdentitySettings
 from learning import Direction
 from learning.sums import read_condensed
+from privacy import AdaptiveClip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ _GIVEN_FILES = (
 """Settings that name files, and the one that needs one of them."""
 
 
-class RunSettings(WireSettings, ScheduleSettings, MaskingSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
+class RunSettings(WireSettings, ScheduleSettings, MaskingSettings, NoiseSettings, LocalTraining):  # type: ignore[misc]  # model_config: both say frozen, no other keys
     """What a run is: its rounds, its averaging, its local training. Shared with the simulation."""
 
     task: str = Field("digits", description="built-in task (digits, breast-cancer), module:object or file.py:object")
@@ -259,7 +261,8 @@ class RunSettings(WireSettings, ScheduleSettings, MaskingSettings, LocalTraining
         of_correction = weighting_of(self.correction)
         if of_correction is not None:
             return Weigher(of_correction)
-        return self.weighting or Weigher.parse("samples" if self.robust.rule is None else "uniform")
+        is_usual = self.robust.rule is None and not self.is_noised
+        return self.weighting or Weigher.parse("samples" if is_usual else "uniform")
 
     @property
     def fewest_updates(self) -> int:
@@ -304,7 +307,10 @@ class RunSettings(WireSettings, ScheduleSettings, MaskingSettings, LocalTraining
     @property
     def weigher(self) -> Weigher:
         """How updates are weighed, and what each has to say of itself for that and for the server's step."""
-        return replace(self.weighs_by, clip_norm=self.clip_norm, asked=figures_of(self.server_optimizer.step))
+        asked = figures_of(self.server_optimizer.step)
+        if self.dp_clip is not None and self.dp_clip.quantile is not None:
+            asked = (*asked, "within")
+        return replace(self.weighs_by, clip_norm=self.clip_norm, asked=asked)
 
     @property
     def weight_limits(self) -> WeightLimits:
@@ -323,7 +329,23 @@ class RunSettings(WireSettings, ScheduleSettings, MaskingSettings, LocalTraining
     @property
     def masking(self) -> Masking | None:
         """How workers mask their updates; None: they do not."""
-        return self.masking_of(goes_by_samples=self.weighs_by.goes_by_samples, max_samples=self.max_samples)
+        masking = self.masking_of(goes_by_samples=self.weighs_by.goes_by_samples, max_samples=self.max_samples)
+        if masking is None or not self.is_noised:
+            return masking
+        return masking.model_copy(update={"metrics": ()})  # they would be without noise
+
+    @property
+    def noising(self) -> Noising | None:
+        """How the run's models are noised; None: they are not."""
+        if self.dp_clip is None:
+            return None
+        where: Literal["central", "keeper", "local"] = "keeper" if self.is_secure else "central"
+        quantile = self.dp_clip.quantile
+        return Noising(
+            budget=self.budget,
+            where="local" if self.dp_where == "workers" else where,
+            adaptive=None if quantile is None else AdaptiveClip(quantile=quantile, start=self.dp_clip.start),
+        )
 
     @property
     def update_compression(self) -> Compression:
@@ -436,6 +458,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             server_lr=self.server_rate,
             new_accumulator=self.new_accumulator,
             masking=self.masking,
+            noising=self.noising,
             keeper_wait_s=self.keeper_wait_s,
             keep_every=self.keep_every,
             commit_every_s=self.commit_every_s,

@@ -12,6 +12,7 @@ from typing import Any
 from aggregator.algorithms import FedExP, figures_of
 from aggregator.rounds import Quorum
 from broker import Ditto, FedDyn, Scaffold
+from privacy import model_noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,21 @@ def _secure(reason: str, clashes: Callable[[Any], bool]) -> Callable[[Any], str 
     return lambda settings: f"--privacy secure: {reason}" if settings.is_secure and clashes(settings) else None
 
 
+def _noised(reason: str, clashes: Callable[[Any], bool]) -> Callable[[Any], str | None]:
+    """A row of --dp-noise with another setting."""
+    return lambda settings: f"--dp-noise: {reason}" if settings.is_noised and clashes(settings) else None
+
+
+def _fewest_with_an_adaptive_clip(settings: Any) -> str | None:
+    if not settings.is_noised or settings.dp_clip.quantile is None:
+        return None
+    try:
+        model_noise(settings.dp_noise, settings.fewest_updates)
+    except ValueError as error:
+        return f"--dp-clip {settings.dp_clip} with --min-updates {settings.fewest_updates}: {error}"
+    return None
+
+
 def _limits_samples(settings: Any) -> bool:
     return not (settings.max_samples is None and settings.max_weight is None)
 
@@ -118,6 +134,108 @@ def _out_of_reach(name: str, why: str, most: Callable[[Any], int | None]) -> Pai
 
 
 PAIRS = (
+    Pair(
+        ("dp_noise", "weighting"),
+        _noised(
+            "what one worker can change is bounded only if all weigh the same; leave --weighting out, or give uniform",
+            lambda settings: settings.weighting is not None and str(settings.weighting) != "uniform",
+        ),
+    ),
+    Pair(
+        ("dp_noise", "max_staleness"),
+        _noised(
+            "a worker could be in one model twice; give --max-staleness 0", lambda settings: settings.max_staleness > 0
+        ),
+    ),
+    Pair(
+        ("dp_noise", "compression"),
+        _noised(
+            "what --compression makes of a clipped update may be longer; leave it out",
+            lambda settings: settings.compression.method != "none",
+        ),
+    ),
+    Pair(
+        ("dp_noise", "robust"),
+        _noised(
+            "how much one worker moves the result of --robust has no bound that is known; leave it out",
+            lambda settings: settings.robust.rule is not None,
+        ),
+    ),
+    Pair(
+        ("dp_noise", "clip_norm"),
+        _noised(
+            "workers clip to --dp-clip already; leave --clip-norm out", lambda settings: settings.clip_norm is not None
+        ),
+    ),
+    Pair(
+        ("dp_noise", "correction"),
+        _noised(
+            "what --correction carries would be released without noise; leave it out",
+            lambda settings: bool(settings.correction),
+        ),
+    ),
+    Pair(
+        ("dp_noise", "server_optimizer"),
+        _noised(
+            "this --server-optimizer goes by what single updates say of themselves, without noise; give another",
+            lambda settings: bool(figures_of(settings.server_optimizer.step)),
+        ),
+    ),
+    Pair(
+        ("dp_noise", "on_short"),
+        _noised(
+            "noise for many is too little signal for few; give --on-short extend or abandon, and --min-updates",
+            lambda settings: settings.on_short == "accept",
+        ),
+    ),
+    Pair(
+        ("dp_noise", "evaluate_only"),
+        _noised(
+            "nothing is trained, so there is no sum to noise; leave --evaluate-only out",
+            lambda settings: settings.evaluate_only,
+        ),
+    ),
+    Pair(
+        ("dp_noise", "stop_metric"),
+        _noised(
+            "workers' metrics have no noise, and stay at the workers; give a --stop-metric of the central evaluation,"
+            " on data that is not theirs",
+            lambda settings: (settings.stop_metric or "").startswith("eval."),
+        ),
+    ),
+    Pair(
+        ("dp_noise", "shards"),
+        _noised(
+            "partial aggregators do not verify how long updates are; leave --shards out",
+            lambda settings: getattr(settings, "shards", 0) > 0,
+        ),
+    ),
+    Pair(
+        ("dp_clip", "privacy"),
+        lambda settings: (
+            f"--dp-clip {settings.dp_clip}: how many updates were clipped would need noise of its own from the keepers;"
+            " give a fixed --dp-clip with --privacy secure"
+            if settings.is_secure and settings.is_noised and settings.dp_clip.quantile is not None
+            else None
+        ),
+    ),
+    Pair(("dp_clip", "min_updates"), _fewest_with_an_adaptive_clip),
+    Pair(
+        ("dp_where", "dp_clip"),
+        lambda settings: (
+            "--dp-where workers: whether an update was clipped would have no noise; give a fixed --dp-clip"
+            if settings.is_noised and settings.dp_where == "workers" and settings.dp_clip.quantile is not None
+            else None
+        ),
+    ),
+    Pair(
+        ("dp_where", "ring"),
+        lambda settings: (
+            "--dp-where workers: the noise of single updates has no room in 32 bits; give --ring ring64"
+            if settings.is_noised and settings.dp_where == "workers" and settings.ring == "ring32"
+            else None
+        ),
+    ),
     Pair(
         ("privacy", "compression"),
         _secure(

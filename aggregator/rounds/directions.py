@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from aggregator.rounds.accumulator import Key
 from aggregator.rounds.exact_sum import Layout, numbers
 from broker.wire import Buffer, Specs, TensorSpec
+from console import UnfitMessage
 
 _SIZE = 1024
 _BLOCK = 64 * _SIZE
@@ -133,3 +134,25 @@ def _together(specs: Specs, counted: Collection[str]) -> Iterator[tuple[TensorSp
         first, *others = alike
         num_elements = first.num_elements + sum(spec.num_elements for spec in others)
         yield first._replace(shape=(num_elements,)), is_counted
+
+
+_LENGTH_TOLERANCE = 1e-6
+"""Relative; where updates are clipped they are cut towards zero, and so never longer by more than rounding."""
+
+
+class Length:
+    """The Euclidean norm of one update over all of its tensors, in float64."""
+
+    def __init__(self, specs: Specs) -> None:
+        self._layout, self._squares = Layout(specs), 0.0
+
+    def add(self, offset: int, piece: Buffer) -> None:
+        """Looks at a piece of its payload that begins at byte ``offset``."""
+        for spec, _, values in self._layout.slices(offset, piece):
+            self._squares += float(np.square(numbers(values, spec), dtype=np.float64).sum())
+
+    def check(self, most: float) -> None:
+        """An UnfitMessage if it is longer than this."""
+        norm = math.sqrt(self._squares)
+        if not norm <= most * (1 + _LENGTH_TOLERANCE):
+            raise UnfitMessage(f"its norm is {norm:.6g}, and this run clips updates to {most:g}")

@@ -24,7 +24,7 @@ import math
 import mmap
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -205,6 +205,21 @@ class ExactSum:
             raise UnfitMessage(
                 f"num_samples times delta reaches {bound:.3g}; the sum over a round must stay below {MAX_SUM:.3g}"
             )
+
+    def add_noise(self, at: Callable[[int, int], NDArray[np.int64]]) -> None:
+        """Adds integers to the high limbs, in steps of 2^-32: ``at(start, count)`` gives those of so many elements.
+
+        Elements are counted through all tensors, in the order of ``specs``. To be called once, after the last update.
+        """
+        first, largest = 0, 0
+        for spec in self.specs:
+            high, _ = self._limbs_of(spec.name)
+            for block in _blocks(len(high)):
+                noise = at(first + block.start, block.stop - block.start)
+                largest = max(largest, int(noise.max(initial=0)), -int(noise.min(initial=0)))
+                high[block] += noise
+            first += len(high)
+        self.bound += largest * HIGH_STEP
 
     def carry(self) -> None:
         """Brings every ``low`` into its range; the value stays the same, and equal values get equal limbs."""

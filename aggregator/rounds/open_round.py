@@ -21,10 +21,11 @@ from aggregator.bodies import Body, WithBody
 from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdrawn, Watcher
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
 from aggregator.rounds.answers import AnswerDecision, Excuse, ReceivedAnswer
-from aggregator.rounds.directions import Directions
+from aggregator.rounds.directions import Directions, Length
 from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse, Unselected
 from aggregator.state import (
     Accumulated,
+    Charge,
     ClosedBy,
     FoldedUpdate,
     Frozen,
@@ -115,7 +116,7 @@ def add_to(
     body: Body,
     weights: Sequence[float],
     *,
-    look_at: Callable[[int, Buffer], None] | None = None,
+    look_at: Callable[[int, Buffer], object] | None = None,
 ) -> None:
     """Adds all of a message, showing each piece to ``look_at`` too; after an UnfitMessage nothing of it is in."""
     num_added = 0
@@ -183,8 +184,18 @@ class OpenRound:
     With ``is_last`` none are: it is the one after the last round, in which the sites measure the last model.
     """
 
-    def __init__(self, number: int, stores: Stores, *, weigher: Weigher | None = None, is_last: bool = False) -> None:
+    def __init__(
+        self,
+        number: int,
+        stores: Stores,
+        *,
+        weigher: Weigher | None = None,
+        is_last: bool = False,
+        most_norm: float | None = None,
+    ) -> None:
         self.number = number
+        self._most_norm = most_norm
+        """Of what a single update may be long, over all its tensors; None: anything."""
         self.weigher = weigher or Weigher()
         """How its updates are weighed: as those were that are committed in it, if there are any."""
         self._stores = stores
@@ -341,10 +352,14 @@ class OpenRound:
             self._directions.are_all_there = False  # nothing shows which way each update goes
             return None
         self._directions.begin()
-        add_to(self.accumulator, contribution, body, weights, look_at=self._directions.add)
+        length = Length(self._stores.encoding.folded)
+        looks = [self._directions.add] if self._most_norm is None else [self._directions.add, length.add]
+        add_to(self.accumulator, contribution, body, weights, look_at=lambda *piece: [look(*piece) for look in looks])
         norm = self._directions.end(_key_of(contribution), weights[0])
         try:
             _check_norm(contribution, norm)
+            if self._most_norm is not None:
+                length.check(self._most_norm)
         except UnfitMessage:
             self._directions.take_out(_key_of(contribution))
             take_out_of(self.accumulator, contribution, body, weights)
@@ -474,13 +489,20 @@ class OpenRound:
         self._settle()
         self._remove_old_sums()
 
-    def freeze(self, by: ClosedBy, *, run_id: str) -> Frozen:
-        """Commits, then records that the set of its updates, which are masked, is decided."""
+    def freeze(self, by: ClosedBy, *, run_id: str, charge: Callable[[str], Charge] | None = None) -> Frozen:
+        """Commits, then records that the set of its updates is decided, and what ``charge`` makes of the sum's digest.
+
+        Of masked updates, the digest is that of the set: their sum is different each time.
+        """
         self.commit()
-        seeds = self._stores.ledger.seeds()
-        masked = [(each.worker, each.masked_sha256) for each in seeds]
-        frozen = Frozen(round=self.number, by=by, set_sha256=digest_of_set(run_id, self.number, masked))
-        self._stores.ledger.freeze(frozen)
+        if self._stores.are_masked:
+            masked = [(each.worker, each.masked_sha256) for each in self._stores.ledger.seeds()]
+            sha256 = digest_of_set(run_id, self.number, masked)
+        else:
+            assert self._committed is not None
+            sha256 = self._committed.sha256
+        frozen = Frozen(round=self.number, by=by, set_sha256=sha256)
+        self._stores.ledger.freeze(frozen, None if charge is None else charge(sha256))
         return frozen
 
     def _remove_old_sums(self) -> None:

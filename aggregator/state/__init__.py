@@ -17,6 +17,7 @@ from aggregator.state.ledger import FORMAT, IS_OF_MEASURED, Ledger, columns_of, 
 from aggregator.state.retention import Retention, best_of
 from aggregator.state.rows import (
     Accumulated,
+    Charge,
     ClosedBy,
     CommandRow,
     FoldedUpdate,
@@ -38,6 +39,7 @@ __all__ = [
     "Accumulated",
     "Aim",
     "BestBy",
+    "Charge",
     "ClosedBy",
     "CommandRow",
     "Ending",

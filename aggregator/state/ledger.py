@@ -8,6 +8,7 @@
 ``attempts`` messages that came back again and again, while they are being handled
 ``commands`` what people asked of the run (``fl-run``), each once, and what came of it; a command is in it in the same
              transaction as its effect
+``releases`` what models with noise cost of the privacy budget: charged before the noise exists, never deleted
 ``seeds``    of masked updates folded in the open round: the sealed seeds of their masks, for the keepers
 ``companions`` digests of the companions of each round's model; only for runs whose server step has state. Such a ledger
              has format 2, so that a fedmq that would ignore the table does not go on with the run
@@ -18,6 +19,7 @@ An aggregator claims the ledger with a new epoch. From then on, every transactio
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +29,7 @@ from typing import Any
 from aggregator.state.holding import Hold
 from aggregator.state.rows import (
     Accumulated,
+    Charge,
     ClosedBy,
     CommandRow,
     FoldedUpdate,
@@ -107,6 +110,13 @@ CREATE TABLE IF NOT EXISTS seeds (
 )
 """
 
+_RELEASES = """
+CREATE TABLE IF NOT EXISTS releases (
+    round INTEGER, sum_sha256 TEXT, noise REAL NOT NULL, clip REAL NOT NULL, charged_at REAL NOT NULL,
+    PRIMARY KEY (round, sum_sha256)
+)
+"""
+
 _COMMANDS = """
 CREATE TABLE IF NOT EXISTS commands (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, received_at REAL NOT NULL, round INTEGER NOT NULL,
@@ -140,6 +150,7 @@ class Ledger:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT_WITHOUT_COMPANIONS}; COMMIT;")
         self._db.execute(_KEPT)
         self._db.execute(_SEEDS)
+        self._db.execute(_RELEASES)
         self._db.execute(_COMMANDS)
         has_metrics_of_received_models = IS_OF_MEASURED not in columns_of(self._db, "rounds")
         for table, column, kind in _ADDED_COLUMNS:
@@ -269,9 +280,31 @@ class Ledger:
             self._db.executemany("DELETE FROM seeds WHERE base_round = ? AND worker = ?", keys)
             self._set({"accumulated": None if accumulated is None else _fields(accumulated)})
 
-    def freeze(self, frozen: Frozen | None) -> None:
-        """Records that the open round's set is decided; None: that it is not, after all."""
-        self.record({"frozen": None if frozen is None else _fields(frozen)})
+    def freeze(self, frozen: Frozen | None, charge: Charge | None = None) -> None:
+        """Records that the open round's set is decided, and what its model will cost; None: that it is not, after all.
+
+        The same charge counts once.
+        """
+        with self.transaction():
+            self._set({"frozen": None if frozen is None else _fields(frozen)})
+            if frozen is not None and charge is not None:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?)",
+                    (frozen.round, charge.sum_sha256, charge.noise, charge.clip, time.time()),
+                )
+
+    def charges(self) -> list[float]:
+        """The noise multipliers of all models that were charged, those of rounds done again too."""
+        return [float(noise) for (noise,) in self._db.execute("SELECT noise FROM releases ORDER BY round, charged_at")]
+
+    def clip(self) -> float | None:
+        """What the open round's updates are clipped to; None: to what the run began with."""
+        clip = self._fact("dp_clip")
+        return None if clip is None else float(clip)
+
+    def spent_before(self) -> float:
+        """What the run had spent (the sum of 1/noise^2) when this ledger took it over from the stream; 0 if not."""
+        return float(self._fact("dp_spent_before") or 0.0)
 
     def frozen(self, number: int) -> Frozen | None:
         """What is recorded of this round, if it is the frozen one."""
@@ -375,6 +408,8 @@ class Ledger:
             self._db.execute("DELETE FROM kept")
             self._db.execute("DELETE FROM seeds")
             self._set({"accumulated": None, "frozen": None, "num_present": num_present})
+            if result.next_clip is not None:
+                self._set({"dp_clip": result.next_clip})
             if next_round is not None:
                 self._open(next_round, result.closed_at, next_draws, next_num_chosen)
         return measured
@@ -789,6 +824,7 @@ class Ledger:
                 "worker_medians": json.loads(row["worker_medians"] or "{}"),
                 "settings": None if row["settings"] is None else json.loads(row["settings"]),
                 "num_not_finite": json.loads(row["num_not_finite"] or "{}"),
+                "privacy": json.loads(row["privacy"] or "{}"),
             }
 
     def close(self) -> None:

@@ -130,6 +130,17 @@ class Frozen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What a model with noise costs of the run's privacy budget."""
+
+    sum_sha256: str
+    """Of the sum, or the set, that its noise is for."""
+    noise: float
+    """The noise multiplier."""
+    clip: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedUpdate:
     """An update that counts in the open round."""
 
@@ -195,6 +206,8 @@ class RoundResult:
     """What the sum of masked updates says of the workers' metrics; None: each update says its own."""
     privacy: Mapping[str, Any] = field(default_factory=dict)
     """Who could see what, and what it cost: as it is shown beside the round's figures."""
+    next_clip: float | None = None
+    """What updates are clipped to from the next round on; None: as before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, ending: Ending, st
         "rounds": rounds,
         "best": _best(ledger, ending.aim),
         **({"evaluation": _evaluation(ledger)} if ending.only_evaluates else {}),
+        **({"privacy": last["privacy"]} if last.get("privacy") else {}),
         "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
     }
 

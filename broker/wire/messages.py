@@ -216,7 +216,7 @@ class ModelHead(Tensors):
     """Not 0: workers send to the partial aggregator of their shard, see topology.py."""
     weighting: AlgorithmText = "samples"
     """What an update weighs, as ``--weighting`` has it. For partial aggregators."""
-    figures: Annotated[tuple[FigureName, ...], Field(max_length=5)] = Field(
+    figures: Annotated[tuple[FigureName, ...], Field(max_length=6)] = Field(
         default=(), exclude_if=lambda value: not value
     )
     """What every update from this model has to say of itself, for its weight."""

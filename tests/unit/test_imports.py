@@ -79,12 +79,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "privacy",
         *(f"aggregator.{room}" for room in ("state", "bodies", "rounds")),
     ),
+    "aggregator.noising": (*_WIRE, "privacy", "aggregator.state"),
     "aggregator.config": (
         *_WIRE,
         "identities",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "senders", "bodies", "presence")),
-        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans")),
+        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans", "noising")),
     ),
     "aggregator.sums": (
         *_STATES,
@@ -92,9 +93,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning.sums",
         *(f"aggregator.{room}" for room in ("state", "algorithms", "weighing", "rounds", "config")),
     ),
-    "aggregator.pairs": ("broker", "aggregator.algorithms", "aggregator.rounds", "aggregator.plans"),
+    "aggregator.pairs": ("broker", "privacy", "aggregator.algorithms", "aggregator.rounds", "aggregator.plans"),
     "aggregator.settings": (
         *_WIRE,
+        "privacy",
         "identities",
         "learning",
         "learning.sums",
@@ -102,7 +104,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
             f"aggregator.{room}"
             for room in ("state", "senders", "presence", "algorithms", "weighing", "rounds", "plans")
         ),
-        *(f"aggregator.{room}" for room in ("corrections", "robust", "spool", "masking", "config", "pairs")),
+        *(f"aggregator.{room}" for room in ("corrections", "robust", "spool", "masking", "noising", "config", "pairs")),
     ),
     "aggregator.commands": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "plans", "config"))),
     "aggregator.watchers": (
@@ -113,13 +115,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "aggregator": (
         *_STATES,
+        "privacy",
         "console.serving",
         "identities",
         "learning",
         "learning.scripts",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
         *(f"aggregator.{room}" for room in ("algorithms", "weighing", "corrections", "rounds", "plans", "robust")),
-        *(f"aggregator.{room}" for room in ("masking", "config", "sums", "settings", "commands", "watchers", "pairs")),
+        *(f"aggregator.{room}" for room in ("masking", "noising", "config", "sums", "settings")),
+        *(f"aggregator.{room}" for room in ("commands", "watchers", "pairs")),
     ),
     "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),

@@ -62,11 +62,12 @@ MAX_METRICS = 64
 Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
 NotFinite = Annotated[dict[MetricName, Literal["nan", "inf", "-inf"]], Field(max_length=MAX_METRICS)]
 """Metrics that are no finite numbers, which a header does not hold, by what they are."""
-FigureName = Literal["num_steps", "update_norm1", "loss_before", "norm", "aggregation_weight"]
+FigureName = Literal["num_steps", "update_norm1", "loss_before", "norm", "aggregation_weight", "within"]
 """What an update may say of itself beside its samples, for the weight that it has in the mean: its local optimizer
 steps; the sum of the factors of its gradients (Wang et al. 2020, ||a_i||_1); the loss of the received model on what it
-was trained on; the Euclidean norm of its delta over the trained parameters, as it is folded; its task's own weight."""
-Figures = Annotated[dict[FigureName, Annotated[float, Field(ge=0)]], Field(max_length=5)]
+was trained on; the Euclidean norm of its delta over the trained parameters, as it is folded; its task's own weight; and
+1 if its delta was no longer than the clip before it was clipped, otherwise 0."""
+Figures = Annotated[dict[FigureName, Annotated[float, Field(ge=0)]], Field(max_length=6)]
 Outcome = Literal["diverged", "measured"]
 """``diverged``: training ended in NaN or infinity; ``measured``: the model was only to be evaluated."""
 
