@@ -96,7 +96,7 @@ $(VENV)/.installed-%: $(PINS) | $(VENV)/.created
 	@touch $@
 
 EXTRAS_demo := demo
-EXTRAS_test := demo,test,examples
+EXTRAS_test := demo,test,examples,dp
 EXTRAS_lint := lint
 EXTRAS_docs := docs
 
