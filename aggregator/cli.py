@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -67,6 +68,9 @@ _EXAMPLES = """\
 Killed? The same command goes on from its --state (a partial has none). Started twice? The second stands by."""
 
 _TRY_TO_LEAD_EVERY_S = 1.0
+_SWITCH_S = 0.0005
+"""How long one Python thread keeps the others waiting. By default 5 ms: while a flood keeps the receiving thread busy,
+the one that closes a round would wait that long after each write to the disk, of which there are dozens."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,6 +102,7 @@ def _run(role: "Role", settings: AggregatorSettings, *, prog: str, argv: Sequenc
         private_files(role.state),
     ):
         malloc.keep_little()
+        sys.setswitchinterval(_SWITCH_S)
         torch.set_num_threads(1)  # makes the initial model the same on any machine
         with role.opened(), served(role.registry, settings):
             code = _lead_on(role, settings, terminal)

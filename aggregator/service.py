@@ -266,7 +266,11 @@ class Aggregator:
                 self._opened.stores.ledger.close()
 
     def step(self, timeout_s: float | None = 0.0) -> bool:
-        """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived."""
+        """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived.
+
+        A message that is dropped makes nothing due: only after ``timeout_s`` is it looked what is, so that thousands of
+        them cost little.
+        """
         try:
             return self._step(timeout_s)
         except (StateError, OSError):
@@ -282,7 +286,8 @@ class Aggregator:
             self._ledger.check_leads()
 
     def _step(self, timeout_s: float | None) -> bool:
-        delivery = self._transport.receive(timeout_s)
+        due_at = self._clock() + (timeout_s or 0.0)
+        delivery, counts = self._transport.receive(timeout_s), True
         if delivery is not None and delivery.source is Source.PRESENCE:
             self._signs_of_life.take(delivery, refusals=self._current.refusals)
         elif delivery is not None and delivery.source is Source.PARTS:
@@ -290,8 +295,8 @@ class Aggregator:
         elif delivery is not None and delivery.source is Source.COMMANDS:
             self._take_command(delivery)
         elif delivery is not None:
-            self._take(delivery)
-        if not self.is_finished:
+            counts = self._take(delivery)
+        if not self.is_finished and (counts or self._clock() >= due_at):
             self._do_what_is_due()
         return delivery is not None
 
@@ -384,11 +389,11 @@ class Aggregator:
 
     # -- incoming messages ----------------------------------------------------------------------------------
 
-    def _take(self, delivery: Delivery) -> None:
-        """Reads a message from the results queue and decides on it, or sets it aside."""
+    def _take(self, delivery: Delivery) -> bool:
+        """Reads a message from the results queue and decides on it, or sets it aside. False if it was dropped."""
         is_sum = delivery.shard is not None and self._config.topology.num_shards > 0
         if not is_sum and self._current.refusals.ignores(delivery):
-            return
+            return False
         contribution: Contribution | None = None
         with self._suspected(delivery) as refuse_as:
             try:
@@ -402,7 +407,8 @@ class Aggregator:
                     contribution = self._read(delivery)
                     self._decide_on(contribution, delivery)
             except MessageError as error:
-                self._refuse(delivery, contribution, error)
+                return self._refuse(delivery, contribution, error)
+        return True
 
     def _take_answer(self, delivery: Delivery) -> None:
         """Notes that a worker has no update, or that it measured the model; a MessageError if it is not ours."""
@@ -629,11 +635,12 @@ class Aggregator:
         else:
             self._ledger.survived(message)
 
-    def _refuse(self, delivery: Delivery, contribution: Contribution | None, error: MessageError) -> None:
+    def _refuse(self, delivery: Delivery, contribution: Contribution | None, error: MessageError) -> bool:
+        """Sets a message aside with its reason; False if it was dropped."""
         if contribution is not None and contribution.shard is not None and contribution.blob_name is not None:
             self._transport.delete_blobs([contribution.blob_name])  # a partial sum is never replayed
         is_by_sender = is_by_its_sender(error, are_signed=self._config.membership.has_roster)
-        self._current.refusals.refuse(delivery, str(error), is_by_sender=is_by_sender)
+        return self._current.refusals.refuse(delivery, str(error), is_by_sender=is_by_sender)
 
     # -- closing --------------------------------------------------------------------------------------------
 

@@ -188,6 +188,9 @@ class MemoryTransport(Transport):
                 self._unacked_commands.pop(delivery.tag, None)
             self._changed.notify_all()
 
+    def drop(self, delivery: Delivery) -> None:
+        self.ack([delivery])
+
     def give_back(self) -> None:
         with self._changed:
             self._fetches.clear()

@@ -182,6 +182,9 @@ class Transport(Protocol):
         Those delivered before a reconnect are delivered again instead.
         """
 
+    def drop(self, delivery: Delivery) -> None:
+        """Acks an update that nobody needs, soon, together with others: for a flood of them costs less so."""
+
     def give_back(self) -> None:
         """Puts all updates and commands received and not acked back onto the queue; they are delivered again."""
 

@@ -41,7 +41,7 @@ from identities import Membership, UpdateContext
 _HEADER_BYTES = 2**16
 """More than the header of an update takes, without the specs of its tensors: metrics are most of it."""
 _PREFETCH_BYTES = 64 * 2**20
-_MAX_PREFETCH = 64
+_MAX_PREFETCH = 256
 _MIN_PREFETCH = 4
 
 

@@ -84,8 +84,8 @@ class Refusals:
         if self._num_signs_dropped <= _MOST_SIGNS_LOGGED:
             log.warning("sign of life from '%s' dropped: %s", sender, reason)
 
-    def refuse(self, delivery: Delivery, reason: str, *, is_by_sender: bool = True) -> None:
-        """Sets a message aside with its reason, or drops it. Either way it comes no more.
+    def refuse(self, delivery: Delivery, reason: str, *, is_by_sender: bool = True) -> bool:
+        """Sets a message aside with its reason, or drops it: False. Either way it comes no more.
 
         ``is_by_sender``: whether the one that it names as its sender is held responsible, see ``is_by_its_sender``.
         """
@@ -99,7 +99,7 @@ class Refusals:
                 self._round,
             )
             self._drop(delivery, responsible)
-            return
+            return False
         kept = self._kept_of(delivery)
         if kept.cut_from:
             reason += f"; of its {kept.cut_from:,} bytes the first {len(kept.body):,} are kept"
@@ -111,6 +111,7 @@ class Refusals:
             self._transport.set_aside(kept, reason)
         else:
             self._transport.ack([delivery])
+        return True
 
     def record_dropped(self) -> None:
         """Gives a row to each sender of dropped messages, and one to all others together."""
@@ -143,7 +144,7 @@ class Refusals:
 
     def _drop(self, delivery: Delivery, responsible: str) -> None:
         self._quota.drop(responsible, delivery.num_bytes)
-        self._transport.ack([delivery])
+        self._transport.drop(delivery)
 
     def _is_there_room(self) -> bool:
         if self._has_room is None:

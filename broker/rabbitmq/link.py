@@ -208,6 +208,11 @@ class Link:
         assert self._connection is not None
         self._connection.process_data_events(time_limit=seconds)
 
+    def later(self, seconds: float, job: Callable[["Link"], None]) -> None:
+        """Does a job after so long, unless the connection is lost before."""
+        assert self._connection is not None
+        self._connection.call_later(seconds, lambda: job(self))
+
     def pause(self, seconds: float) -> None:
         """Waits while heartbeats go on."""
         assert self._connection is not None

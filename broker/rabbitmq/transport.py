@@ -5,7 +5,6 @@ Two, because a broker short of memory stops reading from connections that publis
 
 import contextlib
 import logging
-import math
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
+from broker.rabbitmq.acks import Acks, Dropped, Mark
 from broker.rabbitmq.aside import Aside
 from broker.rabbitmq.blobs import BlobConsumer, Part, Upload, ack_of
 from broker.rabbitmq.counts import COUNT_LAGS_S, is_there, num_waiting, queued
@@ -88,8 +88,10 @@ class RabbitMQ(Transport):
         self._newest: Delivery | None = None
         self._newest_lock = threading.Lock()
         self._session = 0
-        self._unacked: set[int] = set()
-        """Tags of this session's updates; only the reader's thread touches them."""
+        self._acks = Acks()
+        """Of this session's updates; only the reader's thread touches them."""
+        self._dropped = Dropped(lambda link, marks: self._ack_updates(link, marks=marks))
+        self._drops_at_once = 1
         self._unacked_commands: set[int] = set()
         """The same of commands."""
         self._status = NewestStatus(self._topology.statuses)
@@ -194,6 +196,7 @@ class RabbitMQ(Transport):
             self._stop_all_fetching()
             self._reader.close()
         self._most_bytes = most_bytes
+        self._drops_at_once = max(1, prefetch // 4)
         self._reader = Link(
             self._settings,
             f"{self._role} reader",
@@ -216,7 +219,7 @@ class RabbitMQ(Transport):
                 channel.basic_consume(self._topology.models, self._on_head, arguments={"x-stream-offset": "last"})
             elif source is Source.UPDATES:
                 channel.basic_qos(prefetch_count=prefetch)
-                channel.basic_consume(self._topology.updates, self._on_update)
+                channel.basic_consume(self._topology.updates, partial(self._on_update, link=link))
             elif source is Source.COMMANDS:
                 channel.basic_qos(prefetch_count=_COMMANDS_AT_ONCE)
                 channel.basic_consume(self._topology.commands, self._on_command)
@@ -225,7 +228,8 @@ class RabbitMQ(Transport):
 
     def _begin_session(self) -> None:
         self._session += 1
-        self._unacked.clear()
+        self._acks.begin()
+        self._dropped.begin(at_once=self._drops_at_once)
         self._unacked_commands.clear()
 
     def _on_head(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
@@ -236,18 +240,18 @@ class RabbitMQ(Transport):
         if not is_announced:
             self._inbox.put(self._newest)
 
-    def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+    def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes, *, link: Link) -> None:
         sender = sender_of(_text(method.routing_key))
-        dropped = self._ignored.get(sender)
-        if dropped is not None:
-            dropped[0] += 1
-            dropped[1] += len(body)
-            channel.basic_ack(method.delivery_tag)
+        self._acks.received(method.delivery_tag)
+        ignored = self._ignored.get(sender)
+        if ignored is not None:
+            ignored[0] += 1
+            ignored[1] += len(body)
+            self._dropped.add(link, (self._session, method.delivery_tag))
             return
         returns = (properties.headers or {}).get(RETURNS_HEADER)
         # on a first delivery, the sender wrote it
         num_returns = returns if method.redelivered and isinstance(returns, int) else 0
-        self._unacked.add(method.delivery_tag)
         delivery = Delivery(Source.UPDATES, body, sender, method.delivery_tag, self._session, num_returns)
         self._inbox.put(received(delivery, self._most_bytes))
 
@@ -314,20 +318,13 @@ class RabbitMQ(Transport):
             if delivery.source is Source.COMMANDS:
                 self._reading().post(partial(self._ack_command, delivery=delivery))
         marks = [(delivery.session, delivery.tag) for delivery in everything if delivery.source is Source.UPDATES]
-        if not marks:
-            return
+        if marks:
+            self._reading().post(partial(self._ack_updates, marks=marks))
 
-        def do(link: Link) -> None:
-            tags = self._unacked.intersection(tag for session, tag in marks if session == self._session)
-            self._unacked -= tags
-            channel = link.channel(Source.UPDATES)
-            if tags and max(tags) < min(self._unacked, default=math.inf):
-                channel.basic_ack(max(tags), multiple=True)  # for a quorum queue one command instead of many
-                return
-            for tag in tags:
-                channel.basic_ack(tag)
-
-        self._reading().post(do)
+    def _ack_updates(self, link: Link, *, marks: Iterable[Mark]) -> None:
+        tags = [tag for session, tag in marks if session == self._session]
+        if tags:
+            self._acks.ack(link.channel(Source.UPDATES), tags)
 
     def _ack_command(self, link: Link, *, delivery: Delivery) -> None:
         if delivery.session == self._session and delivery.tag in self._unacked_commands:
@@ -339,7 +336,8 @@ class RabbitMQ(Transport):
         self._stop_all_fetching()
 
         def do(link: Link) -> None:
-            last = max(self._unacked, default=None)
+            self._dropped.now(link)
+            last = self._acks.newest
             last_command = max(self._unacked_commands, default=None)
             self._begin_session()
             if last_command is not None:
@@ -348,6 +346,9 @@ class RabbitMQ(Transport):
                 link.channel(Source.UPDATES).basic_nack(last, multiple=True, requeue=True)
 
         self._reading().call(do)
+
+    def drop(self, delivery: Delivery) -> None:
+        self._dropped.add(self._reading(), (delivery.session, delivery.tag))
 
     def set_aside(self, delivery: Delivery, reason: str) -> None:
         self._aside.put(delivery, reason)
@@ -360,6 +361,7 @@ class RabbitMQ(Transport):
             return {}
 
         def do(link: Link) -> dict[str, list[int]]:
+            self._dropped.now(link)
             ignored, self._ignored = self._ignored, {}
             return ignored
 
@@ -570,6 +572,7 @@ class RabbitMQ(Transport):
             self._aside.wait()
         if self._reader is not None:
             self._stop_all_fetching()
+            self._reader.post(self._dropped.now)
             self._reader.close()
         self._writer.close()
 

@@ -298,6 +298,23 @@ def test_a_sign_of_life_arrives_with_its_sender(aggregator: Transport, worker: T
     assert expect(aggregator) == Delivery(Source.PRESENCE, b"here", "site-b")
 
 
+def test_dropped_updates_come_no_more_and_let_others_through(aggregator: Transport, join: Join) -> None:
+    num, prefetch = 20, 4
+    for number in range(num):
+        aggregator.send(b"%d" % number, worker="a")
+    aggregator.listen(Source.UPDATES, prefetch=prefetch)
+    kept = expect(aggregator)
+    for number in range(1, num):
+        dropped = expect(aggregator)
+        assert dropped.body == b"%d" % number
+        aggregator.drop(dropped)
+    aggregator.close()
+    successor = join()
+    successor.listen(Source.UPDATES)
+    assert expect(successor).body == kept.body
+    assert successor.receive(NOT_COMING_S) is None
+
+
 def test_commands_arrive_in_order_beside_the_updates(aggregator: Transport, join: Join) -> None:
     operator = join()
     for body in (b"pause", b"resume"):
