@@ -12,14 +12,12 @@ import secrets
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
-from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.ciphers import CipherContext
 from numpy.typing import NDArray
 
+from privacy.keystream import BLOCK_BYTES, stream_from
+
 SEED_BYTES = 32
-_BLOCK_BYTES = 16
-"""Of AES."""
 _PIECE_BYTES = 2**17
 """Made at a time: it stays in the cache."""
 _ZEROS = bytes(_PIECE_BYTES)
@@ -41,7 +39,7 @@ class Mask:
         self._stream: CipherContext | None = None
         self._next = 0
         """The byte of the keystream that comes next out of ``_stream``."""
-        self._piece = bytearray(_PIECE_BYTES + _BLOCK_BYTES - 1)  # update_into asks for some room to spare
+        self._piece = bytearray(_PIECE_BYTES + BLOCK_BYTES - 1)  # update_into asks for some room to spare
 
     def add_to(self, integers: NDArray[Any], offset: int) -> None:
         """Adds to these integers, in place, those of the mask that lie over them.
@@ -58,13 +56,7 @@ class Mask:
     def _at(self, offset: int, num_bytes: int) -> NDArray[np.uint8]:
         """At most a piece of the keystream; good until the next is asked for."""
         if self._stream is None or offset != self._next:
-            self._stream = self._stream_from(offset)
+            self._stream = stream_from(self._seed, offset)
         self._stream.update_into(memoryview(_ZEROS)[:num_bytes], self._piece)
         self._next = offset + num_bytes
         return np.frombuffer(self._piece, np.uint8, num_bytes)
-
-    def _stream_from(self, offset: int) -> CipherContext:
-        counter, skipped = divmod(offset, _BLOCK_BYTES)
-        stream = Cipher(AES256(self._seed), CTR(counter.to_bytes(_BLOCK_BYTES, "big"))).encryptor()
-        stream.update(bytes(skipped))
-        return stream
