@@ -35,9 +35,10 @@ function rangeOf(values, wanted) {
 function drawCurve(element, figure, span) {
   const shown = figure.series.map((each) => sliced(each, span)).filter((each) => each.x.length);
   const band = sliced(figure.band, span);
-  const range = rangeOf([...shown.flatMap((each) => each.y), ...band.low, ...band.high], element.dataset.scale);
+  const values = [...shown.flatMap((each) => each.y), ...band.low, ...band.high];
+  const range = rangeOf(values, element.dataset.scale);
   const width = element.clientWidth;
-  const ticks = range.isLog ? logTicks(range.low, range.high, 6) : evenTicks(range.low, range.high, 5);
+  const ticks = range.isLog ? logTicks(range.low, range.high, 6) : evenTicks(range.low, range.high, 5, values.every(Number.isInteger));
   const left = Math.max(...ticks.map((tick) => widthOf(digits(tick))), 20) + 8;
   const [top, bottom, right] = [6, CURVE_PX - 24, width - 12];
   const begin = Math.min(...shown.map((each) => each.x[0]));

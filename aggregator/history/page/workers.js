@@ -26,7 +26,7 @@ function workerColumns(rows, { states, isOver, metric }) {
     ["last update", "number", (row) => row.last_round, (row) => (isOver ? `round ${row.last_round ?? "–"}` : ago(now - row.last_seen))],
     ...(metric === null ? [] : [measured(metric, "newest"), measured("best", "best"), measured("worst", "worst")]),
     number("folded", (row) => row.num_folded),
-    number("outvoted", (row) => row.num_outvoted || null),
+    ...(rows.some((row) => row.num_outvoted) ? [number("outvoted", (row) => row.num_outvoted)] : []),
     number("last score", (row) => row.last_score, 3),
     number("late", (row) => row.num_late),
     number("refused", (row) => row.num_refused),
