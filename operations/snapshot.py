@@ -45,6 +45,8 @@ class Snapshot:
     """Who has signed the status; None: signatures are not checked."""
     protection: tuple[Protection, ...] = ()
     """How updates are protected by the roster at hand."""
+    keepers: tuple[tuple[str, str], ...] = ()
+    """(name, fingerprint) of the keepers on that roster."""
 
     @property
     def condition(self) -> Condition:

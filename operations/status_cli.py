@@ -84,7 +84,8 @@ def _snapshots(
     """One snapshot, or one each second until the run is over; while the broker is away, the last one again."""
 
     def look() -> Snapshot:
-        return replace(take_snapshot(transport, topology, member.trust), protection=member.protection)
+        found = take_snapshot(transport, topology, member.trust)
+        return replace(found, protection=member.protection, keepers=_keepers_of(member))
 
     snapshot = look()
     yield snapshot
@@ -95,6 +96,12 @@ def _snapshots(
         except (BrokerUnreachable, BrokerFault, QueueMissing) as error:
             snapshot = replace(snapshot, problem=str(error))
         yield snapshot
+
+
+def _keepers_of(member: Membership) -> tuple[tuple[str, str], ...]:
+    """(name, fingerprint) of those on the roster; people compare them with what the keepers' operators read to them."""
+    members = () if member.rosters is None else member.rosters.current().members()
+    return tuple((each.name, each.fingerprint) for each in members if each.role == "keeper")
 
 
 def _print_all(snapshots: Iterator[Snapshot], text_of: Callable[[Snapshot], str], *, between: str = "") -> Snapshot:
@@ -134,6 +141,7 @@ def _as_json(snapshot: Snapshot) -> str:
         "num_dead": snapshot.num_dead,
         "signed_by": None if snapshot.signer is None else str(snapshot.signer),
         "protection": snapshot.protection,
+        "keepers": dict(snapshot.keepers),
         "problem": snapshot.problem,
         "status": None if snapshot.status is None else snapshot.status.model_dump(mode="json"),
     }

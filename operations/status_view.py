@@ -82,6 +82,8 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         )
     if snapshot.signer is not None:
         yield "roster", f"status signed by {snapshot.signer}; updates are {' and '.join(snapshot.protection)}"
+    if snapshot.keepers:
+        yield "keepers", some_of([f"{name} {fingerprint}" for name, fingerprint in snapshot.keepers], _MOST_NAMED)
     yield from _queues(snapshot)
 
 

@@ -87,6 +87,12 @@ def test_who_signs_and_how_updates_travel_is_told_where_there_is_a_roster() -> N
     assert "signed" not in plain(look(status()))
 
 
+def test_keepers_are_told_by_their_fingerprints() -> None:
+    found = replace(look(status()), keepers=(("ethics", "b380-2bd9"), ("council", "9f3a-0c51")))
+    assert "ethics b380-2bd9, council 9f3a-0c51" in plain(found)
+    assert "keepers" not in plain(look(status()))
+
+
 def test_times_are_by_the_clock_of_an_aggregator_that_is_there() -> None:
     for minutes in (-90, 0, 90):
         there = AT + minutes * 60
