@@ -38,12 +38,18 @@ class Cell:
     """The server's, if it is not the default."""
     correction: str = ""
     """Of local training, if there is one; then workers have a ``--state``."""
+    sample: str = ""
+    """Who takes part in a round, if not everybody."""
     remembers: bool = False
     """Three workers that remember, diverge at times, and measure the last model; see remembering_task.py."""
 
     @property
     def name(self) -> str:
-        kind = "remembering" if self.remembers else self.toys or self.optimizer or self.correction or self.size
+        kind = (
+            "remembering"
+            if self.remembers
+            else self.toys or self.optimizer or self.correction or self.sample or self.size
+        )
         return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{kind}]"
 
 
@@ -73,7 +79,7 @@ def run_cell(cell: Cell, folder: Path, *, url: str, queue: str, expected: Outcom
     outcome = Outcome()
     begun_at = time.monotonic()
     flags = () if cell.size == SMALL else BLOB
-    chosen = {"--server-optimizer": cell.optimizer, "--correction": cell.correction}
+    chosen = {"--server-optimizer": cell.optimizer, "--correction": cell.correction, "--sample": cell.sample}
     with Fleet(
         folder,
         url=url,

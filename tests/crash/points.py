@@ -372,3 +372,14 @@ PARTIAL_IN_TURN = [
     (_named_of_partial("after sum sent"), _named_of_partial("before fold of a partial sum")),
     (_named_of_partial("before ack of what the sum is of"), _named("update sent and confirmed")),
 ]
+
+# -- with a sample of the workers, whose draws are in the ledger before a head says who takes part ---------------------
+
+SAMPLING = [
+    *(_named(f"{when} first round opened") for when in ("before", "after")),
+    _named("after first model published"),
+    *(_named(f"{when} round closed") for when in ("before", "after")),
+    *(_named(f"{when} model published") for when in ("before", "after")),
+    _named("before training"),
+    _named("update sent and confirmed"),
+]

@@ -21,6 +21,7 @@ from crash.points import (
     PARTIAL,
     PARTIAL_IN_TURN,
     REMEMBERING,
+    SAMPLING,
     SIZES,
     SMALL,
     STEPPING,
@@ -49,6 +50,10 @@ WITH_OTHERS = [
 CORRECTION = "scaffold"
 CORRECTED = [Cell(SMALL, points, correction=CORRECTION) for points in CORRECTING]
 
+SAMPLE = "0.95"
+"""Both workers are below it in each of the rounds, so that a run takes as long as any other."""
+SAMPLED = [Cell(SMALL, (point,), sample=SAMPLE) for point in SAMPLING]
+
 REMEMBERED = [Cell(SMALL, (point,), remembers=True) for point in REMEMBERING]
 
 SHARDED = [
@@ -73,14 +78,14 @@ class Lanes:
         self._numbers = count()
         self._pool = ThreadPoolExecutor(NUM_LANES)
         self._outcomes: dict[Cell, Future[Outcome]] = {}
-        self._expected: dict[tuple[str, str, str, bool], Outcome] = {}
+        self._expected: dict[tuple[str, str, str, str, bool], Outcome] = {}
         """By ``_kind_of``: what comes of it when nothing disturbs."""
 
     def undisturbed(self) -> None:
         """Learns what is expected, which is the same for both sizes, and another digest of each kind."""
         cells = [*(Cell(size, ()) for size in SIZES), *(Cell(SMALL, (), toys=toy) for toy in TOYS)]
         cells += [Cell(SMALL, (), optimizer=OPTIMIZER), Cell(SMALL, (), remembers=True)]
-        cells += [Cell(SMALL, (), correction=CORRECTION)]
+        cells += [Cell(SMALL, (), correction=CORRECTION), Cell(SMALL, (), sample=SAMPLE)]
         for cell, future in [(cell, self._submit(cell)) for cell in cells]:
             outcome = future.result()
             assert outcome.is_ok, str(outcome)
@@ -104,8 +109,8 @@ class Lanes:
         return self._pool.submit(run_cell, cell, folder, url=self._node.url, queue=queue, expected=expected)
 
 
-def _kind_of(cell: Cell) -> tuple[str, str, str, bool]:
-    return cell.toys, cell.optimizer, cell.correction, cell.remembers
+def _kind_of(cell: Cell) -> tuple[str, str, str, str, bool]:
+    return cell.toys, cell.optimizer, cell.correction, cell.sample, cell.remembers
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +151,15 @@ def test_with_a_correction_what_both_ends_keep_fits_and_it_ends_with_the_same_bi
     cell: Cell, lanes: Lanes, record_property: Record
 ) -> None:
     record_property("crash with a correction", (cell.name.partition(" [")[0], cell.size))
+    outcome = lanes.outcome(cell)
+    assert outcome.is_ok, str(outcome)
+
+
+@pytest.mark.parametrize("cell", SAMPLED, ids=lambda cell: cell.name)
+def test_with_a_sample_of_the_workers_it_ends_with_the_same_bits(
+    cell: Cell, lanes: Lanes, record_property: Record
+) -> None:
+    record_property("crash of a sample", (f"{cell.points[0].member}: {cell.points[0].name}", cell.size))
     outcome = lanes.outcome(cell)
     assert outcome.is_ok, str(outcome)
 
