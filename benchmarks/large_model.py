@@ -3,8 +3,10 @@
 The model is random, and each training adds a different constant, so no two tensors have the same bytes. Otherwise, a
 system that recognises equal bytes would be spared most of the work that is measured.
 
-MODEL_BYTES, if set, gives the size in bytes instead. To measure the aggregator's peak memory with two workers, over a
-RabbitMQ whose URL is in FEDMQ_BROKER:
+MODEL_BYTES, if set, gives the size in bytes instead. TRAIN_S, if set, has each training wait so many seconds: as on a
+machine of its own, it then takes time and nothing of this machine.
+
+To measure the aggregator's peak memory with two workers, over a RabbitMQ whose URL is in FEDMQ_BROKER:
 
 /usr/bin/time -v fl-aggregator --task benchmarks/large_model.py:task --rounds 2 --quorum 2 --state /tmp/large &
 fl-worker --task benchmarks/large_model.py:task --name a &
@@ -12,6 +14,7 @@ fl-worker --task benchmarks/large_model.py:task --name b
 """
 
 import os
+import time
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ class LargeModel:
         return nn.ParameterList(nn.Parameter(torch.randn(num_elements)) for _ in range(NUM_TENSORS))
 
     def train(self, model: nn.Module, plan: Any) -> dict[str, float]:
+        time.sleep(float(os.environ.get("TRAIN_S", "0")))
         constant = 0.001 * (1 + plan.seed % 1000)
         with torch.no_grad():
             for parameter in model.parameters():
