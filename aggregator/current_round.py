@@ -129,6 +129,8 @@ class CurrentRound:
         assert isinstance(total, RingSum)
         total.check(self.updates.num_folded, noise=self.unmasking.noise)
         means = SiteMeans.of(list(total.extras()), self._keepers.masking)
+        if self.unmasking.noise > 0:  # which is on the sum of the weights, too; with noise each update weighs 1
+            return replace(means, weight=float(self.updates.num_folded))
         if means.weight <= 0:
             raise Implausible(f"without their masks, the updates weigh {means.weight:g} together")
         return means

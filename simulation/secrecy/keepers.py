@@ -5,7 +5,7 @@ import contextlib
 from aggregator import AggregatorSettings
 from broker import MemoryBroker, MemoryTransport
 from broker.wire import Topology
-from keeper import Keeper, KeeperConfig, Ledger
+from keeper import Keeper, KeeperConfig, Ledger, Noise
 from simulation.secrecy.members import Secrecy
 
 
@@ -26,8 +26,18 @@ def _opened(
         topology=Topology(settings.queue, keeper=name),
         membership=secrecy.members.membership(name),
         min_sites=settings.min_sites,
+        noise=_noise_of(settings),
         inline_cap=settings.inline_cap,
     )
     ledger = stack.enter_context(contextlib.closing(Ledger(settings.state / f"keeper-{name}")))
     transport = MemoryTransport(broker, keeper=name, queue=settings.queue)
     return stack.enter_context(contextlib.closing(Keeper(config, ledger, transport)))
+
+
+def _noise_of(settings: AggregatorSettings) -> Noise | None:
+    """What a keeper adds, where it is the keepers who do."""
+    noising = settings.noising
+    if noising is None or noising.where != "keeper":
+        return None
+    budget = noising.budget
+    return Noise(budget.noise, budget.epsilon, budget.delta, budget.spent_mu2)
