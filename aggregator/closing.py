@@ -138,7 +138,8 @@ def _add_noise(current: CurrentRound, opened: OpenedRun) -> float | None:
         return None
     assert isinstance(total, ExactSum)
     assert frozen is not None
-    num_updates, noise = current.updates.num_folded, CentralNoise(opened.stores.directory.folder, opened.run.run_id)
+    num_updates = current.updates.num_folded
+    noise = CentralNoise.opened(opened.stores.directory.folder, opened.stores.ledger, opened.run.run_id)
     sigma = multiplier(spending.noising, num_updates) * spending.clip
     total.add_noise(noise.of(current.number, frozen.set_sha256, sigma=sigma / HIGH_STEP).at)
     adaptive = spending.noising.adaptive

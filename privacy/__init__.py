@@ -5,7 +5,7 @@ It knows no federation: numbers and arrays in, numbers and arrays out.
 
 from privacy.accountant import delta_of, epsilon_of, mu2_of, mu_of, noise_for
 from privacy.adaptive_clip import AdaptiveClip, count_noise, model_noise, share_within
-from privacy.budget import UNIT, Budget
+from privacy.budget import UNIT, Budget, spoken
 from privacy.clipping import norm_of, scale_to
 from privacy.gaussian_noise import GaussianNoise, release_key
 from privacy.keystream import words
@@ -36,6 +36,7 @@ __all__ = [
     "release_key",
     "scale_to",
     "share_within",
+    "spoken",
     "step_of",
     "words",
 ]

@@ -18,7 +18,7 @@ from aggregator import Aggregator, AggregatorSettings
 from aggregator.events import Event, RoundClosed, Watcher
 from aggregator.history import History, write_report
 from aggregator.state import InitialModel, StateDirectory, check_result
-from aggregator.watchers import StatusSender, evaluation_table, experiment_logs
+from aggregator.watchers import StatusSender, evaluation_table, experiment_logs, privacy_text
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.states import ModelTensors, State
 from broker.wire import Believing, ModelHead, decode
@@ -95,6 +95,8 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     console = Console()
     console.print(_table(summary))
     console.print(f"model  {summary['final']['model_sha256']}\nstate  {state}\nreport {report}", soft_wrap=True)
+    if "noise" in summary.get("privacy", {}):
+        console.print(f"spent {privacy_text(summary['privacy'])}", soft_wrap=True)
     check_result(summary)
     return ExitCode.OK
 
@@ -110,11 +112,12 @@ def _log_round(event: Event) -> None:
         metrics = row["metrics"] or row["worker_metrics"]
         fields = {name: row[name] for name in ("round", "closed_by", "num_folded", "seconds", "metrics")}
         log.info(
-            "round %3d ↻ %d folded, %.2f s  %s",
+            "round %3d ↻ %d folded, %.2f s  %s%s",
             row["round"],
             row["num_folded"],
             row["seconds"],
             metrics_text(metrics),
+            privacy_text(row["privacy"]),
             extra=fields | {IS_SHOWN: True},
         )
 

@@ -24,7 +24,7 @@ from console import StateError
 from learning import AT_SITES, IN_TRAINING, Direction, not_finite, rank, restored
 
 _METRICS = ("metrics", "worker_metrics", "train_metrics", "eval_metrics")
-_PLAIN = ("worker_medians", "num_not_finite")
+_PLAIN = ("worker_medians", "num_not_finite", "privacy")
 MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
 """Prefix -> the column of updates with what workers measured there."""
 LEDGER, STATISTICS, _SUMMARY, _MODELS = "ledger.sqlite", "statistics.json", "summary.json", "models"
@@ -139,7 +139,8 @@ class History:
 
         ``round``, ``opened_at`` and ``closed_at`` (Unix time), ``seconds``, ``closed_by``, the numbers of updates by
         verdict, ``num_samples``, ``model_sha256``; the central metrics by name (``accuracy``), and the workers' as
-        ``eval.accuracy`` (of the model after this round, once workers have answered it) and ``train.loss``.
+        ``eval.accuracy`` (of the model after this round, once workers have answered it) and ``train.loss``; with noise
+        in the models, ``epsilon``: what all up to this one have cost.
         """
         return [_flat(row) for row in self.closed_rounds()]
 
@@ -151,6 +152,13 @@ class History:
         """
         rows = list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
         return rows if IS_OF_MEASURED in columns_of(self._db, "rounds") else shifted(rows)
+
+    def privacy(self) -> dict[str, Any]:
+        """Who could see what in the last closed round, and what the models so far have cost; empty in other runs."""
+        if "privacy" not in columns_of(self._db, "rounds"):
+            return {}
+        last = "SELECT privacy FROM rounds WHERE closed_by IS NOT NULL ORDER BY round DESC LIMIT 1"
+        return next((row["privacy"] for row in self._rows(last)), {})
 
     def num_closed(self) -> int:
         """How many rounds are closed."""
@@ -393,4 +401,6 @@ def _connected(uri: str) -> sqlite3.Connection:
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     others = {key: value for key, value in row.items() if key not in _METRICS + _PLAIN}
     num_not_finite = len(not_finite(row["metrics"])) + sum((row.get("num_not_finite") or {}).values())
-    return {**row["metrics"], **row["worker_metrics"], **others, "num_not_finite": num_not_finite}
+    noise = (row.get("privacy") or {}).get("noise")
+    spent = {} if noise is None else {"epsilon": noise["epsilon"]}
+    return {**row["metrics"], **row["worker_metrics"], **others, **spent, "num_not_finite": num_not_finite}

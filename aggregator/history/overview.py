@@ -141,7 +141,24 @@ def _tiles_of_rounds(history: History, rounds: charts.Rows) -> list[tuple[str, s
         (f"{sum(row['closed_by'] != ClosedBy.EVALUATED for row in rounds):,}", "rounds"),
         (f"{sum(row['num_folded'] for row in rounds):,}", "updates folded"),
         (_duration(sum(row["seconds"] for row in rounds)), "in rounds"),
+        *_tiles_of_privacy(history.privacy()),
     ]
+
+
+def _tiles_of_privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Who could see what, and what the models have cost, with all without which epsilon says nothing."""
+    secure, noise = privacy.get("secure"), privacy.get("noise")
+    tiles = []
+    if secure is not None:
+        names = ", ".join(secure["keepers"])
+        tiles.append((f"{secure['min_sites']}", f"sites at least in all that was opened, by keeper {names}"))
+    if noise is not None:
+        label = (
+            f"epsilon of {noise['budget']:g} at delta {noise['delta']:g}: {noise['unit']}; {noise['releases']} releases"
+            f" at noise {noise['noise']:g}"
+        )
+        tiles.append((f"{noise['epsilon']:.3g}", label))
+    return tiles
 
 
 def _tiles_of_workers(workers: charts.Rows) -> list[tuple[str, str]]:

@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 from aggregator.state import Charge, Ledger
 from broker.wire import DifferentialPrivacy
-from privacy import UNIT, AdaptiveClip, Budget, GaussianNoise, model_noise, noise_secret, release_key
+from console import StateError
+from privacy import (
+    UNIT,
+    AdaptiveClip,
+    Budget,
+    GaussianNoise,
+    fingerprint_of,
+    model_noise,
+    noise_secret,
+    release_key,
+)
 
 SECRET = "noise.secret"
 BUDGET_IS_SPENT = "privacy budget is spent"
@@ -100,13 +110,30 @@ class Spending:
 class CentralNoise:
     """The noise of the aggregator, for one sum: the same for the same sum, whenever it is asked for."""
 
-    folder: Path
+    secret: bytes
     run_id: str
+
+    @classmethod
+    def opened(cls, folder: Path, ledger: Ledger, run_id: str) -> "CentralNoise":
+        """With the secret in the state directory, which is made for the first model.
+
+        A StateError if it is not the one that this run began with: one sum would get a second noise.
+        """
+        secret = noise_secret(folder / SECRET)
+        known, mark = ledger.facts().get("noise_secret"), fingerprint_of(secret)
+        if known not in (None, mark):
+            raise StateError(
+                f"{folder / SECRET} is not the secret that this run's noise follows from: put that one back, or go on"
+                " with an empty --state and --take-over, which counts one model more"
+            )
+        if known is None:
+            ledger.record({"noise_secret": mark})
+        return cls(secret, run_id)
 
     def of(self, round_number: int, sum_sha256: str, *, sigma: float) -> GaussianNoise:
         """``sigma`` is in steps of the sum. A SettingsError if it is too small or too large to be exact."""
         key = release_key(
-            noise_secret(self.folder / SECRET),
+            self.secret,
             run_id=self.run_id,
             round_number=round_number,
             digest=bytes.fromhex(sum_sha256),
@@ -117,7 +144,7 @@ class CentralNoise:
         """One draw beside that, of the same key and so of the same sum, for the number of updates within the clip."""
         steps = 2.0**20
         key = release_key(
-            noise_secret(self.folder / SECRET),
+            self.secret,
             run_id=f"{self.run_id}/within",
             round_number=round_number,
             digest=bytes.fromhex(sum_sha256),

@@ -73,6 +73,11 @@ def check_result(summary: Mapping[str, Any]) -> None:
             " anything; see that workers are there, and that their task's evaluate() has held-out data"
         )
     rounds = summary["rounds"]
+    if rounds and all(row["closed_by"] == "abandoned" and row.get("privacy") for row in rounds):
+        raise TaskError(
+            f"the run has no result: all of its {len(rounds)} rounds were abandoned, and the model is the one that it"
+            " began with; the reasons are in the log and in report.html: what the keepers said, or did not say"
+        )
     num_diverged = sum(row.get("diverged", 0) for row in rounds)
     if num_diverged and not any(row["folded"] for row in rounds):
         raise TaskError(
@@ -118,6 +123,7 @@ def _round(row: Mapping[str, Any]) -> dict[str, Any]:
         "worker_metrics": plain(row["worker_metrics"]),
         "num_not_finite": row["num_not_finite"],
         "model_sha256": row["model_sha256"],
+        **({"privacy": row["privacy"]} if row["privacy"] else {}),
     }
 
 

@@ -2,7 +2,7 @@
 
 from aggregator.watchers.evaluation_table import evaluation_table
 from aggregator.watchers.experiment_logs import experiment_logs
-from aggregator.watchers.log import log_event
+from aggregator.watchers.log import log_event, privacy_text
 from aggregator.watchers.metrics import AggregatorMetrics
 from aggregator.watchers.partial_metrics import PartialMetrics
 from aggregator.watchers.partial_view import PartialView
@@ -20,4 +20,5 @@ __all__ = [
     "evaluation_table",
     "experiment_logs",
     "log_event",
+    "privacy_text",
 ]

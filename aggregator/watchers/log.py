@@ -1,6 +1,8 @@
 """The aggregator's log: one line for each update, partial sum and round."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from aggregator.events import (
     CommandTaken,
@@ -15,6 +17,7 @@ from aggregator.events import (
 from aggregator.state import CommandRow, UpdateRow, Verdict
 from console import IS_SHOWN, metrics_text, some_of
 from learning import at_sites, plain
+from privacy import spoken
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ _ROUND_FIELDS = (
     "metrics",
     "worker_metrics",
     "model_sha256",
+    "privacy",
 )
 """The fields of the ledger row that a round's log line has."""
 
@@ -168,7 +172,7 @@ def _log_sum(event: SumDecided) -> None:
 def _log_round(event: RoundClosed) -> None:
     row = event.row
     log.info(
-        "round %3d ↻ closed by %s: %d folded%s, %d late, %d refused, %.2f s  %s",
+        "round %3d ↻ closed by %s: %d folded%s, %d late, %d refused, %.2f s  %s%s",
         row["round"],
         row["closed_by"],
         row["num_folded"],
@@ -177,8 +181,15 @@ def _log_round(event: RoundClosed) -> None:
         row["num_refused"],
         row["seconds"],
         metrics_text(row["metrics"]),
+        privacy_text(row["privacy"]),
         extra={name: plain(row[name]) if name in _METRICS else row[name] for name in _ROUND_FIELDS if name in row},
     )
+
+
+def privacy_text(privacy: Mapping[str, Any]) -> str:
+    """What the models up to this round have cost, to be put behind a round's figures; empty without noise."""
+    noise = privacy.get("noise")
+    return "" if noise is None else f"  {spoken(noise['epsilon'], noise['delta'], noise['releases'])}"
 
 
 def _log_measured(event: SitesMeasured) -> None:

@@ -59,6 +59,12 @@ class AggregatorMetrics:
         self._queue_s = _seconds(
             "fedmq_queue_seconds", "from sending an update to folding it, by two machines' clocks", self.registry
         )
+        self._epsilon = Gauge(
+            "fedmq_privacy_epsilon",
+            "what the models so far have cost of the privacy budget, for one worker zeroed out or not",
+            ["delta"],
+            registry=registry,
+        )
         self._fold_s = _seconds("fedmq_fold_seconds", "reading an update's body and adding it up", self.registry)
         self._commit_s = _seconds("fedmq_commit_seconds", "writing the sum and the ledger to the disk", self.registry)
         self._staleness = Histogram(
@@ -100,6 +106,9 @@ class AggregatorMetrics:
     def _on_round(self, event: RoundClosed) -> None:
         self._round_s.observe(event.row["seconds"])
         self._show({**recorded_metrics(event.row), **event.row["worker_metrics"]})
+        noise = event.row["privacy"].get("noise")
+        if noise is not None:
+            self._epsilon.labels(f"{noise['delta']:g}").set(noise["epsilon"])
 
     def _show(self, metrics: Mapping[str, float]) -> None:
         """What has no newer value stays: the sites measure a model one round after the aggregator has."""

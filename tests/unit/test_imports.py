@@ -109,6 +109,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.commands": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "plans", "config"))),
     "aggregator.watchers": (
         *_WIRE,
+        "privacy",
         "console.serving",
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "presence", "rounds", "settings")),

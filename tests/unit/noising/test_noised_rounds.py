@@ -9,6 +9,8 @@ import pytest
 import torch
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
+from aggregator import History
+from aggregator.history import overview
 from aggregator.settings import AggregatorSettings
 from broker.states.tensors import State
 from console import SettingsError, StateError, settings_of
@@ -181,3 +183,27 @@ def test_an_adaptive_clip_follows_the_share_that_is_within_it_and_is_kept(tmp_pa
 def test_what_would_not_be_private_is_refused_before_it_begins(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         settings_of(AggregatorSettings, {name: value for name, value in (DP | changes).items() if value is not None})
+
+
+def test_epsilon_stands_beside_every_figure_with_its_delta_and_its_unit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = begin(tmp_path)
+    for _ in range(RELEASES_OF_8):
+        send_both(run)
+    spoken = "at delta 1e-05 (unit: one worker, zeroed out or not; 11 releases)"
+    assert any("round  11 ↻" in message and spoken in message for message in caplog.messages)
+    assert run.summary["privacy"]["noise"]["unit"] == "one worker, zeroed out or not"
+    with History(tmp_path) as history:
+        assert history.rounds()[-1]["epsilon"] == pytest.approx(epsilon_of(1e-5, math.sqrt(11 / 4)))
+        tiles = {label: value for value, label in overview(history)["tiles"]}
+    assert tiles["epsilon of 8 at delta 1e-05: one worker, zeroed out or not; 11 releases at noise 2"] == "7.96"
+
+
+def test_with_another_secret_than_its_own_a_run_adds_no_second_noise(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    send_both(run)
+    (tmp_path / "noise.secret").unlink()
+    with pytest.raises(StateError, match="put that one back"):
+        send_both(run)
