@@ -45,11 +45,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        kind = (
-            "remembering"
-            if self.remembers
-            else self.toys or self.optimizer or self.correction or self.sample or self.size
-        )
+        sample = f"sample {self.sample}" if self.sample else ""
+        kind = self.toys or self.optimizer or self.correction or sample or self.size
+        kind = "remembering" if self.remembers else kind
         return f"{' then '.join(f'{point.member}: {point.name}' for point in self.points)} [{kind}]"
 
 
