@@ -41,6 +41,9 @@ ATTENTIVE, DEAF, LOADING = f"{GATED}:Attentive", f"{GATED}:Deaf", f"{GATED}:Load
 MAX_SHARDS = 4
 """Of a federation with partial aggregators."""
 
+KEEPERS = ("ethics",)
+"""Of a federation whose updates are masked."""
+
 SOON_S = 240.0
 """Far longer than anything takes, on a busy machine too; what does not happen until then does not happen."""
 
@@ -198,6 +201,10 @@ class Federation:
         own = ("--queue", self.queue, "--task", task, "--name", name)
         return self._start("worker.cli", (*own, *flags), name)
 
+    def keeper(self, *flags: str) -> Command:
+        """Starts a keeper, or goes on with the one that had the same state directory."""
+        return self._start("keeper.cli", ("--queue", self.queue, *flags), "keeper")
+
     def script_aggregator(self, script: Path, *flags: str, arguments: tuple[str, ...] = ()) -> Command:
         """Starts an aggregator for the model of a script with these arguments."""
         own = ("--queue", self.queue, "--script", str(script), "--state", str(self.state))
@@ -276,7 +283,7 @@ class Federation:
             yield channel
 
     def delete_queues(self, queue: str) -> None:
-        topology = Topology(queue, num_shards=MAX_SHARDS)
+        topology = Topology(queue, num_shards=MAX_SHARDS, keepers=KEEPERS)
         with self.channel() as channel:
             for name in queues(topology):
                 channel.queue_delete(name)

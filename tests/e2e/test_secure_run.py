@@ -1,0 +1,82 @@
+"""Secure aggregation as people run it: four kinds of process, keys by fl-keys, and a keeper that is away at first."""
+
+from pathlib import Path
+
+import pytest
+from federation import ATTENTIVE, SOON_S, Command, Federation, run_command
+from rabbitmq_node import wait_until
+
+from console.errors import ExitCode
+
+pytest_plugins = ["federation_plugin"]
+pytestmark = pytest.mark.timeout(600)
+
+SITES = ("hospital-a", "hospital-b", "hospital-c")
+RUN = ("--rounds", "3", "--quorum", "3", "--deadline-s", "none", "--privacy", "secure", "--keeper", "ethics")
+
+
+class Members:
+    """Everybody's keys, made as docs/privacy.md says, and the processes that have them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._keys("new", "admin", "--role", "admin")
+        self._keys("new", "aggregator", "--role", "aggregator")
+        self._keys("new", "ethics", "--role", "keeper")
+        for site in SITES:
+            self._keys("new", site)
+        everybody = ("aggregator", "ethics", *SITES)
+        self._keys("roster", "--federation", "heart", "--min-sites", "3", *(f"keys/{name}.pub" for name in everybody))
+
+    def _keys(self, *words: str) -> None:
+        done = run_command("operations.keys_cli", *words, folder=self._folder)
+        assert done.returncode == ExitCode.OK, done.stderr
+
+    def of(self, name: str) -> tuple[str, ...]:
+        known = (
+            "--roster",
+            str(self._folder / "roster.yaml"),
+            "--roster-key",
+            str(self._folder / "keys" / "admin.pub"),
+        )
+        return (*known, "--key", str(self._folder / "keys" / f"{name}.key"))
+
+    def keeper(self, federation: Federation) -> Command:
+        flags = (*self.of("ethics"), "--state", str(self._folder / "ethics"))
+        return federation.keeper(*flags, "--min-sites", "3")
+
+    def sites(self, federation: Federation) -> list[Command]:
+        policy = ("--require", "signed,secure", "--min-sites", "3")
+        return [federation.worker(name, *self.of(name), *policy, task=ATTENTIVE) for name in SITES]
+
+
+def test_a_run_waits_for_its_keeper_through_kills_and_loses_no_update(federation: Federation, tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    aggregator = federation.aggregator(*RUN, *members.of("aggregator"))
+    workers = members.sites(federation)
+    aggregator.says("waits for its masks: keeper ethics")  # nobody is there yet who would give them
+    aggregator.kill()
+    again = federation.aggregator(*RUN, *members.of("aggregator"))
+    again.says("waits for its masks: keeper ethics")
+    keeper = members.keeper(federation)
+    keeper.says("3 masks of 3 sites")
+    keeper.kill()
+    keeper = members.keeper(federation)
+    assert again.ends() == ExitCode.OK, again.tail
+    assert [worker.ends() for worker in workers] == [ExitCode.OK] * len(SITES)
+    keeper.terminate()
+    assert keeper.ends() == ExitCode.OK, keeper.tail
+    rounds = federation.rows("SELECT closed_by, num_folded FROM rounds WHERE closed_by IS NOT NULL")
+    assert rounds == [("quorum", 3)] * 3
+    assert federation.rows("SELECT DISTINCT num_samples, train_s, train_metrics FROM updates") == [(1, 0.0, "{}")]
+    assert federation.summary["final"]["model_sha256"]
+
+
+def test_a_site_answers_no_run_that_protects_it_less_than_it_asks(federation: Federation, tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    plain = ("--rounds", "1", "--quorum", "1", "--deadline-s", "none")
+    aggregator = federation.aggregator(*plain, *members.of("aggregator"))
+    worker = members.sites(federation)[0]
+    worker.says("is not answered")
+    assert wait_until(lambda: "hospital-a" in aggregator.said and "--require" in aggregator.said, timeout_s=SOON_S)
+    assert federation.rows("SELECT * FROM updates") == []
