@@ -14,6 +14,7 @@ from benchmarks.workload import Opened, Workload, row_of
 
 TASK = f"{ROOT / 'benchmarks' / 'large_model.py'}:task"
 QUEUE = "bench"
+KEEPER = "keeper"
 IDLE_BYTES = 40_000
 
 
@@ -21,30 +22,48 @@ COMPILED = f"{FEDMQ} --compiled-fold"
 SEALED = f"{FEDMQ} --roster, signed and sealed"
 
 
-def measure(workload: Workload, place: Place, *, is_compiled: bool = False, is_sealed: bool = False) -> Row:
-    """Seconds from one round to the next, from the ledger, and what all processes used meanwhile."""
+def measure(
+    workload: Workload, place: Place, *, is_compiled: bool = False, is_sealed: bool = False, ring: str | None = None
+) -> Row:
+    """Seconds from one round to the next, from the ledger, and what all processes used meanwhile.
+
+    With ``ring``, updates are masked in it, and there is a keeper.
+    """
     with place.room("fedmq") as room, room.broker() as broker, room.commands() as commands:
         settings = {"FEDMQ_BROKER": broker.url, "MODEL_BYTES": str(workload.num_bytes)}
         common = ("--queue", QUEUE, "--task", TASK)
         state = room.folder / "state"
         rounds = ("--rounds", str(workload.rounds_to_run), "--quorum", str(workload.num_workers))
         own = ("--state", str(state), *(["--compiled-fold"] if is_compiled else []))
+        own += ("--privacy", "secure", "--ring", ring, "--weighting", "uniform") if ring else ()
         names = [f"worker-{index}" for index in range(workload.num_workers)]
-        keys = enrolled(room.folder / "keys", names) if is_sealed else {}
+        keepers = [KEEPER] if ring else []
+        has_roster = is_sealed or ring is not None
+        keys = enrolled(room.folder / "keys", names, keepers=keepers) if has_roster else {}
         as_aggregator = settings | keys.get(AGGREGATOR, {})
         aggregator = commands.product("aggregator.cli", *common, *rounds, *own, name="aggregator", **as_aggregator)
         workers = [
             commands.product("worker.cli", *common, "--name", name, name=name, **settings | keys.get(name, {}))
             for name in names
         ]
+        opening = [
+            commands.product(
+                "keeper.cli",
+                *("--queue", QUEUE, "--state", str(room.folder / name)),
+                name=name,
+                **settings | keys.get(name, {}),
+            )
+            for name in keepers
+        ]
         roles = {
             "aggregator": [aggregator.pid],
             "worker": [worker.pid for worker in workers],
+            "keeper": [keeper.pid for keeper in opening],
             "broker": [broker.pid],
         }
         with Monitor(roles) as monitor:
             is_done = (state / "summary.json").exists
-            wait_for(is_done, while_running=[aggregator], timeout_s=workload.timeout_s)
+            wait_for(is_done, while_running=[aggregator, *opening], timeout_s=workload.timeout_s)
         opened = Opened(opened_at(state))
     usage = monitor.usage(
         opened.since,
@@ -52,7 +71,7 @@ def measure(workload: Workload, place: Place, *, is_compiled: bool = False, is_s
         num_rounds=len(opened.seconds),
         num_processes={"worker": workload.num_workers},
     )
-    system = COMPILED if is_compiled else SEALED if is_sealed else FEDMQ
+    system = COMPILED if is_compiled else SEALED if is_sealed else f"{FEDMQ} --ring {ring}" if ring else FEDMQ
     return row_of(workload, system, opened.seconds, usage)
 
 

@@ -1,4 +1,4 @@
-"""Keys and a roster for a measured federation, so that its updates are signed and sealed."""
+"""Keys and a roster for a measured federation, so that its updates are signed and sealed, or masked."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,11 +8,12 @@ from identities import PrivateKeys, Roster
 AGGREGATOR = "aggregator"
 
 
-def enrolled(folder: Path, workers: Iterable[str]) -> dict[str, Mapping[str, str]]:
-    """Name -> the settings with which the process of this name takes part: the aggregator and these workers."""
+def enrolled(folder: Path, workers: Iterable[str], *, keepers: Iterable[str] = ()) -> dict[str, Mapping[str, str]]:
+    """Name -> the settings with which the process of this name takes part: the aggregator, workers and keepers."""
     admin = PrivateKeys.generate("admin", "admin")
     members = [
         PrivateKeys.generate("aggregator", AGGREGATOR),
+        *(PrivateKeys.generate("keeper", name) for name in keepers),
         *(PrivateKeys.generate("worker", name) for name in workers),
     ]
     folder.mkdir(mode=0o700)
