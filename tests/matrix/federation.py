@@ -15,6 +15,8 @@ from typing import Any
 
 from matrix.algorithms import Algorithm
 from matrix.faults import BEFORE, FROZEN, TARGETS, Fault, Faults, Killed
+from matrix.keeping import ROLE as KEEPER
+from matrix.keeping import KeptService, kept_by
 from matrix.learner import Learner
 from matrix.line import Line
 from matrix.outcome import Outcome, outcome_of
@@ -25,6 +27,7 @@ from aggregator.settings import AggregatorSettings
 from broker.memory import MemoryBroker, MemoryTransport
 from console.errors import LeadershipLost, StateError
 from simulation.embedded import config_for
+from simulation.secrecy import Secrecy, membership_in
 from worker.config import WorkerConfig
 from worker.service import Worker
 from worker.state.carried import OnDisk
@@ -97,6 +100,7 @@ class Federation:
         self.state = self.folder / "state"
         self.names = [f"site-{index}" for index in range(self.algorithm.num_workers)]
         self.settings = _settings(self.algorithm, self.way).model_copy(update={"state": self.state})
+        self.secrecy = self._secrecy()
         self.is_moot = False
         """Whether the fault fell where nothing can come between."""
         self._random = random.Random(self.way.order)
@@ -105,9 +109,17 @@ class Federation:
 
     # -- members --------------------------------------------------------------------------------------------
 
+    def _secrecy(self) -> Secrecy | None:
+        """Who is who, if updates are masked; their secret lies where no kill takes it along."""
+        if not self.settings.is_secure:
+            return None
+        return Secrecy.of(self.settings.model_copy(update={"state": self.folder}), self.names)
+
     def _start(self, name: str) -> None:
         """Starts a member, again if it is killed meanwhile, as a supervisor does."""
-        make = {"aggregator": self._aggregator, "partial": self._partial}.get(name.partition("-")[0], self._worker)
+        make = {"aggregator": self._aggregator, "partial": self._partial, KEEPER: self._keeper}.get(
+            name.partition("-")[0], self._worker
+        )
         while True:
             member = make(name)
             self._members[name] = member
@@ -117,6 +129,7 @@ class Federation:
     def _aggregator(self, name: str) -> Member:
         line = Line(self.broker)
         config = config_for(self.names, self.settings)
+        config = config if self.secrecy is None else self.secrecy.led(config)
         service = Aggregator(config, Learner(None), line, clock=lambda: self.now)  # type: ignore[arg-type]
         return Member("aggregator", service, line)
 
@@ -131,10 +144,16 @@ class Federation:
 
     def _worker(self, name: str) -> Member:
         line = Line(self.broker, copies=self.way.copies)
-        config = WorkerConfig(name=name, topology=self.settings.topology, inline_cap=2**20)
+        membership = membership_in(self.secrecy, name)
+        config = WorkerConfig(name=name, topology=self.settings.topology, inline_cap=2**20, membership=membership)
         carried = OnDisk(self.folder / "workers", name)
         service = Worker(config, Learner(name), line, carried=carried, clock=lambda: self.now)  # type: ignore[arg-type]
         return Member("worker", service, line)
+
+    def _keeper(self, name: str) -> Member:
+        assert self.secrecy is not None
+        service = KeptService(name, self.settings, self.secrecy, self.broker)
+        return Member(KEEPER, service, service.line)
 
     # -- what happens to them -------------------------------------------------------------------------------
 
@@ -169,7 +188,7 @@ class Federation:
 
     def _bury(self, name: str, member: Member, *, is_frozen: bool = False) -> None:
         """Frees what a dead member holds in this process; the disk is as it was when it died."""
-        if member.role == "aggregator":
+        if member.role in ("aggregator", KEEPER):
             member.service.close()
         kept = self._kept_by(name)
         if kept is not None and not is_frozen and _as_killed(kept).exists():
@@ -180,6 +199,8 @@ class Federation:
         """The directory of a member; None if it keeps nothing."""
         if name.startswith("partial"):
             return None
+        if name.startswith(KEEPER):
+            return kept_by(self.folder, name)
         return self.state if name == "aggregator" else self.folder / "workers" / name
 
     def _freeze(self) -> None:
@@ -229,11 +250,15 @@ class Federation:
 
     @property
     def _everybody(self) -> list[str]:
-        return [*self._partials, "aggregator", *self.names]
+        return [*self._partials, "aggregator", *self._keepers, *self.names]
 
     @property
     def _partials(self) -> list[str]:
         return [f"partial-{shard}" for shard in range(self.way.num_shards)]
+
+    @property
+    def _keepers(self) -> tuple[str, ...]:
+        return () if self.secrecy is None else self.secrecy.keepers
 
     def _go_on(self, is_enough: Callable[[], bool]) -> None:
         num_pauses = 0
@@ -247,11 +272,12 @@ class Federation:
             self.now += FLUSH_S
 
     def _is_over(self) -> bool:
-        return all(name in self._members and self._members[name].service.is_finished for name in self._everybody)
+        ends = [*self._partials, "aggregator", *self.names]
+        return all(name in self._members and self._members[name].service.is_finished for name in ends)
 
     def _turns(self) -> Iterator[str]:
         names = self.names if self.way.order == 0 else self._random.sample(self.names, len(self.names))
-        everybody = (*self._partials, "aggregator")
+        everybody = (*self._partials, "aggregator", *self._keepers)
         for name in names:
             yield name
             if not self.way.is_lazy:

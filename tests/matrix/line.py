@@ -8,8 +8,10 @@ from broker.memory import MemoryBroker, MemoryTransport
 class Line:
     """A transport that raises ``lost`` from whatever it is asked for once it is cut; it sends updates so many times."""
 
-    def __init__(self, broker: MemoryBroker, *, shard: int | None = None, copies: int = 1) -> None:
-        self._transport = MemoryTransport(broker, shard=shard)
+    def __init__(
+        self, broker: MemoryBroker, *, shard: int | None = None, keeper: str | None = None, copies: int = 1
+    ) -> None:
+        self._transport = MemoryTransport(broker, shard=shard, keeper=keeper)
         self._copies = copies
         self.lost: BaseException | None = None
 
