@@ -140,10 +140,17 @@ class EmbeddedRun:
 
     def crash(self) -> "EmbeddedRun":
         """Ends the aggregator as kill -9 would, nothing committed; returns the next one, not started."""
+        return self._next(self.folder)
+
+    def taken_over(self, folder: Path) -> "EmbeddedRun":
+        """The same, but the next one has only what is on the broker."""
+        return self._next(folder, state=folder, take_over=True)
+
+    def _next(self, folder: Path, **others: Any) -> "EmbeddedRun":
         self.aggregator.close()
-        changes = self.settings.model_dump(exclude={"broker"})
+        changes = self.settings.model_dump(exclude={"broker"}) | others
         own = {"broker": self.broker, "clock": self.clock, "toys": self.toys, "membership": self.membership}
-        return EmbeddedRun.make(self.folder, self.task, **own, **changes)
+        return EmbeddedRun.make(folder, self.task, **own, **changes)
 
     def stop(self) -> None:
         """Ends the aggregator as SIGTERM would."""

@@ -52,8 +52,16 @@ class MaskedRun:
     asked: list[tuple[Delivery, KeeperRequest, list[SealedSeed]]] = field(default_factory=list)
 
     @classmethod
-    def make(cls, folder: Path, initial: State, *, keepers: Sequence[str] = ("keeper",), **changes: Any) -> "MaskedRun":
-        federation = in_memory(SITES, keepers=keepers)
+    def make(
+        cls,
+        folder: Path,
+        initial: State,
+        *,
+        keepers: Sequence[str] = ("keeper",),
+        sites: Sequence[str] = SITES,
+        **changes: Any,
+    ) -> "MaskedRun":
+        federation = in_memory(sites, keepers=keepers)
         fields = {"privacy": "secure", "quorum": "3", "keeper": ",".join(keepers)} | changes
         membership = Membership(trust=federation.trust("aggregator"), protection=("signed", "sealed"))
         run = EmbeddedRun.make(folder, StateTask(initial), membership=membership, **fields)
@@ -68,6 +76,10 @@ class MaskedRun:
 
     def crash(self) -> "MaskedRun":
         return replace(self, run=self.run.crash().start())
+
+    def taken_over(self, folder: Path) -> "MaskedRun":
+        """By another aggregator, which has nothing but what is on the broker."""
+        return replace(self, run=self.run.taken_over(folder).start())
 
     @property
     def head(self) -> ModelHead:
@@ -124,6 +136,7 @@ class MaskedRun:
         number = round_number or head.round
         about = {"run_id": head.run_id, "worker": worker, "instance": INSTANCE, "round": number}
         num_words, num_halves = mask_sizes(encoding.encoded)
+        clipped = {} if head.privacy is None else {"clip": head.privacy.clip, "step": self.masking.step}
         messages = []
         for name, seed in zip(self.keepers, seeds, strict=True):
             sealed = SealedSeed(
@@ -135,6 +148,7 @@ class MaskedRun:
                 num_halves=num_halves,
                 min_sites=3,
                 sealed="00" * 80,
+                **clipped,
             )
             opening_key = bytes.fromhex(self.federation.roster.keepers[name].opening_key)
             sealed = sealed.model_copy(update={"sealed": seal_seed(seed, opening_key, sealed.context)})
