@@ -121,10 +121,12 @@ class CurrentRound:
     def site_means(self) -> SiteMeans | None:
         """What its updates say of themselves together, once their masks are off; None if they are not masked.
 
-        Implausible if what is left cannot be the sum of its updates.
+        Implausible if their masks are still on, or if what is left cannot be the sum of its updates.
         """
-        if self.unmasking is None or self._keepers is None:
+        if self._keepers is None:
             return None
+        if self.unmasking is None or not self.unmasking.is_complete:
+            raise Implausible("its updates are of too few sites, and so their masks stay on")
         total = self.updates.accumulator
         assert isinstance(total, RingSum)
         total.check(self.updates.num_folded, noise=self.unmasking.noise)

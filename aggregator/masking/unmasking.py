@@ -123,7 +123,12 @@ class Unmasking:
         """How the round is to be closed now; None: it waits."""
         if self.reason is not None:
             return ClosedBy.ABANDONED
-        return self.frozen.by if self._given.keys() >= set(self._keepers.masking.keepers) else None
+        return self.frozen.by if self.is_complete else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every keeper's masks are off."""
+        return self._given.keys() >= set(self._keepers.masking.keepers)
 
     @property
     def due_at(self) -> float | None:

@@ -1,6 +1,7 @@
 """A round of masked updates: once its set is decided it waits for its masks, and ends with the mean of that set."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,22 @@ def test_of_too_few_sites_nothing_is_asked_for_and_the_round_stays_open(tmp_path
     masked.send("hospital-c", DELTAS["hospital-c"])
     masked.answer_all()
     assert masked.head.round == 2
+
+
+def test_a_round_that_is_closed_by_command_with_too_few_sites_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    masked = MaskedRun.make(tmp_path, INITIAL).start()
+    masked.send("hospital-a", DELTAS["hospital-a"])
+    masked.send("hospital-b", DELTAS["hospital-b"])
+    current = masked.run.aggregator._current
+    current.follow(replace(current._standing, closes_now=True))
+    masked.run.settle()
+    masked.run.pass_time(1.0)
+    assert masked.run.closed("closed_by, num_folded") == [("abandoned", 0)]
+    assert {reason for (reason,) in masked.run.query("SELECT reason FROM updates")} == {
+        "its updates are of too few sites, and so their masks stay on"
+    }
+    for name, tensor in INITIAL.items():
+        assert torch.equal(masked.run.model[name], tensor)
 
 
 def test_a_round_whose_keeper_is_gone_is_abandoned_with_the_reason_and_never_plain(tmp_path: Path) -> None:
