@@ -175,11 +175,11 @@ def test_newcomers_are_summed_up_together(make: Make) -> None:
 
 
 def test_a_window_full_of_updates_is_sent_at_once(make: Make) -> None:
-    names = names_of(0, 70)
-    run = make(quorum="70")
+    names = names_of(0, 260)
+    run = make(quorum="260")
     run.answer(names)
     run.step_partials()
-    assert [len(workers_in(body)) for _, body in run.waiting()] == [64]
+    assert [len(workers_in(body)) for _, body in run.waiting()] == [256]
     run.pass_time()
     assert folded(run) == each_once(names, 1)
 
