@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rounds import Floats, Key
+from aggregator.rounds import Floats, Key, spans_of
 from aggregator.state import Accumulated, StateDirectory, Vote
-from broker.wire import EXTRA_STEP, EXTRAS, Buffer, Masking, Specs, TensorSpec, mask_sizes
+from broker.wire import EXTRA_STEP, EXTRAS, Buffer, Masking, Specs, mask_sizes
 
 _BLOCK = 2**15
 _NOISE_TAIL = 9.0
@@ -120,9 +120,11 @@ class RingSum:
         """
         most = num_updates * (self._masking.most / self._masking.step + 1) + _NOISE_TAIL * noise
         for name, (integers, place) in self._places.items():
+            if name == EXTRAS:
+                continue
             signed = _signed(integers[place])
             largest = max(abs(int(signed.max(initial=0))), abs(int(signed.min(initial=0))))
-            if name != EXTRAS and largest > most:
+            if largest > most:
                 raise Implausible(
                     f"without its masks, '{name}' in the sum of {num_updates} updates reaches {largest / most:.2g}"
                     " times what they can add up to; an update or a keeper's answer was not what it should have been"
@@ -141,14 +143,7 @@ class RingSum:
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
         """Groups tensors of one dtype that follow each other both in the model and in the sum."""
-        span: list[TensorSpec] = []
-        for spec in specs:
-            if span and (spec.dtype != span[0].dtype or not self._follows(span[-1].name, spec.name)):
-                yield tuple(span)
-                span.clear()
-            span.append(spec)
-        if span:
-            yield tuple(span)
+        return spans_of(specs, lambda before, spec: self._follows(before.name, spec.name))
 
     def _follows(self, before: str, name: str) -> bool:
         if before not in self or name not in self:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.state import Accumulated, StateDirectory, Vote
-from broker.wire import Buffer, Specs
+from broker.wire import Buffer, Specs, TensorSpec
 
 Floats = NDArray[np.float64]
 
@@ -107,3 +107,15 @@ class Accumulator(Protocol):
 
 NewAccumulator = Callable[[Specs], Accumulator]
 """Makes an empty accumulator for updates with these specs."""
+
+
+def spans_of(specs: Specs, follows: Callable[[TensorSpec, TensorSpec], bool]) -> Iterator[Specs]:
+    """Groups neighbours of one dtype, as long as each ``follows`` the one before it where they are added up."""
+    span: list[TensorSpec] = []
+    for spec in specs:
+        if span and (spec.dtype != span[-1].dtype or not follows(span[-1], spec)):
+            yield tuple(span)
+            span.clear()
+        span.append(spec)
+    if span:
+        yield tuple(span)

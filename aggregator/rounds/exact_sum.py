@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rounds.accumulator import Floats, Key
+from aggregator.rounds.accumulator import Floats, Key, spans_of
 from aggregator.rounds.fold_kernel import Kernel
 from aggregator.state import Accumulated, StateDirectory, Vote
 from broker.wire import (
@@ -240,14 +240,7 @@ class ExactSum:
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
         """Groups tensors that can be taken at once: those that follow each other both in the model and in the sum."""
-        span: list[TensorSpec] = []
-        for spec in specs:
-            if span and (spec.dtype != span[0].dtype or not self._follows(span[-1].name, spec.name)):
-                yield tuple(span)
-                span.clear()
-            span.append(spec)
-        if span:
-            yield tuple(span)
+        return spans_of(specs, lambda before, spec: self._follows(before.name, spec.name))
 
     def _follows(self, before: str, name: str) -> bool:
         """Whether a tensor's sum lies directly after another's."""

@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from aggregator.robust import Choosing, Columnwise, Median, Rule
-from aggregator.rounds import Floats, Key, Layout, TooFew, numbers
+from aggregator.rounds import Floats, Key, Layout, TooFew, numbers, spans_of
 from aggregator.spool.passes import Passes, Stretch
 from aggregator.spool.update_file import UpdateFile
 from aggregator.state import Accumulated, StateDirectory, Vote
@@ -155,17 +155,10 @@ class Spool:
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
         """Groups tensors that follow each other, and that the rule takes in the same way."""
-        span: list[TensorSpec] = []
-        for spec in specs:
-            if span and not self._follows(span[-1], spec):
-                yield tuple(span)
-                span.clear()
-            span.append(spec)
-        if span:
-            yield tuple(span)
+        return spans_of(specs, self._follows)
 
     def _follows(self, before: TensorSpec, spec: TensorSpec) -> bool:
-        if before.dtype != spec.dtype or before.name not in self or spec.name not in self:
+        if before.name not in self or spec.name not in self:
             return False
         (start, of), (next_start, _) = self._places[before.name], self._places[spec.name]
         return start + of.num_bytes == next_start and (before.name in self._counted) == (spec.name in self._counted)
