@@ -218,10 +218,7 @@ def _stepping(
     if not plan.counts:
         return Stepping(config.step, config.server_lr, stepped=stepped, divisors=None, scalars=before)
     folded = updates.counting
-    if means is None:
-        divisors = updates.weigher.divisors(folded)
-    else:  # the number of updates is known, and with noise better known than the sum of their weights
-        divisors = Divisors.alike(means.weight if opened.spending is None else float(updates.num_folded))
+    divisors = updates.weigher.divisors(folded) if means is None else Divisors.alike(means.weight)
     facts = RoundFacts(
         folded=folded,
         divisor=divisors.stepped,

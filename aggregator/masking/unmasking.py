@@ -62,7 +62,6 @@ class Unmasking:
         self._given: dict[str, float] = {}
         """Keeper -> the standard deviation of the noise in what it gave, in steps."""
         self._reason: str | None = None
-        self._ends_run = False
         self._ends_at = None if keepers.wait_s is None else clock() + keepers.wait_s
 
     def ask(self, seeds: Iterable[MaskSeeds]) -> None:
@@ -99,7 +98,6 @@ class Unmasking:
     def refused(self, answer: Withheld) -> None:
         """A keeper will not give the masks of this set."""
         self._reason = f"keeper {answer.keeper} gives no masks: {answer.reason}{_named(answer.unfit)}"
-        self._ends_run = answer.ends_run
 
     @property
     def noise(self) -> float:
@@ -112,11 +110,6 @@ class Unmasking:
         if self._reason is None and self._ends_at is not None and self._clock() >= self._ends_at:
             self._reason = f"there was no answer of {self.waits_for} for {self._keepers.wait_s:g} s"
         return self._reason
-
-    @property
-    def ends_run(self) -> bool:
-        """Whether no later round can be closed, either."""
-        return self._ends_run
 
     @property
     def outcome(self) -> ClosedBy | None:

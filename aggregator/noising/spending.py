@@ -132,24 +132,16 @@ class CentralNoise:
 
     def of(self, round_number: int, sum_sha256: str, *, sigma: float) -> GaussianNoise:
         """``sigma`` is in steps of the sum. A SettingsError if it is too small or too large to be exact."""
-        key = release_key(
-            self.secret,
-            run_id=self.run_id,
-            round_number=round_number,
-            digest=bytes.fromhex(sum_sha256),
-        )
-        return GaussianNoise(key, sigma)
+        return GaussianNoise(self._key(self.run_id, round_number, sum_sha256), sigma)
 
     def of_count(self, round_number: int, sum_sha256: str, *, sigma: float) -> float:
         """One draw beside that, of the same key and so of the same sum, for the number of updates within the clip."""
         steps = 2.0**20
-        key = release_key(
-            self.secret,
-            run_id=f"{self.run_id}/within",
-            round_number=round_number,
-            digest=bytes.fromhex(sum_sha256),
-        )
+        key = self._key(f"{self.run_id}/within", round_number, sum_sha256)
         return float(GaussianNoise(key, sigma * steps).at(0, 1)[0]) / steps
+
+    def _key(self, run_id: str, round_number: int, sum_sha256: str) -> bytes:
+        return release_key(self.secret, run_id=run_id, round_number=round_number, digest=bytes.fromhex(sum_sha256))
 
 
 def multiplier(noising: Noising, num_updates: int) -> float:

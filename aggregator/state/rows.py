@@ -126,7 +126,7 @@ class Frozen:
     round: int
     by: ClosedBy
     set_sha256: str
-    """``digest_of_set`` of its updates."""
+    """``digest_of_set`` of its updates if they are masked; otherwise the digest of their sum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,7 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, ending: Ending, st
     can say, in its metrics.
     """
     facts = ledger.facts()
-    rounds, privacy = [], {}
-    for row in ledger.rounds():
-        rounds.append(_round(row))
-        privacy = row["privacy"]
+    rounds = [_round(row) for row in ledger.rounds()]
     last = rounds[-1] if rounds else {}
     final = {key: value for key, value in last.items() if key in ("model_sha256", "metrics", "worker_metrics")}
     return {
@@ -41,7 +38,7 @@ def summarize(ledger: Ledger, settings: Mapping[str, Any], *, ending: Ending, st
         "rounds": rounds,
         "best": _best(ledger, ending.aim),
         **({"evaluation": _evaluation(ledger)} if ending.only_evaluates else {}),
-        **({"privacy": privacy} if privacy else {}),
+        **({"privacy": last["privacy"]} if "privacy" in last else {}),
         "final": last.get("metrics", {}) | {"round": last.get("round", 0)} | final,
     }
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ class MaskedRun:
     run: EmbeddedRun
     federation: InMemory
     keepers: dict[str, MemoryTransport]
-    asked: list[tuple[Delivery, KeeperRequest, list[SealedSeed]]] = field(default_factory=list)
 
     @classmethod
     def make(
