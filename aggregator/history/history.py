@@ -1,6 +1,6 @@
 """What a state directory records of its run, during the run or afterwards. Read only: nothing can come to harm.
 
-The tables are those of ``aggregator/state/ledger.py``; ``summary.json`` exists once the run is over.
+The tables are those of ``aggregator/state/ledger/schema.py``; ``summary.json`` exists once the run is over.
 """
 
 import json

@@ -10,12 +10,11 @@ from aggregator.state.checkpoint import (
     not_written,
 )
 from aggregator.state.early_stop import Aim, BestBy, Ending, named
-from aggregator.state.holding import is_held
 from aggregator.state.initial_model import InitialModel
 from aggregator.state.kept_bodies import KeptBodies
-from aggregator.state.ledger import FORMAT, IS_OF_MEASURED, Ledger, columns_of, recorded_metrics
-from aggregator.state.retention import Retention, best_of
-from aggregator.state.rows import (
+from aggregator.state.ledger import (
+    FORMAT,
+    IS_OF_MEASURED,
     Accumulated,
     Charge,
     ClosedBy,
@@ -23,13 +22,18 @@ from aggregator.state.rows import (
     FoldedUpdate,
     Frozen,
     KeptBody,
+    Ledger,
     MaskSeeds,
     RoundResult,
     UpdateRow,
     Verdict,
     Vote,
+    columns_of,
+    is_held,
+    recorded_metrics,
+    shifted,
 )
-from aggregator.state.site_metrics import shifted
+from aggregator.state.retention import Retention, best_of
 from aggregator.state.summary import check_result, settings_by_round, summarize
 
 __all__ = [

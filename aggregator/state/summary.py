@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aggregator.state.early_stop import Aim, Ending
-from aggregator.state.ledger import Ledger, recorded_metrics
+from aggregator.state.ledger import CommandRow, Ledger, recorded_metrics
 from aggregator.state.retention import best_of
-from aggregator.state.rows import CommandRow
 from broker.wire import LocalTraining
 from console import TaskError
 from learning import at_sites, bare, plain

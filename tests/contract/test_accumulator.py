@@ -13,7 +13,7 @@ from aggregator.rounds.accumulator import Accumulator, Key
 from aggregator.rounds.exact_sum import ExactSum
 from aggregator.spool.spool import Spool
 from aggregator.state.checkpoint import StateDirectory
-from aggregator.state.rows import Accumulated
+from aggregator.state.ledger import Accumulated
 from broker.wire.specs import TensorSpec, canonical
 from console.errors import DamagedFile, UnfitMessage
 

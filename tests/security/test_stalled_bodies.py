@@ -21,7 +21,7 @@ from aggregator.bodies.limits import BodyLimits
 from aggregator.events import Event, UpdateDecided
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
-from aggregator.state.rows import Verdict
+from aggregator.state.ledger import Verdict
 from broker.connecting import connect
 from broker.rabbitmq.properties import PART_HEADER
 from broker.states.tensors import State, digest_of, specs_of

@@ -11,7 +11,7 @@ from sharded_run import ShardedRun
 
 from aggregator import cli
 from aggregator.rounds.answers import Excuse, PassOver, decide_on_answer
-from aggregator.state.rows import Verdict
+from aggregator.state.ledger import Verdict
 from aggregator.watchers.status import StatusBoard
 from broker.memory import MemoryTransport
 from broker.wire.codec import decode, encode, is_of_kind

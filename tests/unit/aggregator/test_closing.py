@@ -6,7 +6,7 @@ import pytest
 
 from aggregator.closing import Plan, plan_of
 from aggregator.state.early_stop import Aim, Ending
-from aggregator.state.rows import ClosedBy
+from aggregator.state.ledger import ClosedBy
 
 TO_THE_END, EARLY = Ending(rounds=5), Ending(rounds=5, aim=Aim("accuracy"), stop_at=0.9)
 

@@ -11,8 +11,17 @@ from typing import get_type_hints
 import pytest
 
 from aggregator.history import History
-from aggregator.state.ledger import FORMAT, Ledger, recorded_metrics
-from aggregator.state.rows import Accumulated, ClosedBy, KeptBody, RoundResult, UpdateRow, Verdict
+from aggregator.state.ledger import (
+    FORMAT,
+    Accumulated,
+    ClosedBy,
+    KeptBody,
+    Ledger,
+    RoundResult,
+    UpdateRow,
+    Verdict,
+    recorded_metrics,
+)
 from console.errors import LeadershipLost, StateError
 from learning.metrics import Measured
 

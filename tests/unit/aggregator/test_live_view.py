@@ -21,7 +21,7 @@ from aggregator.events import (
     WorkerSeen,
 )
 from aggregator.state.early_stop import Aim
-from aggregator.state.rows import UpdateRow, Verdict
+from aggregator.state.ledger import UpdateRow, Verdict
 from aggregator.watchers.view import AggregatorView
 from broker.wire.messages import Presence
 from console.watching import LinkChanged, Transferring

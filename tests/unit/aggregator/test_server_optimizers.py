@@ -17,7 +17,7 @@ from unit.aggregator.embedded_run import AT_ONCE_S, EmbeddedRun, StateTask, stat
 from aggregator.algorithms import FedAvg, RoundFacts, ServerOptimizer, Step
 from aggregator.algorithms.named import STEPS
 from aggregator.settings import AggregatorSettings
-from aggregator.state.rows import FoldedUpdate
+from aggregator.state.ledger import FoldedUpdate
 from broker.states.tensors import State
 from broker.wire.messages import LocalTraining
 from learning.task import Plan

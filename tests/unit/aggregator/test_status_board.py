@@ -20,7 +20,7 @@ from aggregator.events import (
     UpdateWithdrawn,
     WorkerSeen,
 )
-from aggregator.state.rows import UpdateRow, Verdict
+from aggregator.state.ledger import UpdateRow, Verdict
 from aggregator.watchers.status import StatusBoard, StatusSender
 from broker.memory import MemoryTransport
 from broker.states.tensors import State

@@ -12,7 +12,7 @@ from unit.corrections.federation import CENTRES, CURVATURES, Federation, Parabol
 
 from aggregator.algorithms.step import RoundFacts, Step
 from aggregator.corrections import control, feddyn, scaffold
-from aggregator.state.rows import FoldedUpdate
+from aggregator.state.ledger import FoldedUpdate
 from broker.states.tensors import State
 from broker.wire.messages import LocalTraining
 from worker.algorithms.correct import Correct, Sent, Terms

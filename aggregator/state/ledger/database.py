@@ -1,0 +1,82 @@
+"""The SQLite file below a ledger: facts of the run, transactions, and the epoch that fences off earlier aggregators."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aggregator.state.ledger.holding import Hold
+from aggregator.state.ledger.schema import migrate
+from console import LeadershipLost, StateError
+
+
+class Database:
+    """An open database, with its tables as this version has them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._measures_late = migrate(self._db, path)
+            """Whether measurements stand in the row of the round after theirs."""
+            self._epoch: int | None = None
+            self._hold = Hold(path.parent)
+        except sqlite3.DatabaseError as error:
+            raise StateError(f"{path} cannot be used as a ledger: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and nothing at all once another aggregator has claimed the ledger (LeadershipLost)."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._check_epoch()
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"{self._path}: {error}") from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def facts(self) -> dict[str, Any]:
+        """What was recorded about the run; empty before the first round."""
+        return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
+
+    def _fact(self, key: str) -> Any:
+        """A single fact, for frequent look-ups; None if it was not recorded."""
+        found = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def record(self, facts: Mapping[str, Any]) -> None:
+        with self.transaction():
+            self._set(facts)
+
+    def _set(self, facts: Mapping[str, Any]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO run VALUES (?, ?)",
+            [(key, json.dumps(value)) for key, value in facts.items()],
+        )
+
+    def claim(self) -> int:
+        """Fences off earlier aggregators; returns the epoch of this one."""
+        with self.transaction():
+            epoch = int(self._fact("epoch") or 0) + 1
+            self._set({"epoch": epoch})
+        self._epoch = epoch
+        return epoch
+
+    def check_leads(self) -> None:
+        """LeadershipLost once another aggregator has claimed the ledger."""
+        self._check_epoch()
+
+    def _check_epoch(self) -> None:
+        if self._epoch is not None and self._fact("epoch") != self._epoch:
+            raise LeadershipLost(f"another aggregator took over {self._path}")
+
+    def close(self) -> None:
+        self._db.close()
+        self._hold.close()
