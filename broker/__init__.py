@@ -3,10 +3,11 @@
 Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (pika).
 """
 
+from broker.addresses import BrokerUrl, redacted
 from broker.connecting import connect
 from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.settings import BrokerSettings, BrokerUrl, ServiceSettings, Shared, WireSettings, redacted
+from broker.settings import BrokerSettings, ServiceSettings, Shared, WireSettings
 from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [

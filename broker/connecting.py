@@ -4,8 +4,9 @@ import functools
 import logging
 from collections.abc import Callable
 
+from broker.addresses import addresses_of, redacted
 from broker.rabbitmq import RabbitMQ
-from broker.settings import BrokerSettings, is_in_clear, redacted
+from broker.settings import BrokerSettings, is_in_clear
 from broker.transport import Transport
 from broker.wire import Topology
 from console import LinkChanged
@@ -26,8 +27,9 @@ def connect(
     ``topology`` has the names to use and declare, by default those of ``settings.queue`` without shards.
     ``on_link`` is called when a connection is lost or restored, from one of the transport's own threads.
     """
-    if is_in_clear(settings.broker) and not settings.trusted_network:
-        _warn_of_listeners(redacted(settings.broker))
+    in_clear = [redacted(url) for url in addresses_of(settings.broker) if is_in_clear(url)]
+    if in_clear and not settings.trusted_network:
+        _warn_of_listeners(", ".join(in_clear))
     return RabbitMQ(settings, role=role, topology=topology, on_link=on_link)
 
 

@@ -1,38 +1,17 @@
 """The settings of the wire: how to behave towards a broker, and which one it is."""
 
 import ipaddress
-import re
 import socket
 from dataclasses import dataclass
-from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, TypeAdapter
+from pydantic import Field, FilePath, SecretStr, TypeAdapter
 
+from broker.addresses import BrokerUrl
 from broker.wire import MAX_PART_BYTES, QueueName, SharedPatterns
 from console import MetricsSettings, NetworkSettings
 
-
-def _checked_url(url: SecretStr) -> SecretStr:
-    login = url.get_secret_value().partition("://")[2].rpartition("@")[0]
-    unwritten = re.search(r"[#/?\[\]]|%(?![0-9A-Fa-f]{2})", login)
-    if unwritten:
-        sign = unwritten[0]
-        raise ValueError(
-            f"not a broker's URL: it has a {sign} before the last @; in a user name or password write {quote(sign, '')}"
-            f" for it (# is %23, / is %2F, ? is %3F, @ is %40, % is %25)"
-        )
-    if login and ":" not in login:
-        raise ValueError(
-            "not a broker's URL: it has a user and no password; expected amqp://USER:PASSWORD@HOST:5672/VHOST"
-        )
-    if not _is_broker_url(url.get_secret_value()):
-        raise ValueError("not a broker's URL; expected amqp://USER:PASSWORD@HOST:5672/VHOST, or amqps://…")
-    return url
-
-
 _PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
-BrokerUrl = Annotated[SecretStr, AfterValidator(_checked_url)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +56,8 @@ class BrokerSettings(WireSettings):
 
     broker: BrokerUrl = Field(
         SecretStr("amqp://guest:guest@localhost:5672/"),
-        description="URL of RabbitMQ, amqp:// or amqps://, with user and password",
+        description="URL of RabbitMQ, amqp:// or amqps://, with user and password; of a cluster those of all its nodes,"
+        " with commas between, or a file with one a line",
     )
     queue: QueueName = Field("updates", description="name of the results queue; all other names derive from it")
 
@@ -86,17 +66,9 @@ class ServiceSettings(BrokerSettings, MetricsSettings):
     """A command that runs for days over a broker, and is watched."""
 
 
-def _is_broker_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number; the text would show a part of the password
-        return False
-
-
-def is_in_clear(url: SecretStr) -> bool:
+def is_in_clear(url: str) -> bool:
     """Whether passwords and models leave this machine without TLS on their way to the broker."""
-    parts = urlsplit(url.get_secret_value())
+    parts = urlsplit(url)
     return parts.scheme == "amqp" and not _is_this_machine(parts.hostname or "")
 
 
@@ -107,12 +79,3 @@ def _is_this_machine(host: str) -> bool:
         own = socket.gethostname().lower()
         return host == "localhost" or host.endswith(".localhost") or host in (own, own.partition(".")[0])
     return address.is_loopback or address.is_unspecified
-
-
-def redacted(url: SecretStr | str) -> str:
-    """The URL without its password, for logs."""
-    parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
-    user = f"{parts.username}@" if parts.username else ""
-    port = f":{parts.port}" if parts.port else ""
-    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{user}{host}{port}{parts.path}"

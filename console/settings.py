@@ -286,8 +286,10 @@ def _warn_of_passwords(read: BaseSettings, flags: Mapping[str, Any]) -> None:
 
 
 def _is_secret(given: str) -> bool:
-    """RabbitMQ's own default password is none, and works on its own machine alone."""
-    return "://" not in given or ("//guest:guest@" not in given and without_password(given) != given)
+    """RabbitMQ's own default password is none, and works on its own machine alone; nor is a file's name one."""
+    if "://" not in given:
+        return not Path(given).is_file()
+    return "//guest:guest@" not in given and without_password(given) != given
 
 
 def environment_of(settings: BaseSettings, names: Iterable[str]) -> dict[str, str]:

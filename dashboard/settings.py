@@ -26,6 +26,8 @@ class DashboardSettings(WireSettings, ServedSettings, RosterSettings):
     )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="port to serve at; 0: any free port")
     broker: BrokerUrl | None = Field(
-        None, description="URL of the run's RabbitMQ, to show who is present and what waits; by default only the ledger"
+        None,
+        description="URL of the run's RabbitMQ, or of the nodes of its cluster with commas between, to show who is"
+        " present and what waits; by default only the ledger",
     )
     queue: QueueName = Field("updates", description="name of the run's results queue, with --broker")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 from pika.adapters.blocking_connection import BlockingChannel
 
-from broker.rabbitmq.link import Link
+from broker.rabbitmq.links import Link
 
 Mark = tuple[int, int]
 """(session, tag)."""

@@ -10,7 +10,7 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.rabbitmq.link import Link
+from broker.rabbitmq.links import Link
 from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, SET_ASIDE_KEY, durable
 from broker.transport import Delivery
 from console import FedmqError, QueueMissing

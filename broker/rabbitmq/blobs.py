@@ -11,7 +11,7 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.rabbitmq.link import Link
+from broker.rabbitmq.links import Link
 from broker.rabbitmq.properties import PART_HEADER, durable
 from broker.transport import BlobNews
 from broker.wire import Topology

@@ -2,7 +2,7 @@
 
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.rabbitmq.link import Link
+from broker.rabbitmq.links import Link
 from broker.transport import Queued
 
 _NOT_FOUND = 404

@@ -19,7 +19,8 @@ from typing import Any, Self, TypeVar
 
 from pika.adapters.blocking_connection import BlockingChannel
 
-from broker.rabbitmq.link import Link
+from broker.addresses import addresses_of
+from broker.rabbitmq.links import Link, Turns
 from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, SET_ASIDE_KEY, durable
 from broker.settings import BrokerSettings
 from broker.wire import Topology, UpdateHead, decode, is_name_of, sender_of, update_key
@@ -97,7 +98,8 @@ class DeadLetters:
         """How many letters come after the last one read."""
 
     def __enter__(self) -> Self:
-        self._link = Link(self._settings, "dead letters", waits_for_queue=False, is_mended=False)
+        turns = Turns(addresses_of(self._settings.broker))
+        self._link = Link(self._settings, "dead letters", turns=turns, waits_for_queue=False, is_mended=False)
         try:
             self._do(lambda link: None)  # raises why there is no connection
         except BaseException:

@@ -6,7 +6,7 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 
 from broker.rabbitmq.counts import COUNT_LAGS_S, num_waiting
-from broker.rabbitmq.link import Link
+from broker.rabbitmq.links import Link
 
 _PREFETCH = 100
 _FIRST_S = 10.0

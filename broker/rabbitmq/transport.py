@@ -16,11 +16,12 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
+from broker.addresses import addresses_of
 from broker.rabbitmq.acks import Acks, Dropped, Mark
 from broker.rabbitmq.aside import Aside
 from broker.rabbitmq.blobs import BlobConsumer, Part, Upload, ack_of
 from broker.rabbitmq.counts import COUNT_LAGS_S, is_there, num_waiting, queued
-from broker.rabbitmq.link import Link
+from broker.rabbitmq.links import Link, Turns
 from broker.rabbitmq.newest_status import NewestStatus
 from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
@@ -101,9 +102,11 @@ class RabbitMQ(Transport):
         """Blob name -> its consumer, for those whose parts go to ``receive``."""
         self._leads = False
         self._declares = False
+        self._turns = Turns(addresses_of(settings.broker))
         self._writer = Link(
             settings,
             f"{role} writer",
+            turns=self._turns.copy(),
             on_open=self._end_leading,
             on_failed=self._inbox.put,
             on_problem=self._problem_reporter("writer"),
@@ -200,6 +203,7 @@ class RabbitMQ(Transport):
         self._reader = Link(
             self._settings,
             f"{self._role} reader",
+            turns=self._turns.copy(),
             waits_for_queue=not self._declares,  # the one that made the queue gets an error if it is deleted
             on_open=lambda link: self._subscribe(link, sources, prefetch),
             on_lost=self._interrupt_blobs,

@@ -14,7 +14,7 @@ from rabbitmq_node import RabbitNode, wait_until
 ON_WIRE = "pika.channel:Channel.queue_declare"
 SOON_S = 90.0
 
-FAST = {"broker.rabbitmq.link:_MAX_BACKOFF_S": 1.0}
+FAST = {"broker.rabbitmq.links.link:_MAX_BACKOFF_S": 1.0}
 """How long to wait for a broker that is away; by default up to 30 s."""
 
 IN_MID_DECLARE_S = 0.015

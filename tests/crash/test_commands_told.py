@@ -20,7 +20,7 @@ from operations.runs.telling import tell
 
 TAKE = "aggregator.state.ledger:Ledger.take_command"
 SOON_S = 90.0
-FAST = {"broker.rabbitmq.link:_MAX_BACKOFF_S": 1.0}
+FAST = {"broker.rabbitmq.links.link:_MAX_BACKOFF_S": 1.0}
 
 POINTS = [
     Point("before its transaction", AGGREGATOR, TAKE, "before", (("small", 1),)),

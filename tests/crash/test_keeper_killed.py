@@ -21,7 +21,7 @@ from identities.in_memory import AGGREGATOR
 from keeper.ledger import LEDGER
 
 SOON_S = 60.0
-FAST = {"broker.rabbitmq.link:_MAX_BACKOFF_S": 1.0}
+FAST = {"broker.rabbitmq.links.link:_MAX_BACKOFF_S": 1.0}
 CHARGE = "keeper.ledger:Ledger.charge"
 HOLD, NOISED = "keeper.expanding:MaskSum.hold", "keeper.expanding:MaskSum.noised"
 SEND = "broker.rabbitmq.transport:RabbitMQ.send_release"

@@ -1,5 +1,6 @@
 """What the broker does to us short of dying: each is waited for, said, and gone on from."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
+from chaos.tcp_proxy import Proxy
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
 from rabbitmq_node import RabbitNode
@@ -14,7 +16,7 @@ from rabbitmq_node import RabbitNode
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Source
-from console.errors import BrokerUnreachable, QueueMissing
+from console.errors import BrokerRefused, BrokerUnreachable, QueueMissing
 from console.watching import LinkChanged
 
 SOON_S = 30.0
@@ -63,6 +65,39 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def said(caplog: pytest.LogCaptureFixture, text: str) -> bool:
     return any(text in record.getMessage() for record in caplog.records)
+
+
+def test_a_node_that_is_away_is_passed_over_and_one_that_goes_is_left_for_the_next(
+    node: RabbitNode, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy stands in for each node of a cluster."""
+    with closing(Proxy(node.port)) as one, closing(Proxy(node.port)) as other, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        ports = (nobody.getsockname()[1], one.port, other.port)
+        settings = BrokerSettings(broker=",".join(f"amqp://guest:guest@127.0.0.1:{port}/" for port in ports))
+        for _ in range(6):  # in whatever order each of them asks
+            with closing(RabbitMQ(settings.model_copy(update={"connect_timeout_s": 0}), role="a")) as transport:
+                transport.declare()
+        assert said(caplog, f"127.0.0.1:{ports[0]}/ (Connection refused); trying the next address")
+        assert "guest:guest" not in caplog.text
+        with closing(RabbitMQ(settings, role="a")) as transport:
+            transport.listen(Source.UPDATES)
+            for proxy in (one, other, one):
+                proxy.cut()
+            transport.send(b"over another node", worker="a")
+            delivery = transport.receive(SOON_S)
+            assert delivery is not None
+            assert delivery.body == b"over another node"
+            transport.remove()
+
+
+def test_a_login_that_all_nodes_refuse_is_final(node: RabbitNode, queue: str) -> None:
+    with closing(Proxy(node.port)) as other:
+        urls = [f"amqp://guest:wrong@127.0.0.1:{port}/" for port in (node.port, other.port)]
+        with closing(RabbitMQ(BrokerSettings(broker=",".join(urls), queue=queue), role="a")) as transport:
+            with pytest.raises(BrokerRefused, match="refuses the user or password") as caught:
+                transport.declare()
+            assert "wrong" not in str(caught.value)
 
 
 def test_a_worker_waits_while_the_broker_is_short_of_memory_and_says_so(

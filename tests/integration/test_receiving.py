@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 from rabbitmq_node import RabbitNode
 
-from broker.rabbitmq import connection as connections
-from broker.rabbitmq.connection import _receiving_in_large_pieces, connect
+from broker.rabbitmq.links import connection as connections
+from broker.rabbitmq.links.connection import _receiving_in_large_pieces, connect
 from broker.settings import BrokerSettings
 
 
 def test_a_connection_takes_much_at_once_off_its_socket(node: RabbitNode) -> None:
-    with connect(BrokerSettings(broker=node.url), "test") as connection:
+    with connect(node.url, BrokerSettings(broker=node.url), "test") as connection:
         transport = connection._impl._transport
         assert (transport._MAX_RECV_BYTES, transport._MAX_CONSUME_BYTES) == (2**17, 2**19)
 
@@ -25,7 +25,7 @@ def test_another_pika_is_left_as_it_is(other: SimpleNamespace) -> None:
 
 def test_without_it_messages_come_all_the_same(node: RabbitNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_AT_ONCE_BYTES", {"_NOT_OF_PIKA": 1})
-    with connect(BrokerSettings(broker=node.url), "test") as connection:
+    with connect(node.url, BrokerSettings(broker=node.url), "test") as connection:
         channel = connection.channel()
         queue = channel.queue_declare("", exclusive=True).method.queue
         channel.basic_publish("", queue, bytes(300_000))

@@ -32,7 +32,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.wire": ("console", "broker.wire.headers"),
     "broker": ("console", "broker.wire"),
     "broker.states": _WIRE,
-    "broker.rabbitmq": _WIRE,
+    "broker.rabbitmq.links": _WIRE,
+    "broker.rabbitmq": (*_WIRE, "broker.rabbitmq.links"),
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
     "identities": _WIRE,
     "keeper.events": _WIRE,
@@ -169,7 +170,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 
 ONLY_IN = {
     "cryptography": ("identities", "privacy"),
-    "pika": "broker.rabbitmq",
+    "pika": ("broker.rabbitmq", "broker.rabbitmq.links"),
     "msgpack": "broker.wire",
     "zstandard": "broker.wire",
     "rich": (

@@ -7,7 +7,7 @@ import socket
 import pytest
 from pydantic import SecretStr
 
-from broker.rabbitmq.connection import connect
+from broker.rabbitmq.links.connection import connect
 from broker.settings import BrokerSettings
 from console import BrokerUnreachable
 
@@ -20,6 +20,6 @@ def test_a_socket_lost_before_pika_looks_at_it_is_tried_again(monkeypatch: pytes
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(socket.socket, "getpeername", lost)
-        settings = BrokerSettings(broker=SecretStr(f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/"))
+        address = f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/"
         with pytest.raises(BrokerUnreachable, match="was lost while connecting"):
-            connect(settings, "test")
+            connect(address, BrokerSettings(broker=SecretStr(address)), "test")

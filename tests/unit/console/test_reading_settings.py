@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from aggregator.rounds.policy import Quorum
 from aggregator.settings import AggregatorSettings
-from broker.settings import BrokerSettings, redacted
+from broker.addresses import redacted
+from broker.settings import BrokerSettings
 from console import CommandSettings
 from console.errors import ExitCode, SettingsError
 from console.flags import described
@@ -317,7 +318,7 @@ def test_a_file_that_is_not_yaml_is_told_without_its_content(tmp_path: Path, lin
 
 
 def test_a_list_of_brokers_is_refused_without_its_content(tmp_path: Path) -> None:
-    assert SECRET not in problem("--config", config(tmp_path, f"broker: [amqp://u:{SECRET}@h/]\n"))
+    assert SECRET not in problem("--config", config(tmp_path, f"broker: [amqp://{SECRET}@h/]\n"))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,9 +21,11 @@ import tenacity
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from broker.rabbitmq.connection import close_at_once, connect, translated
+from broker.addresses import redacted
+from broker.rabbitmq.links.connection import PATIENCE_S, close_at_once, connect, translated
+from broker.rabbitmq.links.turns import Turns
 from broker.settings import BrokerSettings
-from console import BrokerFault, BrokerUnreachable, FedmqError, QueueFull, QueueMissing
+from console import BrokerError, BrokerFault, BrokerRefused, BrokerUnreachable, FedmqError, QueueFull, QueueMissing
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +36,8 @@ _POLL_S = 0.02
 _PATIENCE_S = 10.0
 _LOOK_UP_S = 1.0
 _FAULT_PAUSE_S = 1.0
+_NEXT_AFTER_S = 5.0
+"""How long the first look at a node of several takes; each later round of them takes longer, as they may be busy."""
 _MAX_BACKOFF_S = 30.0
 _MAX_WAIT_FOR_QUEUE_S = 2.0
 
@@ -49,7 +53,7 @@ class _Job:
 
 
 class Link:
-    """A connection that is restored whenever it is lost.
+    """A connection that is restored whenever it is lost, at the next of the addresses.
 
     With ``is_mended`` False there is only one connection: when that is lost, every call raises why.
     """
@@ -59,6 +63,7 @@ class Link:
         settings: BrokerSettings,
         name: str,
         *,
+        turns: Turns,
         waits_for_queue: bool = True,
         is_mended: bool = True,
         on_open: Callable[["Link"], None] = lambda link: None,
@@ -68,6 +73,9 @@ class Link:
     ) -> None:
         self._settings = settings
         self._name = name
+        self._turns = turns
+        self._num_rounds = 0
+        """How often all addresses have been tried since the last connection."""
         self._passing = (BrokerUnreachable, QueueMissing) if waits_for_queue else (BrokerUnreachable,)
         self._is_mended = is_mended
         self._on_open, self._on_lost, self._on_failed = on_open, on_lost, on_failed
@@ -267,8 +275,35 @@ class Link:
         self._set_problem(None)
 
     def _open_once(self) -> None:
+        """A connection at one of the addresses; after all have failed once, the most telling of what they said."""
         self._drop()
-        self._connection = connect(self._settings, self._name)
+        failures: list[BrokerError] = []
+        self._num_rounds += 1
+        for address in self._turns.each_once():
+            if self._stopping.is_set() and failures:
+                break
+            try:
+                self._open_at(address)
+            except (BrokerUnreachable, BrokerRefused) as error:
+                self._drop()
+                failures.append(error)
+                if len(failures) < len(self._turns):
+                    log.warning("%s: %s; trying the next address", self._name, error)
+            else:
+                self._num_rounds = 0
+                return
+        raise self._telling(failures)
+
+    def _telling(self, failures: Sequence[BrokerError]) -> BrokerError:
+        """A refusal ends us: once we were let in, only if it is all that was said, as a node may refuse by mistake."""
+        refusals = [error for error in failures if isinstance(error, BrokerRefused)]
+        if refusals and (len(refusals) == len(failures) or not self._was_open):
+            return refusals[0]
+        return failures[0] if len(failures) == 1 else BrokerUnreachable("; ".join(map(str, failures)))
+
+    def _open_at(self, address: str) -> None:
+        patience_s = PATIENCE_S if len(self._turns) == 1 else min(PATIENCE_S, _NEXT_AFTER_S * self._num_rounds)
+        self._connection = connect(address, self._settings, self._name, patience_s=patience_s)
         self._blocked_by = None
         self._connection.add_on_connection_blocked_callback(lambda _, frame: self._blocked(frame.method.reason))
         self._connection.add_on_connection_unblocked_callback(lambda _, frame: self._unblocked())
@@ -276,7 +311,7 @@ class Link:
             with translated():
                 self._on_open(self)
         except BrokerFault as error:
-            raise BrokerUnreachable(str(error)) from error
+            raise BrokerUnreachable(f"{redacted(address)}: {error}") from error
 
     def _blocked(self, reason: str) -> None:
         log.warning("%s: the broker is short of memory or disk and accepts nothing; waiting (%s)", self._name, reason)

@@ -10,28 +10,30 @@ import pika
 from pika import exceptions as pika_errors
 from pika.adapters.blocking_connection import BlockingChannel
 
-from broker.settings import BrokerSettings, redacted
-from console import BrokerError, BrokerFault, BrokerRefused, BrokerUnreachable, QueueFull, QueueMissing, SettingsError
+from broker.addresses import redacted
+from broker.rabbitmq.links.faults import Kind, channel_error, connection_error, of_connection
+from broker.settings import BrokerSettings
+from console import BrokerRefused, BrokerUnreachable, QueueFull, QueueMissing, SettingsError
 
-_IS_REFUSAL = re.compile(r"\((403|530)\)")
-_NOT_FOUND = 404
-_INTERNAL_ERROR = 541
-_NO_REPLICA = re.compile(r"does not have a (running )?replica")
-"""RabbitMQ 3.10 says it without, 4.0 with ``running``."""
+_CODE_AND_TEXT = re.compile(r"\((\d{3})\) (.*)", re.DOTALL)
+PATIENCE_S = 15.0
+"""How long a node may take to answer a new connection."""
 _AT_ONCE_BYTES = {"_MAX_RECV_BYTES": 2**17, "_MAX_CONSUME_BYTES": 2**19}
 _OUR_CERTIFICATE_REFUSED = re.compile(r"ALERT_(\w*CERTIFICATE|UNKNOWN_CA)")
 
 
-def parameters(settings: BrokerSettings, name: str) -> pika.URLParameters:
-    """What pika needs to connect. A certificate that cannot be read is a SettingsError."""
-    result = pika.URLParameters(settings.broker.get_secret_value())
+def parameters(address: str, settings: BrokerSettings, name: str, *, patience_s: float) -> pika.URLParameters:
+    """What pika needs to connect to this address. A certificate that cannot be read is a SettingsError."""
+    result = pika.URLParameters(address)
     result.heartbeat = settings.heartbeat_s
     result.blocked_connection_timeout = settings.blocked_timeout_s
+    result.socket_timeout = min(result.socket_timeout, patience_s)
+    result.stack_timeout = min(result.stack_timeout, patience_s)
     result.client_properties = {"connection_name": name, "product": "fedmq"}
     result.tcp_options = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-    if settings.broker.get_secret_value().startswith("amqps"):
+    if address.startswith("amqps"):
         result.ssl_options = pika.SSLOptions(_tls(settings), result.host)
-        if settings.tls_cert and "@" not in settings.broker.get_secret_value():
+        if settings.tls_cert and "@" not in address:
             result.credentials = pika.credentials.ExternalCredentials()  # the certificate says who we are
     return result
 
@@ -46,21 +48,31 @@ def _tls(settings: BrokerSettings) -> ssl.SSLContext:
     return context
 
 
-def connect(settings: BrokerSettings, name: str) -> pika.BlockingConnection:
-    """A new connection, or BrokerUnreachable or BrokerRefused."""
-    where = redacted(settings.broker)
+def connect(
+    address: str, settings: BrokerSettings, name: str, *, patience_s: float = PATIENCE_S
+) -> pika.BlockingConnection:
+    """A new connection to the broker or node at ``address``, or BrokerUnreachable or BrokerRefused.
+
+    It is given up after ``patience_s``, as a node that hangs takes connections and never answers.
+    """
+    where = redacted(address)
     try:
-        return _receiving_in_large_pieces(pika.BlockingConnection(parameters(settings, name)))
+        return _receiving_in_large_pieces(
+            pika.BlockingConnection(parameters(address, settings, name, patience_s=patience_s))
+        )
     except (pika_errors.ProbableAuthenticationError, pika_errors.ProbableAccessDeniedError) as error:
-        if not _IS_REFUSAL.search(str(error)):  # pika raises the same for a connection lost at that moment
-            raise BrokerUnreachable(f"{where} closed the connection during login") from error
+        said = _CODE_AND_TEXT.search(str(error))
+        if said is None or of_connection(int(said[1]), said[2]) is not Kind.REFUSED:
+            # pika raises the same for a connection lost at that moment, and for a node that is just starting
+            why = f": {said[2]}" if said else ""
+            raise BrokerUnreachable(f"{where} closed the connection during login{why}") from error
         if isinstance(error, pika_errors.ProbableAuthenticationError):
             raise BrokerRefused(f"{where} refuses the user or password; check --broker or FEDMQ_BROKER") from error
         raise BrokerRefused(f"{where}: the user may not use this virtual host, or it does not exist") from error
     except pika_errors.AuthenticationError as error:
         raise BrokerRefused(f"{where} offers no login method that we support: {error}") from error
     except pika_errors.ConnectionClosedByBroker as error:
-        if error.reply_code in (403, 530):
+        if of_connection(error.reply_code, error.reply_text) is Kind.REFUSED:
             raise BrokerRefused(f"{where} refuses the connection: {error.reply_text}") from error
         raise BrokerUnreachable(f"{where} closed the connection: {error.reply_text}") from error
     except (pika_errors.AMQPError, OSError) as error:
@@ -123,7 +135,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except pika_errors.ChannelClosedByBroker as error:
-        raise _channel_error(error.reply_code, error.reply_text) from error
+        raise channel_error(error.reply_code, error.reply_text) from error
     except pika_errors.UnroutableError as error:
         raise QueueMissing(
             "the message reached no queue; the aggregator has not made it yet, or it was deleted"
@@ -131,20 +143,6 @@ def translated() -> Iterator[None]:
     except pika_errors.NackError as error:
         raise QueueFull("the queue is full and refuses messages for now") from error
     except pika_errors.ConnectionClosedByBroker as error:
-        if error.reply_code == _INTERNAL_ERROR:
-            raise BrokerFault(f"the broker failed and closed the connection: {error.reply_text}") from error
-        raise BrokerUnreachable(f"connection closed by the broker: {error.reply_text}") from error
+        raise connection_error(error.reply_code, error.reply_text) from error
     except (pika_errors.AMQPError, OSError) as error:
         raise BrokerUnreachable(f"connection lost ({_root(error)})") from error
-
-
-def _channel_error(code: int, text: str) -> BrokerError:
-    if "is down or inaccessible" in text:
-        # the queue exists but is not up: for a moment after a kill, or forever if it was half made
-        return BrokerFault(text)
-    if code == _NOT_FOUND:
-        return QueueMissing(text)
-    if "delivery acknowledgement" in text or _NO_REPLICA.search(text):
-        # the consumer timeout, or a stream that is just being made or started: a new channel is all it takes
-        return BrokerUnreachable(text)
-    return BrokerRefused(f"the broker refuses: {text}")
