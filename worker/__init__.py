@@ -6,10 +6,10 @@ From Python: a ``Worker`` with its ``WorkerConfig``, on any transport, and its e
 from worker import events
 from worker.config import WorkerConfig
 from worker.joining import joined, named
+from worker.rounds import NoUpdate, Trainer, derived_seed, new_model, plan_of
 from worker.service import Worker
 from worker.settings import WorkerSettings
 from worker.state import OnDisk, OwnNoise
-from worker.trainer import NoUpdate, Trainer, derived_seed, new_model, plan_of
 
 __all__ = [
     "NoUpdate",

@@ -4,59 +4,59 @@ Nobody registers it and nobody waits for it. ``step()`` handles one event; ``run
 """
 
 import logging
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import cast
 
 from torch import nn
 
-from broker import CONTROL, Delivery, Ditto, Source, Transport
-from broker.states import Encoding, MaskedEncoding, State, read_model, specs_of
+from broker import CONTROL, Source, Transport
+from broker.states import Encoding, State, read_model, specs_of
 from broker.wire import (
     MAX_OBJECTION,
-    PRESENCE_EVERY_S,
     Buffer,
     ModelHead,
     Presence,
-    Reply,
-    UpdateHead,
-    decode_from,
     difference,
-    encode,
-    names_of,
-    num_bytes_of,
     tensor_sets,
 )
 from console import (
     BlobLost,
     BrokerUnreachable,
-    MessageError,
-    SettingsError,
     StateError,
     TaskError,
     UnfitMessage,
     malloc,
     metrics_text,
 )
-from learning import AT_SITES, IN_TRAINING, Measured, Plan, Task, finite, not_finite, plain
+from learning import Measured, Plan, Task
 from learning.sums import Layout, StatisticsTask
-from worker.algorithms import PERSONAL, Correcting, correction_of, misfit_of_control, own_model
+from worker.algorithms import PERSONAL, Correcting, misfit_of_control, own_model
 from worker.config import WorkerConfig
-from worker.error_feedback import Compressed, compress, decoded, norm_of
 from worker.events import (
     ModelReceived,
     NotChosen,
     RoundLeft,
     RoundTrained,
     RunFinished,
-    StateChanged,
-    UpdateSent,
     Watcher,
     unwatched,
 )
-from worker.masking import WITHIN, CannotBeSummed, covered, integers_of, limited, misfit_of_masking, sealed_seeds
+from worker.masking import WITHIN, misfit_of_masking
+from worker.requirements import check_can_take_part
+from worker.rounds import (
+    Answers,
+    Heard,
+    NoUpdate,
+    SignsOfLife,
+    Trained,
+    Trainer,
+    decoded,
+    derived_seed,
+    norm_of,
+    plan_of,
+)
 from worker.state import (
     HOME,
     RESIDUAL,
@@ -69,13 +69,8 @@ from worker.state import (
     Store,
     save_model,
 )
-from worker.trainer import Diverged, NoUpdate, Trained, Trainer, derived_seed, plan_of
-from worker.upload import Body, Uploader
 
 log = logging.getLogger(__name__)
-
-_MAX_UPLOADS = 5
-"""Uploads of one update, if its blob is lost on the way each time."""
 
 
 class Worker:
@@ -100,20 +95,14 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_finished = False
-        is_usual = config.presence_every_s == PRESENCE_EVERY_S
-        every_s = None if is_usual else config.presence_every_s  # None is what 0.1.0 understands
-        self.presence = Presence(worker=config.name, instance=secrets.token_hex(8), state="idle", every_s=every_s)
-        """What the worker is doing; announced when it changes, and at intervals."""
-        self._name, self._run = config.name, config.run
+        self._name = config.name
         self._stays, self._grace_s, self._clock = config.stays, config.grace_s, clock
         self._leaves_at: float | None = None
         """When it leaves a run that was finished before it came, unless there is more by then."""
         self._membership, self._policy = config.membership, config.policy
-        self._trust = config.membership.trust
-        self._positions = positions or Positions()
         self._noise = noise
         self._transport = transport
-        self._topology, self._inline_cap = config.topology, config.inline_cap
+        self._queue = config.topology.queue
         self._task = task
         self._trainer = self._own_trainer = Trainer(task, device=config.device, model=model)
         self._statistics: tuple[str, Trainer] | None = None
@@ -121,37 +110,42 @@ class Worker:
         self._carried: Store = carried or InMemory()
         self._results, self._save_model = results, config.save_model
         self._lacks_model = True
-        self._encoding: Encoding | MaskedEncoding | None = None
         self._on_event = on_event
-        self._uploader = Uploader(
+        trust = config.membership.trust
+        self._life = SignsOfLife(
+            name=config.name,
+            every_s=config.presence_every_s,
+            transport=transport,
+            trust=trust,
+            on_event=on_event,
+            announce_soon=announce_soon,
+        )
+        self._heard = Heard(name=config.name, run=config.run, trust=trust, positions=positions or Positions())
+        self._answers = Answers(
             name=config.name,
             instance=self.presence.instance,
             transport=transport,
             topology=config.topology,
             inline_cap=config.inline_cap,
-            sealing=config.membership.sealing,
+            membership=config.membership,
+            min_sites=config.policy.min_sites,
+            noise=noise,
+            is_over=self._is_over,
             on_event=on_event,
         )
-        self._announce_soon = announce_soon or self.announce
-        self._newest: tuple[ModelHead, Buffer] | None = None
-        self._done: ModelHead | None = None
-        self._last_blob = ("", "")
-        """(run id, name) of the last blob written."""
         self._is_stopping = False
-        self._was_told_of_conflict = False
         self._was_told_of_memory = False
         self._base_of_run = ""
         self._base_sha256: str | None = None
         """The digest of the frozen parameters that stay here, in that run."""
-        self._skipped_run_id: str | None = None
 
     # -- the loop -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Subscribes to the models; the newest one comes at once."""
         self._transport.listen(Source.MODELS)
-        self._set_state("idle", at_once=True)
-        log.info("worker %s joins queue '%s', trains on %s", self._name, self._topology.queue, self._trainer.device)
+        self._life.set("idle", at_once=True)
+        log.info("worker %s joins queue '%s', trains on %s", self._name, self._queue, self._trainer.device)
 
     def run(self) -> None:
         """Steps until the run is finished, or ``stop`` is called."""
@@ -162,7 +156,7 @@ class Worker:
             if not self._is_stopping:
                 raise
             log.warning("the last update was not sent: %s", error)
-        self._set_state("leaving", at_once=True)
+        self._life.set("leaving", at_once=True)
         self._transport.close()
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
         if self.is_finished and self._save_model is not None and self._lacks_model:
@@ -177,61 +171,20 @@ class Worker:
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one comes within ``timeout_s``; True if one came."""
         delivery = self._transport.receive(timeout_s)
-        if delivery is None and self._newest is None:
+        if delivery is None and not self._heard.has_news:
             self.is_finished = self.is_finished or self._has_waited()
             return False
         if delivery is not None:
-            self._see_model(delivery)
-        while self._newest is not None and not self._is_stopping:
-            (head, payload), self._newest = self._newest, None
-            self._take_part(head, payload)
+            self._heard.hear(delivery)
+        while self._heard.has_news and not self._is_stopping:
+            before = self._heard.done
+            self._take_part(*self._heard.take(), before=before)
         return True
-
-    def _see_model(self, delivery: Delivery) -> None:
-        """Remembers a model if it is newer than all before it."""
-        try:
-            message = decode_from(delivery.body, ModelHead, trust=self._trust)
-        except MessageError as error:
-            log.warning("a message on the model stream is dropped: %s", error)
-            return
-        head = message.header
-        if self._run is not None and head.run != self._run:
-            self._skip_run(head)
-            return
-        if message.signer is not None and not self._is_news(head):
-            return
-        self._mind_conflict(head)
-        known = self._newest[0] if self._newest else self._done
-        if known is None or known.run_id != head.run_id or head.position > known.position:
-            self._newest = (head, message.payload)
-
-    def _is_news(self, head: ModelHead) -> bool:
-        """Whether a signed head is not from before the newest one accepted, which an attacker could send once more."""
-        replayed = self._positions.replayed(head)
-        if replayed:
-            log.warning("a model is dropped: %s", replayed)
-            return False
-        self._positions.accept(head)
-        return True
-
-    def _skip_run(self, head: ModelHead) -> None:
-        if self._skipped_run_id != head.run_id:
-            self._skipped_run_id = head.run_id
-            log.info("run %s is on the queue; waiting for run '%s'", head.run_id, self._run)
-
-    def _mind_conflict(self, head: ModelHead) -> None:
-        if self._name in head.name_conflicts and not self._was_told_of_conflict:
-            self._was_told_of_conflict = True
-            log.warning(
-                "another worker goes by the name '%s' too; each round counts only one of the two:"
-                " stop one, or start it with another --name",
-                self._name,
-            )
 
     # -- one round ------------------------------------------------------------------------------------------
 
-    def _take_part(self, head: ModelHead, payload: Buffer) -> None:
-        before, self._done = self._done, head
+    def _take_part(self, head: ModelHead, payload: Buffer, *, before: ModelHead | None) -> None:
+        """Answers this head, or leaves it; ``before`` is the one that was taken up last."""
         if head.is_finished:
             if head.purpose == "statistics":
                 self._keep_nothing(head)
@@ -240,7 +193,13 @@ class Worker:
             self._finish(head, is_first=before is None)
             return
         self._leaves_at = None
-        self._check_can_carry(head)
+        check_can_take_part(
+            head,
+            keeps_state=self._carried.is_lasting,
+            adds_noise=self._noise is not None,
+            has_roster=self._membership.has_roster,
+            trains_once=getattr(self._task, "trains_once", False),
+        )
         self._trainer = self._trainer_for(head)
         objection = self._objection_to(head)
         if objection:
@@ -256,47 +215,20 @@ class Worker:
             sets = self._read(head, payload)
         except BlobLost as error:
             log.info("round %3d: %s; a newer model is on its way", head.round, error)
-            self._done = before
+            self._heard.done = before
             return
         except UnfitMessage as error:
             log.warning("round %3d: the model is dropped: %s", head.round, error)
-            self._done = before
+            self._heard.done = before
             return
         self._on_event(ModelReceived(head=head, num_bytes=head.num_bytes, seconds=time.perf_counter() - begun_at))
         if head.blob is not None:
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, sets)
 
-    def _check_can_carry(self, head: ModelHead) -> None:
-        """A TaskError if the run has a correction that cannot be had here, a SettingsError if it would soon be lost.
-
-        A SettingsError, too, if the run masks updates and this worker knows no keepers, or if it is to add noise and
-        could not remember that it did.
-        """
-        if head.privacy is not None and head.privacy.where == "local" and self._noise is None:
-            raise SettingsError(
-                f"run {head.run_id} has each worker add noise of its own, and keep account of it: give --state DIR"
-            )
-        if head.masking is not None and not self._membership.has_roster:
-            raise SettingsError(
-                f"run {head.run_id} masks updates, for which a worker has to know the keepers' keys and have one of its"
-                " own: give --roster, --roster-key and --key"
-            )
-        correction = correction_of(head)
-        if isinstance(correction.method, Ditto) and getattr(self._task, "trains_once", False):
-            raise TaskError(
-                f"run {head.run_id} has --correction {head.correction}, for which a site trains twice in a round, and a"
-                " script's loop goes through once; give its model and loss as a --task"
-            )
-        if correction and not head.only_evaluate and not self._carried.is_lasting:
-            raise SettingsError(
-                f"run {head.run_id} has --correction {head.correction}, for which a worker carries state from round to"
-                " round, also when it is restarted: give --state DIR"
-            )
-
     def _sit_out(self, head: ModelHead) -> None:
         """Leaves a round to others, whose model is not read. Its next sign of life says so; none is sent for it."""
-        self.presence = self.presence.model_copy(update={"round": head.round, "objection": None})
+        self._life.set_round(head.round)
         words = "nobody is chosen yet" if head.draw is not None and head.draw.number == 0 else "others are chosen"
         log.info("round %3d: %s; waiting", head.round, words, extra={"round": head.round})
         self._on_event(NotChosen(head=head))
@@ -347,7 +279,7 @@ class Worker:
     def _finish(self, head: ModelHead, *, is_first: bool) -> None:
         """Ends the run here; whether the worker leaves is another question. ``is_first``: it took no part in it."""
         log.info("run %s is finished after %d rounds", head.run_id, head.round - 1)
-        self._delete_last_blob(head)
+        self._answers.delete_last_blob(head)
         self._on_event(RunFinished(run_id=head.run_id, num_rounds=head.round - 1))
         if self._stays:
             log.info("waiting for more of it or for the next run, as --stay says")
@@ -407,18 +339,7 @@ class Worker:
         if objection[:MAX_OBJECTION] != self.presence.objection:
             log.error("run %s is not answered: %s", head.run_id, objection)
             self._on_event(RoundLeft(round=head.round, reason=objection))
-        self._set_state("idle", head.round, objection=objection)
-
-    def _delete_last_blob(self, head: ModelHead) -> None:
-        """Deletes the blob of an update that came after the run's end, which no aggregator will ever read.
-
-        A worker killed after sending no longer knows the name; the blob was for the last round, or is long deleted.
-        Where late updates are folded, the blob stays: the same run may go on with more rounds, and fold its update.
-        """
-        if head.max_staleness == 0 and num_bytes_of(self._encoding_for(head).encoded) > head.cap(self._inline_cap):
-            run_id, name = self._last_blob
-            last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
-            self._transport.delete_blobs([name] if run_id == head.run_id else names_of(last))
+        self._life.set("idle", head.round, objection=objection)
 
     def _kept(self, head: ModelHead) -> Carried | None:
         """What is carried into a round: out of the last one, or, where it has to, out of the last that counted."""
@@ -428,7 +349,7 @@ class Worker:
         return None if counted is None else self._carried.after(head.run_id, counted)
 
     def _train_and_send(self, head: ModelHead, sets: Mapping[str, State]) -> None:
-        self._set_state("training", head.round)
+        self._life.set("training", head.round)
         kept = self._kept(head)
         carried = self._fresh(head) if kept is None else kept
         state = self._whole(head, sets[tensor_sets.MODEL], carried)
@@ -443,10 +364,10 @@ class Worker:
         if head.only_evaluate:
             if kept is None:
                 _warn_of_untrained(head, carried)
-            self._answer(head, "measured", measured)
+            self._answers.reply(head, "measured", measured)
             shown = metrics_text(measured.metrics)
             log.info("round %3d → measured the last model  %s", head.round - 1, shown)
-            self._set_state("idle", head.round)
+            self._life.set("idle", head.round)
             return
         cancel = _Cancel(lambda: self._is_over(head))
         memory = Memory(carried)
@@ -461,11 +382,11 @@ class Worker:
                 self._leave_round(head, f"is over; training stopped after {trained.train_s:.2f} s")
         except NoUpdate as error:
             self._leave_round(head, f"no update of '{self._name}': {error}", level=logging.ERROR)
-            self._answer(head, "diverged", measured, reason=str(error), train_s=time.perf_counter() - begun_at)
+            self._answers.reply(head, "diverged", measured, reason=str(error), train_s=time.perf_counter() - begun_at)
         except BlobLost:
             self._carried.forget(head.run_id, head.round)
             self._leave_round(head, "is over; the update was not sent to its end")
-        self._set_state("idle", head.round)
+        self._life.set("idle", head.round)
 
     def _correcting(
         self, head: ModelHead, state: State, control: State, carried: Carried, *, is_lost: bool
@@ -491,31 +412,6 @@ class Worker:
             terms = None if correcting is None else correcting.terms
             return self._trainer.train(state, plan, head.model_tensors, terms=terms)
         return self._trainer.sums(state, plan, head.operations)
-
-    def _answer(
-        self,
-        head: ModelHead,
-        outcome: Literal["diverged", "measured"],
-        measured: Measured,
-        *,
-        reason: str | None = None,
-        train_s: float = 0.0,
-    ) -> None:
-        """Says at the aggregator that there is no update, if it takes such an answer."""
-        if outcome not in head.replies:
-            return
-        answer = Reply(
-            run_id=head.run_id,
-            worker=self._name,
-            instance=self.presence.instance,
-            round=head.round,
-            model_sha256=head.sha256,
-            outcome=outcome,
-            reason=None if reason is None else reason[:MAX_OBJECTION],
-            sent_at=time.time(),
-            **({} if _tells_nothing(head) else {"train_s": train_s, **_evaluation_of(measured)}),
-        )
-        self._transport.send(encode(answer, trust=self._trust), worker=self._name, num_shards=head.num_shards)
 
     def _leave_round(self, head: ModelHead, reason: str, *, level: int = logging.INFO) -> None:
         log.log(level, "round %3d: %s", head.round, reason, extra={"round": head.round, "reason": reason})
@@ -572,29 +468,17 @@ class Worker:
             seed=derived_seed(head.seed, head.round, self._name),
             device=self._trainer.device,
             cancelled=cancel,
-            progress=self._set_progress,
+            progress=self._life.set_progress,
             memory=memory,
             figures=frozenset(head.figures) - {"norm", WITHIN},
             statistics=self._trainer.prepare(head.statistics),
         )
 
-    def _set_progress(self, fraction: float) -> None:
-        self.presence = self.presence.model_copy(update={"progress": min(1.0, max(0.0, fraction))})
-
     def _is_over(self, head: ModelHead) -> bool:
         """Whether an update for this round can still count; looks at what has come meanwhile."""
         while (delivery := self._transport.receive(0)) is not None:
-            self._see_model(delivery)
-        if self._is_stopping:
-            return True
-        if self._newest is None:
-            return False
-        newest = self._newest[0]
-        if newest.run_id != head.run_id or newest.is_finished:
-            return True
-        if newest.epoch != head.epoch and newest.round < head.round:
-            return True  # an aggregator took over and went back
-        return newest.round - head.round > newest.max_staleness
+            self._heard.hear(delivery)
+        return self._is_stopping or self._heard.has_ended(head)
 
     def _send(
         self,
@@ -607,10 +491,9 @@ class Worker:
         correcting: Correcting | None,
         own: State,
     ) -> None:
-        encoding = self._encoding_for(head)
-        is_inline = num_bytes_of(encoding.encoded) <= head.cap(self._inline_cap)
-        self._set_state("sending", head.round, at_once=not is_inline)  # a worker that dies half way leaves a blob
-        compressed, limits = self._encoded(head, trained, measured, before.residual, encoding)
+        encoding = self._answers.encoding_for(head)
+        self._life.set("sending", head.round, at_once=not self._answers.is_inline(head))  # it may die half way
+        compressed, limits = self._answers.encoded(head, trained, measured, before.residual)
         after = Carried({RESIDUAL: compressed.residual, HOME: trained.home, PERSONAL: own, **memory.sets()})
         counted = None
         if correcting is not None and isinstance(encoding, Encoding):
@@ -633,166 +516,27 @@ class Worker:
         figures = dict(trained.figures)
         if "norm" in head.figures and isinstance(encoding, Encoding):
             figures["norm"] = norm_of(compressed, encoding, self._trainer.tensors.trained)
-        begun_at = time.perf_counter()
-        num_masks = 0 if head.masking is None else len(head.masking.keepers)
-        masks = covered(compressed.encoded, encoding.encoded, num_masks=num_masks)
-        sent = self._body(head, encoding, compressed.encoded)
-        if sent.blob is not None:
-            self._last_blob = (head.run_id, sent.blob.name)
-        update = UpdateHead(
-            tensors=encoding.encoded,
-            sha256=sent.sha256,
-            blob=sent.blob,
-            sealed=sent.sealed,
-            compression=head.compression,
-            run_id=head.run_id,
-            worker=self._name,
-            instance=self.presence.instance,
-            round=head.round,
-            model_sha256=head.sha256,
+        self._answers.send_update(
+            head,
+            compressed,
+            trained,
+            measured,
+            figures=figures,
+            limits=limits,
             base_sha256=self._base_sha256,
-            sent_at=time.time(),
-            **(_NOTHING | {"figures": limits} if _tells_nothing(head) else _told_of(trained, measured, figures)),
-            seeds=self._sealed_seeds(head, encoding, masks, sent.sha256) if masks else (),
             is_fresh=correcting is not None and correcting.is_fresh,
         )
-        body = encode(update, sent.payload, trust=self._trust)
-        self._transport.send(body, worker=self._name, num_shards=head.num_shards)
-        num_bytes = len(body) + (num_bytes_of(encoding.encoded) if sent.blob else 0)
-        self._on_event(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
-        log.info(
-            "round %3d → %6d samples %8.2f s training  %s",
-            head.round,
-            trained.num_samples,
-            trained.train_s,
-            metrics_text(trained.metrics),
-            extra={
-                "round": head.round,
-                "run_id": head.run_id,
-                "num_samples": trained.num_samples,
-                "train_s": trained.train_s,
-                "num_bytes": num_bytes,
-                "metrics": plain(trained.metrics),
-                "eval_metrics": plain(measured.recorded()),
-            },
-        )
-
-    def _encoded(
-        self,
-        head: ModelHead,
-        trained: Trained,
-        measured: Measured,
-        residual: State,
-        encoding: Encoding | MaskedEncoding,
-    ) -> tuple[Compressed, Mapping[str, float]]:
-        """What travels of a delta and the last residual, not masked yet, and what is to be said of its limits.
-
-        Diverged if it cannot travel.
-        """
-        if isinstance(encoding, Encoding):
-            seed = derived_seed(head.seed, head.round, self._name)
-            delta, limits = limited(
-                head, trained.delta, encoding.specs, keys=lambda update: self._noise_key(head, update)
-            )
-            return compress(delta, residual, encoding, seed=seed), limits
-        try:
-            summand = integers_of(
-                head,
-                encoding,
-                trained.delta,
-                residual,
-                num_samples=trained.num_samples,
-                metrics=_metrics_of(trained, measured),
-                keys=lambda update: self._noise_key(head, update),
-            )
-        except CannotBeSummed as error:
-            raise Diverged(str(error)) from error
-        return Compressed(summand.integers, summand.residual), {}
-
-    def _noise_key(self, head: ModelHead, update: bytes) -> bytes:
-        """The key of this worker's own noise for the update with this digest. NoUpdate if its budget is spent."""
-        assert self._noise is not None
-        assert head.privacy is not None
-        key = self._noise.key(head.run_id, head.round, head.privacy, update)
-        if key is None:
-            raise NoUpdate("this site's own privacy budget is spent")
-        return key
-
-    def _sealed_seeds(
-        self, head: ModelHead, encoding: Encoding | MaskedEncoding, seeds: Sequence[bytes], masked_sha256: str
-    ) -> tuple[bytes, ...]:
-        """The seeds of the masks over the body with this digest, each sealed to its keeper."""
-        rosters = self._membership.rosters
-        assert rosters is not None, "a masked run was taken part in without a roster"
-        return sealed_seeds(
-            seeds,
-            head,
-            encoding.encoded,
-            worker=self._name,
-            instance=self.presence.instance,
-            masked_sha256=masked_sha256,
-            min_sites=self._policy.min_sites,
-            roster=rosters.current(),
-            trust=self._trust,
-        )
-
-    def _body(self, head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State) -> Body:
-        """The body of the update; sends it again if its blob is lost on the way while the round is open.
-
-        A broker that is killed may forget a stream that it has just made. The aggregator deletes only blobs of rounds
-        that are over.
-        """
-        for _ in range(_MAX_UPLOADS - 1):
-            try:
-                return self._uploader.send(head, encoding, encoded)
-            except BlobLost as error:
-                if self._is_over(head):
-                    raise
-                log.info("round %3d: %s; sending the update again", head.round, error, extra={"round": head.round})
-        return self._uploader.send(head, encoding, encoded)
-
-    def _encoding_for(self, head: ModelHead) -> Encoding | MaskedEncoding:
-        """The last encoding, as long as the model's specs, and how updates travel, stay the same."""
-        specs, last = head.update_specs, self._encoding
-        if head.masking is not None:
-            is_same = isinstance(last, MaskedEncoding) and (last.specs, last.masking, last.privacy) == (
-                specs,
-                head.masking,
-                head.privacy,
-            )
-            self._encoding = last = last if is_same else MaskedEncoding(specs, head.masking, head.privacy)
-        elif not isinstance(last, Encoding) or (last.specs, last.compression) != (specs, head.compression):
-            self._encoding = last = Encoding(specs, head.compression)
-        assert last is not None
-        return last
 
     # -- signs of life --------------------------------------------------------------------------------------
 
-    def _set_state(
-        self,
-        state: Literal["idle", "training", "sending", "leaving"],
-        round_number: int = 0,
-        *,
-        at_once: bool = False,
-        objection: str | None = None,
-    ) -> None:
-        self.presence = Presence(
-            worker=self._name,
-            instance=self.presence.instance,
-            state=state,
-            round=round_number,
-            every_s=self.presence.every_s,
-            objection=None if objection is None else objection[:MAX_OBJECTION],
-        )
-        if at_once:
-            self.announce()
-        else:
-            self._announce_soon()
-        self._on_event(StateChanged(presence=self.presence))
+    @property
+    def presence(self) -> Presence:
+        """What the worker is doing; announced when it changes, and at intervals."""
+        return self._life.newest
 
     def announce(self) -> None:
         """Sends a sign of life. May be called from any thread."""
-        self._transport.announce(encode(self.presence, trust=self._trust), worker=self._name)
+        self._life.announce()
 
 
 class _Cancel:
@@ -812,38 +556,6 @@ def _is_same_round(before: ModelHead, head: ModelHead) -> bool:
     return (before.run_id, before.epoch, before.round) == (head.run_id, head.epoch, head.round) and (
         before.draw != head.draw
     )
-
-
-_NOTHING: dict[str, Any] = {"num_samples": 1, "train_s": 0.0}
-"""What the header of an update says of its site where nothing of a single one may be known."""
-
-
-def _tells_nothing(head: ModelHead) -> bool:
-    """Whether an answer to this head says nothing of its site: what may be known of all sites is in the sum."""
-    return head.masking is not None or head.privacy is not None
-
-
-def _told_of(trained: Trained, measured: Measured, figures: Mapping[str, float]) -> Mapping[str, Any]:
-    return {
-        "num_samples": trained.num_samples,
-        "train_s": trained.train_s,
-        "train_metrics": finite(trained.metrics),
-        "train_not_finite": not_finite(trained.metrics),
-        "figures": figures,
-        **_evaluation_of(measured),
-    }
-
-
-def _evaluation_of(measured: Measured) -> Mapping[str, Any]:
-    return {"eval_metrics": finite(measured.recorded()), "eval_not_finite": not_finite(measured.recorded())}
-
-
-def _metrics_of(trained: Trained, measured: Measured) -> dict[str, float]:
-    """By the names that a head has for them. An evaluation of no samples measured nothing."""
-    evaluated = {} if measured.num_samples == 0 else measured.metrics
-    return {f"{IN_TRAINING}{name}": value for name, value in trained.metrics.items()} | {
-        f"{AT_SITES}{name}": value for name, value in evaluated.items()
-    }
 
 
 def _warn_of_untrained(head: ModelHead, fresh: Carried) -> None:

@@ -18,7 +18,11 @@ pytestmark = pytest.mark.timeout(120)
 
 ALGORITHM = Algorithm("secure", SECURE)
 BLOBS = Way(in_blobs=True)
-OF_WORKER = ("worker.trainer:Trainer.train", "broker.memory:MemoryTransport.send", "broker.memory:_BlobUpload.write")
+OF_WORKER = (
+    "worker.rounds.trainer:Trainer.train",
+    "broker.memory:MemoryTransport.send",
+    "broker.memory:_BlobUpload.write",
+)
 POINTS = [
     *((AGGREGATOR, KILLED, target) for target in OF_AGGREGATOR),
     *((ROLE, KILLED, target) for target in OF_KEEPER),

@@ -42,7 +42,7 @@ def test_an_algorithm_that_goes_by_the_order_of_updates_is_found_out(monkeypatch
 
 
 def test_a_fault_that_never_comes_is_a_problem(tmp_path: Path) -> None:
-    never = Fault("worker", "killed", "before", "worker.trainer:Trainer.train", 1000)
+    never = Fault("worker", "killed", "before", "worker.rounds.trainer:Trainer.train", 1000)
     outcome = Federation(tmp_path, ALGORITHMS[0], Way(fault=never)).run()
     assert outcome.problems == ("the call at which it is disturbed never came",)
 

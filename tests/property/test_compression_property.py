@@ -19,7 +19,7 @@ from broker.wire.messages import BlobRef, Compression
 from broker.wire.specs import Specs, TensorSpec, canonical, num_bytes_of
 from broker.wire.topology import Topology
 from console.errors import UnfitMessage
-from worker.error_feedback import compress
+from worker.rounds.error_feedback import compress
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SHAPES = ((), (1,), (3,), (2, 0, 3), (5, 7), (2, 2), (17, 33), (5000,), (300, 3))

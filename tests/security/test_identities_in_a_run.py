@@ -23,7 +23,7 @@ from console.errors import ExitCode
 from identities.membership import Credentials, Membership
 from identities.public_keys import fingerprint_given
 from identities.sealing import UpdateContext
-from worker.trainer import derived_seed
+from worker.rounds.trainer import derived_seed
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(600)

@@ -49,6 +49,13 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "worker.algorithms": (*_STATES, "worker.state"),
     "worker.masking": (*_STATES, "identities", "privacy"),
     "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
+    "worker.rounds": (
+        *_STATES,
+        "identities",
+        "learning",
+        "learning.sums",
+        *(f"worker.{room}" for room in ("state", "events", "algorithms", "masking")),
+    ),
     "worker": (
         *_STATES,
         "console.serving",
@@ -56,7 +63,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         "learning.scripts",
         "learning.sums",
-        *(f"worker.{room}" for room in ("state", "events", "algorithms", "masking", "watchers")),
+        *(f"worker.{room}" for room in ("state", "events", "algorithms", "masking", "watchers", "rounds")),
     ),
     "aggregator.state.ledger": (*_WIRE, "learning"),
     "aggregator.state": (*_STATES, "learning", "aggregator.state.ledger"),

@@ -16,7 +16,7 @@ from broker.states.model_tensors import ModelTensors
 from console.errors import TaskError
 from learning import Plan
 from learning.metrics import numbers_of
-from worker.trainer import Trainer
+from worker.rounds.trainer import Trainer
 
 PLAN = Plan(round=1, seed=7, lr=0.1)
 

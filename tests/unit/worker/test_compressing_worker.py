@@ -21,9 +21,9 @@ from broker.wire.specs import delta_specs, num_bytes_of
 from console.errors import StateError, TaskError
 from learning.task import Plan
 from worker.config import WorkerConfig
+from worker.rounds.trainer import derived_seed
 from worker.service import Worker
 from worker.state.carried import OnDisk, Store
-from worker.trainer import derived_seed
 
 INT8, TOPK = Compression(method="int8"), Compression(method="topk", share=0.01)
 

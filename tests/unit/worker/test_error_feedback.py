@@ -6,8 +6,8 @@ import torch
 from broker.states.compression import Encoding
 from broker.states.tensors import State, digest_of, specs_of
 from broker.wire.messages import Compression
-from worker.error_feedback import compress
-from worker.trainer import Diverged
+from worker.rounds.error_feedback import compress
+from worker.rounds.trainer import Diverged
 
 
 def encoding_of(state: State, method: str) -> Encoding:

@@ -40,9 +40,9 @@ from learning import Plan
 from privacy import Mask
 from worker.config import WorkerConfig
 from worker.policy import WorkerPolicy
+from worker.rounds.trainer import derived_seed
 from worker.service import Worker
 from worker.state import OnDisk, OwnNoise, Store
-from worker.trainer import derived_seed
 
 SITE, KEEPERS = "hospital-a", ("ethics", "it")
 FEDERATION = in_memory([SITE, "hospital-b", "hospital-c"], keepers=KEEPERS, federation="heart")

@@ -12,7 +12,7 @@ from aggregator.evaluation import CentralEvaluation
 from broker.states.model_tensors import ModelTensors
 from broker.states.tensors import digest_of
 from learning import Plan, Site, Split, Supervised
-from worker.trainer import Trainer
+from worker.rounds.trainer import Trainer
 
 PLAN = Plan(round=1, seed=7, epochs=1, batch_size=0, lr=0.1)
 INPUTS = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ from broker.wire import MAX_METRICS, MAX_NUM_SAMPLES
 from broker.wire.messages import UpdateHead
 from console.errors import TaskError
 from learning import Measured, Plan, Site, Split, Supervised
-from worker.trainer import Diverged, Trainer, derived_seed
+from worker.rounds.trainer import Diverged, Trainer, derived_seed
 
 PLAN = Plan(round=1, seed=7, epochs=2, batch_size=4, lr=0.1, momentum=0.9)
 

@@ -22,8 +22,8 @@ from console.watching import Transferring
 from learning.task import Plan
 from worker.config import WorkerConfig
 from worker.events import Event, ModelReceived, RoundLeft, RoundTrained, RunFinished, StateChanged, UpdateSent
+from worker.rounds.trainer import derived_seed
 from worker.service import Worker
-from worker.trainer import derived_seed
 
 STATE: State = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([0.5])}
 TOPOLOGY = Topology("updates")
@@ -59,12 +59,14 @@ class Steps:
 class Site:
     """A worker on a broker of its own, and what an aggregator would do there."""
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(
+        self, make_transport: Callable[[MemoryBroker], MemoryTransport] = MemoryTransport, **changes: Any
+    ) -> None:
         self.broker = MemoryBroker()
         self.aggregator = MemoryTransport(self.broker)
         self.task = Steps()
         self.events: list[Event] = []
-        self.transport = MemoryTransport(self.broker)
+        self.transport = make_transport(self.broker)
         config = replace(CONFIG, **changes)
         self.worker = Worker(config, self.task, self.transport, on_event=self.events.append)
         self.worker.start()
@@ -527,12 +529,12 @@ class Forgetful(MemoryTransport):
 
 
 def site_whose_uploads_are_lost(num_to_lose: int) -> Site:
-    site = Site(inline_cap=0)
-    transport = Forgetful(site.broker)
-    transport.num_to_lose = num_to_lose
-    site.worker._transport = transport
-    site.worker._uploader = replace(site.worker._uploader, transport=transport)
-    transport.listen(Source.MODELS)
+    def forgetful(broker: MemoryBroker) -> Forgetful:
+        transport = Forgetful(broker)
+        transport.num_to_lose = num_to_lose
+        return transport
+
+    site = Site(forgetful, inline_cap=0)
     site.publish(1)
     return site
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from broker.states import Encoding, State
-from worker.trainer import Diverged
+from worker.rounds.trainer import Diverged
 
 
 @dataclass(frozen=True, slots=True)
