@@ -28,7 +28,7 @@ from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from aggregator.sums import Summing, specs_of_updates
 from broker import Source, Transport
 from broker.states import Encoding, MaskedEncoding, ModelTensors, State
-from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, limb_bytes_of, num_bytes_of
+from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
 from learning import Task, made_by, prepare
 
@@ -95,7 +95,9 @@ def opened(
         encoding = _checked_encoding(config, specs_of_updates(specs, summing))
         prefetch = _prefetch(config, encoding)
         transport.declare()
-        most_bytes = largest_message(encoding.encoded, sums=encoding.folded if config.topology.num_shards else None)
+        most_bytes = largest_message(
+            encoding.encoded, sum_bytes=encoding.sum_bytes if config.topology.num_shards else None
+        )
         transport.listen(Source.PRESENCE, Source.COMMANDS, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         initial = _initial_state(tensors, model, specs)
         base = tensors.base_sha256(tensors.taken_from(model), specs)
@@ -272,7 +274,7 @@ def _tell_what_is_idle(config: AggregatorConfig) -> None:
 def _prefetch(config: AggregatorConfig, encoding: Encoding | MaskedEncoding) -> int:
     sizes = [num_bytes_of(encoding.encoded)]
     if config.topology.num_shards:
-        sizes.append(limb_bytes_of(encoding.folded))
+        sizes.append(encoding.sum_bytes)
     return affordable_prefetch(sizes, config.inline_cap)
 
 

@@ -10,6 +10,7 @@ it started are passed on one by one, and the root, which knows every update by i
 """
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Set
@@ -28,6 +29,7 @@ from aggregator.events import (
     UpdateSummed,
     unwatched,
 )
+from aggregator.masking import RingSum
 from aggregator.rounds import (
     ExactSum,
     Expected,
@@ -45,8 +47,9 @@ from aggregator.run import newest_head
 from aggregator.senders import NOBODY, Excluding, Quota, admission_by, is_by_its_sender
 from aggregator.weighing import Weigher
 from broker import Delivery, Source, Transport
-from broker.states import Encoding
+from broker.states import Encoding, MaskedEncoding
 from broker.wire import (
+    MAX_HEADER_BYTES,
     Folded,
     ModelHead,
     Specs,
@@ -176,7 +179,7 @@ class PartialAggregator:
         is_idle = now >= current.pending.last_at + self._config.flush_s
         num_held = len(current.pending.deliveries) + len(self._early) + self._bodies.num_held_up
         is_window_full = num_held >= self._prefetch
-        if current.has_all_usual or is_idle or is_window_full:
+        if current.has_all_usual or is_idle or is_window_full or current.pending.is_header_full:
             self._send(current)
 
     # -- models ---------------------------------------------------------------------------------------------
@@ -185,7 +188,8 @@ class PartialAggregator:
         """Switches to a newer model, once the sum for the one before is sent."""
         try:
             head = decode_from(delivery.body, ModelHead, trust=self._config.membership.trust).header
-        except MessageError as error:
+            encoding = _encoding_of(head)
+        except (MessageError, ValueError) as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
         current = self._round
@@ -205,12 +209,12 @@ class PartialAggregator:
             if current is not None and update.head.round == current.number:
                 current.known.setdefault(update.head.worker, update.head.instance)
             self._pass_on(waiting)
-        self._open(head)
+        self._open(head, encoding)
         early, self._early = self._early, []
         for delivery_before, _ in early:
             self._take(delivery_before)
 
-    def _open(self, head: ModelHead) -> None:
+    def _open(self, head: ModelHead, encoding: Encoding | MaskedEncoding) -> None:
         """Begins to sum updates for a model, unless some may have been summed before."""
         is_first_time = self._seen[0] != head.run_id or head.round > self._seen[1]
         if is_first_time:
@@ -226,11 +230,10 @@ class PartialAggregator:
             for key, instance in self._passed_early.items()
             if key[0] == head.run_id and key[1] >= head.round
         }
-        encoding = Encoding(delta_specs(head.model_tensors), head.compression)
         self._round = _ShardRound(
             model=head,
             expected=self._expected(head, encoding),
-            new_sum=self._config.new_sum,
+            new_sum=self._config.new_sum if head.masking is None else functools.partial(RingSum, masking=head.masking),
             are_summed=is_first_time and head.num_shards == self._config.num_shards,
             usual=set() if self._round is None else set(self._round.known),
             known={
@@ -238,13 +241,13 @@ class PartialAggregator:
             },
         )
         prefetch = affordable_prefetch([num_bytes_of(encoding.encoded)], head.cap(self._config.inline_cap))
-        most_bytes = largest_message(encoding.encoded, sums=None)
+        most_bytes = largest_message(encoding.encoded, sum_bytes=None)
         if (prefetch, most_bytes) != (self._prefetch, self._most_bytes):
             self._prefetch, self._most_bytes = prefetch, most_bytes
             self._transport.listen(Source.MODELS, Source.UPDATES, prefetch=prefetch, most_bytes=most_bytes)
         self._on_event(ShardRoundOpened(run_id=head.run_id, round=head.round, num_rounds=head.num_rounds))
 
-    def _expected(self, head: ModelHead, encoding: Encoding) -> Expected:
+    def _expected(self, head: ModelHead, encoding: Encoding | MaskedEncoding) -> Expected:
         return Expected(
             head.run_id,
             encoding,
@@ -453,6 +456,13 @@ class PartialAggregator:
         self._transport.give_back()
 
 
+def _encoding_of(head: ModelHead) -> Encoding | MaskedEncoding:
+    """How updates from this model travel; a ValueError if one of its tensors cannot."""
+    if head.masking is not None:
+        return MaskedEncoding(head.update_specs, head.masking, head.privacy)
+    return Encoding(delta_specs(head.model_tensors), head.compression)
+
+
 class _ShardRound:
     """The round of the newest model, as its shard sees it."""
 
@@ -461,7 +471,7 @@ class _ShardRound:
         *,
         model: ModelHead,
         expected: Expected,
-        new_sum: Callable[[Specs], ExactSum],
+        new_sum: Callable[[Specs], ExactSum | RingSum],
         are_summed: bool,
         usual: Set[str],
         known: dict[str, str],
@@ -515,18 +525,25 @@ class _ShardRound:
 class _Pending:
     """What was folded but not yet sent."""
 
-    sum: ExactSum
+    sum: ExactSum | RingSum
     updates: list[Folded] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
+    seed_bytes: int = 0
     last_at: float = 0.0
     """When the last update arrived."""
 
     def has(self, worker: str) -> bool:
         return any(folded.worker == worker for folded in self.updates)
 
+    @property
+    def is_header_full(self) -> bool:
+        """Whether the seeds of masked updates leave little room for more."""
+        return self.seed_bytes > MAX_HEADER_BYTES // 2
+
     def add(self, update: Update, delivery: Delivery, *, now: float) -> None:
         self.updates.append(folded_of(update))
+        self.seed_bytes += sum(map(len, update.head.seeds))
         self.deliveries.append(_tag_of(delivery))
         if update.blob_name is not None:
             self.blobs.append(update.blob_name)

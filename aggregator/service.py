@@ -51,7 +51,7 @@ from aggregator.state import ClosedBy, Ledger
 from aggregator.sums import for_summing, summing_of
 from aggregator.watchers import Runaway, log_event
 from broker import Delivery, Source, Transport
-from broker.wire import Command, Withheld, decode_from, limb_bytes_of, names_of, num_bytes_of
+from broker.wire import Command, Withheld, decode_from, names_of, num_bytes_of
 from console import (
     IS_SHOWN,
     DamagedBody,
@@ -474,6 +474,13 @@ class Aggregator:
                 self._open(current.number).leave_out(unfit)
                 self._current.emit_opened()
             else:
+                if unfit and not answer.is_final:
+                    log.error(
+                        "round %d: %s cannot be taken out of it, since they came in sums of several; fl-run exclude"
+                        " leaves them out of the next",
+                        answer.round,
+                        ", ".join(sorted(unfit)),
+                    )
                 current.unmasking.refused(answer)
 
     def _take_up(self, settled: Settled[Contribution | Released]) -> None:
@@ -746,7 +753,7 @@ class Aggregator:
         ]
         if uploads.are_few:
             names = [name for blob in names for name in reversed(names_of(blob))]
-        if limb_bytes_of(expected.encoding.folded) > self._run.run.inline_cap:
+        if expected.encoding.sum_bytes > self._run.run.inline_cap:
             self._transport.delete_blobs(names)
 
 

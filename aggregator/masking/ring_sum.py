@@ -34,7 +34,7 @@ class RingSum:
     """The running sum of masked updates with these specs: integers of 8 bytes, then integers of 4."""
 
     def __init__(self, specs: Specs, *, masking: Masking) -> None:
-        self._masking = masking
+        self.specs, self._masking = specs, masking
         num_words, num_halves = mask_sizes(specs)
         self._words, self._halves = np.zeros(num_words, np.uint64), np.zeros(num_halves, np.uint32)
         self._places: dict[str, tuple[Integers, slice]] = {}
@@ -106,6 +106,11 @@ class RingSum:
 
     def files(self) -> frozenset[str]:
         return frozenset()
+
+    def limb_pieces(self) -> Iterator[memoryview]:
+        """All of it as it travels, laid out like an update; nothing is copied."""
+        for array in self._arrays.values():
+            yield memoryview(array).cast("B")  # type: ignore[arg-type]
 
     # -- without the masks ----------------------------------------------------------------------------------
 

@@ -207,7 +207,7 @@ PAIRS = (
         ("dp_noise", "shards"),
         _noised(
             "partial aggregators do not verify how long updates are; leave --shards out",
-            lambda settings: getattr(settings, "shards", 0) > 0,
+            lambda settings: getattr(settings, "shards", 0) > 0 and not settings.is_secure,
         ),
     ),
     Pair(
@@ -324,13 +324,6 @@ PAIRS = (
             "the median of the workers' metrics goes by each of them, which nobody sees; give a --stop-metric of the"
             " central evaluation",
             lambda settings: (settings.stop_metric or "").startswith("eval."),
-        ),
-    ),
-    Pair(
-        ("privacy", "shards"),
-        _secure(
-            "partial aggregators do not sum up masked updates yet; leave --shards out",
-            lambda settings: getattr(settings, "shards", 0) > 0,
         ),
     ),
     Pair(
@@ -526,7 +519,10 @@ PAIRS = (
     ),
     Pair(
         ("shards", "max_samples"),
-        _sharded("--max-samples and --max-weight need each update by itself; leave --shards out", _limits_samples),
+        _sharded(
+            "--max-samples and --max-weight need each update by itself; leave --shards out",
+            lambda settings: _limits_samples(settings) and not settings.is_secure,
+        ),
     ),
     Pair(
         ("shards", "clip_norm"),

@@ -31,7 +31,6 @@ from broker.wire import (
     difference,
     is_name_of,
     kept,
-    limb_bytes_of,
     mask_sizes,
     num_bytes_of,
 )
@@ -198,7 +197,9 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
         seal = seal_of(head, UpdateContext.of(head), expected.membership)
     else:
         seal = None
-        check_masked(head, expected)
+        if head.sealed is not None:
+            raise UnfitMessage("it is masked, and yet sealed")
+        check_masked(head, head, expected, model_sha256=head.model_sha256, masked_sha256=head.sha256)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     is_sealed = head.sealed is not None
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0, is_sealed=is_sealed)
@@ -233,29 +234,41 @@ def seal_of(head: UpdateHead | PartialHead, context: UpdateContext, membership: 
     return None
 
 
-def check_masked(head: UpdateHead, expected: Expected) -> None:
-    """A MessageError unless a masked update has a sealed seed for each keeper, and says nothing of its site."""
+def check_masked(
+    claim: UpdateHead | Folded,
+    head: UpdateHead | PartialHead,
+    expected: Expected,
+    *,
+    model_sha256: str | None,
+    masked_sha256: str | None,
+) -> None:
+    """A MessageError unless a masked update has a sealed seed for each keeper, and says nothing of its site.
+
+    ``head`` is of the message it came in. The digests are those of its model and its body; None of one that is not
+    known, as of a body that is in a sum: then its seeds have to agree on it.
+    """
     masking, trust = expected.masking, expected.membership.trust
     assert masking is not None
     assert isinstance(expected.encoding, MaskedEncoding)
     privacy = expected.encoding.privacy
     num_words, num_halves = mask_sizes(head.tensors)
-    if len(head.seeds) != len(masking.keepers):
-        raise UnfitMessage(f"it has {len(head.seeds)} sealed seeds; this run has {len(masking.keepers)} keepers")
-    for keeper, packed in zip(masking.keepers, head.seeds, strict=True):
+    if len(claim.seeds) != len(masking.keepers):
+        raise UnfitMessage(f"it has {len(claim.seeds)} sealed seeds; this run has {len(masking.keepers)} keepers")
+    for keeper, packed in zip(masking.keepers, claim.seeds, strict=True):
         message = decode_from(packed, SealedSeed, trust=trust)
-        message.check_signer(head.worker)
+        message.check_signer(claim.worker)
         seed = message.header
+        model_sha256, masked_sha256 = model_sha256 or seed.model_sha256, masked_sha256 or seed.masked_sha256
         theirs = (seed.run_id, seed.round, seed.worker, seed.instance, seed.model_sha256, seed.masked_sha256)
-        if theirs != (head.run_id, head.round, head.worker, head.instance, head.model_sha256, head.sha256):
-            raise UnfitMessage(f"its seed for keeper {keeper} is that of another update")
+        if theirs != (head.run_id, head.round, claim.worker, claim.instance, model_sha256, masked_sha256):
+            raise UnfitMessage(f"the seed of {claim.worker} for keeper {keeper} is that of another update")
         if (seed.keeper, seed.num_words, seed.num_halves) != (keeper, num_words, num_halves):
-            raise UnfitMessage(f"its seed for keeper {keeper} is for another mask")
+            raise UnfitMessage(f"the seed of {claim.worker} for keeper {keeper} is for another mask")
         if privacy is not None and seed.step != masking.step:
-            raise UnfitMessage("its seed does not say how it was clipped, and this run adds noise")
-    says = (head.train_metrics, head.eval_metrics, head.train_not_finite, head.eval_not_finite, head.figures)
-    if head.sealed is not None or head.num_samples != 1 or any(says):
-        raise UnfitMessage("it is masked, and yet says something of its site, or is sealed")
+            raise UnfitMessage(f"the seed of {claim.worker} does not say how it was clipped, and this run adds noise")
+    says = (claim.train_metrics, claim.eval_metrics, claim.train_not_finite, claim.eval_not_finite, claim.figures)
+    if claim.num_samples != 1 or claim.train_s != 0 or any(says):
+        raise UnfitMessage("it is masked, and yet says something of its site")
 
 
 def check_model(head: UpdateHead | Reply, expected: Expected, *, is_signed: bool) -> None:
@@ -307,9 +320,9 @@ def affordable_prefetch(body_bytes: Iterable[int], inline_cap: int) -> int:
     return max(_MIN_PREFETCH, min(_MAX_PREFETCH, _PREFETCH_BYTES // largest))
 
 
-def largest_message(encoded: Specs, *, sums: Specs | None) -> int:
-    """The most bytes of a message with an update of these specs, or, with shards, with a sum over ``sums``."""
-    bodies = [num_bytes_of(encoded)] + ([] if sums is None else [limb_bytes_of(sums)])
-    header = len(kept(encoded).packed) + _HEADER_BYTES if sums is None else MAX_HEADER_BYTES
+def largest_message(encoded: Specs, *, sum_bytes: int | None) -> int:
+    """The most bytes of a message with an update of these specs, or, with shards, with a sum of so many bytes."""
+    bodies = [num_bytes_of(encoded)] + ([] if sum_bytes is None else [sum_bytes])
+    header = len(kept(encoded).packed) + _HEADER_BYTES if sum_bytes is None else MAX_HEADER_BYTES
     body = max((size for size in bodies if size <= MAX_PART_BYTES), default=0)
     return header + body + body // 64  # zstd makes what it cannot compress a little longer

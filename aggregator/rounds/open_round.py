@@ -50,7 +50,6 @@ from broker.wire import (
     Signer,
     decode_from,
     digest_of_set,
-    limb_bytes_of,
     num_bytes_of,
 )
 from console import UnfitMessage
@@ -382,7 +381,7 @@ class OpenRound:
     def _write(self, update: Contribution, pieces: Iterable[Buffer]) -> None:
         """Keeps the body of an update in a file, if there is room."""
         encoding = self._stores.encoding
-        needed = num_bytes_of(encoding.encoded) + _ROOM_IN_SUMS * limb_bytes_of(encoding.folded)
+        needed = num_bytes_of(encoding.encoded) + _ROOM_IN_SUMS * encoding.sum_bytes
         if not self._stores.bodies.has_room(needed):
             if not self._is_short_of_room:
                 self._is_short_of_room = True

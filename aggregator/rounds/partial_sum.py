@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
-from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.intake import Expected, Update, check_body, foreign_sets, row_of, seal_of
+from aggregator.rounds.intake import Expected, Update, check_body, check_masked, foreign_sets, row_of, seal_of
 from aggregator.state import UpdateRow, Verdict
 from broker import Delivery, Transport
 from broker.wire import (
@@ -19,6 +19,7 @@ from broker.wire import (
     PartialHead,
     Seal,
     Signer,
+    Specs,
     Topology,
     UpdateHead,
     cut,
@@ -27,6 +28,7 @@ from broker.wire import (
     encode,
     kept,
     limb_bytes_of,
+    num_bytes_of,
     partial_key,
 )
 from console import UnfitMessage
@@ -50,7 +52,23 @@ def folded_of(update: Update) -> Folded:
         eval_not_finite=head.eval_not_finite,
         figures=head.figures,
         is_fresh=head.is_fresh,
+        seeds=head.seeds,
     )
+
+
+class Sum(Protocol):
+    """A sum of several updates, as it travels."""
+
+    @property
+    def specs(self) -> Specs:
+        """Of the updates in it."""
+
+    @property
+    def bound(self) -> float:
+        """What no element's sum of |weight * delta| exceeds, where that is known."""
+
+    def limb_pieces(self) -> Iterator[Buffer]:
+        """All of it, in pieces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +83,7 @@ class PartialSender:
 
     def send(
         self,
-        exact_sum: ExactSum,
+        total: Sum,
         updates: Sequence[Folded],
         *,
         model: ModelHead,
@@ -76,15 +94,15 @@ class PartialSender:
 
         BlobLost if its blob is deleted meanwhile; a MalformedMessage if the header of so many updates is too large.
         """
-        specs = kept(exact_sum.specs)
-        num_bytes = limb_bytes_of(specs)
+        specs = kept(total.specs)
+        num_bytes = limb_bytes_of(specs) if not updates[0].seeds else num_bytes_of(specs)
         seal, sealed = self._seal(model, specs, sequence) if "sealed" in model.protection else (None, None)
         body, payload, blob = Outgoing(specs, num_bytes, seal=seal), b"", None
         if num_bytes <= inline_cap:
-            payload = body.whole(exact_sum.limb_pieces())
+            payload = body.whole(total.limb_pieces())
         else:
             name = self.topology.partial_blob(self.shard, model.run_id, model.round, sequence)
-            name = self.transport.write_blob(name, body.parts(cut(exact_sum.limb_pieces(), self.part_bytes)))
+            name = self.transport.write_blob(name, body.parts(cut(total.limb_pieces(), self.part_bytes)))
             blob = BlobRef(name=name, part_bytes=self.part_bytes)
         head = PartialHead(
             tensors=specs,
@@ -95,7 +113,7 @@ class PartialSender:
             shard=self.shard,
             num_shards=model.num_shards,
             sequence=sequence,
-            bound=exact_sum.bound,
+            bound=total.bound,
             sealed=sealed,
             updates=tuple(updates),
         )
@@ -196,8 +214,23 @@ def read_partial(delivery: Delivery, expected: Expected, *, round_number: int) -
     problem = foreign_sets(head) or difference(expected.encoding.folded, head.tensors)
     if problem:
         raise UnfitMessage(f"partial sum of shard {head.shard} for round {head.round} {problem}")
+    _check_masks(head, expected)
     own_blob = expected.topology.partial_blob(head.shard, head.run_id, head.round, head.sequence)
     context = _context_of(head.run_id, head.round, head.shard, head.sequence, kept(head.tensors))
-    seal = seal_of(head, context, expected.membership)
+    seal = seal_of(head, context, expected.membership) if expected.masking is None else None
     check_body(head, payload, own_blob=own_blob, is_sealed=head.sealed is not None)
     return PartialSum(head, payload, seal, message.signer)
+
+
+def _check_masks(head: PartialHead, expected: Expected) -> None:
+    """A MessageError unless its updates are masked where the run's are, and each has what keepers need of it."""
+    if expected.masking is None:
+        if head.are_masked:
+            raise UnfitMessage(f"partial sum of shard {head.shard} of masked updates; those of this run are not masked")
+        return
+    if not head.are_masked:
+        raise UnfitMessage(
+            f"partial sum of shard {head.shard} of updates that are not masked, as those of this run are"
+        )
+    for claim in head.updates:
+        check_masked(claim, head, expected, model_sha256=expected.model_sha256(head.round), masked_sha256=None)

@@ -31,7 +31,7 @@ import torch
 
 from broker.states.tensor_forms import Cast, Form, Int8, Piece, Random, Reader, TopK
 from broker.states.tensors import DTYPES, State, chunks
-from broker.wire import Buffer, Compression, Specs, TensorSpec, canonical, num_bytes_of
+from broker.wire import Buffer, Compression, Specs, TensorSpec, canonical, limb_bytes_of, num_bytes_of
 
 _FEW = 4096
 _TOO_MANY = 2**31
@@ -58,6 +58,11 @@ class Encoding:
     def is_direct(self) -> bool:
         """What travels is what is folded: there is nothing to decode."""
         return self.encoded == self.folded
+
+    @property
+    def sum_bytes(self) -> int:
+        """The size of a sum of updates as it travels."""
+        return limb_bytes_of(self.folded)
 
     def encode(self, delta: Mapping[str, torch.Tensor], *, seed: int) -> State:
         """What travels in place of a whole delta; see ``encode_tensor``."""

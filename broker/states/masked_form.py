@@ -6,7 +6,17 @@ What travels is what is added up: only the sum of all updates of a round is ever
 from collections.abc import Iterable, Iterator
 
 from broker.states.tensor_forms import Piece
-from broker.wire import EXTRAS, Compression, DifferentialPrivacy, Masking, Specs, TensorSpec, canonical, num_extras
+from broker.wire import (
+    EXTRAS,
+    Compression,
+    DifferentialPrivacy,
+    Masking,
+    Specs,
+    TensorSpec,
+    canonical,
+    num_bytes_of,
+    num_extras,
+)
 
 
 class MaskedEncoding:
@@ -34,6 +44,11 @@ class MaskedEncoding:
             ]
         )
         """Specs of what travels, and of what is added up."""
+
+    @property
+    def sum_bytes(self) -> int:
+        """The size of a sum of updates as it travels."""
+        return num_bytes_of(self.folded)
 
     def folded_from(self, body: Iterable[Piece]) -> Iterator[Piece]:
         """(offset, bytes) of what is added up, as they come."""

@@ -407,8 +407,8 @@ def _of_different_workers(updates: tuple[Folded, ...]) -> tuple[Folded, ...]:
 class PartialHead(Tensors):
     """The exact sum of updates of one shard for one round. It counts as a whole, or not at all.
 
-    ``tensors`` are those of the updates. The payload is the sum's two limbs, as limbs.py lays them out. The digest is
-    over ``tensors`` and this payload.
+    ``tensors`` are those of the updates. The payload is the sum's two limbs, as limbs.py lays them out; of masked
+    updates, the sums of their integers, laid out like an update. The digest is over ``tensors`` and this payload.
     """
 
     kind: Literal["partial"] = "partial"
@@ -428,8 +428,19 @@ class PartialHead(Tensors):
     ]
 
     @property
+    def are_masked(self) -> bool:
+        """Whether its updates are: then each has its seeds here."""
+        return bool(self.updates[0].seeds)
+
+    @property
     def num_bytes(self) -> int:
-        return limb_bytes_of(self.tensors)
+        return num_bytes_of(self.tensors) if self.are_masked else limb_bytes_of(self.tensors)
+
+    @model_validator(mode="after")
+    def _all_are_masked_or_none(self) -> Self:
+        if any(bool(update.seeds) != self.are_masked for update in self.updates):
+            raise ValueError("some of its updates are masked, and some are not")
+        return self
 
     @model_validator(mode="after")
     def _all_are_of_its_shard(self) -> Self:

@@ -16,7 +16,7 @@ from typing import Any
 from matrix.algorithms import Algorithm
 from matrix.faults import BEFORE, FROZEN, TARGETS, Fault, Faults, Killed
 from matrix.keeping import ROLE as KEEPER
-from matrix.keeping import KeptService, kept_by
+from matrix.keeping import KeptService, kept_by, with_partials
 from matrix.learner import Learner
 from matrix.line import Line
 from matrix.outcome import Outcome, outcome_of
@@ -113,7 +113,8 @@ class Federation:
         """Who is who, if updates are masked; their secret lies where no kill takes it along."""
         if not self.settings.is_secure:
             return None
-        return Secrecy.of(self.settings.model_copy(update={"state": self.folder}), self.names)
+        secrecy = Secrecy.of(self.settings.model_copy(update={"state": self.folder}), self.names)
+        return None if secrecy is None else with_partials(secrecy, self._partials)
 
     def _start(self, name: str) -> None:
         """Starts a member, again if it is killed meanwhile, as a supervisor does."""
@@ -139,6 +140,7 @@ class Federation:
         shared = {each: getattr(self.settings, each) for each in ("run", "queue", "inline_cap", "part_bytes")}
         line = Line(self.broker, shard=shard)
         config = AggregatorSettings.model_validate(own | shared).partial_config
+        config = replace(config, membership=membership_in(self.secrecy, name))
         service = PartialAggregator(config, line, clock=lambda: self.now)  # type: ignore[arg-type]
         return Member("partial", service, line)
 

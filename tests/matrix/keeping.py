@@ -1,13 +1,18 @@
 """The keepers of the matrix's federations, as members that can be killed: what is asked of them, and where they end."""
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from matrix.faults import PARTIAL
+from matrix.faults import TARGETS as OF_ROLES
 from matrix.line import Line
 
 from aggregator.settings import AggregatorSettings
 from broker.memory import MemoryBroker
 from broker.wire.topology import Topology
+from identities import in_memory
 from keeper import Keeper, KeeperConfig, Ledger
 from simulation.secrecy import Secrecy
 
@@ -42,6 +47,32 @@ OF_AGGREGATOR = (
     "broker.memory:MemoryTransport.delete_blobs",
 )
 """Where the aggregator of such a run is killed, or frozen."""
+
+
+def with_partials(secrecy: Secrecy, partials: Sequence[str]) -> Secrecy:
+    """The same, with members of these names besides, who sum up shards."""
+    members = in_memory(secrecy.sites, partials=partials, keepers=secrecy.keepers, secret=secrecy.secret)
+    same = replace(secrecy)
+    vars(same)["members"] = members  # in place of what the cached property would make
+    return same
+
+
+_ONLY_ELSEWHERE = ("aggregator.rounds.exact_sum:ExactSum.add", "broker.memory:MemoryTransport.lead")
+"""Points of a partial aggregator that one of these federations does not come by."""
+OF_PARTIAL = (
+    "aggregator.masking.ring_sum:RingSum.add",
+    *(target for target in OF_ROLES[PARTIAL] if target not in _ONLY_ELSEWHERE),
+)
+"""Where a partial aggregator is killed."""
+OF_SUMS = (
+    "aggregator.masking.ring_sum:RingSum.add_limbs",
+    "aggregator.state.ledger:Ledger.freeze",
+    "broker.memory:MemoryTransport.send_request",
+    "aggregator.state.ledger:Ledger.commit",
+    "aggregator.state.ledger:Ledger.close_round",
+    "broker.memory:MemoryTransport.delete_blobs",
+)
+"""Where the aggregator of such a run is killed if partial aggregators send it sums."""
 
 
 class KeptService:

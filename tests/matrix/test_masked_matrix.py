@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from matrix.algorithms import Algorithm
-from matrix.faults import AFTER, AGGREGATOR, BEFORE, FROZEN, KILLED, WORKER, Fault
+from matrix.faults import AFTER, AGGREGATOR, BEFORE, FROZEN, KILLED, PARTIAL, WORKER, Fault
 from matrix.federation import Federation, Way
-from matrix.keeping import OF_AGGREGATOR, ROLE, SECURE
+from matrix.keeping import OF_AGGREGATOR, OF_PARTIAL, OF_SUMS, ROLE, SECURE
 from matrix.keeping import TARGETS as OF_KEEPER
 from matrix.outcome import Outcome
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(120)
 
 ALGORITHM = Algorithm("secure", SECURE)
 BLOBS = Way(in_blobs=True)
+SHARDS = Way(in_blobs=True, num_shards=2)
 OF_WORKER = (
     "worker.rounds.trainer:Trainer.train",
     "broker.memory:MemoryTransport.send",
@@ -27,6 +28,10 @@ POINTS = [
     *((AGGREGATOR, KILLED, target) for target in OF_AGGREGATOR),
     *((ROLE, KILLED, target) for target in OF_KEEPER),
     *((AGGREGATOR, FROZEN, target) for target in OF_AGGREGATOR),
+]
+OF_SHARDS = [
+    *((PARTIAL, target) for target in OF_PARTIAL),
+    *((AGGREGATOR, target) for target in OF_SUMS),
 ]
 
 
@@ -83,3 +88,25 @@ def test_in_any_order_sent_twice_and_killed_at_random_it_ends_with_the_same_bits
     if not way.is_lazy:  # which comes by fewer calls
         way = replace(way, fault=Fault(role, KILLED, when, target, call))
     assert Federation(tmp_path, ALGORITHM, way).run() == undisturbed, f"{way}"
+
+
+@pytest.fixture(scope="module")
+def calls_with_shards(tmp_path_factory: pytest.TempPathFactory, undisturbed: Outcome) -> dict[tuple[str, str], int]:
+    federation = Federation(tmp_path_factory.mktemp("sharded"), ALGORITHM, SHARDS)
+    assert federation._run(tuple({target for _, target in OF_SHARDS})) == undisturbed
+    return dict(federation.faults.calls)
+
+
+@pytest.mark.parametrize("when", [BEFORE, AFTER])
+@pytest.mark.parametrize(("role", "target"), OF_SHARDS, ids=lambda value: value.rpartition(":")[2])
+def test_partial_aggregators_sum_masked_updates_to_the_same_bits_wherever_one_or_the_root_is_killed(
+    role: str,
+    target: str,
+    when: str,
+    calls_with_shards: dict[tuple[str, str], int],
+    undisturbed: Outcome,
+    tmp_path: Path,
+) -> None:
+    call = (calls_with_shards[role, target] + 1) // 2
+    way = replace(SHARDS, order=2, copies=2, fault=Fault(role, KILLED, when, target, call))
+    assert Federation(tmp_path, ALGORITHM, way).run() == undisturbed

@@ -58,9 +58,10 @@ class MaskedRun:
         *,
         keepers: Sequence[str] = ("keeper",),
         sites: Sequence[str] = SITES,
+        partials: Sequence[str] = (),
         **changes: Any,
     ) -> "MaskedRun":
-        federation = in_memory(sites, keepers=keepers)
+        federation = in_memory(sites, partials=partials, keepers=keepers)
         fields = {"privacy": "secure", "quorum": "3", "keeper": ",".join(keepers)} | changes
         membership = Membership(trust=federation.trust("aggregator"), protection=("signed", "sealed"))
         run = EmbeddedRun.make(folder, StateTask(initial), membership=membership, **fields)
