@@ -14,7 +14,7 @@ import torch
 from prometheus_client.registry import CollectorRegistry
 from rich.console import Console
 
-from aggregator.events import PartialWatcher, StandingBy, Watcher, unwatched
+from aggregator.events import PartialWatcher, RunOpened, ShardLed, StandingBy, Watcher, unwatched
 from aggregator.history import NAME as REPORT
 from aggregator.history import History, write_report
 from aggregator.partial import PartialAggregator
@@ -45,7 +45,7 @@ from console import (
     read_settings,
     split_arguments,
 )
-from console.serving import served
+from console.serving import Health, served
 from identities import membership
 from learning import Site, Task, load_task
 from learning.scripts import ScriptedModel
@@ -68,6 +68,7 @@ _EXAMPLES = """\
 Killed? The same command goes on from its --state (a partial has none). Started twice? The second stands by."""
 
 _TRY_TO_LEAD_EVERY_S = 1.0
+_LEADS, _STANDS_BY = "leads", "stands by"
 _SWITCH_S = 0.0005
 """How long one Python thread keeps the others waiting. By default 5 ms: while a flood keeps the receiving thread busy,
 the one that closes a round would wait that long after each write to the disk, of which there are dozens."""
@@ -104,7 +105,7 @@ def _run(role: "Role", settings: AggregatorSettings, *, prog: str, argv: Sequenc
         malloc.keep_little()
         sys.setswitchinterval(_SWITCH_S)
         torch.set_num_threads(1)  # makes the initial model the same on any machine
-        with role.opened(), served(role.registry, settings):
+        with role.opened(), served(role.registry, settings, role.health):
             code = _lead_on(role, settings, terminal)
     if code is ExitCode.OK and role.state is not None and settings.evaluate_only:
         _show_evaluation(role.state)
@@ -140,6 +141,10 @@ class Role(Protocol):
     @property
     def registry(self) -> CollectorRegistry:
         """Its metrics."""
+
+    @property
+    def health(self) -> Health:
+        """Whether it lives, and leads or stands by."""
 
     @property
     def state(self) -> Path | None:
@@ -184,6 +189,7 @@ class _Root:
         self.name = f"aggregator {settings.run}"
         self._metrics = AggregatorMetrics(settings.state)
         self.registry = self._metrics.registry
+        self.health = Health(hung_after_s=settings.hung_after_s)
         self._task: Task
         self._on_event: Watcher = unwatched
 
@@ -195,7 +201,8 @@ class _Root:
             self._task = self._task_of(self._task)
         self.config = replace(self.config, membership=membership(self._settings, "aggregator"))
         with experiment_logs(self._settings) as logs:
-            self._on_event = fan_out(self.view.on_event, self._metrics.on_event, *logs)
+            in_health = self.health.watcher({StandingBy: _STANDS_BY, RunOpened: _LEADS})
+            self._on_event = fan_out(self.view.on_event, self._metrics.on_event, in_health, *logs)
             yield
 
     def stands_by(self) -> None:
@@ -206,7 +213,9 @@ class _Root:
         trust = self.config.membership.trust
         status = StatusSender(transport, num_shards=self._settings.shards, trust=trust)
         on_event = fan_out(self._on_event, status.on_event)
-        service = Aggregator(self.config, self._task, transport, asks_again=asks_again, on_event=on_event)
+        service = Aggregator(
+            self.config, self._task, transport, asks_again=asks_again, on_event=on_event, beat=self.health.beat
+        )
         with contextlib.closing(service), status:
             yield service
 
@@ -236,7 +245,9 @@ class _Partial:
         self.view = PartialView(str(settings.shard), queue=settings.queue)
         self._metrics = PartialMetrics()
         self.registry = self._metrics.registry
-        self._on_event: PartialWatcher = fan_out(self.view.on_event, self._metrics.on_event)
+        self.health = Health(hung_after_s=settings.hung_after_s)
+        in_health = self.health.watcher({StandingBy: _STANDS_BY, ShardLed: _LEADS})
+        self._on_event: PartialWatcher = fan_out(self.view.on_event, self._metrics.on_event, in_health)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -247,7 +258,8 @@ class _Partial:
         self._on_event(StandingBy(queue=self._queue))
 
     def leading(self, transport: Transport, *, asks_again: bool) -> contextlib.AbstractContextManager[Service]:
-        return contextlib.closing(PartialAggregator(self._config, transport, on_event=self._on_event))
+        service = PartialAggregator(self._config, transport, on_event=self._on_event, beat=self.health.beat)
+        return contextlib.closing(service)
 
     def finished(self) -> None:
         """Does nothing: the root writes the report."""
@@ -275,10 +287,11 @@ def _lead(
     role: Role, settings: AggregatorSettings, terminal: Terminal, stopping: threading.Event, *, asks_again: bool
 ) -> ExitCode:
     """Leads once, for as long as the connection holds."""
-    transport = connect(settings, role=role.name, topology=settings.topology, on_link=fan_out(role.view.on_link))
+    on_link = fan_out(role.view.on_link, role.health.on_link)
+    transport = connect(settings, role=role.name, topology=settings.topology, on_link=on_link)
     terminal.on_signals(stopping.set)
     with contextlib.closing(transport):
-        if not _wait_to_lead(transport, stopping, role.stands_by):
+        if not _wait_to_lead(transport, stopping, role.stands_by, beat=role.health.beat):
             return ExitCode.INTERRUPTED
         with role.leading(transport, asks_again=asks_again) as service:
 
@@ -294,7 +307,9 @@ def _lead(
     return ExitCode.OK if service.is_finished else ExitCode.INTERRUPTED
 
 
-def _wait_to_lead(transport: Transport, stopping: threading.Event, on_wait: Callable[[], None]) -> bool:
+def _wait_to_lead(
+    transport: Transport, stopping: threading.Event, on_wait: Callable[[], None], *, beat: Callable[[], None]
+) -> bool:
     """True once it leads this queue or shard; False if it is stopped before."""
     has_waited = False
     while not stopping.is_set():
@@ -304,6 +319,7 @@ def _wait_to_lead(transport: Transport, stopping: threading.Event, on_wait: Call
             log.info("another aggregator leads; standing by")
             on_wait()
             has_waited = True
+        beat()
         stopping.wait(_TRY_TO_LEAD_EVERY_S)
     return False
 

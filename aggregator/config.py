@@ -110,6 +110,11 @@ class AggregatorConfig:
     with_settings: Callable[[Mapping[str, str]], "AggregatorConfig"] = _fixed
     """The same with other values of some settings, as people type them. A SettingsError if they are wrong."""
 
+    @property
+    def num_wanted(self) -> int:
+        """How many workers the run wants to be there, whoever is."""
+        return self.policy.wanted(None if self.sample is None else self.sample.num_asked)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialConfig:

@@ -397,6 +397,7 @@ class CurrentRound:
             num_present=num_present,
             num_chosen=self.num_chosen,
             num_unable=self._num_unable,
+            num_wanted=0 if self._standing.is_paused else self._config.num_wanted,
             deadline_at=None if self._standing.is_paused else self._round.deadline_at,
             is_extended=self._round.is_extended,
             is_paused=self._standing.is_paused,

@@ -67,6 +67,8 @@ class RoundMoved:
     """How many of these take part in the round; None: all."""
     num_unable: int = 0
     """Workers that said that they have no update; the round does not wait for them."""
+    num_wanted: int = 0
+    """How many workers the run wants to be there, whoever is; 0 while it is paused."""
     deadline_at: float | None
     """On the aggregator's clock (``time.monotonic``)."""
     is_extended: bool
@@ -162,6 +164,8 @@ class LastEvaluationOpened:
     """All rounds are over, and the sites are asked to measure the model after this one."""
 
     round: int
+    num_wanted: int
+    """As in ``RoundMoved``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ from broker.wire import (
     num_bytes_of,
     shard_of,
 )
-from console import IS_SHOWN, BlobLost, MalformedMessage, MessageError, QueueMissing, UnfitMessage
+from console import IDLE_BEAT_S, IS_SHOWN, BlobLost, MalformedMessage, MessageError, QueueMissing, UnfitMessage
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ _UNKNOWN_INSTANCE = ""
 
 
 class PartialAggregator:
-    """Serves one shard until the run is finished. ``step()`` handles one event."""
+    """Serves one shard until the run is finished. ``step()`` handles one event; ``beat`` is called with every turn."""
 
     def __init__(
         self,
@@ -79,8 +79,10 @@ class PartialAggregator:
         *,
         clock: Callable[[], float] = time.monotonic,
         on_event: PartialWatcher = unwatched,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.is_finished = False
+        self._beat = beat
         self._config = config
         self._transport = transport
         self._clock = clock
@@ -132,7 +134,9 @@ class PartialAggregator:
     def run(self) -> None:
         """Steps until the run is finished or ``stop`` is called; updates in no sent sum go back onto the queue."""
         while not (self.is_finished or self._is_stopping):
-            self.step(self.time_left())
+            self._beat()
+            left_s = self.time_left()
+            self.step(IDLE_BEAT_S if left_s is None else min(left_s, IDLE_BEAT_S))
 
     def stop(self) -> None:
         """Ends ``run`` after the current event. May be called from a signal handler."""

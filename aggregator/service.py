@@ -79,6 +79,7 @@ class Aggregator:
     """One run, from its first round, or from where its state directory left off, to its last.
 
     With ``asks_again``, all workers send their update for the open round once more: those on the queue are lost.
+    ``beat`` is called with every turn of the loop.
     """
 
     def __init__(
@@ -90,8 +91,10 @@ class Aggregator:
         asks_again: bool = False,
         clock: Callable[[], float] = time.monotonic,
         on_event: Watcher = unwatched,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.is_finished = False
+        self._beat = beat
         self._summing = summing_of(task)
         config = config if self._summing is None else for_summing(config, self._summing)
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
@@ -232,6 +235,7 @@ class Aggregator:
     def run(self) -> None:
         """Steps until the run is finished or ``stop`` is called; then commits what is folded."""
         while self.is_running:
+            self._beat()
             self.step(self.time_left())
         self.finish()
 
@@ -714,7 +718,7 @@ class Aggregator:
         self._round = CurrentRound(last + 1, self._config, self._run, self._attendance, policy=policy, is_last=True)
         what = "nothing is trained" if self._config.ending.only_evaluates else "all rounds are over"
         log.info("%s; the sites measure the model after round %d", what, last, extra={IS_SHOWN: True})
-        self._on_event(LastEvaluationOpened(round=last))
+        self._on_event(LastEvaluationOpened(round=last, num_wanted=self._config.num_wanted))
 
     def _close_last_evaluation(self) -> None:
         current, last = self._current, self._current.number - 1

@@ -37,7 +37,7 @@ from console.flags import (
     parse_named,
     text_of_named,
 )
-from console.heartbeat import Heartbeat
+from console.heartbeat import IDLE_BEAT_S, Heartbeat
 from console.live_rows import Flow, Links, Rows, duration, name_of
 from console.log_lines import IS_SHOWN
 from console.printable import metric_text, metrics_text, printable, some_of
@@ -64,6 +64,7 @@ from console.watching import LinkChanged, Progress, Transferring, fan_out, with_
 __all__ = [
     "ARGUMENT_NAME",
     "ENV_PREFIX",
+    "IDLE_BEAT_S",
     "IS_SHOWN",
     "MAX_ARGUMENT",
     "MAX_ARGUMENTS",

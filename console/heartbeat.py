@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 
+IDLE_BEAT_S = 10.0
+"""The longest that a service waits for an event before it looks up, which is a sign of its own thread's life."""
 _SHORTEST_S = 1.0
 """Rounds may last milliseconds; a sign of life for every change of state would cost more than the rounds."""
 

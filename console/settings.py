@@ -154,11 +154,19 @@ class MetricsSettings(ServedSettings):
     """A command that runs for days, and is watched."""
 
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        None, description="port that serves metrics to Prometheus, under /metrics; none: no metrics"
+        None,
+        description="port that serves metrics to Prometheus, under /metrics, and probes, under /healthz and /readyz;"
+        " none: nothing is served",
     )
     metrics_host: str = Field(
         "127.0.0.1",
         description="address of that port; 0.0.0.0: all of this machine's, so set a --token, too",
+    )
+    hung_after_s: float = Field(
+        1800.0,
+        gt=0,
+        description="seconds without a sign of the service's own thread after which /healthz says that it hangs: more"
+        " than a task's longest batch, evaluation, or training that never asks plan.cancelled()",
     )
 
 

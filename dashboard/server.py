@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.history import History, Run, digest, portable, report, runs_in, without_folder
 from console import ServedSettings, StateError
-from console.serving import Gate, HttpServer
+from console.serving import ALIVE, READY, Gate, HttpServer
 from dashboard.downloads import rounds_csv, updates_csv
 from dashboard.feed import Feed, Live, overview_in
 
@@ -69,6 +69,8 @@ class Dashboard:
                 Route("/run/{name}/report.html", self._report),
                 Route("/run/{name}/models/{model}.safetensors", self._model),
                 Route("/static/{file}", _static),
+                Route(ALIVE, _alive),
+                Route(READY, self._ready),
             ],
             middleware=[
                 Middleware(_WithHeaders),
@@ -77,6 +79,12 @@ class Dashboard:
             ],
             exception_handlers={StateError: self._unreadable},
         )
+
+    async def _ready(self, request: Request) -> Response:
+        """Whether the runs can be read; a file system that is away keeps one waiting, and a probe goes by its time."""
+        if await asyncio.to_thread(self._folder.is_dir):
+            return PlainTextResponse("serves\n")
+        return PlainTextResponse("the folder of the runs is away\n", status_code=503)
 
     async def end(self) -> None:
         """Releases all viewers, which would otherwise keep the server open for ever."""
@@ -154,6 +162,11 @@ class Dashboard:
         if path is None:
             raise HTTPException(404, "this model is not kept")
         return FileResponse(path, filename=f"{run.name}-{path.name}", media_type="application/octet-stream")
+
+
+async def _alive(request: Request) -> Response:
+    """The thread that answers is the one that does everything else."""
+    return PlainTextResponse("alive\n")
 
 
 async def _server_sent(feed: Feed) -> AsyncIterator[str]:

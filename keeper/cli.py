@@ -19,9 +19,9 @@ from console import (
     private_files,
     read_settings,
 )
-from console.serving import served
+from console.serving import Health, served
 from keeper.config import KeeperConfig
-from keeper.events import StandingBy, Watcher
+from keeper.events import Serving, StandingBy, Watcher
 from keeper.ledger import Ledger
 from keeper.service import Keeper
 from keeper.settings import KeeperSettings
@@ -56,15 +56,17 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     assert settings.credentials is not None
     name = settings.credentials.name()
     view, metrics = KeeperView(name, queue=settings.queue), KeeperMetrics()
+    health = Health(hung_after_s=settings.hung_after_s)
     with (
         Terminal(settings, view, prog=_PROG, argv=argv, state=settings.state) as terminal,
         private_files(settings.state),
-        served(metrics.registry, settings),
+        served(metrics.registry, settings, health),
         contextlib.closing(Ledger(settings.state)) as ledger,
     ):
         config = _config(settings, name)
-        on_event = fan_out(view.on_event, metrics.on_event)
-        _Process(settings, config, ledger, terminal, on_event, view).run()
+        in_health = health.watcher({StandingBy: "stands by", Serving: "answers"})
+        on_event = fan_out(view.on_event, metrics.on_event, in_health)
+        _Process(settings, config, ledger, terminal, on_event, view, health).run()
     return ExitCode.OK
 
 
@@ -103,9 +105,10 @@ class _Process:
         terminal: Terminal,
         on_event: Watcher,
         view: KeeperView,
+        health: Health,
     ) -> None:
         self._settings, self._config, self._ledger = settings, config, ledger
-        self._terminal, self._on_event, self._view = terminal, on_event, view
+        self._terminal, self._on_event, self._view, self._health = terminal, on_event, view, health
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -123,13 +126,13 @@ class _Process:
     def _lead(self) -> None:
         """Answers once, for as long as the connection holds."""
         role = f"keeper {self._config.name}"
-        on_link = fan_out(self._view.on_link)
+        on_link = fan_out(self._view.on_link, self._health.on_link)
         transport = connect(self._settings, role=role, topology=self._config.topology, on_link=on_link)
         self._terminal.on_signals(self._stopping.set)
         with contextlib.closing(transport):
             if not self._waits_to_lead(transport):
                 return
-            keeper = Keeper(self._config, self._ledger, transport, on_event=self._on_event)
+            keeper = Keeper(self._config, self._ledger, transport, on_event=self._on_event, beat=self._health.beat)
 
             def stop() -> None:
                 self._stopping.set()
@@ -149,6 +152,7 @@ class _Process:
                 log.info("another process is keeper %s; standing by", self._config.name)
                 self._on_event(StandingBy())
                 has_waited = True
+            self._health.beat()
             self._stopping.wait(_TRY_TO_LEAD_EVERY_S)
         return False
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from broker import Delivery, Source, Transport
 from broker.wire import KeeperRequest, decode_from
-from console import BrokerUnreachable, ForgedMessage, MessageError, UnfitMessage, malloc
+from console import IDLE_BEAT_S, BrokerUnreachable, ForgedMessage, MessageError, UnfitMessage, malloc
 from keeper.answers import Answers
 from keeper.config import KeeperConfig
 from keeper.decisions import Asked, Decisions
@@ -32,7 +32,7 @@ _PREFETCH = 4
 
 
 class Keeper:
-    """One keeper. ``clock`` gives Unix time in seconds."""
+    """One keeper. ``clock`` gives Unix time in seconds; ``beat`` is called while it works and while it waits."""
 
     def __init__(
         self,
@@ -42,9 +42,10 @@ class Keeper:
         *,
         clock: Callable[[], float] = time.time,
         on_event: Watcher = unwatched,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._config, self._ledger, self._transport = config, ledger, transport
-        self._on_event = on_event
+        self._on_event, self._beat = on_event, beat
         self._decisions = Decisions(config, ledger, clock)
         self._answers = Answers(config, transport, on_event)
         self._ahead: _Ahead | None = None
@@ -73,8 +74,9 @@ class Keeper:
     def run(self) -> None:
         """Steps until ``stop`` is called; what is not answered by then goes back onto the queue."""
         while not self._is_stopping:
+            self._beat()
             try:
-                self.step(None)
+                self.step(IDLE_BEAT_S)
             except BrokerUnreachable:
                 if not self._is_stopping:
                     raise
@@ -240,6 +242,7 @@ class Keeper:
             self._on_event(Charged(budget.epsilon_so_far, noise.delta, budget.releases_left))
 
     def _goes_on(self) -> bool:
+        self._beat()
         return not self._is_stopping
 
 

@@ -205,6 +205,10 @@ class Federation:
         """Starts a keeper, or goes on with the one that had the same state directory."""
         return self._start("keeper.cli", ("--queue", self.queue, *flags), "keeper")
 
+    def page(self, *flags: str) -> Command:
+        """``fl-dashboard`` of its runs."""
+        return self._start("dashboard.cli", ("--state", str(self.state), *flags), "page")
+
     def script_aggregator(self, script: Path, *flags: str, arguments: tuple[str, ...] = ()) -> Command:
         """Starts an aggregator for the model of a script with these arguments."""
         own = ("--queue", self.queue, "--script", str(script), "--state", str(self.state))

@@ -7,11 +7,11 @@ from pathlib import Path
 from broker import connect
 from broker.wire import Topology
 from console import Heartbeat, LinkChanged, fan_out
-from console.serving import served
+from console.serving import Health, served
 from identities import membership
 from learning import Task
 from worker.config import WorkerConfig
-from worker.events import Watcher
+from worker.events import StateChanged, Watcher
 from worker.name import name_of_machine
 from worker.service import Worker
 from worker.settings import WorkerSettings
@@ -55,7 +55,8 @@ def joined(
             carried.check()
         made = task()
         on_device = device()
-        transport = connect(settings, role=f"worker {name}", on_link=on_link)
+        health = Health(hung_after_s=settings.hung_after_s)
+        transport = connect(settings, role=f"worker {name}", on_link=fan_out(on_link, health.on_link))
         stack.callback(transport.close)
         metrics = WorkerMetrics(lambda: worker.presence)
         heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
@@ -80,10 +81,11 @@ def joined(
             results=OwnResults(settings.state, name) if settings.state and settings.keep_results else None,
             positions=Positions(_newest_model(settings, name)),
             noise=OwnNoise(settings.state, name) if settings.state else None,
-            on_event=fan_out(on_event, metrics.on_event),
+            on_event=fan_out(on_event, metrics.on_event, health.watcher({StateChanged: "connected"})),
             announce_soon=heartbeat.soon,
+            beat=health.beat,
         )
-        stack.enter_context(served(metrics.registry, settings))
+        stack.enter_context(served(metrics.registry, settings, health))
         on_signals(worker.stop)
         worker.start()
         stack.enter_context(heartbeat)

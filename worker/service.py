@@ -22,6 +22,7 @@ from broker.wire import (
     tensor_sets,
 )
 from console import (
+    IDLE_BEAT_S,
     BlobLost,
     BrokerUnreachable,
     StateError,
@@ -76,7 +77,8 @@ log = logging.getLogger(__name__)
 class Worker:
     """One worker, from its start until the run it takes part in is finished.
 
-    ``model`` is the module to train, by default a new one of the task's.
+    ``model`` is the module to train, by default a new one of the task's. ``beat`` is called with every turn of the
+    loop, and whenever the task asks whether its round is over.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Worker:
         model: nn.Module | None = None,
         on_event: Watcher = unwatched,
         announce_soon: Callable[[], None] | None = None,
+        beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_finished = False
@@ -133,6 +136,7 @@ class Worker:
             is_over=self._is_over,
             on_event=on_event,
         )
+        self._beat = beat
         self._is_stopping = False
         self._was_told_of_memory = False
         self._base_of_run = ""
@@ -151,7 +155,8 @@ class Worker:
         """Steps until the run is finished, or ``stop`` is called."""
         try:
             while not self.is_finished and not self._is_stopping:
-                self.step(None if self._leaves_at is None else max(0.0, self._leaves_at - self._clock()))
+                self._beat()
+                self.step(self._time_left())
         except BrokerUnreachable as error:
             if not self._is_stopping:
                 raise
@@ -161,6 +166,11 @@ class Worker:
         log.info("worker %s leaves%s", self._name, ": the run is finished" if self.is_finished else "")
         if self.is_finished and self._save_model is not None and self._lacks_model:
             raise StateError(f"the run is finished, but {self._save_model} was not written; the log says why")
+
+    def _time_left(self) -> float:
+        if self._leaves_at is None:
+            return IDLE_BEAT_S
+        return min(IDLE_BEAT_S, max(0.0, self._leaves_at - self._clock()))
 
     def stop(self) -> None:
         """Ends ``run`` before the next batch. May be called from a signal handler."""
@@ -476,6 +486,7 @@ class Worker:
 
     def _is_over(self, head: ModelHead) -> bool:
         """Whether an update for this round can still count; looks at what has come meanwhile."""
+        self._beat()
         while (delivery := self._transport.receive(0)) is not None:
             self._heard.hear(delivery)
         return self._is_stopping or self._heard.has_ended(head)

@@ -86,6 +86,13 @@ class RoundPolicy:
     def target(self, num_present: int, *, num_unable: int = 0) -> int:
         return max(self.min_updates, self.quorum.target(num_present, num_unable=num_unable))
 
+    def wanted(self, num_asked: int | None) -> int:
+        """How many workers have to be there for a round to close before its deadline, whoever is there now.
+
+        A share of those present is satisfied by as many as the floor asks for. ``num_asked``: a sample of so many.
+        """
+        return max(self.min_updates, self.quorum.count or 1, num_asked or 0)
+
     def of_these(self, number: int | None) -> "RoundPolicy":
         """The same where no more than so many workers can answer (None: it is not known): a count waits for no more."""
         if number is None or self.quorum.count is None:

@@ -11,9 +11,11 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from aggregator.events import (
     Committed,
     Event,
+    LastEvaluationOpened,
     RoundClosed,
     RoundMoved,
     RoundOpened,
+    RunEnded,
     RunOpened,
     SitesMeasured,
     StandingBy,
@@ -47,6 +49,12 @@ class AggregatorMetrics:
             "workers present: heard from within 3.5 times the interval of their signs of life (35 s by default)",
             registry=registry,
         )
+        self._wanted = Gauge(
+            "fedmq_workers_wanted",
+            "workers that the run wants to be there: its quorum as a count, its floor or its sample, whichever is most;"
+            " 0 while it is paused, when it is over, and while this aggregator stands by",
+            registry=registry,
+        )
         self._metric = Gauge(
             "fedmq_metric",
             "the newest metrics: the central ones, and the workers' as train.* and, of the model before, eval.*",
@@ -76,6 +84,7 @@ class AggregatorMetrics:
         match event:
             case StandingBy():
                 self._leads.set(0)
+                self._wanted.set(0)
             case RunOpened():
                 self._leads.set(1)
             case RoundOpened():
@@ -84,6 +93,11 @@ class AggregatorMetrics:
                 self._target.set(event.target)
                 self._folded.set(event.num_folded)
                 self._present.set(event.num_present)
+                self._wanted.set(event.num_wanted)
+            case LastEvaluationOpened():
+                self._wanted.set(event.num_wanted)
+            case RunEnded():
+                self._wanted.set(0)
             case UpdateDecided() if event.fold_s is not None:
                 self._fold_s.observe(event.fold_s)
             case Committed():

@@ -46,7 +46,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "tls_key",
         "trusted_network",
     ),
-    "Log and metrics": ("log_level", "log_format", "live", "metrics_port", "metrics_host"),
+    "Log and metrics": ("log_level", "log_format", "live", "metrics_port", "metrics_host", "hung_after_s"),
     "Who may ask for page and metrics": ("token", "allowed_hosts"),
 }
 """Groups as readers look for them. Settings in no group come first, as the command's own, in the model's order."""

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from console.serving.health import ALIVE, READY
 from console.settings import ServedSettings
 
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:@/\s]+)(:\d+)?")
@@ -25,6 +26,7 @@ class Gate:
     ``--allowed-hosts``, or an address in numbers, for which no page can stand.
 
     The token comes as ``Authorization: Bearer TOKEN``, or once as ``?token=TOKEN``, for which a browser gets a cookie.
+    Probes need none: what runs the process may not know it, and their answers say nothing of the run.
     """
 
     def __init__(self, app: ASGIApp, settings: ServedSettings, *, host: str) -> None:
@@ -41,7 +43,7 @@ class Gate:
             return PlainTextResponse(
                 "This server has no such name; --allowed-hosts can give it one.\n", status_code=400
             )
-        if self._token is None or self._is_shown_by(request, self._token):
+        if self._token is None or request.url.path in (ALIVE, READY) or self._is_shown_by(request, self._token):
             return None
         if _is_same(request.query_params.get("token"), self._token):
             return _as_cookie(request, self._token)

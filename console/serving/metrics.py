@@ -1,4 +1,4 @@
-"""The address at which Prometheus reads a command's metrics."""
+"""The address at which Prometheus reads a command's metrics, and probes learn how it is."""
 
 import threading
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, 
 from prometheus_client.registry import CollectorRegistry
 
 from console.serving.gate import Gate
+from console.serving.health import Health, WithHealth
 from console.serving.server import HttpServer, listening, warn_if_open
 from console.settings import MetricsSettings
 
@@ -22,8 +23,8 @@ def new_registry() -> CollectorRegistry:
 
 
 @contextmanager
-def served(registry: CollectorRegistry, settings: MetricsSettings) -> Iterator[None]:
-    """Serves at ``--metrics-port`` inside the ``with``, from a thread of its own; without a port, does nothing.
+def served(registry: CollectorRegistry, settings: MetricsSettings, health: Health) -> Iterator[None]:
+    """Serves both at ``--metrics-port`` inside the ``with``, from a thread of its own; without a port, does nothing.
 
     SettingsError if the port is not available.
     """
@@ -33,7 +34,7 @@ def served(registry: CollectorRegistry, settings: MetricsSettings) -> Iterator[N
     host = settings.metrics_host
     with listening(host, settings.metrics_port, what="metrics", port_flag="--metrics-port") as at:
         warn_if_open(settings, host=host, what="metrics")
-        server = HttpServer(Gate(make_asgi_app(registry), settings, host=host))
+        server = HttpServer(Gate(WithHealth(make_asgi_app(registry), health), settings, host=host))
         thread = threading.Thread(target=server.run, args=([at],), name="metrics", daemon=True)
         thread.start()
         try:

@@ -1,10 +1,11 @@
 """Secure aggregation as people run it: four kinds of process, keys by fl-keys, and a keeper that is away at first."""
 
+import urllib.request
 from pathlib import Path
 
 import pytest
 from federation import ATTENTIVE, SOON_S, Command, Federation, run_command
-from rabbitmq_node import wait_until
+from rabbitmq_node import free_port, wait_until
 
 from console.errors import ExitCode
 
@@ -41,9 +42,9 @@ class Members:
         )
         return (*known, "--key", str(self._folder / "keys" / f"{name}.key"))
 
-    def keeper(self, federation: Federation) -> Command:
-        flags = (*self.of("ethics"), "--state", str(self._folder / "ethics"))
-        return federation.keeper(*flags, "--min-sites", "3")
+    def keeper(self, federation: Federation, *flags: str) -> Command:
+        own = (*self.of("ethics"), "--state", str(self._folder / "ethics"))
+        return federation.keeper(*own, "--min-sites", "3", *flags)
 
     def sites(self, federation: Federation) -> list[Command]:
         policy = ("--require", "signed,secure", "--min-sites", "3")
@@ -61,7 +62,11 @@ def test_a_run_waits_for_its_keeper_through_kills_and_loses_no_update(federation
     keeper = members.keeper(federation)
     keeper.says("3 masks of 3 sites")
     keeper.kill()
-    keeper = members.keeper(federation)
+    port = free_port()
+    keeper = members.keeper(federation, "--metrics-port", str(port))
+    probed = f"http://127.0.0.1:{port}"
+    assert wait_until(lambda: _answer(f"{probed}/readyz") == "answers", timeout_s=SOON_S), keeper.tail
+    assert _answer(f"{probed}/healthz") == "alive"
     assert again.ends() == ExitCode.OK, again.tail
     assert [worker.ends() for worker in workers] == [ExitCode.OK] * len(SITES)
     keeper.terminate()
@@ -70,6 +75,15 @@ def test_a_run_waits_for_its_keeper_through_kills_and_loses_no_update(federation
     assert rounds == [("quorum", 3)] * 3
     assert federation.rows("SELECT DISTINCT num_samples, train_s, train_metrics FROM updates") == [(1, 0.0, "{}")]
     assert federation.summary["final"]["model_sha256"]
+
+
+def _answer(url: str) -> str:
+    """What a probe is told, if that is good; else nothing."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode().strip())
+    except OSError:  # nobody there yet, or 503
+        return ""
 
 
 def test_a_site_answers_no_run_that_protects_it_less_than_it_asks(federation: Federation, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sharded_run import ShardedRun, names_of
 from unit.rendered import text_of
 
 from aggregator.commands.standing import Standing
-from aggregator.events import CommandTaken, Event
+from aggregator.events import CommandTaken, Event, RoundMoved
 from aggregator.senders.admission import Allowed
 from aggregator.senders.exclusion import Excluding
 from aggregator.watchers.status import StatusBoard
@@ -129,6 +129,18 @@ def test_while_paused_updates_are_folded_and_no_round_ends(run: EmbeddedRun) -> 
     run.pass_time(10_000.0)
     assert (run.round, run.num_folded) == (1, 3)
     assert run.aggregator._current._round.deadline_at is not None
+
+
+def test_a_run_that_is_paused_wants_no_workers(run: EmbeddedRun, events: list[Event]) -> None:
+    def num_wanted() -> int:
+        run.settle()
+        return [event.num_wanted for event in events if isinstance(event, RoundMoved)][-1]
+
+    before = num_wanted()
+    tell(run, "pause")
+    assert (before > 0, num_wanted()) == (True, 0)
+    tell(run, "resume")
+    assert num_wanted() == before
 
 
 def test_after_a_pause_a_round_has_as_much_time_as_it_had_left(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from broker.settings import ServiceSettings
 from broker.states.tensors import State
 from broker.wire.messages import Presence
 from console.errors import SettingsError
+from console.serving import Health
 from console.serving.metrics import served
 from worker.events import RoundLeft, RoundTrained, StateChanged, UpdateSent
 from worker.watchers.metrics import WorkerMetrics
@@ -92,6 +93,38 @@ def test_a_port_that_is_taken_is_one_clear_line() -> None:
         settings = ServiceSettings(metrics_port=taken.getsockname()[1])
         with (
             pytest.raises(SettingsError, match=r"cannot serve metrics at .*--metrics-port"),
-            served(CollectorRegistry(), settings),
+            served(CollectorRegistry(), settings, Health(hung_after_s=3600)),
         ):
             pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"quorum": "8"}, 8),
+        ({"quorum": "80%"}, 1),
+        ({"quorum": "80%", "min_updates": 5}, 5),
+        ({"quorum": "100%", "sample": "10x1.3"}, 13),
+    ],
+)
+def test_how_many_workers_a_run_wants_does_not_depend_on_those_that_are_there(
+    settings: dict[str, object], wanted: int, begin: Begin, tmp_path: Path
+) -> None:
+    """Else whoever scales workers by it would scale them down to what a share of fewer and fewer asks for."""
+    metrics = AggregatorMetrics(tmp_path / "run")
+    run = begin(StateTask(ZERO), rounds=3, on_event=metrics.on_event, **settings)
+    assert value(metrics.registry, "fedmq_workers_wanted") == wanted
+    run.announce("a")
+    run.settle()
+    assert value(metrics.registry, "fedmq_workers_wanted") == wanted
+
+
+def test_a_run_that_is_over_or_led_by_another_wants_no_workers(begin: Begin, tmp_path: Path) -> None:
+    metrics = AggregatorMetrics(tmp_path / "run")
+    run = begin(StateTask(ZERO), rounds=1, quorum="2", on_event=metrics.on_event)
+    assert value(metrics.registry, "fedmq_workers_wanted") == 2
+    metrics.on_event(StandingBy(queue="updates"))
+    assert value(metrics.registry, "fedmq_workers_wanted") == 0
+    run.fold_all([("a", ONE), ("b", ONE)])
+    assert run.aggregator.is_finished
+    assert value(metrics.registry, "fedmq_workers_wanted") == 0

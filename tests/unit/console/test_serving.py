@@ -12,7 +12,7 @@ import pytest
 from rabbitmq_node import free_port
 
 from console.errors import SettingsError
-from console.serving import new_registry, server
+from console.serving import Health, new_registry, server
 from console.serving.metrics import served
 from console.settings import MetricsSettings, read_settings, settings_of
 
@@ -24,7 +24,9 @@ SOON_S = 20.0
 def metrics(**settings: object) -> Iterator[int]:
     """The port at which the metrics of this process are served."""
     port = free_port()
-    with served(new_registry(), settings_of(MetricsSettings, {"metrics_port": port} | settings)):
+    with served(
+        new_registry(), settings_of(MetricsSettings, {"metrics_port": port} | settings), Health(hung_after_s=3600)
+    ):
         yield port
 
 
