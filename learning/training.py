@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import SGD, Optimizer
 
 from learning.batches import Batches
+from learning.optimizers import SGD, Optimizer
 from learning.split import Samples, count, take
 from learning.task import Plan
 
@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[list[nn.Parameter], Plan], Optimizer]
 
 
-def sgd(parameters: list[nn.Parameter], plan: Plan) -> Optimizer:
+def sgd(parameters: list[nn.Parameter], plan: Plan) -> SGD:
     """SGD with the plan's learning rate and momentum. The momentum starts at zero in every round."""
     return SGD(parameters, lr=plan.lr, momentum=plan.momentum)
 

@@ -14,6 +14,7 @@ OUR_PACKAGES = frozenset(
         "privacy",
         "scaffold",
         "simulation",
+        "starting",
         "worker",
     }
 )

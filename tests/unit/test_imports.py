@@ -41,7 +41,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "keeper": (*_WIRE, "console.serving", "privacy", "identities", "keeper.events", "keeper.watchers"),
     "operations": (*_WIRE, "broker.rabbitmq", "identities"),
     "learning.user_code": ("console",),
-    "learning": ("console", "learning.user_code"),
+    "learning.optimizers": (),
+    "learning": ("console", "learning.user_code", "learning.optimizers"),
     "learning.sums": ("console", "learning.user_code", "learning"),
     "learning.scripts": ("console", "learning.user_code", "learning"),
     "worker.state": (*_STATES, "learning", "privacy"),
@@ -172,6 +173,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *("identities", "operations", "operations.runs", "worker", "keeper", "aggregator", "simulation", "dashboard"),
         *("simulation.statistics", "privacy.planning"),
     ),
+    "starting": (),
 }
 """Room -> the rooms it may know, in an order in which each knows only earlier ones."""
 
@@ -348,9 +350,20 @@ def test_the_sections_of_a_settings_file_are_those_of_commands() -> None:
 
 @pytest.mark.parametrize("command", sorted(PROJECT["project"]["scripts"].items()), ids=lambda command: command[0])
 def test_every_command_is_a_function_that_is_there(command: tuple[str, str]) -> None:
-    module, _, function = command[1].partition(":")
-    path = ROOT / f"{module.replace('.', '/')}.py"
-    assert function in {node.name for node in tree_of(path).body if isinstance(node, ast.FunctionDef)}
+    for module, function in (command[1].split(":"), (_module_run_by(command[1]), "main")):
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        assert function in {node.name for node in tree_of(path).body if isinstance(node, ast.FunctionDef)}
+
+
+def _module_run_by(entry: str) -> str:
+    """The module that a function of ``starting`` imports and runs."""
+    module, _, function = entry.partition(":")
+    found = next(
+        node for node in tree_of(ROOT / f"{module.replace('.', '/')}.py").body if getattr(node, "name", "") == function
+    )
+    return next(
+        node.value for node in ast.walk(found) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,5 @@
+"""What moves a model's parameters in local training, without the compiler that those of PyTorch import."""
+
+from learning.optimizers.sgd import SGD, Optimizer
+
+__all__ = ["SGD", "Optimizer"]
