@@ -3,6 +3,7 @@
 PYTHONPATH=tests:. python -m benchmarks.many_workers --plot many.svg
 
 ``embedded``  one ``fl-simulate`` for each number of workers
+``sampled``   the same, in which ``--sample`` of them take part in a round; each has 14 samples of its own drawing
 ``RabbitMQ``  a private node, one ``fl-aggregator``, and the product's workers, each with its own two connections. They
               share a few processes, since one with torch takes 200 MB; the workers of a process train in turns.
 
@@ -44,7 +45,8 @@ from worker.config import WorkerConfig
 from worker.service import Worker
 
 _TASK, _QUEUE = "digits", "many"
-_EMBEDDED, _CONNECTED = (10, 100, 300, 1000), (10, 50, 100, 200)
+_EMBEDDED, _SAMPLED, _CONNECTED = (10, 100, 300, 1000), (100, 1000, 10_000), (10, 50, 100, 200)
+_SAMPLE = 100
 _NUM_PROCESSES = 4
 _MB = 2**20
 _STEP_S = 1.0
@@ -76,9 +78,16 @@ class Row:
 
 
 def rows(
-    *, embedded: Sequence[int] = _EMBEDDED, connected: Sequence[int] = _CONNECTED, num_rounds: int = 5, jobs: int = 1
+    *,
+    embedded: Sequence[int] = _EMBEDDED,
+    sampled: Sequence[int] = (),
+    connected: Sequence[int] = _CONNECTED,
+    num_rounds: int = 5,
+    jobs: int = 1,
 ) -> Iterator[Row]:
     """The rows as they are measured."""
+    for num_workers in sampled:
+        yield _embedded(num_workers, num_rounds, jobs, "--sample", str(_SAMPLE), "--partition", "draws:14")
     for num_workers in embedded:
         yield _embedded(num_workers, num_rounds, jobs)
     for num_workers in connected:
@@ -96,12 +105,13 @@ def bench_row(row: Row) -> figures.Row:
     )
 
 
-def _embedded(num_workers: int, num_rounds: int, jobs: int) -> Row:
+def _embedded(num_workers: int, num_rounds: int, jobs: int, *more: str) -> Row:
     with tempfile.TemporaryDirectory(prefix="many-") as folder:
         state = Path(folder) / "state"
-        flags = ["--task", _TASK, "--rounds", str(num_rounds), "--state", str(state), "--no-baselines"]
+        flags = ["--task", _TASK, "--rounds", str(num_rounds), "--state", str(state), "--no-baselines", *more]
         peak = _run("simulation.cli", *flags, "--workers", str(num_workers), "--jobs", str(jobs), folder=Path(folder))
-        over = "embedded" if jobs == 1 else f"embedded, {jobs} jobs"
+        kind = f"embedded, {_SAMPLE} a round" if more else "embedded"
+        over = kind if jobs == 1 else f"{kind}, {jobs} jobs"
         return Row(over=over, num_workers=num_workers, peak_mb=peak, **_result(state))
 
 
@@ -270,6 +280,7 @@ def plot(measured: Sequence[Row], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.many_workers", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--embedded", type=_counts, default=_EMBEDDED, help="numbers of workers, such as 10,100")
+    parser.add_argument("--sampled", type=_counts, default=_SAMPLED, help=f"the same, with --sample {_SAMPLE}")
     parser.add_argument("--connected", type=_counts, default=_CONNECTED, help="the same, over a RabbitMQ; '' for none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="training processes of the embedded ones")
@@ -278,7 +289,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     console = Console()
     measured: list[Row] = []
-    found = rows(embedded=given.embedded, connected=given.connected, num_rounds=given.rounds, jobs=given.jobs)
+    found = rows(
+        embedded=given.embedded,
+        sampled=given.sampled,
+        connected=given.connected,
+        num_rounds=given.rounds,
+        jobs=given.jobs,
+    )
     for row in found:
         console.print(f"{row.over}, {row.num_workers} workers: {row.round_s:.3f} s a round", highlight=False)
         measured.append(row)

@@ -49,7 +49,7 @@ def share_out(features: NDArray[np.float64], labels: NDArray[np.int64], site: Si
     A fifth of all samples, by label, is the central test set and lies at the aggregator. The rest is
     partitioned over the sites, and each site holds out a fifth of its own part.
     """
-    pool, central_test = hold_out(labels, one_in=TEST_ONE_IN, seed=CENTRAL_TEST_SEED)
+    pool, central_test = _shared_out_once(labels.tobytes())
 
     def tensors(indices: Indices) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(features[indices].astype(np.float32)), torch.from_numpy(labels[indices])
@@ -59,3 +59,9 @@ def share_out(features: NDArray[np.float64], labels: NDArray[np.int64], site: Si
     part = pool[part_of(labels[pool], site)]
     kept, held_out = hold_out(labels[part], one_in=TEST_ONE_IN, seed=site.seed)
     return Split(train=tensors(part[kept]), test=tensors(part[held_out]))
+
+
+@functools.lru_cache(maxsize=2)
+def _shared_out_once(labels: bytes) -> tuple[Indices, Indices]:
+    """The sites' pool and the central test set; a process that has many of the sites asks for it with each."""
+    return hold_out(np.frombuffer(labels, dtype=np.int64), one_in=TEST_ONE_IN, seed=CENTRAL_TEST_SEED)

@@ -3,6 +3,10 @@
 1797 samples of 10 labels, of which 359 are the central test set; see learning.bundled for who holds what.
 """
 
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -31,8 +35,14 @@ def cnn() -> nn.Module:
 
 def digits(site: Site) -> Split:
     """Images, float32 of shape (samples, 1, 8, 8) and about standard, with labels 0..9."""
+    return share_out(*_images(), site)
+
+
+@functools.cache
+def _images() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Those of all sites, scaled once in a process."""
     pixels, labels = bundled("digits")
-    return share_out((pixels.reshape(-1, 1, 8, 8) - TYPICAL_PIXEL) / PIXEL_SPREAD, labels, site)
+    return (pixels.reshape(-1, 1, 8, 8) - TYPICAL_PIXEL) / PIXEL_SPREAD, labels
 
 
 task = Supervised(model=cnn, data=digits, loss=cross_entropy)

@@ -1,4 +1,4 @@
-"""Which samples of a labelled pool lie at which site: `iid`, `dirichlet:ALPHA` or `shards:K`.
+"""Which samples of a labelled pool lie at which site: `iid`, `dirichlet:ALPHA`, `shards:K` or `draws:K`.
 
 Everything is a function of (labels, partition, seed): every process finds the same parts without asking.
 
@@ -9,6 +9,8 @@ Everything is a function of (labels, partition, seed): every process finds the s
   skewed, large is iid.
 - `shards:K`: the pool, sorted by label, is cut into equal shards and each site gets K of them (McMahan et al.
   2017, arXiv:1602.05629).
+- `draws:K`: each site draws K samples at random by its name, so the parts of two sites may overlap, and there may be
+  more sites than samples.
 """
 
 import functools
@@ -26,7 +28,7 @@ from learning.task import Site
 DRAWN_SHARE = 8
 """A site known only by its name draws one part in this many of the pool."""
 
-FORMS = "iid, dirichlet:ALPHA with ALPHA > 0, or shards:K with K >= 1"
+FORMS = "iid, dirichlet:ALPHA with ALPHA > 0, shards:K or draws:K with K >= 1"
 
 Indices = NDArray[np.int64]
 
@@ -50,7 +52,15 @@ class Shards:
     per_site: int
 
 
-Partition = Iid | Dirichlet | Shards
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Parts of `size` samples, drawn by each site for itself."""
+
+    size: int
+
+
+Disjoint = Iid | Dirichlet | Shards
+Partition = Disjoint | Draws
 
 
 def parse_partition(text: str) -> Partition:
@@ -63,12 +73,14 @@ def parse_partition(text: str) -> Partition:
             return Dirichlet(float(parameter))
         if law == "shards" and int(parameter) >= 1:
             return Shards(int(parameter))
+        if law == "draws" and int(parameter) >= 1:
+            return Draws(int(parameter))
     except ValueError:
         pass  # the parameter is no number: same answer as for a number out of range
     raise ValueError(f"unknown partition {text!r}; write {FORMS}")
 
 
-def split(labels: ArrayLike, partition: Partition, num_sites: int, *, seed: int) -> list[Indices]:
+def split(labels: ArrayLike, partition: Disjoint, num_sites: int, *, seed: int) -> list[Indices]:
     """`num_sites` disjoint, sorted index arrays that cover the pool, each with at least one sample.
 
     `labels` is one-dimensional. Part sizes differ by at most one (`shards`: by at most one a shard).
@@ -78,7 +90,10 @@ def split(labels: ArrayLike, partition: Partition, num_sites: int, *, seed: int)
     generator = _generator("split", seed)
     num_pieces = num_sites * (partition.per_site if isinstance(partition, Shards) else 1)
     if not 1 <= num_pieces <= len(classes):
-        raise ValueError(f"{len(classes)} samples cannot be split into {num_pieces} parts, none empty")
+        raise ValueError(
+            f"{len(classes)} samples cannot be split into {num_pieces} parts, none empty; for any number of sites:"
+            " draws:K, with parts that overlap"
+        )
     match partition:
         case Iid():
             parts = np.array_split(generator.permutation(len(classes)), num_sites)
@@ -94,10 +109,11 @@ def split(labels: ArrayLike, partition: Partition, num_sites: int, *, seed: int)
 
 
 def draw(labels: ArrayLike, partition: Partition, name: str, *, seed: int) -> Indices:
-    """The sorted indices of about an eighth of the pool, for a site of which only the name is known.
+    """The sorted indices of about an eighth of the pool (of `draws:K`, of K samples), for a site by its name alone.
 
     Label proportions follow the same law as in `split`. Nothing about the site but its name enters the draw, so
-    any number of sites may come and nobody counts them; the price is that two sites' parts may overlap.
+    any number of sites may come and nobody counts them; the price is that two sites' parts may overlap. Raises
+    ValueError when the pool has fewer than K samples.
     """
     classes = _classes(labels)
     generator = _generator("draw", seed, name)
@@ -112,6 +128,10 @@ def draw(labels: ArrayLike, partition: Partition, name: str, *, seed: int) -> In
             num_shards = max(per_site, min(DRAWN_SHARE * per_site, len(classes)))
             shards = np.array_split(_sorted_by_class(classes, generator), num_shards)
             part = np.concatenate([shards[shard] for shard in generator.permutation(num_shards)[:per_site]])
+        case Draws(count):
+            if count > len(classes):
+                raise ValueError(f"{count} samples cannot be drawn out of {len(classes)}")
+            part = generator.permutation(len(classes))[:count]
         case _:
             assert_never(partition)
     return np.sort(part)
@@ -126,7 +146,7 @@ def part_of(labels: ArrayLike, site: Site) -> Indices:
         raise TaskError("the aggregator holds no part of the training data; give the site a name")
     try:
         partition = parse_partition(site.partition)
-        if site.index is None or site.num_sites is None:
+        if isinstance(partition, Draws) or site.index is None or site.num_sites is None:
             return draw(labels, partition, site.name, seed=site.seed)
         pool = _classes(labels).tobytes()
         return _split_once(pool, partition, site.num_sites, seed=site.seed)[site.index].copy()
@@ -135,7 +155,7 @@ def part_of(labels: ArrayLike, site: Site) -> Indices:
 
 
 @functools.lru_cache(maxsize=2)
-def _split_once(pool: bytes, partition: Partition, num_sites: int, *, seed: int) -> list[Indices]:
+def _split_once(pool: bytes, partition: Disjoint, num_sites: int, *, seed: int) -> list[Indices]:
     """``split`` of int64 labels; a process that has many of the sites splits the pool once, and not for each."""
     return split(np.frombuffer(pool, dtype=np.int64), partition, num_sites, seed=seed)
 

@@ -37,7 +37,7 @@ class Site:
     name: str | None = None
     """None for the aggregator, which has no site and at most a central test set."""
     partition: str = "iid"
-    """`iid`, `dirichlet:ALPHA` or `shards:K`; see learning.partition."""
+    """`iid`, `dirichlet:ALPHA`, `shards:K` or `draws:K`; see learning.partition."""
     index: int | None = None
     num_sites: int | None = None
     seed: int = 0

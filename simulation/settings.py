@@ -55,7 +55,9 @@ class SimulationSettings(RunSettings):
         1,
         description="processes that train at once, over the embedded broker; 0: one per core; the result is the same",
     )
-    partition: str = Field("iid", description="how data are spread over sites: iid, dirichlet:0.5 or shards:2")
+    partition: str = Field(
+        "iid", description="how data are spread over sites: iid, dirichlet:0.5, shards:2 or draws:20"
+    )
     state: Path | None = Field(
         None, description="directory of the run, from which it goes on; by default a new one in runs/"
     )

@@ -152,11 +152,12 @@ class LocalSlot:
 
     def answer(self) -> list[Parcel]:
         name = self._names[self._turn]
-        if name not in self.without_samples and self._model is not None and self._model.chooses(name):
+        takes_part = self._model is not None and self._model.chooses(name) and name not in self.without_samples
+        if takes_part:
             with _named(name):
                 self._workers[self._turn].step()
         self._turn += 1
-        return list(parcels(self._post))
+        return list(parcels(self._post)) if takes_part else []
 
     def _check_fits(self, head: ModelHead) -> None:
         """Before anybody trains: a site whose model is another one is known at once."""

@@ -105,7 +105,7 @@ class Worker:
         self._membership, self._policy = config.membership, config.policy
         self._noise = noise
         self._transport = transport
-        self._queue = config.topology.queue
+        self._queue, self._inline_cap = config.topology.queue, config.inline_cap
         self._task = task
         self._trainer = self._own_trainer = Trainer(task, device=config.device, model=model)
         self._statistics: tuple[str, Trainer] | None = None
@@ -232,7 +232,7 @@ class Worker:
             self._heard.done = before
             return
         self._on_event(ModelReceived(head=head, num_bytes=head.num_bytes, seconds=time.perf_counter() - begun_at))
-        if head.blob is not None:
+        if head.num_bytes > head.cap(self._inline_cap):
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, sets)
 

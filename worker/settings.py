@@ -85,7 +85,7 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         1, description="CPU threads to train with; 1 gives the same bits on any machine, 0 takes all cores"
     )
     partition: str = Field(
-        "iid", description="how a shared data set is spread over sites: iid, dirichlet:0.5 or shards:2"
+        "iid", description="how a shared data set is spread over sites: iid, dirichlet:0.5, shards:2 or draws:20"
     )
     site: AsText[Part] | None = Field(
         None,

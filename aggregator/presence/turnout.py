@@ -1,5 +1,6 @@
 """Who takes part in the open round, and how many of them are there."""
 
+import functools
 from collections.abc import Collection, Sequence
 
 from aggregator.presence.attendance import Attendance
@@ -13,6 +14,12 @@ def is_chosen(worker: str, draws: Sequence[Draw], *, seed: int, round_number: in
     Who was chosen by a draw that another one replaced may have trained meanwhile, and counts.
     """
     return not draws or any(draw.chooses(worker, seed=seed, round_number=round_number) for draw in draws)
+
+
+@functools.lru_cache(maxsize=1)
+def _num_chosen(workers: tuple[str, ...], draws: tuple[Draw, ...], seed: int, round_number: int) -> int:
+    """How many of these are chosen; kept, since both who opens a round and who counts in it ask."""
+    return sum(is_chosen(each, draws, seed=seed, round_number=round_number) for each in workers)
 
 
 class Turnout:
@@ -37,10 +44,11 @@ class Turnout:
     def follow(self, draws: Sequence[Draw]) -> None:
         """Has it go by these draws."""
         self.draws = tuple(draws)
-        is_known = self.is_sampled and self._everybody is not None
-        self.num_always = sum(map(self.chooses, self._everybody or ())) if is_known else None
+        self.num_always: int | None = None
         """How many take part, where that is known and stays so."""
-        if self.is_sampled:
+        if self.is_sampled and self._everybody is not None:
+            self.num_always = _num_chosen(tuple(self._everybody), self.draws, self._seed, self._round)
+        elif self.is_sampled:
             self._attendance.choose(self.chooses)
 
     @property
@@ -92,4 +100,4 @@ def first_draws(
     present = attendance.names() if everybody is None else everybody
     known = present if everybody is not None or attendance.is_known(now=now) else ()
     draws = (next_draw(sample, known, seed=seed, round_number=round_number),)
-    return draws, sum(is_chosen(each, draws, seed=seed, round_number=round_number) for each in present)
+    return draws, _num_chosen(tuple(present), draws, seed, round_number)

@@ -66,7 +66,7 @@ class StatisticsSettings(ServiceSettings, IdentitySettings):
         None, description="take the statistics of so many simulated sites, in this process and without a broker"
     )
     partition: str = Field(
-        "iid", description="how data are spread over simulated sites: iid, dirichlet:0.5 or shards:2"
+        "iid", description="how data are spread over simulated sites: iid, dirichlet:0.5, shards:2 or draws:20"
     )
     quorum: QuorumAsText = Field(
         Quorum.parse("100%"),

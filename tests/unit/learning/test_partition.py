@@ -9,8 +9,9 @@ from console.errors import TaskError
 from learning import Site
 from learning.partition import (
     Dirichlet,
+    Disjoint,
+    Draws,
     Iid,
-    Partition,
     Shards,
     draw,
     hold_out,
@@ -31,7 +32,7 @@ TEN_LABELS = np.arange(2000) % 10
 @settings(deadline=None)
 @given(labels=labels, partition=partitions, num_sites=st.integers(1, 10), seed=st.integers(0, 2**32))
 def test_a_split_is_disjoint_and_covers_the_pool_and_leaves_no_site_empty(
-    labels: np.ndarray, partition: Partition, num_sites: int, seed: int
+    labels: np.ndarray, partition: Disjoint, num_sites: int, seed: int
 ) -> None:
     parts = split(labels, partition, num_sites, seed=seed)
 
@@ -42,7 +43,7 @@ def test_a_split_is_disjoint_and_covers_the_pool_and_leaves_no_site_empty(
 
 @settings(deadline=None)
 @given(labels=labels, partition=partitions, seed=st.integers(0, 2**32))
-def test_the_same_seed_gives_the_same_split(labels: np.ndarray, partition: Partition, seed: int) -> None:
+def test_the_same_seed_gives_the_same_split(labels: np.ndarray, partition: Disjoint, seed: int) -> None:
     first, second = (split(labels, partition, 5, seed=seed) for _ in range(2))
 
     assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
@@ -51,7 +52,7 @@ def test_the_same_seed_gives_the_same_split(labels: np.ndarray, partition: Parti
 @settings(deadline=None)
 @given(labels=labels, partition=partitions, name=st.text(), seed=st.integers(0, 2**32))
 def test_a_draw_is_of_distinct_samples_and_depends_on_the_name_alone(
-    labels: np.ndarray, partition: Partition, name: str, seed: int
+    labels: np.ndarray, partition: Disjoint, name: str, seed: int
 ) -> None:
     part = draw(labels, partition, name, seed=seed)
 
@@ -79,7 +80,7 @@ def test_splits_are_the_same_on_every_machine() -> None:
 
 
 @pytest.mark.parametrize("partition", [Iid(), Dirichlet(0.5), Shards(2)])
-def test_a_site_known_by_its_name_draws_an_eighth_of_the_pool(partition: Partition) -> None:
+def test_a_site_known_by_its_name_draws_an_eighth_of_the_pool(partition: Disjoint) -> None:
     assert len(draw(TEN_LABELS, partition, "hospital-3", seed=0)) == len(TEN_LABELS) // 8
 
 
@@ -107,9 +108,10 @@ def test_sites_of_two_shards_have_at_most_three_labels() -> None:
         ("dirichlet:0.5", Dirichlet(0.5)),
         ("dirichlet:3", Dirichlet(3.0)),
         ("shards:2", Shards(2)),
+        ("draws:20", Draws(20)),
     ],
 )
-def test_a_partition_is_read_from_text(text: str, partition: Partition) -> None:
+def test_a_partition_is_read_from_text(text: str, partition: Disjoint) -> None:
     assert parse_partition(text) == partition
 
 
@@ -117,17 +119,32 @@ def test_a_partition_is_read_from_text(text: str, partition: Partition) -> None:
     "text",
     [
         *("", "IID", "iid:3", "zipf:2", "shards", "shards:0", "shards:1.5"),
+        *("draws", "draws:0", "draws:-2", "draws:1.5"),
         *("dirichlet", "dirichlet:", "dirichlet:0", "dirichlet:-1", "dirichlet:nan", "dirichlet:inf"),
     ],
 )
 def test_any_other_text_is_refused_with_the_accepted_forms(text: str) -> None:
-    with pytest.raises(ValueError, match=r"iid, dirichlet:ALPHA .* or shards:K"):
+    with pytest.raises(ValueError, match=r"iid, dirichlet:ALPHA .* shards:K or draws:K"):
         parse_partition(text)
 
 
 def test_a_pool_too_small_for_its_sites_is_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match="3 samples cannot be split into 8 parts"):
         split([0, 1, 2], Shards(2), 4, seed=0)
+
+
+def test_more_sites_than_samples_draw_so_many_each_by_their_names() -> None:
+    sites = [Site(name=f"site-{index}", partition="draws:3", index=index, num_sites=50) for index in range(50)]
+    parts = [part_of(np.arange(10), site) for site in sites]
+
+    assert all(len(np.unique(part)) == 3 for part in parts)
+    assert len({tuple(part) for part in parts}) > 25
+    assert np.array_equal(parts[7], draw(np.arange(10), Draws(3), "site-7", seed=0))
+
+
+def test_no_site_draws_more_samples_than_there_are() -> None:
+    with pytest.raises(TaskError, match="11 samples cannot be drawn out of 10"):
+        part_of(np.arange(10), Site(name="a", partition="draws:11"))
 
 
 def test_labels_of_any_kind_will_do() -> None:

@@ -1,6 +1,7 @@
 """A worker that is not chosen for a round reads no model, sends nothing, and goes on with the next."""
 
 import logging
+from typing import Any
 
 import pytest
 from test_worker_service import STATE, Site
@@ -10,6 +11,7 @@ from broker.wire.buffers import cut
 from broker.wire.codec import decode
 from broker.wire.headers.participation import PLACES, Draw, place_of
 from broker.wire.messages import BlobRef, ModelHead, UpdateHead
+from console import malloc
 from worker.events import ModelReceived, NotChosen
 
 pytestmark = pytest.mark.timeout(30)
@@ -17,12 +19,12 @@ pytestmark = pytest.mark.timeout(30)
 EVERYBODY, NOBODY = PLACES - 1, 0
 
 
-def offer(site: Site, number: int, draw: Draw, *, state: State = STATE, has_blob: bool = True) -> None:
+def offer(site: Site, number: int, draw: Draw, *, state: State = STATE, has_blob: bool = True, **changes: Any) -> None:
     name = f"updates.blob.model.demo.1.{number}"
     if has_blob:
         site.aggregator.write_blob(name, cut(chunks(state, specs_of(state)), 8))
     blob = BlobRef(name=name, part_bytes=8)
-    site.publish(number, state=state, payload=b"", sha256=digest_of(state), blob=blob, draw=draw)
+    site.publish(number, state=state, payload=b"", sha256=digest_of(state), blob=blob, draw=draw, **changes)
     while site.worker.step(0):
         pass
 
@@ -81,3 +83,15 @@ def test_the_final_model_is_for_everybody() -> None:
         | {"round": 2, "num_rounds": 1, "seed": 3, "is_finished": True}
     )
     assert head.chooses("site-a")
+
+
+@pytest.mark.parametrize(("inline_cap", "times"), [(2**20, 0), (8, 1)])
+def test_memory_is_given_back_for_models_that_fit_no_message_and_not_for_small_ones_in_a_blob(
+    monkeypatch: pytest.MonkeyPatch, inline_cap: int, times: int
+) -> None:
+    given_back: list[None] = []
+    monkeypatch.setattr(malloc, "give_back", lambda: given_back.append(None))
+    site = Site()
+    offer(site, 1, Draw(number=1, threshold=EVERYBODY), inline_cap=inline_cap)
+
+    assert (sent(site), len(given_back)) == ([1], times)
