@@ -5,7 +5,7 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 
 from broker.addresses import BrokerUrl, redacted
 from broker.connecting import connect
-from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold
+from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold, scaffold_weight
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.settings import BrokerSettings, ServiceSettings, Shared, WireSettings
 from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
@@ -32,4 +32,5 @@ __all__ = [
     "beginning_of",
     "connect",
     "redacted",
+    "scaffold_weight",
 ]

@@ -15,6 +15,11 @@ CONTROL = "control"
 """The set of tensors with SCAFFOLD's server control variate, one in float32 for each trained tensor that is shared."""
 
 
+def scaffold_weight(update_norm1: float, lr: float) -> float:
+    """What SCAFFOLD multiplies a delta by, at both ends: by minus this, it is a mean of corrected gradients."""
+    return 1.0 / (update_norm1 * lr)
+
+
 @dataclass(frozen=True, slots=True)
 class Nothing:
     """Local training as it is."""

@@ -48,6 +48,7 @@ from worker.masking import WITHIN, misfit_of_masking
 from worker.requirements import check_can_take_part
 from worker.rounds import (
     Answers,
+    Diverged,
     Heard,
     NoUpdate,
     SignsOfLife,
@@ -509,7 +510,10 @@ class Worker:
         counted = None
         if correcting is not None and isinstance(encoding, Encoding):
             delta = dict(decoded(compressed, encoding, correcting.received))
-            after = after.with_sets(correcting.after(delta, lr=head.local.lr, figures=trained.figures))
+            try:
+                after = after.with_sets(correcting.after(delta, lr=head.local.lr, figures=trained.figures))
+            except OverflowError as error:
+                raise Diverged(f"what --correction {head.correction} carries: {error}") from error
             counted = head.last_counted(self._name) or 0
         if before or after:  # before sending: after a kill in between, the round is done again
             self._carried.keep(head.run_id, head.round, before=before, after=after, counted=counted)

@@ -3,7 +3,7 @@
 from aggregator.algorithms.fedavg import FedAvg
 from aggregator.algorithms.fedexp import FedExP
 from aggregator.algorithms.named import ServerOptimizer
-from aggregator.algorithms.step import Block, RoundFacts, Scalars, Step, StepState, figures_of, state_names
+from aggregator.algorithms.step import Block, RoundFacts, Scalars, Step, StepState, added, figures_of, state_names
 
 __all__ = [
     "Block",
@@ -14,6 +14,7 @@ __all__ = [
     "ServerOptimizer",
     "Step",
     "StepState",
+    "added",
     "figures_of",
     "state_names",
 ]

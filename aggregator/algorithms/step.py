@@ -9,12 +9,13 @@ in the same commit as the model that they belong to.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.state import FoldedUpdate
+from broker.states import OnGrid
 from broker.wire import FigureName, LocalTraining
 
 Block = NDArray[np.float64]
@@ -46,6 +47,9 @@ class Step(Protocol):
     """One server optimizer, with its parameters. It moves trained floating-point parameters and nothing else.
 
     One that goes by figures that the updates give of themselves has their names as ``needs``.
+
+    One that keeps sums without rounding has ``add(total, state, scalars)``, which is called before ``apply``: ``total``
+    is the sum of the block's weighted updates on the grid, and what it returns is the state that ``apply`` gets.
     """
 
     @property
@@ -63,6 +67,12 @@ class Step(Protocol):
 
         The same arguments give the same bits, on any machine and in blocks of any length.
         """
+
+
+def added(step: Step, total: Callable[[], OnGrid], state: StepState, scalars: Scalars) -> StepState:
+    """The state with a round's sum added, where the step keeps one. OverflowError if it leaves the grid's range."""
+    add = getattr(step, "add", None)
+    return state if add is None else cast(StepState, add(total(), state, scalars))
 
 
 def figures_of(step: Step) -> tuple[FigureName, ...]:

@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 
 from aggregator.state import ModelFile
 from broker import CONTROL
-from broker.states import raw
+from broker.states import raw, to_grid
 from broker.wire import Buffer, KeptSpecs, Specs, canonical, tensor_sets
 
-CONTROL_SUM = "control_sum"
-"""The companion with the sum of all workers' control variates."""
+CONTROL_SUM, CONTROL_REST = "control_sum", "control_rest"
+"""The companions with the sum of all workers' control variates: in float64, and what that lacks."""
 _BLOCK = 2**20
 """Elements that are made at once."""
 
 
 def broadcast(total: NDArray[np.float64], population: float) -> NDArray[np.float32]:
-    """What workers are told: the mean of the control variates of all who ever counted."""
+    """What workers are told: the mean of the control variates of all who ever counted, on the grid of their sum."""
     if not population:
         return np.zeros(len(total), np.float32)
-    return (total / population).astype(np.float32)
+    return to_grid((total / population).astype(np.float32)).astype(np.float32)
 
 
 def control_specs(specs: Specs, stepped: Collection[str]) -> KeptSpecs:

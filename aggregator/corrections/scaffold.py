@@ -7,9 +7,10 @@ sum of the factors of a worker's gradients (its steps, in plain SGD). What a wor
 
 follows from its delta, so nothing more travels: the server keeps the sum of all control variates,
 
-    sum <- sum - |S| * c - sum_{i in S}(delta_i / a_i) / lr          c = sum / N in float32, as it was broadcast
+    sum <- sum - |S| * c - sum_{i in S}(delta_i / (lr * a_i))          c = sum / N in float32, as it was broadcast
 
-with N the workers that ever counted since all began at zero. That a worker is new changes nothing: its c_i is 0.
+with N the workers that ever counted since all began at zero. That a worker is new changes nothing: its c_i is 0. Both
+ends reckon on the grid of the exact sum, so the sum is that of all c_i to the last bit, however they came.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from typing import ClassVar
 import numpy as np
 
 from aggregator.algorithms import Block, RoundFacts, Scalars, StepState
-from aggregator.corrections.control import CONTROL_SUM, broadcast
+from aggregator.corrections.control import CONTROL_REST, CONTROL_SUM, broadcast
+from broker.states import OnGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +30,22 @@ class ScaffoldStep:
     server_lr: ClassVar[float] = 1.0
 
     def init(self, num_elements: int) -> StepState:
-        return {CONTROL_SUM: np.zeros(num_elements)}
+        return {CONTROL_SUM: np.zeros(num_elements), CONTROL_REST: np.zeros(num_elements)}
 
     def scalars(self, before: Scalars, facts: RoundFacts) -> Scalars:
         return {
             "population_before": before.get("population", 0.0),
             "population": 0.0 if facts.begins_anew else float(facts.population),
             "num_updates": float(len(facts.folded)),
-            "divisor": facts.divisor,
-            "lr": facts.local.lr,
         }
 
-    def apply(self, mean: Block, state: StepState, scalars: Scalars) -> tuple[Block, StepState]:
+    def add(self, total: OnGrid, state: StepState, scalars: Scalars) -> StepState:
         if not scalars["population"]:
-            return mean, {CONTROL_SUM: np.zeros_like(mean)}
-        control = broadcast(state[CONTROL_SUM], scalars["population_before"]).astype(np.float64)
-        drift = mean * scalars["divisor"] / scalars["lr"]
-        return mean, {CONTROL_SUM: state[CONTROL_SUM] - scalars["num_updates"] * control - drift}
+            return self.init(len(total.high))
+        control = OnGrid.rounded(broadcast(state[CONTROL_SUM], scalars["population_before"]))
+        before = OnGrid.of(state[CONTROL_SUM], state[CONTROL_REST])
+        nearest, rest = before.plus(control, -int(scalars["num_updates"])).plus(total, -1).floats()
+        return {CONTROL_SUM: nearest, CONTROL_REST: rest}
+
+    def apply(self, mean: Block, state: StepState, scalars: Scalars) -> tuple[Block, StepState]:
+        return mean, state

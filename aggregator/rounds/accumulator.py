@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.state import Accumulated, StateDirectory, Vote
+from broker.states import OnGrid
 from broker.wire import Buffer, Specs, TensorSpec
 
 Floats = NDArray[np.float64]
@@ -97,6 +98,9 @@ class Accumulator(Protocol):
 
         The slices count from ``start``. The caller may change a block, which is valid until the next one.
         """
+
+    def exactly(self, span: Specs, start: int, num: int) -> OnGrid | None:
+        """The same elements of the sum as they are, without dividing or rounding; None where they are not added so."""
 
     def forget(self, span: Specs) -> None:
         """The span's means will not be requested again."""

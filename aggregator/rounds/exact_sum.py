@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from aggregator.rounds.accumulator import Floats, Key, spans_of
 from aggregator.rounds.fold_kernel import Kernel
 from aggregator.state import Accumulated, StateDirectory, Vote
+from broker.states import OnGrid
 from broker.wire import (
     HIGH_STEP,
     LOW_BITS,
@@ -269,6 +270,10 @@ class ExactSum:
             mean += rest
             mean /= divisor
             yield block, mean
+
+    def exactly(self, span: Specs, start: int, num: int) -> OnGrid:
+        high, low = self._limbs_of(span[0].name, span[-1].name)
+        return OnGrid(high[start : start + num], low[start : start + num].astype(np.int64))
 
     def forget(self, span: Specs) -> None:
         """Their sums are no longer needed: frees the memory of each group once its last tensor is forgotten."""

@@ -21,11 +21,11 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from aggregator.algorithms import Block, FedAvg, Scalars, Step, state_names
+from aggregator.algorithms import Block, FedAvg, Scalars, Step, StepState, added, state_names
 from aggregator.rounds.accumulator import Accumulator
 from aggregator.state import ModelFile
 from aggregator.weighing import Divisors
-from broker.states import DTYPES, is_finite
+from broker.states import DTYPES, OnGrid, is_finite
 from broker.wire import Specs, TensorSpec, num_elements_of
 
 MASTER = "master"
@@ -122,7 +122,8 @@ def next_model(
                 for block, mean in accumulator.means(span, divisor, start=start, num=num):
                     change: Block = mean
                     if is_stepped:
-                        own = {name: before[name][block] for name in before if name != MASTER}
+                        old_state = {name: before[name][block] for name in before if name != MASTER}
+                        own = _added(stepping, old_state, accumulator, span, start + block.start, len(mean))
                         change, moved = step.apply(mean, own, stepping.scalars)
                         if stepping.server_lr != 1:
                             change = np.multiply(change, stepping.server_lr)
@@ -139,6 +140,22 @@ def next_model(
                 if start + num == num_elements_of(span):
                     accumulator.forget(span)
             yield NextPiece(span, values, after)
+
+
+def _added(
+    stepping: Stepping, state: StepState, accumulator: Accumulator, span: Specs, start: int, num: int
+) -> StepState:
+    """The state that the step goes on from. LeavesRange if what it keeps a sum of does not fit into it."""
+
+    def total() -> OnGrid:
+        found = accumulator.exactly(span, start, num)
+        assert found is not None, "a step that keeps sums exactly needs updates that are added so"
+        return found
+
+    try:
+        return added(stepping.step, total, state, stepping.scalars)
+    except OverflowError as error:
+        raise LeavesRange(f"what the server keeps beside tensor '{span[0].name}': {error}; lower --lr") from error
 
 
 def _check_stays_finite(old: torch.Tensor, new: torch.Tensor, span: Specs, first: int) -> None:

@@ -182,6 +182,9 @@ class Spool:
         for place, columns in self._passes.columns(stretch):
             yield place, rule.combine(columns)
 
+    def exactly(self, span: Specs, start: int, num: int) -> None:
+        return None
+
     def forget(self, span: Specs) -> None:
         """Does nothing: none of it is in memory."""
 

@@ -169,6 +169,9 @@ class Totals:
         values = self._total(self._specs[span[0].name])[start : None if num is None else start + num]
         yield slice(0, len(values)), values / np.float64(divisor)
 
+    def exactly(self, span: Specs, start: int, num: int) -> None:
+        return None
+
     def forget(self, span: Specs) -> None:
         """Does nothing: they are small."""
 

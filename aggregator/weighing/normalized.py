@@ -3,7 +3,8 @@ samples, which is what SCAFFOLD's control variates need where workers take diffe
 
     mean = mean_i(a_i) * mean_i(delta_i / a_i)          a_i = ``update_norm1``, the sum of the factors of its gradients
 
-Buffers have the same weights, 1 / a_i, and are divided by their sum.
+The weights are 1 / (lr * a_i), so that what is summed up is what workers add to their control variates, to the last bit
+(broker/states/grid.py). Buffers have the same weights, and are divided by their sum.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import ClassVar
 
 from aggregator.state import FoldedUpdate
 from aggregator.weighing.weighting import Claim, Divisors, Weight, total_of
+from broker import scaffold_weight
 from broker.wire import FigureName
 from console import UnfitMessage
 
@@ -27,9 +29,10 @@ class Normalized:
         norm1 = claim.figures["update_norm1"]
         if not 2.0**-30 <= norm1 <= 2.0**40:
             raise UnfitMessage(f"its update_norm1 is {norm1:g}, which no training has")
-        return Weight(1.0 / norm1, 1.0 / norm1)
+        weight = scaffold_weight(norm1, lr)
+        return Weight(weight, weight)
 
     def divisors(self, folded: Sequence[FoldedUpdate]) -> Divisors:
         num = len(folded)
-        mean_norm1 = math.fsum(update.figures["update_norm1"] for update in folded) / num
-        return Divisors(num / mean_norm1, total_of(folded))
+        mean_step = math.fsum(1.0 / update.base_weight for update in folded) / num
+        return Divisors(num / mean_step, total_of(folded))

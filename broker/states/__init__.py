@@ -2,6 +2,7 @@
 
 from broker.states.compression import Encoding
 from broker.states.deltas import delta_of, has_diverged
+from broker.states.grid import OnGrid, to_grid
 from broker.states.masked_form import MaskedEncoding
 from broker.states.model_body import read_model
 from broker.states.model_tensors import ModelTensors
@@ -24,6 +25,7 @@ __all__ = [
     "Encoding",
     "MaskedEncoding",
     "ModelTensors",
+    "OnGrid",
     "State",
     "chunks",
     "delta_of",
@@ -36,4 +38,5 @@ __all__ = [
     "read_model",
     "selected",
     "specs_of",
+    "to_grid",
 ]

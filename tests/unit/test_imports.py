@@ -74,7 +74,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.senders": (*_WIRE, "identities", "aggregator.state"),
     "aggregator.bodies": _WIRE,
     "aggregator.presence": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
-    "aggregator.algorithms": (*_WIRE, "learning", "aggregator.state"),
+    "aggregator.algorithms": (*_STATES, "learning", "aggregator.state"),
     "aggregator.weighing": (*_WIRE, "aggregator.state"),
     "aggregator.rounds": (
         *_STATES,

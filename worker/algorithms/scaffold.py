@@ -8,10 +8,10 @@ factors of the gradients, and c_i stays a mean of gradients.
 
 from dataclasses import dataclass
 
-import torch
-
+from broker import scaffold_weight
 from broker.states import State
 from worker.algorithms.correct import Sent, Terms
+from worker.algorithms.exact_sum import Part, nearest, with_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,11 @@ class ScaffoldCorrect:
     """Keeps the site's control variate, c_i; c is the set of tensors that comes with the model."""
 
     def terms(self, received: State, control: State, kept: State) -> Terms:
-        return Terms({name: c.double() - kept[name] if kept else c.double() for name, c in control.items()})
+        return Terms({name: c.double() - nearest(kept[name]) if kept else c.double() for name, c in control.items()})
 
     def after(self, sent: Sent, control: State, kept: State) -> State:
-        scale = sent.lr * sent.figures["update_norm1"]
+        weight = scaffold_weight(sent.figures["update_norm1"], sent.lr)
         return {
-            name: (kept[name] if kept else torch.zeros_like(c, dtype=torch.float64))
-            - c.double()
-            - sent.delta[name] / scale
+            name: with_parts(kept.get(name), Part(c, times=-1), Part(sent.delta[name], weight, times=-1))
             for name, c in control.items()
         }

@@ -4,10 +4,11 @@ from worker.rounds.answering import Answers
 from worker.rounds.error_feedback import decoded, norm_of
 from worker.rounds.heard import Heard
 from worker.rounds.signs_of_life import SignsOfLife
-from worker.rounds.trainer import NoUpdate, Trained, Trainer, derived_seed, new_model, plan_of
+from worker.rounds.trainer import Diverged, NoUpdate, Trained, Trainer, derived_seed, new_model, plan_of
 
 __all__ = [
     "Answers",
+    "Diverged",
     "Heard",
     "NoUpdate",
     "SignsOfLife",

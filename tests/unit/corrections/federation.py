@@ -6,6 +6,7 @@ The problem is that of the golden traces: site i has f_i(x) = h_i / 2 * (x - e_i
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
@@ -193,20 +194,26 @@ class Federation:
         found = None if counted is None else self.workers[name]._carried.after(self.run.head.run_id, counted)
         return Carried() if found is None else found
 
-    def sum_of_kept(self) -> float:
+    def sum_of_kept(self) -> Fraction:
         """The sum of what all workers carry for the correction, of this control epoch."""
-        total = 0.0
+        total = Fraction(0)
         for name in self.tasks:
             carried = self.carried(name)
             of_epoch = carried.sets.get("epoch", {}).get("control", torch.tensor(-1))
             if int(of_epoch) == self.run.head.control_epoch and carried.sets.get("correction"):
-                total += float(carried.sets["correction"]["x"])
+                total += as_fraction(carried.sets["correction"]["x"])
         return total
 
-    def server_sum(self, name: str = "control_sum") -> float:
+    def server_sum(self, name: str = "control_sum") -> Fraction:
         """What the aggregator keeps for the correction."""
-        path = self.run.folder / "models" / f"round-{self.run.round - 1:05d}.{name}.safetensors"
-        return float(load_file(path)[name])
+        start = self.run.folder / "models" / f"round-{self.run.round - 1:05d}"
+        names = (name, name.replace("sum", "rest"))
+        return sum((Fraction(float(load_file(f"{start}.{each}.safetensors")[each])) for each in names), Fraction(0))
+
+
+def as_fraction(kept: torch.Tensor) -> Fraction:
+    """A kept number as it is: what is nearest in float64, and what that lacks."""
+    return sum(map(Fraction, kept.flatten().tolist()), Fraction(0))
 
 
 def pairs(num_rounds: int) -> list[tuple[int, ...]]:
