@@ -105,7 +105,7 @@ def opened(
             config, initial, tensors, directory=directory, ledger=ledger, transport=transport, base_sha256=base
         )
         directory.remove_unfinished()
-        bodies = KeptBodies(config.state, epoch=run.epoch)
+        bodies = KeptBodies(config.state, encoding.encoded, epoch=run.epoch)
         bodies.remove_all(but=ledger.kept_files())
         prepare(task, run.statistics)
         steering = Steering(config, ledger)

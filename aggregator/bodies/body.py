@@ -1,10 +1,11 @@
 """The whole body of a message, as often as it is asked for, of the announced size and digest."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from broker.wire import Buffer, Incoming, Seal, Tensors
 from console import StateError
@@ -26,6 +27,12 @@ class Body(Protocol):
         Raises UnfitMessage before the first piece if it is not what was announced.
         """
 
+    def take_name(self, path: Path) -> bool:
+        """Gives its file this name, under which it stays, and returns whether it could: not every body is in one.
+
+        An OSError if the name is in use or there is no such folder.
+        """
+
     def close(self) -> None:
         """Frees what it takes; there are no pieces any more."""
 
@@ -44,6 +51,9 @@ class InMessage:
             self._opened = Incoming(self._head, are_zstd=self._is_zstd, seal=self._seal).take(self._payload)
         yield self._opened
 
+    def take_name(self, path: Path) -> bool:
+        return False
+
     def close(self) -> None:
         self._opened = None  # the message is not its own
 
@@ -51,7 +61,7 @@ class InMessage:
 class InFile:
     """A body that comes in parts, written into a file without a name in ``folder`` (None: the system's for such files).
 
-    The file is gone with the process, however that ends.
+    The file is gone with the process, however that ends, unless it is given a name.
     """
 
     def __init__(self, head: Tensors, *, is_zstd: bool, folder: Path | None, seal: Seal | None = None) -> None:
@@ -62,7 +72,7 @@ class InFile:
         self._num_bytes = 0
         self.num_blob_bytes = 0
         try:
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed in ``close``)
+            self._file = _nameless(folder)
         except OSError as error:
             raise self._not_stored(error) from error
 
@@ -106,6 +116,24 @@ class InFile:
             yield offset, buffer[:num_read]
             offset += num_read
 
+    def take_name(self, path: Path) -> bool:
+        descriptor = self._file.fileno()
+        try:  # with a descriptor beside it, a link is made to what is open rather than to the link in /proc
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system that has no files without a name, or another one than that of the path
+            return False
+        return True
+
     def close(self) -> None:
-        """Frees the disk."""
+        """Frees the disk, unless it has a name."""
         self._file.close()
+
+
+def _nameless(folder: Path | None) -> BinaryIO:
+    """A new file that only this process has, and that can be given a name where the system has such files."""
+    if folder is not None and hasattr(os, "O_TMPFILE"):
+        with contextlib.suppress(OSError):
+            return open(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode=0o600), "r+b", buffering=0)
+    return tempfile.TemporaryFile(dir=folder, buffering=0)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Protocol, assert_never
 
 from aggregator.bodies import Body, WithBody
@@ -371,14 +372,20 @@ class OpenRound:
         if update.blob_name is None and num_held + update.head.num_bytes <= _HELD_BYTES:
             self._held.append((update, b"".join(pieces)))
         else:
-            self._write(update, pieces)
+            self._write(update, pieces, take_name=body.take_name)
 
     def _write_held(self) -> None:
         for update, body in self._held:
             self._write(update, (body,))
         self._held = []
 
-    def _write(self, update: Contribution, pieces: Iterable[Buffer]) -> None:
+    def _write(
+        self,
+        update: Contribution,
+        pieces: Iterable[Buffer],
+        *,
+        take_name: Callable[[Path], bool] = lambda path: False,
+    ) -> None:
         """Keeps the body of an update in a file, if there is room."""
         encoding = self._stores.encoding
         needed = num_bytes_of(encoding.encoded) + _ROOM_IN_SUMS * encoding.sum_bytes
@@ -391,7 +398,9 @@ class OpenRound:
                     self.number,
                 )
             return
-        file, sha256 = self._stores.bodies.write(self.number, pieces)
+        in_clear = update.seal is None and not update.is_zstd
+        known = update.head.sha256 if in_clear else None
+        file, sha256 = self._stores.bodies.write(self.number, pieces, sha256=known, take_name=take_name)
         keys, (claim,) = update.signer.keys if update.signer else (), update.claims
         self._kept.append(
             KeptBody(base_round=update.base_round, worker=claim.worker, file=file, sha256=sha256, keys=keys)

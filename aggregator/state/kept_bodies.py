@@ -2,56 +2,70 @@
 
 bodies/2-00013-4.body             what travelled, opened and without zstd; the numbers: epoch, round, serial number
 
-A name is used once. A file counts from the commit on that names it, with its digest. It is not synced: a kill loses
-nothing, and after a power cut a file that is not what was written is known by its digest; the round is then done again
-if its update has to be taken out, which is rarer than every commit would be slower.
+A name is used once. A file counts from the commit on that names it, with its digest, which is the update's own where
+that travels in clear. A body that is in a file already only gets its name. It is not synced: a kill loses nothing, and
+after a power cut a file that is not what was written is known by its digest; the round is then done again if its update
+has to be taken out, which is rarer than every commit would be slower.
 """
 
-import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from aggregator.state.checkpoint import not_written
-from broker.wire import Buffer
+from broker.wire import Buffer, Digest, Specs
 from console import DamagedFile
 
 _PIECE_BYTES = 2**20
 
 
 class KeptBodies:
-    """The folder ``bodies`` of a state directory, as one epoch of its aggregator uses it."""
+    """The folder ``bodies`` of a state directory, as one epoch of its aggregator uses it, for bodies of these specs."""
 
-    def __init__(self, folder: Path, *, epoch: int) -> None:
-        self._folder, self._epoch = folder / "bodies", epoch
+    def __init__(self, folder: Path, specs: Specs, *, epoch: int) -> None:
+        self._folder, self._specs, self._epoch = folder / "bodies", specs, epoch
         self._num_written = 0
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether so many bytes are free on its disk."""
         return shutil.disk_usage(self._folder.parent).free >= num_bytes
 
-    def write(self, round_number: int, pieces: Iterable[Buffer]) -> tuple[str, str]:
-        """Writes a body; returns the name of its file and its digest."""
+    def write(
+        self,
+        round_number: int,
+        pieces: Iterable[Buffer],
+        *,
+        sha256: str | None = None,
+        take_name: Callable[[Path], bool] = lambda path: False,
+    ) -> tuple[str, str]:
+        """Keeps a body; returns the name of its file and its digest, which is ``sha256`` if that is known.
+
+        ``take_name`` gives a file that has the body already its name, and returns whether it could.
+        """
         name = f"{self._epoch}-{round_number:05d}-{self._num_written}.body"
-        path, sha256 = self._folder / name, hashlib.sha256()
+        path, digest = self._folder / name, Digest(self._specs)
         self._num_written += 1
+        if sha256 is None:
+            pieces = digest.of(pieces)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            with open(path, "xb", opener=_private) as file:
-                for piece in pieces:
-                    sha256.update(piece)
-                    file.write(piece)
+            if not take_name(path):
+                with open(path, "xb", opener=_private) as file:
+                    file.writelines(pieces)
+            elif sha256 is None:
+                deque(pieces, maxlen=0)
         except OSError as error:
             raise not_written(path, error.strerror) from error
-        return name, sha256.hexdigest()
+        return name, sha256 or digest.hex()
 
     def check(self, name: str, sha256: str) -> None:
         """A DamagedFile unless the file has the body that was written."""
-        found = hashlib.sha256()
+        found = Digest(self._specs)
         for _, piece in self.pieces(name):
-            found.update(piece)
-        if found.hexdigest() != sha256:
+            found.add(piece)
+        if found.hex() != sha256:
             raise DamagedFile(f"{self._folder / name} is damaged: its digest is not the one in the ledger")
 
     def pieces(self, name: str) -> Iterator[tuple[int, Buffer]]:

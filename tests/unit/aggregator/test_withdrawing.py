@@ -18,6 +18,7 @@ from unit.aggregator.embedded_run import AT_ONCE_S, Clock, EmbeddedRun, StateTas
 from unit.aggregator.sharded_run import ShardedRun, names_of
 from unit.aggregator.test_compressed_updates import encoded_update
 
+from aggregator.bodies.body import InFile
 from aggregator.rounds import ExactSum
 from aggregator.senders.admission import Allowed
 from aggregator.senders.exclusion import Excluding
@@ -28,8 +29,8 @@ from broker.memory import MemoryTransport
 from broker.states.compression import Encoding
 from broker.states.tensors import State, specs_of
 from broker.wire.codec import encode
-from broker.wire.messages import MAX_PART_BYTES, BlobRef
-from broker.wire.specs import delta_specs
+from broker.wire.messages import MAX_PART_BYTES, BlobRef, Tensors
+from broker.wire.specs import Digest, delta_specs
 from console.errors import DamagedFile
 from identities import Certificate, InMemory, Membership, PrivateKeys, Roster, in_memory
 from identities.trust import Verified
@@ -290,6 +291,26 @@ def test_bodies_are_kept_for_their_round_and_for_nobody_else_to_read(runs: Runs)
     assert len(kept(run)) == 1
     closed(run)
     assert kept(run) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="this system has no files without a name")
+def test_a_body_that_was_stored_on_its_way_is_kept_without_being_written_again(tmp_path: Path) -> None:
+    specs, payload = specs_of(INITIAL), payload_of(delta("a"))
+    digest = Digest(specs)
+    digest.add(payload)
+    blob = BlobRef(name="updates.blob.update.a", part_bytes=MAX_PART_BYTES)
+    body = InFile(Tensors(tensors=specs, sha256=digest.hex(), blob=blob), is_zstd=False, folder=tmp_path)
+    body.add(payload)
+    kept = KeptBodies(tmp_path, specs, epoch=1)
+    name, sha256 = kept.write(1, _never_read(), sha256=digest.hex(), take_name=body.take_name)
+    body.close()
+    kept.check(name, sha256)
+    assert stat.S_IMODE((tmp_path / "bodies" / name).stat().st_mode) == 0o600
+
+
+def _never_read() -> Iterator[bytes]:
+    raise AssertionError("its bytes are read again")
+    yield b""
 
 
 def test_without_a_list_that_may_change_no_body_is_kept(begin: Begin) -> None:
