@@ -2,76 +2,18 @@
 
 import json
 import re
-import shutil
 import subprocess
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from federation import ROOT, Federation
-from rabbitmq_node import GuardedProcess, free_port, wait_until
+from prometheus_process import program, prometheus
+from rabbitmq_node import free_port, wait_until
 
 pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)
 SOON_S = 60.0
 BOARD = ROOT / "deploy" / "grafana" / "dashboards" / "fedmq.json"
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    assert found, f"needs {name} on PATH: apt install prometheus (make test does)"
-    return found
-
-
-class Prometheus:
-    """One of the test's own, which asks these addresses every 200 ms."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    def get(self, path: str, **parameters: str) -> Any:
-        query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}?{query}", timeout=10) as response:
-            return json.load(response)["data"]
-
-    def query(self, expression: str) -> dict[str, float]:
-        """Values by the one label that the expression keeps."""
-        result = self.get("/api/v1/query", query=expression)["result"]
-        return {next(iter(series["metric"].values()), ""): float(series["value"][1]) for series in result}
-
-    def is_up(self) -> bool:
-        try:
-            return bool(self.get("/api/v1/status/buildinfo"))
-        except OSError:
-            return False
-
-
-@contextmanager
-def prometheus(folder: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
-    jobs = "".join(
-        f"  - job_name: {job}\n    static_configs:\n      - targets: ['127.0.0.1:{port}']\n"
-        for job, port in targets.items()
-    )
-    config = folder / "prometheus.yml"
-    config.write_text(f"global:\n  scrape_interval: 200ms\n  scrape_timeout: 200ms\nscrape_configs:\n{jobs}")
-    port = free_port()
-    flags = [
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    process = GuardedProcess([program("prometheus"), *flags], {}, folder / "prometheus.log")
-    try:
-        asked = Prometheus(port)
-        assert wait_until(asked.is_up, timeout_s=SOON_S), (folder / "prometheus.log").read_text()
-        yield asked
-    finally:
-        process.kill()
 
 
 def expressions() -> list[str]:
