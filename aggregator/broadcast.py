@@ -1,7 +1,7 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aggregator.commands import Steering
@@ -14,6 +14,7 @@ from aggregator.run import Run, newest_head
 from aggregator.state import ModelFile, WrittenModel
 from aggregator.sums import Summing
 from broker import BlobUpload
+from broker.states import ModelForm
 from broker.wire import (
     BlobRef,
     Buffer,
@@ -23,6 +24,7 @@ from broker.wire import (
     LocalTraining,
     ModelHead,
     Protection,
+    Specs,
     encode,
     is_name_of,
     names_of,
@@ -37,13 +39,15 @@ class Staged:
 
     payload: bytes = b""
     blob: BlobRef | None = None
+    sha256: str | None = None
+    """The digest of what is read from it, if that is not the model alone, to the bit."""
 
 
 class ModelUpload(Protocol):
     """A model's body on its way to where its head will find it; nobody reads it before that head is published."""
 
     def write(self, piece: Buffer) -> None:
-        """Takes the next piece of the payload."""
+        """Takes the next piece of what it is to hold, cut between elements."""
 
     def finish(self) -> Staged:
         """Returns once all of it is there."""
@@ -85,6 +89,21 @@ class _InBlob:
         self._progress.add(len(part))
 
 
+class _InForm:
+    """A body that is more than the model, or in fewer bytes: its digest is over what is read from it."""
+
+    def __init__(self, upload: ModelUpload, form: ModelForm, specs: Specs) -> None:
+        self._upload, self._writer, self._digest = upload, form.writer(), Digest(specs)
+
+    def write(self, piece: Buffer) -> None:
+        for read, sent in self._writer.pieces(piece):
+            self._digest.add(read)
+            self._upload.write(sent)
+
+    def finish(self) -> Staged:
+        return replace(self._upload.finish(), sha256=self._digest.hex())
+
+
 def _protection(config: AggregatorConfig) -> tuple[Protection, ...]:
     """What updates have to be; a masked body needs no sealing."""
     asked = config.membership.protection
@@ -119,7 +138,7 @@ class Broadcaster:
     @property
     def has_large_model(self) -> bool:
         """Whether a model travels in a blob."""
-        return num_bytes_of(self._run.sent) > self._config.inline_cap
+        return self._run.form.num_bytes > self._config.inline_cap
 
     @property
     def local(self) -> LocalTraining | None:
@@ -162,14 +181,19 @@ class Broadcaster:
 
         The round before may still be open. If it closes with other bits after all, this is done again.
         """
-        if not self.has_large_model and not self._is_for_some(number):
-            return _InHead()
+        upload: ModelUpload = _InHead() if self._is_in_head(number) else self._blob(number)
+        return upload if self._run.sends_model_alone else _InForm(upload, self._run.form, self._run.sent)
+
+    def _is_in_head(self, number: int) -> bool:
+        return not self.has_large_model and not self._is_for_some(number)
+
+    def _blob(self, number: int) -> ModelUpload:
         name = self._config.topology.model_blob(self._run.run_id, number)
         progress = Progress(
             self._on_event,
             what=f"model of round {number}",
             is_upload=True,
-            total_bytes=num_bytes_of(self._run.sent),
+            total_bytes=self._run.form.num_bytes,
         )
         blob = self._transport.open_blob(name)
         return _InBlob(blob, self._config.part_bytes, progress, self._blobs.setdefault(number, set()))
@@ -196,16 +220,15 @@ class Broadcaster:
     def _with_control(self, model: ModelFile, total: ModelFile | None, *, population: float) -> Iterator[Buffer]:
         return with_control(model, total, self._run.specs, self._run.sent, population=population)
 
-    def stage(self, number: int, written: WrittenModel, *, population: float) -> tuple[Staged, str]:
+    def stage(self, number: int, written: WrittenModel, *, population: float) -> Staged:
         """Sends the model that round ``number`` begins with, and the control variate that goes with it.
 
-        They lie on the disk, and not yet in their places. Returns the digest of both, too.
+        They lie on the disk, and not yet in their places.
         """
-        upload, digest = self.upload(number), Digest(self._run.sent)
-        total = written.companion(CONTROL_SUM)
-        for piece in digest.of(self._with_control(written.model, total, population=population)):
+        upload, total = self.upload(number), written.companion(CONTROL_SUM)
+        for piece in self._with_control(written.model, total, population=population):
             upload.write(piece)
-        return upload.finish(), digest.hex()
+        return upload.finish()
 
     def finish(self) -> None:
         """Publishes the last model, which the sites have measured, once more: as the final one."""
@@ -256,6 +279,7 @@ class Broadcaster:
             statistics=dict(self._run.statistics),
             operations={} if self._summing is None else self._summing.operations,
             draw=draw,
+            downlink=config.downlink,
         )
         self._broadcast(head, body.payload)
         if body.blob is not None or self._blobs:

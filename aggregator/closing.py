@@ -80,7 +80,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
             means = current.site_means()
             next_clip = _add_noise(current, opened)
         stepping = _stepping(current, plan, means, config=config, opened=opened)
-        written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
+        written, body = write_next_model(current, stepping, config=config, opened=opened)
     except (LeavesRange, TooFew, Implausible) as error:
         by, reason, means = ClosedBy.ABANDONED, str(error), None
         if isinstance(error, LeavesRange) and unmasking is None:
@@ -88,7 +88,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         log.error("round %d is abandoned, and the model stays as it is: %s", current.number, reason)
         plan = plan_of(current.number, by, num_folded=0, ending=config.ending)
         stepping = _stepping(current, plan, None, config=config, opened=opened)
-        written, body, sent_sha256 = write_next_model(current, stepping, config=config, opened=opened)
+        written, body = write_next_model(current, stepping, config=config, opened=opened)
     outvoted = current.updates.outvoted if plan.counts else {}
     if plan.counts:
         _tell_who_lost(current.number, current.updates.counting, opened)
@@ -102,7 +102,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         settings=_settings_of_round(config, opened),
         measured=opened.evaluate(written.model),
         model_sha256=written.sha256,
-        sent_sha256=sent_sha256,
+        sent_sha256=body.sha256,
         companions=written.companions,
         scalars=stepping.scalars,
         site_means=None if opened.keepers is None else ({} if means is None else means.metrics),
@@ -248,11 +248,8 @@ def _tell_who_lost(number: int, folded: Sequence[FoldedUpdate], opened: OpenedRu
 
 def write_next_model(
     current: CurrentRound, stepping: Stepping, *, config: AggregatorConfig, opened: OpenedRun
-) -> tuple[WrittenModel, Staged, str | None]:
-    """The next model on the disk, not yet in its place, and its body where its head will find it.
-
-    Also the digest of what travels with that head, if more does than the model.
-    """
+) -> tuple[WrittenModel, Staged]:
+    """The next model on the disk, not yet in its place, and its body where its head will find it."""
     number, directory, specs = current.number, opened.stores.directory, opened.run.specs
     pieces = _next_model(current, stepping, opened=opened)
     new = directory.new_model(number, specs, companions=companions_of(config.step, specs, opened.run.stepped))
@@ -262,13 +259,13 @@ def write_next_model(
                 new.write(payload, state)
             written = new.finish()
             population = stepping.scalars.get("population", 0.0)
-            return written, *opened.broadcaster.stage(number + 1, written, population=population)
+            return written, opened.broadcaster.stage(number + 1, written, population=population)
         upload = opened.broadcaster.upload(number + 1)
         for payload, state in pieces:
             new.write(payload, state)
             upload.write(payload)
         body = upload.finish()
-        return new.finish(), body, None
+        return new.finish(), body
 
 
 def _next_model(

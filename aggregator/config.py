@@ -15,7 +15,7 @@ from aggregator.senders import Admission, Everybody
 from aggregator.state import Ending
 from aggregator.weighing import Weigher, WeightLimits
 from broker import Correction
-from broker.wire import Compression, LocalTraining, Masking, Specs, Topology
+from broker.wire import Compression, Downlink, LocalTraining, Masking, Specs, Topology
 from console import SettingsError
 from identities import Membership
 
@@ -64,6 +64,8 @@ class AggregatorConfig:
     schedules: Mapping[str, Scheduled] = field(default_factory=dict)
     """The settings that follow a schedule, by name; what is here of them otherwise is without it."""
     compression: Compression
+    downlink: Downlink = "none"
+    """How models travel to the workers."""
     shared: tuple[str, ...]
     """Name patterns of the tensors that travel."""
     sample: Sample | None = None

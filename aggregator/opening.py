@@ -124,6 +124,7 @@ def opened(
         )
         _tell_of_robust(config)
         _tell_what_is_idle(config)
+        _tell_of_downlink(config)
         _emit_opened(steering.config_of(ledger.last_closed_round() + 1), run, ledger, on_event)
         counting = Counting(config.correction, ledger)
         spending = None if config.noising is None else Spending(config.noising, ledger)
@@ -269,6 +270,16 @@ def _tell_what_is_idle(config: AggregatorConfig) -> None:
     idle = idle_in_evaluation(config.recorded) if config.ending.only_evaluates else []
     if idle:
         log.warning("--evaluate-only trains nothing, and so these have no effect: %s", ", ".join(idle))
+
+
+def _tell_of_downlink(config: AggregatorConfig) -> None:
+    if config.downlink != "none":
+        log.info(
+            "downlink: models travel in %s, and workers train from, measure and keep what they are rounded to; in full"
+            " they are in %s",
+            config.downlink,
+            config.state / "models",
+        )
 
 
 def _prefetch(config: AggregatorConfig, encoding: Encoding | MaskedEncoding) -> int:

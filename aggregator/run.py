@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from aggregator.corrections import control_specs, with_control
 from aggregator.rounds import MASTER, companions_of, part_bytes_of
 from aggregator.state import InitialModel, Ledger, ModelFile, StateDirectory, companion_specs
 from broker import CONTROL, Transport
-from broker.states import ModelTensors, State, first_not_finite, read_model, specs_of
+from broker.states import ModelForm, ModelTensors, State, first_not_finite, read_model, specs_of
 from broker.wire import (
     MAX_NUMBER,
     MAX_PART_BYTES,
@@ -37,6 +37,7 @@ _BEFORE: dict[str, Any] = {
     "server_optimizer": "fedavg",
     "robust": "none",
     "correction": "none",
+    "downlink": "none",
     "privacy": "none",
     "noise": "none",
 }
@@ -59,7 +60,9 @@ class Run:
     inline_cap: int
     """The cap that updates may have been sent under: ours, or that of the newest model on the stream if smaller."""
     sent: Specs
-    """Of what travels with a head: the model, and the sets of tensors that the correction has besides."""
+    """Of what is read from a head's body: the model, and the sets of tensors that the correction has besides."""
+    form: ModelForm
+    """How that body travels."""
     stepped: frozenset[str]
     """The tensors that the server's step moves; the others move by the plain mean."""
     part_bytes: frozenset[int]
@@ -70,6 +73,11 @@ class Run:
     """What tasks are told of all sites' samples."""
     remembers_from: int = 0
     """The round with which the server's optimizer begins to remember; what earlier ones left is another's."""
+
+    @property
+    def sends_model_alone(self) -> bool:
+        """Whether what workers read is the model, to the bit, and nothing else."""
+        return self.sent is self.specs and self.form.is_plain
 
 
 def open_run(
@@ -115,14 +123,17 @@ def open_run(
         part_bytes.add(part_bytes_of(on_stream[0]))
     ledger.record({"part_bytes": sorted(part_bytes)})
     sent = _sent(config, specs, stepped)
-    if config.correction.sets and "base_sent_sha256" not in facts:
+    form = ModelForm(sent, config.downlink, config.correction.sets)
+    if (config.correction.sets or not form.is_plain) and "base_sent_sha256" not in facts:
         base = directory.model(ledger.base_round())
-        ledger.record({"base_sent_sha256": _digest(sent, with_control(base, None, specs, sent, population=0))})
+        payload = base.pieces(specs) if sent is specs else with_control(base, None, specs, sent, population=0)
+        ledger.record({"base_sent_sha256": _digest(sent, _read_by_workers(form, payload))})
     return Run(
         run_id=str(facts["run_id"]),
         epoch=epoch,
         specs=specs,
         sent=sent,
+        form=form,
         inline_cap=min(caps),
         stepped=frozenset(stepped),
         part_bytes=frozenset(part_bytes),
@@ -140,6 +151,13 @@ def _sent(config: AggregatorConfig, specs: Specs, stepped: Collection[str]) -> S
     if taken is not None:
         raise SettingsError(f"--correction {config.correction}: the model has a tensor '{taken}'; give it another name")
     return tensor_sets.join_specs({tensor_sets.MODEL: specs, CONTROL: control_specs(specs, stepped)})
+
+
+def _read_by_workers(form: ModelForm, pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+    """What is read from a body in this form that is made of these pieces."""
+    writer = form.writer()
+    for piece in pieces:
+        yield from (read for read, _ in writer.pieces(piece))
 
 
 def _digest(specs: Specs, pieces: Iterable[Buffer]) -> str:
@@ -288,6 +306,8 @@ def _taken_over(
         problem = problem or f"has the compression {head.compression}"
     if config.statistics and config.statistics != head.statistics:
         problem = problem or "has other --statistics"
+    if head.downlink != config.downlink:
+        problem = problem or f"has --downlink {head.downlink}"
     if (head.correction or "none") != str(config.correction):
         problem = problem or f"has --correction {head.correction or 'none'}"
     if _masking_text(head.masking) != _masking_text(config.masking):
@@ -317,6 +337,12 @@ def _taken_over(
         log.warning(
             "the budget goes on from what the head says (mu^2 %g), and one model more: its noise may be out already",
             head.privacy.spent,
+        )
+    if head.downlink != "none":
+        log.warning(
+            "the stream has this model as workers read it: with --downlink %s, the digits beyond that were in the other"
+            " state directory alone, and the run goes on without them",
+            head.downlink,
         )
     sent = read_model(head, payload, transport, trained=tensors.trained)
     model = tensor_sets.split(sent, head.sets)[tensor_sets.MODEL]
@@ -354,13 +380,14 @@ def _correction_facts(config: AggregatorConfig, head: ModelHead) -> dict[str, An
 
 
 def _encoding_facts(config: AggregatorConfig) -> dict[str, Any]:
-    """The settings that decide how a run's updates look, and by what rule; they cannot change under way."""
+    """The settings that decide how a run's models and updates look, and by what rule; they cannot change under way."""
     compression, shared = config.compression, ",".join(config.shared)
     return {
         "compression": compression.text,
         "zstd": compression.zstd,
         "shared": shared,
         "robust": config.robust,
+        "downlink": config.downlink,
         "privacy": _masking_text(config.masking),
         "noise": "none" if config.noising is None else config.noising.where,
     }

@@ -23,7 +23,17 @@ from aggregator.spool import Spool
 from aggregator.state import Aim, BestBy, Ending
 from aggregator.weighing import Weigher, WeightLimits
 from broker import Correction, ServiceSettings, Shared, WireSettings
-from broker.wire import MAX_SHARDS, MAX_ZSTD_LEVEL, Compression, LocalTraining, Masking, RunName, Specs, Topology
+from broker.wire import (
+    MAX_SHARDS,
+    MAX_ZSTD_LEVEL,
+    Compression,
+    Downlink,
+    LocalTraining,
+    Masking,
+    RunName,
+    Specs,
+    Topology,
+)
 from console import (
     Arguments,
     ArgumentsAsText,
@@ -158,6 +168,11 @@ class RunSettings(WireSettings, ScheduleSettings, MaskingSettings, NoiseSettings
     )
     zstd: Annotated[int, Field(ge=0, le=MAX_ZSTD_LEVEL)] = Field(
         0, description="level of the lossless zstd compression of updates, on top of --compression; 0: none"
+    )
+    downlink: Annotated[Downlink, NoneAsText] = Field(
+        "none",
+        description="how models travel to the workers: none (as they are), or bfloat16 (weights in half the bytes,"
+        " rounded; the aggregator keeps the model in full, so that rounding does not add up; see docs/algorithms.md)",
     )
     shared: AsText[Shared] = Field(
         Shared(),
@@ -449,6 +464,7 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
             local=self.local,
             schedules=self.schedules,
             compression=self.update_compression,
+            downlink=self.downlink,
             shared=self.shared.patterns,
             sample=self.sample,
             robust=str(self.robust),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -66,20 +67,23 @@ class Figures:
     up: float
     num_folded: float
     seconds: float
+    accuracy: float
+    """Of the last model."""
+    model_sha256: str
 
 
-def measured(sample: str | None, *, num_workers: int, num_rounds: int) -> Figures:
-    """A run in which so many of the workers take part."""
+def measured(*, num_workers: int, num_rounds: int, partition: str = "iid", **changes: Any) -> Figures:
+    """A run with these settings besides."""
     sites, broker, models = SimulatedSites.numbered(num_workers), MemoryBroker(), OwnModels()
     with tempfile.TemporaryDirectory(prefix="sampling-") as folder:
-        settings = AggregatorSettings(task=_TASK, rounds=num_rounds, sample=sample, state=Path(folder))
+        settings = AggregatorSettings(task=_TASK, rounds=num_rounds, state=Path(folder), **changes)
         aggregator = Aggregator(
-            config_for(sites.names, settings), load_task(_TASK, Site(partition="iid")), MemoryTransport(broker)
+            config_for(sites.names, settings), load_task(_TASK, Site(partition=partition)), MemoryTransport(broker)
         )
         wires = [_Counting(broker) for _ in sites.names]
         workers = []
         for index, (name, wire) in enumerate(zip(sites.names, wires, strict=True)):
-            task = load_task(_TASK, sites.site(index, "iid"), own=True)
+            task = load_task(_TASK, sites.site(index, partition), own=True)
             config = WorkerConfig(name=name, topology=Topology(settings.queue), inline_cap=settings.inline_cap)
             workers.append(Worker(config, task, wire, model=models.of(name, task)))
         with closing(aggregator):
@@ -101,6 +105,8 @@ def measured(sample: str | None, *, num_workers: int, num_rounds: int) -> Figure
             up=sum(wire.up - up for wire, (_, up) in zip(wires, before, strict=True)) / num_rounds,
             num_folded=sum(row["num_folded"] for row in rows) / num_rounds,
             seconds=sum(row["seconds"] for row in rows) / num_rounds,
+            accuracy=rows[-1]["accuracy"],
+            model_sha256=rows[-1]["model_sha256"],
         )
 
 
@@ -111,8 +117,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    everybody = measured(None, num_workers=given.workers, num_rounds=given.rounds)
-    some = measured(given.sample, num_workers=given.workers, num_rounds=given.rounds)
+    everybody = measured(num_workers=given.workers, num_rounds=given.rounds)
+    some = measured(sample=given.sample, num_workers=given.workers, num_rounds=given.rounds)
     table = Table(title=f"digits, {given.workers} workers, a round in the mean of {given.rounds}")
     for name in ("", "updates", "MB down", "MB up", "MB in all", "seconds"):
         table.add_column(name, justify="left" if not name else "right")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from broker import MemoryBroker, MemoryTransport, Source, Transport
+from broker.states import ModelForm
 from broker.wire import BlobRef, Buffer, ModelHead, Presence, Reply, Topology, UpdateHead, decode, is_of_kind
 from console import TaskError
 from learning import Task, has_samples
@@ -57,8 +58,11 @@ def parcels(transport: Transport) -> Iterator[Parcel]:
 def _blob(source: Source, body: Buffer) -> tuple[BlobRef | None, int]:
     if source is Source.PRESENCE or is_of_kind(body, Reply):
         return None, 0
-    head = decode(body, ModelHead)[0] if source is Source.MODELS else decode(body, UpdateHead)[0]
-    return head.blob, head.blob.num_parts(head.num_bytes) if head.blob else 0
+    if source is Source.MODELS:
+        model = decode(body, ModelHead)[0]
+        return model.blob, model.blob.num_parts(ModelForm.of(model).num_bytes) if model.blob else 0
+    update = decode(body, UpdateHead)[0]
+    return update.blob, update.blob.num_parts(update.num_bytes) if update.blob else 0
 
 
 class Slot(Protocol):

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from broker.corrections import CONTROL
 from broker.states.compression import Encoding
+from broker.states.downlink import ModelForm
 from broker.states.tensors import State, chunks, digest_of, specs_of
 from broker.wire import tensor_sets
 from broker.wire.bodies import Outgoing
@@ -38,7 +39,7 @@ from broker.wire.messages import (
     WorkerStatus,
 )
 from broker.wire.signatures import Believing, Trust
-from broker.wire.specs import delta_specs
+from broker.wire.specs import Digest, delta_specs
 from broker.wire.zstd import compressed
 from identities.certificates import Certificate
 from identities.private_keys import PrivateKeys
@@ -195,10 +196,23 @@ def _of_algorithms(head: ModelHead) -> Iterator[dict[str, Any]]:
     yield _vector("model, for updates with figures", head.model_copy(update=weighed), MODEL)
     summed = {"purpose": "sums", "operations": {"weight": "sum", "bias": "max"}}
     yield _vector("model, to be summed up", head.model_copy(update=summed), MODEL)
+    yield _halved(head)
     encoding = Encoding(delta_specs(specs_of(MODEL)), Compression())
     told = {"model_sha256": digest_of(CONTROLLED), "figures": {"update_norm1": 12.5}, "is_fresh": True}
     update = _update_head(encoding, DELTA).model_copy(update=told)
     yield _vector("update, with figures, begun with nothing", update, DELTA) | {"delta": _delta_in(encoding, DELTA)}
+
+
+def _halved(head: ModelHead) -> dict[str, Any]:
+    """A model that travels in bfloat16; the digest is that of what is read."""
+    writer = ModelForm(specs_of(MODEL), "bfloat16").writer()
+    pieces = [pair for chunk in chunks(MODEL, specs_of(MODEL)) for pair in writer.pieces(chunk)]
+    digest = Digest(specs_of(MODEL))
+    for read, _ in pieces:
+        digest.add(read)
+    head = head.model_copy(update={"downlink": "bfloat16", "sha256": digest.hex()})
+    message = encode(head, b"".join(sent for _, sent in pieces), trust=Believing())
+    return {"name": "model, in bfloat16", "bytes": message.hex(), "header": shown(head.model_dump())}
 
 
 def _update(compression: Compression) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import cast
 from torch import nn
 
 from broker import CONTROL, Source, Transport
-from broker.states import Encoding, State, read_model, specs_of
+from broker.states import Encoding, ModelForm, State, read_model, specs_of
 from broker.wire import (
     MAX_OBJECTION,
     Buffer,
@@ -232,7 +232,9 @@ class Worker:
             log.warning("round %3d: the model is dropped: %s", head.round, error)
             self._heard.done = before
             return
-        self._on_event(ModelReceived(head=head, num_bytes=head.num_bytes, seconds=time.perf_counter() - begun_at))
+        self._on_event(
+            ModelReceived(head=head, num_bytes=ModelForm.of(head).num_bytes, seconds=time.perf_counter() - begun_at)
+        )
         if head.num_bytes > head.cap(self._inline_cap):
             malloc.give_back()  # the parts of the model, before training takes its memory
         self._train_and_send(head, sets)
@@ -327,7 +329,12 @@ class Worker:
         if self._save_model is not None:
             save_model(self._save_model, state, round_number=head.round - 1, run_id=head.run_id, metrics={})
             self._lacks_model = False
-            log.info("the final model of run %s as it stands here is in %s", head.run_id, self._save_model)
+            log.info(
+                "the final model of run %s as it stands here is in %s%s",
+                head.run_id,
+                self._save_model,
+                "" if head.downlink == "none" else f", as it travels in {head.downlink}; the aggregator has it in full",
+            )
 
     def _final(self, head: ModelHead, payload: Buffer) -> State:
         """The final model with the tensors that stay here."""

@@ -77,6 +77,8 @@ def _does_not_go_with(config: AggregatorConfig) -> str | None:
         return "--sample or --sample-schedule"
     if config.compression != Compression():
         return f"--compression {config.compression}"
+    if config.downlink != "none":
+        return f"--downlink {config.downlink}"
     if config.topology.num_shards:
         return f"--shards {config.topology.num_shards}"
     if config.policy.max_staleness:

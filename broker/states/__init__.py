@@ -2,6 +2,7 @@
 
 from broker.states.compression import Encoding
 from broker.states.deltas import delta_of, has_diverged
+from broker.states.downlink import ModelForm
 from broker.states.grid import OnGrid, to_grid
 from broker.states.masked_form import MaskedEncoding
 from broker.states.model_body import read_model
@@ -24,6 +25,7 @@ __all__ = [
     "DTYPES",
     "Encoding",
     "MaskedEncoding",
+    "ModelForm",
     "ModelTensors",
     "OnGrid",
     "State",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 
+from broker.states.downlink import ModelForm
 from broker.states.tensors import State, first_not_finite, state_from
 from broker.transport import Transport
 from broker.wire import Buffer, Digest, ModelHead
@@ -25,17 +26,19 @@ def read_model(
     UnfitMessage if the body is not what the head says, or has NaN or infinity in a parameter that is ``trained``; other
     tensors, such as masks, may have them. BlobLost if its blob cannot be read.
     """
-    digest = Digest(head.tensors)
-    body = bytearray(head.num_bytes)
-    size = 0
-    for piece in [payload] if head.blob is None else _parts(head, transport, on_event):
-        begin, size = size, size + len(piece)
-        if size > len(body):
+    digest, form = Digest(head.tensors), ModelForm.of(head)
+    body, reader = bytearray(head.num_bytes), form.reader()
+    view = memoryview(body)
+    size = begin = 0
+    for piece in [payload] if head.blob is None else _parts(head, form.num_bytes, transport, on_event):
+        size += len(piece)
+        if size > form.num_bytes:
             break
-        body[begin:size] = piece
-        digest.add(piece)  # while the next part comes in
-    if size != len(body):
-        raise UnfitMessage(f"payload has {size} bytes; its tensors need {len(body)}")
+        end = begin + reader.read(piece, view[begin:])
+        digest.add(view[begin:end])  # while the next part comes in
+        begin = end
+    if size != form.num_bytes:
+        raise UnfitMessage(f"payload has {size} bytes; its tensors need {form.num_bytes}")
     state = state_from(body, head.tensors)
     if digest.hex() != head.sha256:
         raise UnfitMessage("its body does not match its digest")
@@ -45,13 +48,15 @@ def read_model(
     return state
 
 
-def _parts(head: ModelHead, transport: Transport, on_event: Callable[[Transferring], None]) -> Iterator[Buffer]:
+def _parts(
+    head: ModelHead, num_bytes: int, transport: Transport, on_event: Callable[[Transferring], None]
+) -> Iterator[Buffer]:
     assert head.blob is not None
     return with_progress(
-        transport.read_blob(head.blob.name, head.blob.num_parts(head.num_bytes)),
+        transport.read_blob(head.blob.name, head.blob.num_parts(num_bytes)),
         on_event,
         what=f"model of round {head.round}",
         is_upload=False,
-        total_bytes=head.num_bytes,
+        total_bytes=num_bytes,
         size_of=len,
     )

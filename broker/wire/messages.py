@@ -37,6 +37,7 @@ from broker.wire.headers import (
     CommandId,
     Counted,
     DifferentialPrivacy,
+    Downlink,
     Draw,
     FigureName,
     Figures,
@@ -262,6 +263,8 @@ class ModelHead(Tensors):
     """How every update from this model is masked; None: updates are not."""
     privacy: DifferentialPrivacy | None = Field(default=None, exclude_if=lambda value: value is None)
     """What noise this run's models have; None: none."""
+    downlink: Downlink = Field(default="none", exclude_if=lambda value: value == "none")
+    """How the payload travels, see downlink.py; ``tensors`` and ``sha256`` describe what is read from it."""
 
     def chooses(self, worker: str) -> bool:
         """Whether this worker takes part in the round."""

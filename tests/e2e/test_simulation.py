@@ -64,12 +64,14 @@ def test_digits_over_rabbitmq_give_the_same_model_as_in_one_process(
         ("--compression", "topk:0.05", "--shared", "!6.bias", "--server-optimizer", "fedexp"),
         ("--sample", "0.6"),
         ("--correction", "scaffold", "--sample", "2", "--compression", "int8"),
+        ("--downlink", "bfloat16", "--inline-cap", "0", "--part-bytes", "4096"),
     ],
     ids=[
         "int8 and zstd, in parts, stepped by FedAMS",
         "topk, and a bias of one's own, by FedExP",
         "a share of the workers",
         "control variates",
+        "bfloat16 down, in parts",
     ],
 )
 def test_what_is_compressed_kept_at_home_sampled_or_corrected_is_the_same_over_rabbitmq(

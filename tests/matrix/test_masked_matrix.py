@@ -59,6 +59,16 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], int
     return dict(federation.faults.calls)
 
 
+def test_with_models_in_bfloat16_any_way_of_a_masked_round_ends_with_the_same_bits(
+    undisturbed: Outcome, tmp_path: Path
+) -> None:
+    algorithm = Algorithm("secure, bfloat16 down", {**SECURE, "downlink": "bfloat16"})
+    first = Federation(tmp_path / "first", algorithm, Way()).run()
+    second = Federation(tmp_path / "second", algorithm, Way(order=3, copies=2, in_blobs=True)).run()
+    assert first.problems == ()
+    assert second == first != undisturbed
+
+
 @pytest.mark.parametrize("when", [BEFORE, AFTER])
 @pytest.mark.parametrize(("role", "what", "target"), POINTS, ids=lambda value: value.rpartition(":")[2])
 def test_killed_or_taken_over_at_any_point_of_a_masked_round_it_ends_with_the_same_bits(

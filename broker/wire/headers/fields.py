@@ -32,6 +32,8 @@ PRESENCE_EVERY_S = 10.0
 """Seconds between the signs of life of a worker that does not say otherwise."""
 MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 0.1, 60.0
 """A sign of life waits on its queue for 60 s: an aggregator that was away finds one from each worker present."""
+Downlink = Literal["none", "bfloat16"]
+"""How models travel to the workers."""
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
 Protection = Literal["signed", "sealed"]
 """``signed``: whoever sends an update signs it; ``sealed``: only the aggregator can read its body."""

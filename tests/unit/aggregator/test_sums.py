@@ -162,6 +162,7 @@ def test_a_total_begins_anew_with_each_round(tmp_path: Path) -> None:
     [
         {"compression": "int8"},
         {"shards": 2},
+        {"downlink": "bfloat16"},
         {"max_staleness": 1},
         {"server_lr": 0.5},
         {"shared": "!low"},

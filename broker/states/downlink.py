@@ -1,0 +1,167 @@
+"""How the body of a model travels to the workers: as it is, or with most of its float32 in half the bytes.
+
+With ``bfloat16``, a float32 tensor of the model that has two dimensions or more, or more than 4,096 elements, travels
+as bfloat16: the upper 16 bits of each value, rounded half to even; a finite one that would become infinite is cut to
+the largest number. All others (biases, norms, running statistics, integers, float64, the tensors of other sets) travel
+as they are. The order is that of the head's ``tensors``, which are those of the model: what is read has their dtypes,
+in which the rounded values are exact, and the head's digest is over what is read.
+
+It is done in integers, so that the same model gives the same bytes on any processor.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.wire import Buffer, Downlink, ModelHead, Specs, TensorSpec, num_bytes_of, tensor_sets
+from console import UnfitMessage
+
+_FEW = 4096
+_BATCH = 2**16
+"""Elements that are rounded at a time: they stay in the cache."""
+_ROUND_TO_INFINITY = 0x7F7F8000
+"""The least bits, without the sign, that would be rounded to infinity; infinity and NaN are above."""
+_INFINITY, _LARGEST, _QUIET = 0x7F800000, 0x7F7F, 0x40
+
+Codes = NDArray[np.uint16]
+Bits = NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Neighbours that travel in the same way."""
+
+    num_bytes: int
+    """Of what is read."""
+    is_halved: bool
+
+    @property
+    def num_sent(self) -> int:
+        return self.num_bytes // 2 if self.is_halved else self.num_bytes
+
+
+class ModelForm:
+    """How a body with these specs travels; ``sets`` are those besides the model's."""
+
+    def __init__(self, specs: Specs, downlink: Downlink, sets: Collection[str] = ()) -> None:
+        self._runs = list(_runs(specs, sets)) if downlink == "bfloat16" else [_Run(num_bytes_of(specs), False)]
+        self.num_bytes = sum(run.num_sent for run in self._runs)
+        """What travels."""
+        self.is_plain = not any(run.is_halved for run in self._runs)
+        """Whether it travels as it is."""
+
+    @classmethod
+    def of(cls, head: ModelHead) -> "ModelForm":
+        return cls(head.tensors, head.downlink, head.sets)
+
+    def writer(self) -> "Writer":
+        """For one body that is sent."""
+        return Writer(self._runs)
+
+    def reader(self) -> "Reader":
+        """For one body that is received."""
+        return Reader(self._runs)
+
+
+class Writer:
+    """Takes a state piece by piece, in order and cut between elements."""
+
+    def __init__(self, runs: Iterable[_Run]) -> None:
+        self._cut = _Along((run.num_bytes, run.is_halved) for run in runs)
+
+    def pieces(self, piece: Buffer) -> Iterator[tuple[Buffer, Buffer]]:
+        """(what is read of it, what travels)."""
+        for is_halved, part in self._cut.of(piece):
+            if not is_halved:
+                yield part, part
+                continue
+            values = np.frombuffer(part, np.uint32)
+            codes = np.empty(len(values), np.uint16)
+            for start in range(0, len(values), _BATCH):
+                codes[start : start + _BATCH] = _rounded(values[start : start + _BATCH])
+            read = np.empty(len(codes), np.uint32)
+            _widen(codes, read)
+            yield _raw(read), _raw(codes)
+
+
+class Reader:
+    """Takes a body piece by piece, in order."""
+
+    def __init__(self, runs: Iterable[_Run]) -> None:
+        self._cut = _Along((run.num_sent, run.is_halved) for run in runs)
+
+    def read(self, piece: Buffer, into: memoryview) -> int:
+        """Writes what it stands for to the beginning of ``into``; returns how many bytes that are.
+
+        UnfitMessage if it is cut within an element.
+        """
+        begin = 0
+        for is_halved, part in self._cut.of(piece):
+            if is_halved and len(part) % 2:
+                raise UnfitMessage("its body is cut within an element")
+            end = begin + len(part) * (2 if is_halved else 1)
+            if is_halved:
+                _widen(np.frombuffer(part, np.uint16), np.frombuffer(into[begin:end], np.uint32))
+            else:
+                into[begin:end] = part
+            begin = end
+        return begin
+
+
+class _Along:
+    """Cuts pieces where one run of bytes ends and the next begins."""
+
+    def __init__(self, runs: Iterable[tuple[int, bool]]) -> None:
+        self._runs = iter(runs)
+        self._left, self._is_halved = 0, False
+
+    def of(self, piece: Buffer) -> Iterator[tuple[bool, memoryview]]:
+        view = memoryview(piece).cast("B")
+        while len(view):
+            while not self._left:
+                self._left, self._is_halved = next(self._runs, (len(view), False))
+            part, view = view[: self._left], view[self._left :]
+            self._left -= len(part)
+            yield self._is_halved, part
+
+
+def _is_halved(spec: TensorSpec, sets: Collection[str]) -> bool:
+    is_large = len(spec.shape) > 1 or spec.num_elements > _FEW
+    return spec.dtype == "float32" and is_large and tensor_sets.place(spec.name, sets)[0] == tensor_sets.MODEL
+
+
+def _runs(specs: Specs, sets: Collection[str]) -> Iterator[_Run]:
+    for is_halved, alike in groupby(specs, key=lambda spec: _is_halved(spec, sets)):
+        yield _Run(sum(spec.num_bytes for spec in alike), is_halved)
+
+
+def _rounded(bits: Bits) -> Codes:
+    """The upper halves of float32 values, rounded half to even; infinity stays, and NaN stays NaN."""
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    are_special = magnitude >= _ROUND_TO_INFINITY
+    is_usual = not are_special.any()
+    upper = bits >> np.uint32(16)
+    lower_half = (upper & np.uint32(1)) + np.uint32(0x7FFF)
+    lower_half += bits
+    codes: Codes = (lower_half >> np.uint32(16)).astype(np.uint16)
+    if not is_usual:
+        codes[are_special] = _special(magnitude[are_special], upper[are_special])
+    return codes
+
+
+def _special(magnitude: Bits, upper: Bits) -> Codes:
+    largest = (upper & np.uint32(0x8000)) | np.uint32(_LARGEST)
+    beyond = np.where(magnitude == _INFINITY, upper, upper | np.uint32(_QUIET))
+    return np.where(magnitude < _INFINITY, largest, beyond).astype(np.uint16)
+
+
+def _widen(codes: Codes, into: Bits) -> None:
+    np.left_shift(codes, 16, out=into, dtype=np.uint32)
+
+
+def _raw(values: NDArray[Any]) -> memoryview:
+    return memoryview(values.view(np.uint8))  # type: ignore[arg-type]
