@@ -8,7 +8,7 @@ from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
 from aggregator.corrections import CONTROL_SUM, Counting, with_control
 from aggregator.noising import Spending
-from aggregator.presence import NameConflicts
+from aggregator.presence import NameConflicts, asked_every_s
 from aggregator.rounds import Stores
 from aggregator.run import Run, newest_head
 from aggregator.state import ModelFile, WrittenModel
@@ -262,6 +262,7 @@ class Broadcaster:
             figures=config.weigher.needs,
             clip_norm=config.weigher.clip_norm,
             name_conflicts=self._conflicts.names,
+            presence_every_s=asked_every_s(self._ledger.num_present()),
             excluded=tuple(self._steering.standing.excluded),
             inline_cap=config.inline_cap,
             protection=_protection(config),

@@ -272,8 +272,8 @@ class Aggregator:
     def step(self, timeout_s: float | None = 0.0) -> bool:
         """Handles the next event if one arrives within ``timeout_s``, then does what is due. True if one arrived.
 
-        A message that is dropped makes nothing due: only after ``timeout_s`` is it looked what is, so that thousands of
-        them cost little.
+        A message that is dropped, or says only that a worker is still there, makes nothing due: only after
+        ``timeout_s`` is it looked what is, so that thousands of them cost little.
         """
         try:
             return self._step(timeout_s)
@@ -293,7 +293,7 @@ class Aggregator:
         due_at = self._clock() + (timeout_s or 0.0)
         delivery, counts = self._transport.receive(timeout_s), True
         if delivery is not None and delivery.source is Source.PRESENCE:
-            self._signs_of_life.take(delivery, refusals=self._current.refusals)
+            counts = self._signs_of_life.take(delivery, refusals=self._current.refusals)
         elif delivery is not None and delivery.source is Source.PARTS:
             self._run.bodies.take(delivery)
         elif delivery is not None and delivery.source is Source.COMMANDS:

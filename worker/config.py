@@ -26,7 +26,7 @@ class WorkerConfig:
     """Where the final model goes as it stands at this site, when the run is finished."""
     device: str = "cpu"
     presence_every_s: float = PRESENCE_EVERY_S
-    """Most seconds between two calls of ``announce``, which the caller sees to."""
+    """Most seconds between two calls of ``announce``, which the caller sees to, unless the aggregator asks for more."""
     membership: Membership = field(default_factory=Membership)
     """Who it is to the others, and whose models it takes."""
     policy: WorkerPolicy = field(default_factory=WorkerPolicy)

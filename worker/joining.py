@@ -59,7 +59,11 @@ def joined(
         transport = connect(settings, role=f"worker {name}", on_link=fan_out(on_link, health.on_link))
         stack.callback(transport.close)
         metrics = WorkerMetrics(lambda: worker.presence)
-        heartbeat = Heartbeat(lambda: worker.announce(), every_s=settings.presence_every_s)
+        heartbeat = Heartbeat(
+            lambda: worker.announce(),
+            every_s=lambda: worker.presence_every_s,
+            spread_s=lambda: worker.presence_spread_s,
+        )
         config = WorkerConfig(
             name=name,
             topology=Topology(settings.queue),

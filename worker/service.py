@@ -204,6 +204,7 @@ class Worker:
             self._finish(head, is_first=before is None)
             return
         self._leaves_at = None
+        self._life.follow(head.presence_every_s)
         check_can_take_part(
             head,
             keeps_state=self._carried.is_lasting,
@@ -240,9 +241,15 @@ class Worker:
         self._train_and_send(head, sets)
 
     def _sit_out(self, head: ModelHead) -> None:
-        """Leaves a round to others, whose model is not read. Its next sign of life says so; none is sent for it."""
+        """Leaves a round to others, whose model is not read. Its next sign of life says so.
+
+        One is sent for it only if nobody is chosen yet: then the aggregator wants to know who is there.
+        """
         self._life.set_round(head.round)
-        words = "nobody is chosen yet" if head.draw is not None and head.draw.number == 0 else "others are chosen"
+        is_asked = head.draw is not None and head.draw.number == 0
+        if is_asked:
+            self._life.say_soon()
+        words = "nobody is chosen yet" if is_asked else "others are chosen"
         log.info("round %3d: %s; waiting", head.round, words, extra={"round": head.round})
         self._on_event(NotChosen(head=head))
 
@@ -555,6 +562,16 @@ class Worker:
     def presence(self) -> Presence:
         """What the worker is doing; announced when it changes, and at intervals."""
         return self._life.newest
+
+    @property
+    def presence_every_s(self) -> float:
+        """The seconds between two calls of ``announce``; more than configured where many workers are there."""
+        return self._life.every_s
+
+    @property
+    def presence_spread_s(self) -> float:
+        """Within how long ``announce`` is called when it is asked for soon."""
+        return self._life.spread_s
 
     def announce(self) -> None:
         """Sends a sign of life. May be called from any thread."""

@@ -114,6 +114,7 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     presence_every_s: float = Field(
         PRESENCE_EVERY_S,
         description=f"seconds between signs of life, {MIN_PRESENCE_EVERY_S:g} to {MAX_PRESENCE_EVERY_S:g};"
+        " with more than 500 workers present, the aggregator asks for longer ones, and the longer of the two counts;"
         " a worker that is silent for 3.5 times as long, and for 35 s, counts as gone",
     )
     require: Annotated[AsText[Protections], NoneAsText] = Field(

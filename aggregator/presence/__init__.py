@@ -2,6 +2,7 @@
 
 from aggregator.presence.attendance import Attendance
 from aggregator.presence.conflicts import NameConflicts
+from aggregator.presence.pace import asked_every_s
 from aggregator.presence.present import Present
 from aggregator.presence.sample import Sample
 from aggregator.presence.signs_of_life import SignsOfLife
@@ -17,6 +18,7 @@ __all__ = [
     "SignsOfLife",
     "Turnout",
     "Uploads",
+    "asked_every_s",
     "first_draws",
     "is_chosen",
 ]

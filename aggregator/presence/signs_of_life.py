@@ -38,19 +38,23 @@ class SignsOfLife:
         self._objections: dict[str, set[str]] = {}
         """Worker -> what was logged of it."""
 
-    def take(self, delivery: Delivery, *, refusals: Refusals) -> None:
-        """Takes a sign of life. ``refusals``, those of the open round, log the ones that cannot be read."""
+    def take(self, delivery: Delivery, *, refusals: Refusals) -> bool:
+        """Takes a sign of life; False if it changes nothing, as of a worker that is still there.
+
+        ``refusals``, those of the open round, log the ones that cannot be read.
+        """
         try:
             message = decode_from(delivery.body, Presence, trust=self._trust)
             message.check_signer(message.header.worker)
         except MessageError as error:
             refusals.drop_sign_of_life(delivery.sender, str(error))
-            return
+            return False
         presence = message.header
-        if presence.worker == delivery.sender and self._admission.admits(presence.worker):
-            self._heard(presence)
+        if presence.worker != delivery.sender or not self._admission.admits(presence.worker):
+            return False
+        return self._heard(presence)
 
-    def _heard(self, presence: Presence) -> None:
+    def _heard(self, presence: Presence) -> bool:
         worker, attendance = presence.worker, self._attendance
         if presence.objection is not None:
             self._log_objection(worker, presence.objection)
@@ -63,6 +67,7 @@ class SignsOfLife:
             self._on_patience(attendance.patience_s)
         if is_conflict:
             self._conflicts.found(worker)
+        return is_conflict or was_noted != (worker in attendance) or attendance.patience_s > patience_s
 
     def _log_objection(self, worker: str, objection: str) -> None:
         """Logs once why a worker does not answer; of a thousand workers at most, and a few reasons of each."""

@@ -193,7 +193,7 @@ class StatusSender:
     def __init__(self, transport: Transport, *, num_shards: int = 0, trust: Trust) -> None:
         self._transport, self._trust = transport, trust
         self._board = StatusBoard(num_shards=num_shards)
-        self._heartbeat = Heartbeat(self._send, every_s=_EVERY_S)
+        self._heartbeat = Heartbeat(self._send, every_s=lambda: _EVERY_S)
         self._has_failed = False
 
     def on_event(self, event: Event) -> None:

@@ -225,6 +225,10 @@ class ModelHead(Tensors):
     """The norm up to which an update counts in full; None: any."""
     name_conflicts: Annotated[tuple[WorkerName, ...], Field(max_length=1000)] = ()
     """Names that two workers have; each of the two should warn its operator."""
+    presence_every_s: Annotated[float, Field(ge=MIN_PRESENCE_EVERY_S, le=MAX_PRESENCE_EVERY_S)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """With so many workers there, how much time each is to let pass between its signs of life; None: as it likes."""
     inline_cap: Annotated[StrictInt, Field(ge=0, le=MAX_PART_BYTES)] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )

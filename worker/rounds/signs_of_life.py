@@ -8,12 +8,15 @@ from broker import Transport
 from broker.wire import MAX_OBJECTION, PRESENCE_EVERY_S, Presence, Trust, encode
 from worker.events import StateChanged, Watcher
 
+_SPREAD = 0.1
+"""Part of the interval."""
+
 
 class SignsOfLife:
     """The newest sign of life of one worker; sent when it changes, and at intervals.
 
-    ``every_s`` are the most seconds between two calls of ``announce``, which the caller sees to; ``announce_soon`` has
-    it called without waiting for it.
+    The caller sees to it that ``announce`` is called every ``every_s`` seconds; ``announce_soon`` has it called without
+    waiting for it. ``every_s`` is at first as given; where many workers are there, their aggregator asks for more.
     """
 
     def __init__(
@@ -28,8 +31,22 @@ class SignsOfLife:
     ) -> None:
         self._transport, self._trust, self._on_event = transport, trust, on_event
         self._announce_soon = announce_soon or self.announce
-        said_s = None if every_s == PRESENCE_EVERY_S else every_s  # None is what 0.1.0 understands
-        self.newest = Presence(worker=name, instance=secrets.token_hex(8), state="idle", every_s=said_s)
+        self._own_s = self.every_s = every_s
+        self.newest = Presence(worker=name, instance=secrets.token_hex(8), state="idle", every_s=_said(every_s))
+
+    def follow(self, asked_s: float | None) -> None:
+        """Lets at least so much time pass between two of them, as the newest model's head has it; None: its own."""
+        self.every_s = max(self._own_s, asked_s or 0.0)
+        self.newest = self.newest.model_copy(update={"every_s": _said(self.every_s)})
+
+    @property
+    def spread_s(self) -> float:
+        """Within how long those of workers that all change at once, as a model arrives, should go out."""
+        return _SPREAD * self.every_s if self.every_s > self._own_s else 0.0
+
+    def say_soon(self) -> None:
+        """Has the newest one sent though nothing changed."""
+        self._announce_soon()
 
     def set(
         self,
@@ -65,3 +82,8 @@ class SignsOfLife:
     def announce(self) -> None:
         """Sends the sign of life. May be called from any thread."""
         self._transport.announce(encode(self.newest, trust=self._trust), worker=self.newest.worker)
+
+
+def _said(every_s: float) -> float | None:
+    """An interval as a sign of life says it; None is the usual one, which 0.1.0 understands."""
+    return None if every_s == PRESENCE_EVERY_S else every_s

@@ -1,6 +1,8 @@
 """Signs of life from a thread of their own."""
 
+import itertools
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -12,13 +14,13 @@ SOON_S = 30.0
 
 def test_it_beats_by_itself() -> None:
     beats = threading.Semaphore(0)
-    with Heartbeat(beats.release, every_s=0.01):
+    with Heartbeat(beats.release, every_s=lambda: 0.01):
         assert all(beats.acquire(timeout=SOON_S) for _ in range(3))
 
 
 def test_it_beats_at_once_when_asked() -> None:
     beats = threading.Semaphore(0)
-    with Heartbeat(beats.release, every_s=3600) as beating:
+    with Heartbeat(beats.release, every_s=lambda: 3600) as beating:
         beating.soon()
         assert beats.acquire(timeout=SOON_S)
 
@@ -31,7 +33,7 @@ def test_many_changes_make_one_beat() -> None:
         has_begun.set()
         may_end.wait(SOON_S)
 
-    with Heartbeat(beat, every_s=3600) as beating:
+    with Heartbeat(beat, every_s=lambda: 3600) as beating:
         beating.soon()
         assert has_begun.wait(SOON_S)
         for _ in range(100):
@@ -40,7 +42,8 @@ def test_many_changes_make_one_beat() -> None:
     assert len(beats) <= 2
 
 
-def test_its_rest_is_a_part_of_the_time_between_two_beats() -> None:
+def waits_of(num: int, *, asked: bool = False, **given: Callable[[], float]) -> list[float]:
+    """The first waits of a heartbeat whose time passes at once, in seconds."""
     waits: list[float] = []
 
     class Passing(threading.Event):
@@ -49,16 +52,36 @@ def test_its_rest_is_a_part_of_the_time_between_two_beats() -> None:
             return super().wait(0)
 
     has_beaten = threading.Event()
-    beating = Heartbeat(lambda: has_beaten.set() if len(waits) > 8 else None, every_s=60.0)
+    beating = Heartbeat(lambda: has_beaten.set() if len(waits) > num else None, **given)
     beating._is_due, beating._stopping = Passing(), Passing()
+    if asked:
+        beating.soon()
     with beating:
         assert has_beaten.wait(SOON_S)
-    assert waits[:5] == [60.0, 1.0, 59.0, 1.0, 59.0]
+    return waits[:num]
+
+
+def test_its_rest_is_a_part_of_the_time_between_two_beats() -> None:
+    assert waits_of(5, every_s=lambda: 60.0, chance=lambda: 0.0) == [60.0, 1.0, 59.0, 1.0, 59.0]
+
+
+def test_it_comes_up_to_a_fifth_early_so_that_many_drift_apart() -> None:
+    assert waits_of(3, every_s=lambda: 60.0, chance=lambda: 1.0) == [48.0, 1.0, 47.0]
+
+
+def test_it_goes_by_the_interval_as_it_is_at_that_moment() -> None:
+    intervals = itertools.chain([10.0], itertools.repeat(60.0))
+    assert waits_of(5, every_s=lambda: next(intervals), chance=lambda: 0.0) == [10.0, 1.0, 59.0, 1.0, 59.0]
+
+
+def test_a_beat_that_is_asked_for_is_put_off_by_a_part_of_the_spread() -> None:
+    waits = waits_of(3, asked=True, every_s=lambda: 60.0, spread_s=lambda: 6.0, chance=lambda: 0.5)
+    assert waits == [54.0, 3.0, 1.0]
 
 
 def test_it_leaves_at_once_in_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "_SHORTEST_S", 3600.0)
     beats = threading.Semaphore(0)
-    with Heartbeat(beats.release, every_s=3600) as beating:
+    with Heartbeat(beats.release, every_s=lambda: 3600) as beating:
         beating.soon()
         assert beats.acquire(timeout=SOON_S)

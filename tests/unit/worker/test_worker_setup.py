@@ -144,7 +144,7 @@ def test_the_longest_interval_between_signs_of_life_is_as_long_as_one_stays_on_i
 
 def test_a_heartbeat_beats_until_it_is_left_and_its_thread_ends() -> None:
     beats = threading.Semaphore(0)
-    with Heartbeat(beats.release, every_s=0.001):
+    with Heartbeat(beats.release, every_s=lambda: 0.001):
         for _ in range(3):
             assert beats.acquire(timeout=20)
         assert "heartbeat" in {thread.name for thread in threading.enumerate()}
@@ -153,7 +153,7 @@ def test_a_heartbeat_beats_until_it_is_left_and_its_thread_ends() -> None:
 
 def test_a_heartbeat_that_is_left_at_once_never_beats() -> None:
     beats: list[int] = []
-    with Heartbeat(lambda: beats.append(1), every_s=1000):
+    with Heartbeat(lambda: beats.append(1), every_s=lambda: 1000):
         pass
     assert not beats
 
