@@ -160,6 +160,12 @@ class History:
         last = "SELECT privacy FROM rounds WHERE closed_by IS NOT NULL ORDER BY round DESC LIMIT 1"
         return next((row["privacy"] for row in self._rows(last)), {})
 
+    @property
+    def tells_of_sites(self) -> bool:
+        """Whether updates say what their sites trained on, and how long; not where they are masked, or noised."""
+        settings = self.facts.get("settings", {})
+        return settings.get("privacy", "none") == "none" and settings.get("dp_noise") is None
+
     def num_closed(self) -> int:
         """How many rounds are closed."""
         (number,) = self._db.execute("SELECT count(*) FROM rounds WHERE closed_by IS NOT NULL").fetchone()
@@ -248,6 +254,8 @@ class History:
 
     def trained(self, *, since_round: int, most: int) -> list[dict[str, Any]]:
         """The newest of the updates decided in round ``since_round`` or later that say how long they trained."""
+        if not self.tells_of_sites:
+            return []
         newest = "SELECT * FROM updates WHERE round >= ? AND train_s IS NOT NULL ORDER BY id DESC LIMIT ?"
         return list(self._rows(newest, since_round, most))[::-1]
 
@@ -306,11 +314,15 @@ class History:
         Also ``mean_norm`` of its updates, and ``mean_cosine`` of the angle between each and the mean of all (1: the
         same direction; below 0: against it). None where that is not known, as in a run with shards.
 
+        ``num_samples`` and ``mean_train_s`` are None where updates say nothing of a single site.
+
         In the order of their names, worker-2 before worker-10; with ``most``, only so many workers, those with the most
         samples.
         """
         query = _CONTRIBUTIONS.format(num_messages=self._num_messages, **self._directions)
         found = self._rows(query, _NO_LIMIT if most is None else most)
+        if not self.tells_of_sites:
+            found = (row | {"num_samples": None, "mean_train_s": None} for row in found)
         return sorted(found, key=lambda row: natural_order(row["worker"]))
 
     def plot(self) -> Any:

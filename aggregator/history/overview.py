@@ -65,6 +65,7 @@ def _outline(history: History, rounds: charts.Rows, spreads: Mapping[str, charts
         "settings": facts.get("settings", {}) | _digests(facts),
         "statistics": portable(_excerpt(history)),
         "num_rounds": facts.get("settings", {}).get("rounds"),
+        "tells_of_sites": history.tells_of_sites,
         "stopped": None if summary is None else summary["stopped"],
         "open_round": history.open_round(),
         "tiles": _tiles_of_rounds(history, rounds),
@@ -116,7 +117,7 @@ def _span(rounds: charts.Rows, *, num_sites: int) -> tuple[int, int]:
 
 def _with_most_samples(workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """At most 200 workers, in the order that they had."""
-    by_samples = sorted(range(len(workers)), key=lambda index: -workers[index]["num_samples"])
+    by_samples = sorted(range(len(workers)), key=lambda index: -(workers[index]["num_samples"] or 0))
     return [workers[index] for index in sorted(by_samples[:_MOST_WORKERS])]
 
 

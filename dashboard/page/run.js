@@ -154,7 +154,7 @@ function show(data) {
   showStatistics(by("statistics"), data.statistics);
   showCurves(data.curves);
   showComparison(data.comparison);
-  by("timeline").hidden = !data.num_closed;
+  by("timeline").hidden = !data.num_closed || !data.tells_of_sites;
   by("sites").hidden = !data.num_closed || !data.figures.sites;
   showAllWorkers(data);
   showRounds(data);

@@ -70,7 +70,8 @@ function timelineHead(element, figure, lanes, isWhole) {
   const verdicts = [...new Set(figure.bars.map((bar) => bar[5]))];
   const items = verdicts.map((verdict) => ({ colour: colourOf(verdict), text: wordOf(verdict) }));
   if (figure.ends.length) items.push({ colour: "var(--quiet)", text: "a round closes", dash: true });
-  for (const [, , seconds] of figure.pauses.slice(0, 3)) items.push({ colour: "var(--pause)", text: `${inWords(seconds)} left out` });
+  const pauses = new Set(figure.pauses.map(([, , seconds]) => `${inWords(seconds)} left out`));
+  for (const text of [...pauses].slice(0, 3)) items.push({ colour: "var(--pause)", text });
   const line = legend(items);
   if (figure.lanes.length > MOST_LANES) {
     const button = part("button", "scale", isWhole ? "fewer" : `all ${figure.lanes.length}`);
@@ -84,6 +85,6 @@ function timelineHead(element, figure, lanes, isWhole) {
 }
 
 function inWords(seconds) {
-  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 90) return `${seconds < 1 ? digits(Number(seconds.toPrecision(1))) : Math.round(seconds)} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${digits(Math.round(seconds / 360) / 10)} h`;
 }

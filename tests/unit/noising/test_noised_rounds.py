@@ -198,7 +198,10 @@ def test_epsilon_stands_beside_every_figure_with_its_delta_and_its_unit(
     with History(tmp_path) as history:
         assert history.rounds()[-1]["epsilon"] == pytest.approx(epsilon_of(1e-5, math.sqrt(11 / 4)))
         tiles = {label: value for value, label in overview(history)["tiles"]}
+        shown = overview(history)
     assert tiles["epsilon of 8 at delta 1e-05: one worker, zeroed out or not; 11 releases at noise 2"] == "7.96"
+    assert [(row["num_samples"], row["mean_train_s"]) for row in shown["workers"]] == [(None, None)] * 2
+    assert (shown["tells_of_sites"], shown["figures"]["timeline"]["bars"]) == (False, [])
 
 
 def test_with_another_secret_than_its_own_a_run_adds_no_second_noise(tmp_path: Path) -> None:
