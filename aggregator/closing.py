@@ -302,7 +302,8 @@ def _discarded_on_error(new: NewModel) -> Iterator[None]:
 
 def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> str | None:
     """Why the run is to end after round ``last``, in words; None to go on."""
-    reason = config.ending.reason_after(last, opened.stores.ledger.rounds())
+    ledger = opened.stores.ledger
+    reason = config.ending.reason_after(last, ledger.rounds()) or ledger.keepers_end(last)
     return reason if reason is not None or opened.spending is None else opened.spending.reason_to_end()
 
 

@@ -124,7 +124,8 @@ class SumDecided:
     round: int
     """The round whose model its updates were trained from."""
     num_updates: int
-    num_samples: int
+    num_samples: int | None
+    """None: its updates are masked."""
     verdict: Verdict
 
 

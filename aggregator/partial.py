@@ -384,8 +384,10 @@ class PartialAggregator:
             return
         current.pending.add(update, delivery, now=self._clock())
         head = update.head
-        fields = {"round": head.round, "worker": head.worker, "num_samples": head.num_samples}
-        log.info("round %3d ← %-16s %6d samples", *fields.values(), extra=fields | {IS_SHOWN: True})
+        fields = {"round": head.round, "worker": head.worker}
+        about = "masked" if current.model.masking is not None else f"{head.num_samples:6d} samples"
+        fields |= {} if current.model.masking is not None else {"num_samples": head.num_samples}
+        log.info("round %3d ← %-16s %s", head.round, head.worker, about, extra=fields | {IS_SHOWN: True})
         fold_s = time.perf_counter() - begun_at
         self._on_event(UpdateSummed(round=head.round, worker=head.worker, num_samples=head.num_samples, fold_s=fold_s))
 
@@ -423,7 +425,8 @@ class PartialAggregator:
             return False
         current.num_sums += 1
         num_samples = sum(update.num_samples for update in pending.updates)
-        log.info("round %3d ⇒ %6d samples of %d updates", model.round, num_samples, len(pending.updates))
+        samples_of = "" if model.masking is not None else f"{num_samples:6d} samples of "
+        log.info("round %3d ⇒ %s%d updates", model.round, samples_of, len(pending.updates))
         self._on_event(
             SumSent(
                 round=model.round,

@@ -485,6 +485,9 @@ class Aggregator:
                         answer.round,
                         ", ".join(sorted(unfit)),
                     )
+                if answer.ends_run:
+                    ended = {"round": answer.round, "reason": f"keeper {answer.keeper}: {answer.reason}"}
+                    self._ledger.record({"keepers_end": ended})
                 current.unmasking.refused(answer)
 
     def _take_up(self, settled: Settled[Contribution | Released]) -> None:

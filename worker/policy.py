@@ -10,6 +10,7 @@ from console import some_of
 
 Requirement = Protection | Literal["secure", "dp"]
 """``secure``: updates are masked, and only their sum is opened; ``dp``: the models have noise, or the updates."""
+DEFAULT_MAX_DELTA = 1e-5
 _IN_WORDS = {"secure": "secure aggregation (secure)", "dp": "differential privacy (dp)"}
 
 
@@ -21,6 +22,9 @@ class WorkerPolicy:
     """How updates must be protected."""
     min_sites: int = 0
     """The fewest sites whose updates may be summed up before anybody sees the sum; 0: updates may be seen."""
+    max_epsilon: float | None = None
+    """The largest budget that a run with noise may have, at a delta of at most ``max_delta``; None: any."""
+    max_delta: float = DEFAULT_MAX_DELTA
     min_steps: int = 0
     """The fewest local optimizer steps that a head may limit training to; 0: any number."""
     min_batch: int = 0
@@ -39,6 +43,7 @@ class WorkerPolicy:
         """
         return (
             self._missing_protection(head)
+            or self._too_large_a_budget(head)
             or self._too_few_sites(head)
             or self._too_little_training(head)
             or self._too_many_tensors(head, trained=trained, others=others or {})
@@ -53,6 +58,19 @@ class WorkerPolicy:
         if without:
             return f"this run does without {' and '.join(without)}, which --require asks for"
         return f"updates of this run are not {' and not '.join(missing)}, which --require asks for" if missing else None
+
+    def _too_large_a_budget(self, head: ModelHead) -> str | None:
+        if self.max_epsilon is None:
+            return None
+        if head.privacy is None:
+            return f"this run does without differential privacy (dp), and --max-epsilon is {self.max_epsilon:g}"
+        epsilon, delta = head.privacy.epsilon, head.privacy.delta
+        if epsilon <= self.max_epsilon and delta <= self.max_delta:
+            return None
+        return (
+            f"the models of this run may come to epsilon {epsilon:g} at delta {delta:g}; --max-epsilon is"
+            f" {self.max_epsilon:g}, and --max-delta {self.max_delta:g}"
+        )
 
     def _too_few_sites(self, head: ModelHead) -> str | None:
         if self.min_sites < FEWEST_MIN_SITES:

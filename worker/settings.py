@@ -11,7 +11,7 @@ from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVE
 from console import Arguments, ArgumentsAsText, AsText, NoneAsText
 from identities import IdentitySettings
 from learning import Site
-from worker.policy import Requirement, WorkerPolicy
+from worker.policy import DEFAULT_MAX_DELTA, Requirement, WorkerPolicy
 
 _NONE = "none"
 
@@ -127,6 +127,14 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         description="do not answer a run that lets anybody see updates, or their sum, of fewer sites than these; 0:"
         " answer any, but see --require secure",
     )
+    max_epsilon: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        None,
+        description="do not answer a run whose models may say more of this worker than this epsilon, by its budget of"
+        " differential privacy, or that has none; none: answer any",
+    )
+    max_delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        DEFAULT_MAX_DELTA, description="with --max-epsilon: the largest delta at which the run's epsilon may hold"
+    )
     max_steps_at_least: Annotated[int, Field(ge=0)] = Field(
         0, description="do not answer a run that limits local training to fewer optimizer steps; 0: answer any"
     )
@@ -168,8 +176,9 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
 
     @model_validator(mode="after")
     def _what_is_required_can_be_had(self) -> Self:
-        if (self.require.names or self.min_sites) and self.roster is None:
-            flag = "--require" if self.require.names else "--min-sites"
+        given = {"--require": self.require.names, "--min-sites": self.min_sites, "--max-epsilon": self.max_epsilon}
+        flag = next((flag for flag, value in given.items() if value), None)
+        if flag is not None and self.roster is None:
             raise ValueError(f"{flag} needs --roster: without one nothing is signed, and any model could claim it")
         return self
 
@@ -185,6 +194,8 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         return WorkerPolicy(
             require=self.require.names,
             min_sites=self.min_sites,
+            max_epsilon=self.max_epsilon,
+            max_delta=self.max_delta,
             min_steps=self.max_steps_at_least,
             min_batch=self.min_batch,
             allow_shared=self.allow_shared.patterns,

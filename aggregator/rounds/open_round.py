@@ -439,7 +439,7 @@ class OpenRound:
 
     def _emit_sum(self, contribution: Contribution, shard: int, verdict: Verdict) -> None:
         claims = contribution.claims
-        num_samples = sum(claim.num_samples for claim in claims)
+        num_samples = None if self._stores.are_masked else sum(claim.num_samples for claim in claims)
         self._stores.on_event(
             SumDecided(
                 shard=shard,

@@ -69,22 +69,28 @@ def log_event(event: Event) -> None:
 
 def _log_update(row: UpdateRow) -> None:
     is_stale = row.verdict is Verdict.FOLDED and row.staleness
+    known = {"num_samples": row.num_samples, "train_s": row.train_s}
     log.info(
-        "round %3d ← %-16s %6d samples %8.2f s training  %s",
+        "round %3d ← %-16s %s  %s",
         row.base_round,
         row.worker,
-        row.num_samples,
-        row.train_s,
+        f"{(row.num_bytes or 0) / 1e6:6.2f} MB, which say nothing of its site"
+        if _says_nothing(row)
+        else f"{row.num_samples:6d} samples {row.train_s:8.2f} s training",
         f"folded, staleness {row.staleness}" if is_stale else row.verdict,
         extra={
             "round": row.base_round,
             "worker": row.worker,
-            "num_samples": row.num_samples,
-            "train_s": row.train_s,
+            **({"num_bytes": row.num_bytes} if _says_nothing(row) else known),
             "verdict": row.verdict,
             IS_SHOWN: True,
         },
     )
+
+
+def _says_nothing(row: UpdateRow) -> bool:
+    """Whether an update keeps to itself what its site has, as one that is masked does: then it has taken no time."""
+    return row.num_samples == 1 and row.train_s == 0
 
 
 def _log_answer(row: UpdateRow) -> None:
@@ -152,16 +158,16 @@ def _log_command(row: CommandRow) -> None:
 
 def _log_sum(event: SumDecided) -> None:
     log.info(
-        "round %3d ⇐ shard %-10d %6d samples of %d updates  %s",
+        "round %3d ⇐ shard %-10d %s%d updates  %s",
         event.round,
         event.shard,
-        event.num_samples,
+        "" if event.num_samples is None else f"{event.num_samples:6d} samples of ",
         event.num_updates,
         event.verdict,
         extra={
             "round": event.round,
             "shard": event.shard,
-            "num_samples": event.num_samples,
+            **({} if event.num_samples is None else {"num_samples": event.num_samples}),
             "num_updates": event.num_updates,
             "verdict": event.verdict,
             IS_SHOWN: True,

@@ -178,6 +178,11 @@ class Records(Database):
         """How long workers may be silent and still count as present; 0 if it was not recorded."""
         return float(self._fact("patience_s") or 0.0)
 
+    def keepers_end(self, last: int) -> str | None:
+        """Why keepers give nothing for any round after ``last``, in their words; None if they may."""
+        ended = self._fact("keepers_end")
+        return str(ended["reason"]) if ended is not None and ended["round"] == last else None
+
     def began_at(self) -> float | None:
         """When the run began, Unix time; None if an earlier version of fedmq began it, which did not record that."""
         began_at = self._fact("began_at")

@@ -192,6 +192,29 @@ def test_a_keepers_final_no_ends_the_round_and_the_run_goes_on(tmp_path: Path) -
     assert masked.head.round == 3
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_keeper_whose_budget_is_spent_ends_the_run_with_the_last_model_and_the_reason(
+    tmp_path: Path, is_killed: bool
+) -> None:
+    masked = MaskedRun.make(tmp_path, INITIAL).start()
+    send_all(masked)
+    masked.answer_all()
+    send_all(masked)
+    request, _ = masked.wanted()
+    if is_killed:
+        masked.withhold(request, "privacy budget is spent", is_final=True, ends_run=False)
+        masked.run.aggregator._ledger.record({"keepers_end": {"round": 2, "reason": "keeper keeper: spent"}})
+        masked = masked.crash()
+        masked.run.settle()
+    else:
+        masked.withhold(request, "privacy budget is spent", is_final=True, ends_run=True)
+    assert masked.run.aggregator.is_finished
+    assert masked.head.is_finished
+    assert masked.run.closed("closed_by, num_folded") == [("quorum", 3), ("abandoned", 0)]
+    assert masked.run.summary["stopped"].startswith("keeper keeper: ")
+    assert_is_mean(masked.run.model)
+
+
 @pytest.mark.parametrize("can_leave", [False, True])
 def test_a_worker_whose_seed_does_not_open_is_left_out_if_its_body_is_kept(tmp_path: Path, can_leave: bool) -> None:
     allowed = tmp_path / "workers.txt"

@@ -99,3 +99,20 @@ def test_a_head_that_opens_sums_of_fewer_sites_is_not_answered(min_sites: int, i
     policy = WorkerPolicy(min_sites=min_sites)
     assert (objection(policy, masking=MASKING) is None) == is_answered
     assert (objection(policy) is None) == (min_sites == 0), "plain updates are seen one by one"
+
+
+@pytest.mark.parametrize(
+    ("privacy", "said"),
+    [
+        (None, "this run does without differential privacy (dp), and --max-epsilon is 8"),
+        ({}, None),
+        ({"epsilon": 8.5}, "epsilon 8.5 at delta 1e-05; --max-epsilon is 8, and --max-delta 1e-05"),
+        ({"epsilon": 1.0, "delta": 1e-3}, "epsilon 1 at delta 0.001; --max-epsilon is 8, and --max-delta 1e-05"),
+    ],
+)
+def test_a_head_whose_budget_is_larger_than_the_site_s_own_is_not_answered(
+    privacy: dict[str, float] | None, said: str | None
+) -> None:
+    head = {} if privacy is None else {"privacy": PRIVACY.model_copy(update=privacy)}
+    found = objection(WorkerPolicy(max_epsilon=8.0), **head)
+    assert found == said if said is None else found is not None and found.endswith(said)
