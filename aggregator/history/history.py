@@ -29,6 +29,8 @@ MEASURED = {AT_SITES: "eval_metrics", IN_TRAINING: "train_metrics"}
 """Prefix -> the column of updates with what workers measured there."""
 LEDGER, STATISTICS, _SUMMARY, _MODELS = "ledger.sqlite", "statistics.json", "summary.json", "models"
 
+_PAGE = 1000
+
 _CONTRIBUTIONS = """
 WITH scored AS (SELECT worker AS name, {score} AS score, max(id) FROM updates WHERE {score} IS NOT NULL GROUP BY worker)
 SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS num_late,
@@ -77,7 +79,7 @@ class History:
         try:
             return _connected(f"{uri}?mode=ro")
         except sqlite3.OperationalError:
-            if Path(f"{self._path}-wal").exists():
+            if Path(f"{self._path}-wal").exists() or _has_journal(self._path):
                 raise
             return _connected(f"{uri}?immutable=1")  # for a read-only file system, where no lock can be shared
 
@@ -231,8 +233,18 @@ class History:
     # -- updates --------------------------------------------------------------------------------------------
 
     def updates(self, *, since_round: int = 0) -> Iterator[dict[str, Any]]:
-        """The updates decided in round ``since_round`` or later, in the order of the decisions."""
-        return self._rows("SELECT * FROM updates WHERE round >= ? ORDER BY id", since_round)
+        """The updates decided in round ``since_round`` or later, in the order of the decisions.
+
+        Page by page, so that whoever takes them slowly, such as a browser, holds up nobody who writes.
+        """
+        last = -1
+        while True:
+            query = "SELECT * FROM updates WHERE round >= ? AND id > ? ORDER BY id LIMIT ?"
+            page = list(self._rows(query, since_round, last, _PAGE))
+            yield from page
+            if len(page) < _PAGE:
+                return
+            last = page[-1]["id"]
 
     def update_columns(self) -> list[str]:
         """The columns of an update, then those of each metric that any worker measured; none if there is no update."""
@@ -391,6 +403,14 @@ class History:
                 | {key: restored(json.loads(row[key] or "{}")) for key in _METRICS if key in row}
                 | {key: json.loads(row[key] or "{}") for key in _PLAIN if key in row}
             )
+
+
+def _has_journal(path: Path) -> bool:
+    """Whether a transaction was begun and not ended; only who may write can undo it."""
+    try:
+        return Path(f"{path}-journal").stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _changed_at(path: Path) -> int:

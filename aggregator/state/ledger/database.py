@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.state.ledger.holding import Hold
+from aggregator.state.ledger.journal import WAITS_S, journal_mode
 from aggregator.state.ledger.schema import migrate
 from console import LeadershipLost, StateError
 
@@ -18,8 +19,9 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            mode = journal_mode(path.parent)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=WAITS_S[mode])
+            self._db.execute(f"PRAGMA journal_mode = {mode}")
             self._db.execute("PRAGMA synchronous = FULL")
             self._measures_late = migrate(self._db, path)
             """Whether measurements stand in the row of the round after theirs."""
