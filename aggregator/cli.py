@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from aggregator.watchers import (
     evaluation_table,
     experiment_logs,
 )
-from broker import Transport, connect
+from broker import Backoff, Transport, connect
 from console import (
     ExitCode,
     LeadershipLost,
@@ -269,7 +270,9 @@ def _lead_on(role: Role, settings: AggregatorSettings, terminal: Terminal) -> Ex
     """Leads, and stands by whenever another aggregator leads, until the run is finished or a signal stops it."""
     asks_again = False
     stopping = threading.Event()
+    backoff = Backoff(time.monotonic)
     while True:
+        backoff.begin()
         try:
             return _lead(role, settings, terminal, stopping, asks_again=asks_again)
         except LeadershipLost as error:
@@ -281,6 +284,9 @@ def _lead_on(role: Role, settings: AggregatorSettings, terminal: Terminal) -> Ex
             log.error("%s; declaring the queues again%s", error, role.on_missing)
             asks_again = True
         settings = settings.model_copy(update={"connect_timeout_s": math.inf})
+        terminal.on_signals(stopping.set)
+        if stopping.wait(backoff.failed_s()):
+            return ExitCode.INTERRUPTED
 
 
 def _lead(

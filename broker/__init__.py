@@ -4,6 +4,7 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 """
 
 from broker.addresses import BrokerUrl, redacted
+from broker.backoff import Backoff
 from broker.connecting import connect
 from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold, scaffold_weight
 from broker.memory import MemoryBroker, MemoryTransport
@@ -12,6 +13,7 @@ from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Tra
 
 __all__ = [
     "CONTROL",
+    "Backoff",
     "BlobNews",
     "BlobUpload",
     "BrokerSettings",

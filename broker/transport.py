@@ -121,6 +121,8 @@ class Queued:
     """Messages that nobody has received yet."""
     num_readers: int
     """Consumers; the results queue has the aggregator that leads, or none."""
+    fault: str | None = None
+    """Why the broker cannot count although the queue is there, as where its node is down; then both numbers are 0."""
 
 
 class BlobUpload(Protocol):
@@ -225,7 +227,10 @@ class Transport(Protocol):
         """Puts a command onto the queue that the aggregator reads. QueueMissing if there is none."""
 
     def announce(self, body: bytes, *, worker: str) -> None:
-        """Sends a sign of life if that is possible right now; never waits, never fails."""
+        """Sends a sign of life if that is possible right now; never waits, never fails.
+
+        Where no aggregator receives it, nobody keeps it.
+        """
 
     def send_status(self, body: bytes) -> None:
         """Replaces the aggregator's status; never waits, never fails.
@@ -237,7 +242,7 @@ class Transport(Protocol):
         """The aggregator's last status; None if there is none yet. QueueMissing without its stream."""
 
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
-        """The counts of these queues, by name; a queue that is missing, refused to us or failing is left out."""
+        """The counts of these queues, by name; a queue that is missing or refused to us is left out."""
 
     def open_blob(self, name: str) -> BlobUpload:
         """Begins to store parts under ``name``, replacing what was there.

@@ -10,7 +10,7 @@ FedmqError                     1  FAILED
 │   ├── BrokerRefused          5  REFUSED      final: credentials, permission, certificate, arguments
 │   ├── QueueMissing           4  UNREACHABLE  temporary: the queue or stream is not there (yet)
 │   ├── QueueFull              4  UNREACHABLE  temporary: the queue accepts no more for now
-│   ├── BrokerFault            1  FAILED       the broker itself failed at an operation
+│   ├── BrokerFault            4  UNREACHABLE  the broker itself failed at an operation, as while a node is down
 │   ├── BlobLost               1  FAILED       a blob is gone, or lacks some of its parts
 │   └── LeadershipLost         1  FAILED       another aggregator may lead now; this one stands by
 ├── StateError                 6  STATE        the state directory is another run's, full or unusable
@@ -98,6 +98,8 @@ class QueueFull(BrokerError):
 
 class BrokerFault(BrokerError):
     """The broker failed at the operation itself (AMQP 541, or a queue that is not up), and may do so each time."""
+
+    exit_code = ExitCode.UNREACHABLE
 
 
 class BlobLost(BrokerError):

@@ -4,9 +4,10 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections.abc import Sequence
 
-from broker import Transport, connect, redacted
+from broker import Backoff, Transport, connect, redacted
 from broker.wire import Topology
 from console import (
     ExitCode,
@@ -113,7 +114,9 @@ class _Process:
 
     def run(self) -> None:
         """Until it is stopped."""
+        backoff = Backoff(time.monotonic)
         while not self._stopping.is_set():
+            backoff.begin()
             try:
                 self._lead()
             except LeadershipLost as error:
@@ -122,6 +125,8 @@ class _Process:
             except QueueMissing as error:
                 log.error("%s; waiting until the aggregator makes it again", error)
             self._settings = self._settings.model_copy(update={"connect_timeout_s": math.inf})
+            self._terminal.on_signals(self._stopping.set)
+            self._stopping.wait(backoff.failed_s())
 
     def _lead(self) -> None:
         """Answers once, for as long as the connection holds."""

@@ -61,7 +61,15 @@ class Snapshot:
     def is_led(self) -> bool:
         """Whether an aggregator reads the results queue; if that is unknown, whether its last status is recent."""
         results = self.queued.get(self.topology.updates)
-        return results.num_readers > 0 if results is not None else self.status is not None and not self._is_old
+        if results is None or results.fault is not None:
+            return self.status is not None and not self._is_old
+        return results.num_readers > 0
+
+    @property
+    def fault(self) -> str | None:
+        """Why the broker cannot say whether an aggregator reads the results queue; None: it can."""
+        results = self.queued.get(self.topology.updates)
+        return None if results is None else results.fault
 
     @property
     def is_quiet(self) -> bool:
@@ -96,8 +104,8 @@ class Snapshot:
 
     @property
     def num_waiting(self) -> dict[str, int]:
-        """Messages by queue."""
-        return {name: queued.num_waiting for name, queued in self.queued.items()}
+        """Messages by queue, of those that the broker can count."""
+        return {name: queued.num_waiting for name, queued in self.queued.items() if queued.fault is None}
 
     @property
     def num_dead(self) -> int:

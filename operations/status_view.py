@@ -90,6 +90,9 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
 def _state(snapshot: Snapshot) -> str:
     said = "" if snapshot.age_s is None else _ago(snapshot.age_s)
     match snapshot.condition:
+        case Condition.UNHEARD | Condition.GONE if snapshot.fault is not None:
+            heard = f"the last one reported {said}" if said else "none has reported"
+            return f"unknown, as the broker fails at the results queue and cannot say who reads it; {heard}"
         case Condition.UNHEARD:
             return "no aggregator leads here, and none has reported since the broker started"
         case Condition.STARTING:
@@ -120,6 +123,9 @@ def _queues(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         queued = snapshot.queued.get(name)
         if queued is None:
             yield "queue", f"{name}: there is none, or this user may not see it"
+            continue
+        if queued.fault is not None:
+            yield "queue", f"{name}: {printable(queued.fault)}"
             continue
         is_shard = name != topology.updates
         alone = is_shard and not queued.num_readers and status is not None and status.state == "running"

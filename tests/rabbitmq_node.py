@@ -20,6 +20,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -140,21 +141,39 @@ class GuardedProcess:
             self._guard.communicate(b"done\n", timeout=5)
 
 
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """What the nodes of one cluster share."""
+
+    cookie: str
+    epmd_port: int
+
+
 class RabbitNode:
     """One RabbitMQ node below `folder`.
 
     `extra_config` holds further lines of rabbitmq.conf; a key given there replaces this class's own value.
     The plain listener on `port` always stays. `plugins` names the plugins to enable, none by default.
+    Nodes with the same `peers` can form a cluster; the first that starts brings the epmd of all, and has to stop last.
     The node keeps its ports and its data over `stop()`, `kill()` and `restart()`.
     """
 
-    def __init__(self, folder: Path, *, extra_config: str = "", plugins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        extra_config: str = "",
+        plugins: Sequence[str] = (),
+        peers: Peers | None = None,
+    ) -> None:
         self.folder = folder.resolve()
         self.port = free_port()
-        self.name = f"fedmq-{secrets.token_hex(4)}@localhost"
+        self.name = name or f"fedmq-{secrets.token_hex(4)}@localhost"
         self._extra_config = extra_config
         self._plugins = tuple(plugins)
-        self._epmd_port = free_port()
+        self._cookie = secrets.token_hex(16) if peers is None else peers.cookie
+        self._epmd_port = free_port() if peers is None else peers.epmd_port
         self._dist_port = free_port()
         self._beam: GuardedProcess | None = None
         self._epmd: GuardedProcess | None = None
@@ -265,7 +284,7 @@ class RabbitNode:
         return scripts
 
     def _start_epmd(self) -> None:
-        if self._epmd is not None and self._epmd.is_running:
+        if (self._epmd is not None and self._epmd.is_running) or _accepts(self._epmd_port):
             return
         epmd = "/usr/bin/epmd" if CHROOT else shutil.which("epmd")
         if epmd is None:
@@ -286,7 +305,7 @@ class RabbitNode:
         cookie = self.folder / "home" / ".erlang.cookie"
         if not cookie.exists():
             cookie.touch(mode=0o600)
-            cookie.write_text(secrets.token_hex(16))
+            cookie.write_text(self._cookie)
             cookie.chmod(0o400)
         etc = self.folder / "etc"
         (etc / "rabbitmq.conf").write_text(self._config())

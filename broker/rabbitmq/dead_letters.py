@@ -45,6 +45,8 @@ _WHY_BY_BROKER = {
 }
 """Reasons in ``x-death``, for messages that the broker itself set aside -> in our words."""
 _NO_REASON = "no reason given"
+_ANSWERS_WITHIN_S = 10.0
+"""How long the broker may take for one letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ class DeadLetters:
 
     def _do(self, job: Callable[[Link], T]) -> T:
         """Does the job once: letters read over a lost connection are no longer ours to act on."""
-        return self._link.call(job, is_retried=False)
+        return self._link.call(job, is_retried=False, within_s=_ANSWERS_WITHIN_S)
 
     def _give_back(self, link: Link) -> None:
         """One channel after the other, which keeps the order."""

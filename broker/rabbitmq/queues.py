@@ -31,7 +31,7 @@ DEAD = {
     "x-queue-type": "quorum",
     "x-delivery-limit": 1_000_000,  # fl-dead gives back what it reads, and each return counts
 }
-PRESENCE = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
+SIGNS = {"x-max-length": 10_000, "x-overflow": "drop-head", "x-message-ttl": 60_000}
 STATUSES = {
     "x-queue-type": "stream",
     "x-stream-max-segment-size-bytes": MIB,
@@ -53,7 +53,6 @@ def queues(topology: Topology) -> dict[str, Arguments]:
         topology.models: MODELS,
         topology.updates: updates,
         topology.dead: DEAD,
-        topology.presence: PRESENCE,
         topology.commands: commands,
         topology.statuses: STATUSES,
         **{topology.updates_of(shard): updates for shard in range(topology.num_shards)},
@@ -62,8 +61,8 @@ def queues(topology: Topology) -> dict[str, Arguments]:
 
 
 def outdated(topology: Topology) -> tuple[str, ...]:
-    """Queues of earlier versions, which nobody reads any more."""
-    return (f"{topology.queue}.status",)
+    """Durable queues of earlier versions, which nobody reads any more."""
+    return (f"{topology.queue}.status", f"{topology.queue}.presence")
 
 
 def bindings(topology: Topology) -> tuple[tuple[str, str, str], ...]:
@@ -73,7 +72,6 @@ def bindings(topology: Topology) -> tuple[tuple[str, str, str], ...]:
     keepers = [(inbound, topology.requests_of(keeper), keeper_key(keeper)) for keeper in topology.keepers]
     return (
         (inbound, topology.updates, "update.*"),
-        (inbound, topology.presence, "presence.*"),
         (inbound, topology.commands, COMMAND_KEY),
         (topology.dead_letters, topology.dead, ""),
         *([(inbound, topology.updates, "partial.*")] if shards else []),

@@ -8,7 +8,6 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +23,8 @@ from broker.rabbitmq.counts import COUNT_LAGS_S, is_there, num_waiting, queued
 from broker.rabbitmq.links import Link, Turns
 from broker.rabbitmq.newest_status import NewestStatus
 from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting
-from broker.rabbitmq.queues import BLOB, bindings, exchanges, outdated, queues
+from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
+from broker.rabbitmq.signs import Signs
 from broker.settings import BrokerSettings
 from broker.transport import MAX_COMMAND_BYTES, BlobNews, BlobUpload, Delivery, Queued, Source, Transport, received
 from broker.wire import (
@@ -55,11 +55,11 @@ log = logging.getLogger(__name__)
 _LOCKED = 405
 
 _COMMANDS_AT_ONCE = 16
-_MOST_SIGN_BYTES = 2**13
-"""More than any sign of life takes."""
-_MOST_SENDERS, _MOST_SIGNS_OF_ONE = 10_000, 10
-"""Senders whose signs of life wait in the inbox, and how many of each."""
 
+_ANSWERS_WITHIN_S = 10.0
+"""How long somebody who looks waits for a broker of which a node may be down."""
+_STATUS_WITHIN_S = 15.0
+"""More than an empty stream takes that is said to hold something."""
 _BLOB_STALL_S, _LOOK_UP_S = 60.0, 1.0
 _NEWEST_HEAD_S = 10.0
 
@@ -116,9 +116,7 @@ class RabbitMQ(Transport):
         self._aside = Aside(self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put)
         self._ignored: dict[str, list[int]] = {}
         """Sender -> number and bytes of its updates that were dropped; the reader's thread counts."""
-        self._signs: Counter[str] = Counter()
-        """Sender -> its signs of life in the inbox."""
-        self._signs_lock = threading.Lock()
+        self._signs = Signs(self._topology, self._inbox.put)
 
     # -- queues ---------------------------------------------------------------------------------------------
 
@@ -139,8 +137,6 @@ class RabbitMQ(Transport):
         durable_queues = (*self._topology.update_queues, self._topology.commands)
         is_new = not all(is_there(link, name) for name in durable_queues)
         channel = link.channel("declare")
-        for name in outdated(self._topology):
-            channel.queue_delete(name)
         for exchange, kind in exchanges(self._topology).items():
             channel.exchange_declare(exchange, exchange_type=kind, durable=True)
         for name, arguments in queues(self._topology).items():
@@ -162,12 +158,13 @@ class RabbitMQ(Transport):
         if self._reader is not None:
             self._stop_all_fetching()
             self._reader.close()
+        self._signs.close()
         self._writer.call(do)
 
     def check(self) -> None:
         name = self._topology.models if self._topology.keeper is None else self._topology.updates
         try:
-            self._writer.call(lambda link: num_waiting(link, name), is_retried=False)
+            self._writer.call(lambda link: num_waiting(link, name), is_retried=False, within_s=_ANSWERS_WITHIN_S)
         except QueueMissing as error:
             raise QueueMissing(
                 f"the broker answers, and has no '{name}': fl-aggregator makes it at its first start;"
@@ -200,12 +197,21 @@ class RabbitMQ(Transport):
             self._reader.close()
         self._most_bytes = most_bytes
         self._drops_at_once = max(1, prefetch // 4)
+        of_reader = [source for source in sources if source is not Source.PRESENCE]
+        if Source.PRESENCE in sources:
+            self._signs.listen(
+                self._settings,
+                f"{self._role} signs of life",
+                turns=self._turns.copy(),
+                on_failed=self._inbox.put,
+                on_problem=self._problem_reporter("signs of life"),
+            )
         self._reader = Link(
             self._settings,
             f"{self._role} reader",
             turns=self._turns.copy(),
             waits_for_queue=not self._declares,  # the one that made the queue gets an error if it is deleted
-            on_open=lambda link: self._subscribe(link, sources, prefetch),
+            on_open=lambda link: self._subscribe(link, of_reader, prefetch),
             on_lost=self._interrupt_blobs,
             on_failed=self._inbox.put,
             on_problem=self._problem_reporter("reader"),
@@ -224,11 +230,9 @@ class RabbitMQ(Transport):
             elif source is Source.UPDATES:
                 channel.basic_qos(prefetch_count=prefetch)
                 channel.basic_consume(self._topology.updates, partial(self._on_update, link=link))
-            elif source is Source.COMMANDS:
+            else:
                 channel.basic_qos(prefetch_count=_COMMANDS_AT_ONCE)
                 channel.basic_consume(self._topology.commands, self._on_command)
-            else:
-                channel.basic_consume(self._topology.presence, self._on_presence, auto_ack=True)
 
     def _begin_session(self) -> None:
         self._session += 1
@@ -264,23 +268,6 @@ class RabbitMQ(Transport):
         delivery = Delivery(Source.COMMANDS, body, COMMAND_KEY, method.delivery_tag, self._session)
         self._inbox.put(received(delivery, MAX_COMMAND_BYTES))
 
-    def _on_presence(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
-        """Drops what is beyond the limits: the broker sends signs of life as fast as they come, read or not."""
-        sender = _text(method.routing_key).removeprefix(presence_key(""))
-        if len(body) > _MOST_SIGN_BYTES:
-            return
-        with self._signs_lock:
-            if self._signs[sender] >= _MOST_SIGNS_OF_ONE or len(self._signs) >= _MOST_SENDERS:
-                return
-            self._signs[sender] += 1
-        self._inbox.put(Delivery(Source.PRESENCE, body, sender))
-
-    def _sign_taken(self, sender: str) -> None:
-        with self._signs_lock:
-            self._signs[sender] -= 1
-            if self._signs[sender] <= 0:
-                del self._signs[sender]
-
     def receive(self, timeout_s: float | None = None) -> Delivery | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -303,7 +290,7 @@ class RabbitMQ(Transport):
                     item, self._newest = self._newest, None
                 return item
             if item.source is Source.PRESENCE:
-                self._sign_taken(item.sender)
+                self._signs.taken(item.sender)
                 return item
             if item.session == self._session:
                 return item  # and not an update or command of an earlier session, which is delivered again
@@ -426,14 +413,17 @@ class RabbitMQ(Transport):
         self._writer.post(do)
 
     def read_status(self) -> Buffer | None:
-        return self._writer.call(self._status.read, is_retried=False)
+        return self._writer.call(self._status.read, is_retried=False, within_s=_STATUS_WITHIN_S)
 
     def queued(self, names: Sequence[str]) -> dict[str, Queued]:
         found = {}
         for name in names:
             try:
-                found[name] = self._writer.call(partial(queued, name=name), is_retried=False)
-            except (QueueMissing, BrokerRefused, BrokerFault):
+                count = partial(queued, name=name)
+                found[name] = self._writer.call(count, is_retried=False, within_s=_ANSWERS_WITHIN_S)
+            except BrokerFault as error:
+                found[name] = Queued(0, 0, fault=str(error))
+            except (QueueMissing, BrokerRefused):
                 continue
         return found
 
@@ -578,6 +568,7 @@ class RabbitMQ(Transport):
             self._stop_all_fetching()
             self._reader.post(self._dropped.now)
             self._reader.close()
+        self._signs.close()
         self._writer.close()
 
     def _reading(self) -> Link:

@@ -7,7 +7,8 @@ What they are on RabbitMQ, with all arguments, is in ``broker/rabbitmq/queues.py
 <queue>.blob.<id>   stream      one large body, in parts, behind the topic exchange <queue>.in, key blob.<id>; deleted
                                 once no one can need it; may end in .1 … .9
 <queue>.dead        quorum      updates set aside, with the reason; behind the fanout exchange <queue>.dlx
-<queue>.presence    classic     short-lived signs of life, behind the topic exchange <queue>.in too
+<queue>.presence.<random>
+                    exclusive   short-lived signs of life, behind the topic exchange <queue>.in too; who leads has it
 <queue>.statuses    stream      what the aggregator says of itself; only the newest message counts
 <queue>.commands    quorum      what people ask of the run, behind <queue>.in, key command.run; read by who leads
 <queue>.leader      exclusive   empty; the aggregator whose connection holds it leads, the others stand by
@@ -93,9 +94,9 @@ class Topology:
     def dead_letters(self) -> str:
         return f"{self.queue}.dlx"
 
-    @property
-    def presence(self) -> str:
-        return f"{self.queue}.presence"
+    def presence_of(self, connection: str) -> str:
+        """The queue of signs of life that this connection alone reads."""
+        return f"{self.queue}.presence.{connection}"
 
     @property
     def statuses(self) -> str:

@@ -201,7 +201,7 @@ class Fleet:
             left += [f"{num_dead} messages in {self.queue}.dead"] if num_dead else []
             channel = connection.channel()
             final = f"{self.queue}.blob.model.{run_id}.{self.rounds + 1}"
-            own = (f"{self.queue}.{name}" for name in ("models", "dead", "presence", "commands"))
+            own = (f"{self.queue}.{name}" for name in ("models", "dead", "commands"))
             for name in (self.queue, *own, final):
                 channel.queue_delete(name)
             for name in (*blobs, *shards):

@@ -89,7 +89,7 @@ class Report:
     def _may_stay(self, name: str) -> bool:
         """The federation's own queues, and the final model, for workers that look later."""
         is_final = ".blob.model." in name and name.endswith(f".{self.num_rounds + 1}")
-        return name in ("", ".models", ".dead", ".presence", ".statuses", ".commands") or is_final
+        return name in ("", ".models", ".dead", ".statuses", ".commands") or is_final
 
     def lines(self, since: int) -> list[str]:
         lines = [

@@ -85,7 +85,8 @@ def of_connection(code: int, text: str) -> Kind:
 
 def channel_error(code: int, text: str) -> BrokerError:
     """The error of ours for the end of a channel."""
-    return _ERRORS[of_channel(code, text)](_said(of_channel(code, text), text))
+    kind = of_channel(code, text)
+    return _ERRORS[kind](_said(kind, text))
 
 
 def connection_error(code: int, text: str) -> BrokerError:
@@ -96,6 +97,8 @@ def connection_error(code: int, text: str) -> BrokerError:
 
 
 def _said(kind: Kind, text: str) -> str:
+    if kind is Kind.FAULT:
+        return f"{text} (it is there, and so is the broker; a node that it needs is down, or just coming or going)"
     return f"the broker refuses: {text}" if kind is Kind.REFUSED else text
 
 

@@ -7,7 +7,7 @@ function of the link, and wait for its result. A job that a lost connection inte
 import concurrent.futures
 import contextlib
 import logging
-import random
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
 from broker.addresses import redacted
+from broker.backoff import jittered_s
 from broker.rabbitmq.links.connection import PATIENCE_S, close_at_once, connect, translated
 from broker.rabbitmq.links.turns import Turns
 from broker.settings import BrokerSettings
@@ -36,6 +37,10 @@ _POLL_S = 0.02
 _PATIENCE_S = 10.0
 _LOOK_UP_S = 1.0
 _FAULT_PAUSE_S = 1.0
+_MOST_FAULTS_HERE = 5
+"""How often a job may meet a fault at one node before another is tried: a lead ends with its connection."""
+_CLOSING_S = 5.0
+"""How long the end of a thread is waited for that may wait for a broker which never answers."""
 _NEXT_AFTER_S = 5.0
 """How long the first look at a node of several takes; each later round of them takes longer, as they may be busy."""
 _MAX_BACKOFF_S = 30.0
@@ -49,6 +54,7 @@ class _Job:
     waits_for_queue: bool = False
     raises_fault: bool = False
     num_waits: int = 0
+    num_faults: int = 0
     result: Future[Any] = field(default_factory=Future)
 
 
@@ -89,6 +95,8 @@ class Link:
         self._connection: pika.BlockingConnection | None = None
         self._was_open = False
         self._is_impatient = False
+        self._is_stuck = False
+        """Whether the thread may be waiting for an answer that does not come."""
         self._why_lost: str | None = None
         self._failure: FedmqError = BrokerUnreachable("the connection is closed")
         self._stopping = threading.Event()
@@ -104,21 +112,24 @@ class Link:
         is_retried: bool = True,
         waits_for_queue: bool = False,
         raises_fault: bool = False,
+        within_s: float = math.inf,
     ) -> T:
         """Has the thread do ``job`` and returns its result.
 
         ``is_retried``: again after a lost connection. ``waits_for_queue``: again while the queue is missing or full.
-        ``raises_fault``: a BrokerFault is raised instead of retried.
+        ``raises_fault``: a BrokerFault is raised instead of retried. ``within_s``: a BrokerUnreachable if it takes
+        longer, besides the time to connect at first.
         """
-        return self.result_of(self._add(_Job(job, is_retried, waits_for_queue, raises_fault)))  # type: ignore[no-any-return]
+        result = self._add(_Job(job, is_retried, waits_for_queue, raises_fault))
+        return self.result_of(result, within_s=within_s)  # type: ignore[no-any-return]
 
     def submit(self, job: Callable[["Link"], T]) -> "Future[T]":
         """Has the thread do ``job`` in its turn, again after a lost connection; see ``result_of``."""
         return self._add(_Job(job, is_retried=True))
 
-    def result_of(self, result: "Future[T]") -> T:
+    def result_of(self, result: "Future[T]", *, within_s: float = math.inf) -> T:
         """Waits for a job's result, and says so if that takes long."""
-        waited_s = 0.0
+        waited_s = open_s = 0.0
         while not result.done():
             with contextlib.suppress(concurrent.futures.TimeoutError):  # or the job's own error, which is raised below
                 result.exception(_LOOK_UP_S)
@@ -126,6 +137,10 @@ class Link:
             if not self._thread.is_alive():  # it ended while the job was handed over
                 self._abandon_jobs()
             self.check_patience()
+            open_s += _LOOK_UP_S if self._was_open else 0.0
+            if open_s >= within_s:
+                self._is_stuck = True
+                raise BrokerUnreachable(self._no_answer(within_s))
             waited_s += _LOOK_UP_S
             if waited_s % _PATIENCE_S == 0:  # pika reports a blocked connection only after the publish that it blocks
                 log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
@@ -152,13 +167,24 @@ class Link:
     def check_patience(self) -> None:
         """Raises BrokerUnreachable after ``give_up_waiting``."""
         if self._is_impatient:
-            raise BrokerUnreachable("asked to stop while the broker was away or accepted nothing")
+            why = f" ({self._problem})" if self._problem else ""
+            raise BrokerUnreachable(f"asked to stop while the broker was away or accepted nothing{why}")
+
+    def _no_answer(self, within_s: float) -> str:
+        why = f" ({self._problem})" if self._problem else ""
+        return (
+            f"the broker did not answer within {within_s:g} s{why}: it is overloaded, or a node of its cluster is down,"
+            " or too many for a majority; see rabbitmqctl cluster_status"
+        )
 
     def close(self) -> None:
-        """Does the jobs already given if the connection is open, then ends the thread."""
+        """Does the jobs already given if the connection is open, then ends the thread.
+
+        A thread that waits for a broker which never answers is left to the end of the process.
+        """
         self._stopping.set()
         self._wake()
-        self._thread.join()
+        self._thread.join(_CLOSING_S if self._is_impatient or self._is_stuck else None)
 
     def _add(self, job: _Job) -> Future[Any]:
         self._jobs.append(job)
@@ -240,6 +266,7 @@ class Link:
                     log.warning("%s: %s; reconnecting", self._name, error)
                     self._set_problem(f"{error}; reconnecting")
                     self._drop()
+                    self._turns.pass_on()
             self._finish()
         except FedmqError as error:
             self._fail(error)
@@ -369,8 +396,9 @@ class Link:
                     job.result.set_exception(error)
                 else:
                     self._jobs.appendleft(job)
-                    self._stopping.wait(_FAULT_PAUSE_S)
-                raise BrokerUnreachable(str(error)) from error
+                    self._wait_after_fault(job, error)
+                if not self._is_open():
+                    raise BrokerUnreachable(str(error)) from error
             except (QueueFull, QueueMissing) as error:
                 if not job.waits_for_queue or self._stopping.is_set():
                     job.result.set_exception(error)
@@ -382,6 +410,23 @@ class Link:
             else:
                 job.result.set_result(result)
                 self._set_problem(self._blocked_by)
+
+    def _is_open(self) -> bool:
+        return self._connection is not None and self._connection.is_open
+
+    def _wait_after_fault(self, job: _Job, error: BrokerFault) -> None:
+        """On the same connection, if that is left; from a node that fails again and again to another one."""
+        if job.num_faults % 30 == 0:
+            log.warning("%s: %s; trying again", self._name, error)
+            self._set_problem(f"{error}; trying again")
+        job.num_faults += 1
+        if not self._is_open():
+            self._stopping.wait(_FAULT_PAUSE_S)
+        elif job.num_faults % _MOST_FAULTS_HERE == 0 and len(self._turns) > 1:
+            raise BrokerUnreachable(str(error)) from error
+        else:
+            with translated():
+                self.pause(_FAULT_PAUSE_S)
 
     def _wait_for_queue(self, job: _Job, error: FedmqError) -> None:
         wait_s = min(0.1 * 2 ** min(job.num_waits, 10), _MAX_WAIT_FOR_QUEUE_S)
@@ -431,8 +476,7 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
 def _backoff_s(state: tenacity.RetryCallState) -> float:
     """Exponential with full jitter, so that a fleet does not come back all at once."""
     longest_s = _MAX_WAIT_FOR_QUEUE_S if isinstance(_error_of(state), QueueMissing) else _MAX_BACKOFF_S
-    growing_s = min(0.5 * 2 ** min(state.attempt_number - 1, 10), longest_s)
-    return random.SystemRandom().uniform(0.0, growing_s)  # the global generator is the task's, and seeded
+    return jittered_s(state.attempt_number, longest_s=longest_s)
 
 
 class _OutOfPatience(tenacity.stop.stop_base):

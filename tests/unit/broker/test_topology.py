@@ -73,13 +73,12 @@ def test_the_key_of_a_blob_is_its_name_without_the_queues() -> None:
 
 def test_no_queue_but_its_own_takes_what_has_the_key_of_a_blob() -> None:
     kinds = {key.partition(".")[0] for exchange, _, key in bindings(Topology("q", num_shards=2)) if exchange == "q.in"}
-    assert kinds == {"update", "presence", "command", "partial"}
+    assert kinds == {"update", "command", "partial"}
 
 
 def test_routing_keys_match_the_bindings() -> None:
     patterns = {key.partition(".")[0] for _, _, key in bindings(Topology("q"))}
     assert update_key("w").partition(".")[0] in patterns
-    assert presence_key("w").partition(".")[0] in patterns
 
 
 def test_with_shards_every_binding_joins_what_is_declared_and_a_shards_queue_is_like_the_results_queue() -> None:
@@ -102,7 +101,7 @@ def test_a_partial_aggregator_has_a_queue_and_a_lead_of_its_own_and_the_roots_mo
 def test_without_shards_nothing_of_shards_is_declared() -> None:
     topology = Topology("q")
     assert not [name for name in queues(topology) if "shard" in name]
-    assert [key for _, _, key in bindings(topology)] == ["update.*", "presence.*", "command.run", ""]
+    assert [key for _, _, key in bindings(topology)] == ["update.*", "command.run", ""]
 
 
 def test_all_keys_that_a_worker_may_use_have_it_as_their_sender() -> None:

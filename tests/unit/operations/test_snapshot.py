@@ -51,6 +51,23 @@ def look(said: Status | None, results: Queued | None = LED, *, num_shards: int =
     return Snapshot(AT, topology, said, found | {f"q.{name.replace('_', '.')}": each for name, each in queued.items()})
 
 
+FAULT = "NOT_FOUND - home node 'a@b' of durable queue 'q' in vhost '/' is down or inaccessible"
+
+
+@pytest.mark.parametrize("said", [None, status(sent_at=AT - 3600)])
+def test_a_queue_whose_node_is_down_is_told_from_one_that_nobody_reads(said: Status | None) -> None:
+    text = plain(look(said, Queued(0, 0, fault=FAULT)))
+    assert "unknown, as the broker fails at the results queue" in text
+    assert f"q: {FAULT}" in text
+    assert "no aggregator leads" in plain(look(said, ALONE))
+
+
+def test_a_queue_whose_node_is_down_counts_as_led_while_its_aggregator_reports() -> None:
+    found = look(status(), Queued(0, 0, fault=FAULT))
+    assert found.condition is Condition.RUNNING
+    assert found.num_waiting == {}
+
+
 @pytest.mark.parametrize(
     ("found", "condition"),
     [
