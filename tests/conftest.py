@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rabbitmq_cluster import RabbitCluster
 from rabbitmq_node import RabbitNode, skip_without_rabbitmq
 
 # What addresses the test run itself, and so stays readable inside a test.
@@ -57,13 +58,25 @@ def mortal_node(tmp_path: Path) -> Iterator[RabbitNode]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitCluster]:
+    """Three nodes for the tests of one file, which may hurt them, and then have to heal them."""
+    _needs_private_nodes()
+    with RabbitCluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
 @contextmanager
 def _private_node(folder: Path) -> Iterator[RabbitNode]:
+    _needs_private_nodes()
+    with RabbitNode(folder) as running:
+        yield running
+
+
+def _needs_private_nodes() -> None:
     if os.environ.get("FEDMQ_TEST_BROKER"):
         pytest.skip("needs a private node, and FEDMQ_TEST_BROKER names another broker")
     skip_without_rabbitmq()
-    with RabbitNode(folder) as running:
-        yield running
 
 
 @pytest.fixture

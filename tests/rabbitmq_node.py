@@ -220,13 +220,17 @@ class RabbitNode:
     def stop(self) -> None:
         """Shut the node and its epmd down in order; the data stays in `folder`."""
         # The node first: it watches its epmd, and would start another, as a daemon, in place of a lost one.
-        if self._beam is not None:
-            self._beam.terminate(timeout_s=STOP_TIMEOUT_S)
-            self._beam = None
+        self.shut_down()
         if self._epmd is not None:
             self._epmd.terminate(timeout_s=STOP_TIMEOUT_S)
             self._epmd = None
         atexit.unregister(self._end_at_exit)
+
+    def shut_down(self) -> None:
+        """Shut the node alone down in order; its epmd stays, for others of its cluster."""
+        if self._beam is not None:
+            self._beam.terminate(timeout_s=STOP_TIMEOUT_S)
+            self._beam = None
 
     def kill(self) -> None:
         """Kill the node as a power cut of the process would (SIGKILL); `start()` brings it back."""

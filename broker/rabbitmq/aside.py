@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 64
 _MAX_REASON = 1000
 _PRECONDITION_FAILED = 406
+_MOST_ATTEMPTS, _BETWEEN_ATTEMPTS_S = 3, 0.5
 
 
 class Aside:
@@ -66,10 +67,27 @@ class Aside:
         """Publishes all that wait; the jobs of those that an earlier job has published find nothing."""
         while self._waiting:
             letters = [self._waiting[index] for index in range(min(len(self._waiting), _AT_ONCE))]
-            self._publish_together(link, letters)
+            self._publish_until_taken(link, letters)
             for _ in letters:
                 self._waiting.popleft()
             self._on_kept([delivery for delivery, _ in letters])
+
+    def _publish_until_taken(self, link: Link, letters: Sequence[tuple[Delivery, str]]) -> None:
+        """Over a new channel after a refusal, as the one before may know only a leader whose node is dead."""
+        for num_left in reversed(range(_MOST_ATTEMPTS)):
+            try:
+                self._publish_together(link, letters)
+                break
+            except ChannelClosedByBroker as error:
+                if error.reply_code != _PRECONDITION_FAILED:
+                    raise
+                if num_left:
+                    link.pause(_BETWEEN_ATTEMPTS_S)
+                    continue
+                log.warning("the queue of dead letters takes no more: %d refused updates are dropped", len(letters))
+        link.wait_for_events(0)  # hands over what was returned
+        if self._returned.is_set():
+            raise QueueMissing(f"there is no queue behind '{self._exchange}'; somebody deleted it")
 
     def _publish_together(self, link: Link, letters: Sequence[tuple[Delivery, str]]) -> None:
         channel = link.channel("aside", confirms=False)
@@ -80,15 +98,7 @@ class Aside:
         for delivery, reason in letters:
             headers = {REASON_HEADER: reason[:_MAX_REASON], SENDER_HEADER: delivery.sender}
             channel.basic_publish(self._exchange, SET_ASIDE_KEY, bytes(delivery.body), durable(headers), mandatory=True)
-        try:
-            channel.tx_commit()
-        except ChannelClosedByBroker as error:
-            if error.reply_code != _PRECONDITION_FAILED:
-                raise
-            log.warning("the queue of dead letters takes no more: %d refused updates are dropped", len(letters))
-        link.wait_for_events(0)  # hands over what was returned
-        if self._returned.is_set():
-            raise QueueMissing(f"there is no queue behind '{self._exchange}'; somebody deleted it")
+        channel.tx_commit()
 
     def _on_return(self, *returned: Any) -> None:
         self._returned.set()

@@ -133,7 +133,7 @@ class BlobConsumer:
 def _publish_part(link: Link, *, topology: Topology, name: str, index: int, part: bytes) -> None:
     """Returns once the broker has the part; one that a lost connection interrupts is published again, in its turn."""
     exchange, key = topology.inbound, topology.blob_key(name)
-    link.channel("publish").basic_publish(exchange, key, part, durable({PART_HEADER: index}), mandatory=True)
+    link.publish(exchange, key, part, durable({PART_HEADER: index}))
 
 
 def ack_of(part: Part) -> Callable[[Link], None]:

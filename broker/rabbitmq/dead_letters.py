@@ -149,8 +149,7 @@ class DeadLetters:
         key = update_key(sender)
 
         def do(link: Link) -> None:
-            channel = link.channel("publish")
-            channel.basic_publish(self._topology.inbound, key, opened.body, durable(), mandatory=True)
+            link.publish(self._topology.inbound, key, opened.body, durable())
             opened.channel.basic_ack(opened.tag)
 
         self._do(do)

@@ -437,7 +437,7 @@ class RabbitMQ(Transport):
     ) -> None:
         properties = durable()
         self._writer.call(
-            lambda link: link.channel("publish").basic_publish(exchange, key, body, properties, mandatory=True),
+            lambda link: link.publish(exchange, key, body, properties),
             waits_for_queue=waits_for_queue,
         )
 

@@ -141,7 +141,7 @@ def translated() -> Iterator[None]:
             "the message reached no queue; the aggregator has not made it yet, or it was deleted"
         ) from error
     except pika_errors.NackError as error:
-        raise QueueFull("the queue is full and refuses messages for now") from error
+        raise QueueFull("the queue is full, or without its node, and refuses messages for now") from error
     except pika_errors.ConnectionClosedByBroker as error:
         raise connection_error(error.reply_code, error.reply_text) from error
     except (pika_errors.AMQPError, OSError) as error:

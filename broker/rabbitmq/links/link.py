@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pika
 import tenacity
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, NackError
 
 from broker.addresses import redacted
 from broker.backoff import jittered_s
@@ -31,6 +31,7 @@ from console import BrokerError, BrokerFault, BrokerRefused, BrokerUnreachable, 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_PUBLISH = "publish"
 _IDLE_S = 5.0
 """How long a channel closed by the broker may go unnoticed; a lost connection is noticed at once."""
 _POLL_S = 0.02
@@ -116,9 +117,9 @@ class Link:
     ) -> T:
         """Has the thread do ``job`` and returns its result.
 
-        ``is_retried``: again after a lost connection. ``waits_for_queue``: again while the queue is missing or full.
-        ``raises_fault``: a BrokerFault is raised instead of retried. ``within_s``: a BrokerUnreachable if it takes
-        longer, besides the time to connect at first.
+        ``is_retried``: again after a lost connection, or while the queue is full. ``waits_for_queue``: again while the
+        queue is missing. ``raises_fault``: a BrokerFault is raised instead of retried. ``within_s``: a
+        BrokerUnreachable if it takes longer, besides the time to connect at first.
         """
         result = self._add(_Job(job, is_retried, waits_for_queue, raises_fault))
         return self.result_of(result, within_s=within_s)  # type: ignore[no-any-return]
@@ -216,6 +217,18 @@ class Link:
             if confirms:
                 channel.confirm_delivery()
         return channel
+
+    def publish(self, exchange: str, key: str, body: bytes, properties: pika.BasicProperties) -> None:
+        """Returns once the broker has it, on a queue that it answers for; a channel error if it reached none.
+
+        After a refusal the next message goes over a new channel: RabbitMQ remembers for each channel at which node a
+        quorum queue's leader is, and refuses everything on it once that node is dead.
+        """
+        try:
+            self.channel(_PUBLISH).basic_publish(exchange, key, body, properties, mandatory=True)
+        except NackError:
+            self.close_channel(_PUBLISH)
+            raise
 
     def subscription(self, role: str) -> BlockingChannel:
         """The same for a channel that consumes: when it closes, the link reconnects and subscribes again."""
@@ -400,7 +413,8 @@ class Link:
                 if not self._is_open():
                     raise BrokerUnreachable(str(error)) from error
             except (QueueFull, QueueMissing) as error:
-                if not job.waits_for_queue or self._stopping.is_set():
+                waits = job.waits_for_queue if isinstance(error, QueueMissing) else job.is_retried
+                if not waits or self._stopping.is_set():
                     job.result.set_exception(error)
                 else:
                     self._jobs.appendleft(job)

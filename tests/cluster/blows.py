@@ -1,0 +1,101 @@
+"""What can happen to the nodes of a cluster while a run goes on over it."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+from crash.fleet import AGGREGATOR, Fleet
+from rabbitmq_cluster import RabbitCluster
+from rabbitmq_node import RabbitNode, wait_until
+
+Blow = Callable[[RabbitCluster, Fleet], None]
+LONGER_THAN_THE_NET_TICK_S = 90.0
+_CONNECTED_WITHIN_S = 30.0
+_ROUND_WITHIN_S = 90.0
+
+
+def kill_leaders_node(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """SIGKILL of the node where the aggregator is: there it leads, and has declared queues and streams."""
+    node_of(AGGREGATOR, cluster, fleet).kill()
+
+
+def kill_workers_node(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """SIGKILL of a node where a worker is, if possible without the aggregator."""
+    of_aggregator = node_of(AGGREGATOR, cluster, fleet)
+    nodes = [node_of(name, cluster, fleet) for name in fleet.names]
+    next((node for node in nodes if node is not of_aggregator), nodes[0]).kill()
+
+
+def kill_each_in_turn(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """SIGKILL of one node after the other, each back before the next."""
+    for node in cluster.nodes:
+        node.kill()
+        _let_a_round_pass(fleet)
+        cluster.heal()
+        _let_a_round_pass(fleet)
+
+
+def restart_each_in_turn(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """A rolling restart, as an upgrade does it: each node is stopped in order, and is back before the next."""
+    for node in cluster.nodes:
+        node.shut_down()
+        _let_a_round_pass(fleet)
+        cluster.heal()
+        _let_a_round_pass(fleet)
+
+
+def pause_leaders_node(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """SIGSTOP of the aggregator's node for longer than the net tick, after which the others take it for dead."""
+    node = node_of(AGGREGATOR, cluster, fleet)
+    cluster.pause(node)
+    time.sleep(LONGER_THAN_THE_NET_TICK_S)
+    cluster.resume(node)
+
+
+def isolate_leaders_node(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """A partition: the aggregator's node sees no other one, and pauses itself, as it is the minority."""
+    node = node_of(AGGREGATOR, cluster, fleet)
+    cluster.isolate(node)
+    time.sleep(LONGER_THAN_THE_NET_TICK_S)
+    cluster.join_again(node)
+
+
+BLOWS: dict[str, Blow] = {
+    "kill -9 of the leaders' node": kill_leaders_node,
+    "kill -9 of a worker's node": kill_workers_node,
+    "kill -9 of each in turn": kill_each_in_turn,
+    "rolling restart": restart_each_in_turn,
+    "SIGSTOP for 90 s": pause_leaders_node,
+    "partition for 90 s": isolate_leaders_node,
+}
+
+
+def node_of(name: str, cluster: RabbitCluster, fleet: Fleet) -> RabbitNode:
+    """The node where most connections of this member are."""
+    found: list[RabbitNode] = []
+
+    def is_connected() -> bool:
+        ports = _ports_of(fleet.members[name].pid)
+        found[:] = [node for node in cluster.nodes for port in ports if node.port == port]
+        return bool(found)
+
+    assert wait_until(is_connected, timeout_s=_CONNECTED_WITHIN_S), f"{name} is at no node"
+    return Counter(found).most_common(1)[0][0]
+
+
+def _ports_of(pid: int) -> list[int]:
+    with suppress(psutil.NoSuchProcess):
+        return [each.raddr.port for each in psutil.Process(pid).net_connections("tcp") if each.raddr]
+    return []
+
+
+def _let_a_round_pass(fleet: Fleet) -> None:
+    """Waits until a round that is opened from now on is over, or the run is."""
+    number = fleet.num_opened_rounds() + 1
+    aggregator = fleet.members[AGGREGATOR]
+    passed = wait_until(
+        lambda: fleet.num_opened_rounds() > number or not aggregator.is_running, timeout_s=_ROUND_WITHIN_S
+    )
+    assert passed, f"no round after {number} was opened within {_ROUND_WITHIN_S:g} s:\n{fleet.logs()}"

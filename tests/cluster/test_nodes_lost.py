@@ -1,0 +1,61 @@
+"""A cluster of three loses nodes while a run goes on over it: nobody ends, nothing is lost or counted twice, and no bit
+changes. `make cluster` does more of it, and longer."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster.blows import kill_leaders_node, restart_each_in_turn
+from cluster.trial import calm, disturbed
+from rabbitmq_cluster import RabbitCluster
+
+from console.errors import ExitCode
+from operations.status_cli import main
+
+pytestmark = pytest.mark.cluster
+NUM_ROUNDS = 8
+MOST_GAP_S = 30.0
+"""Three times what is asked of a machine that does nothing else."""
+
+
+@pytest.fixture(autouse=True)
+def all_there(cluster: RabbitCluster) -> Iterator[None]:
+    yield
+    cluster.heal()
+
+
+@pytest.fixture(scope="module")
+def expected(cluster: RabbitCluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return calm(tmp_path_factory.mktemp("calm"), cluster, queue="calm", rounds=NUM_ROUNDS)
+
+
+@pytest.mark.timeout(300)
+def test_the_node_that_the_aggregator_leads_at_is_killed_in_mid_round(
+    cluster: RabbitCluster, expected: str, tmp_path: Path, queue: str
+) -> None:
+    outcome = disturbed(
+        tmp_path, cluster, kill_leaders_node, name="kill", queue=queue, rounds=NUM_ROUNDS, expected=expected
+    )
+    assert outcome.is_ok, outcome
+    assert outcome.longest_gap_s < MOST_GAP_S, outcome
+
+
+@pytest.mark.timeout(300)
+def test_a_rolling_restart_ends_nobody(cluster: RabbitCluster, expected: str, tmp_path: Path, queue: str) -> None:
+    outcome = disturbed(
+        tmp_path, cluster, restart_each_in_turn, name="restart", queue=queue, rounds=NUM_ROUNDS, expected=expected
+    )
+    assert outcome.is_ok, outcome
+
+
+@pytest.mark.timeout(120)
+def test_who_looks_at_a_cluster_without_a_majority_gets_an_answer_soon(
+    cluster: RabbitCluster, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for node in cluster.nodes[1:]:
+        node.kill()
+    begun_at = time.monotonic()
+    assert main(["--broker", cluster.url, "--queue", queue]) == ExitCode.UNREACHABLE
+    assert time.monotonic() - begun_at < 40
+    assert capsys.readouterr().err.count("\n") >= 1
