@@ -21,7 +21,7 @@ from aggregator.masking import Implausible, SiteMeans
 from aggregator.noising import CentralNoise, multiplier
 from aggregator.opening import OpenedRun
 from aggregator.plans import schedule_of
-from aggregator.rounds import MASTER, ExactSum, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
+from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, FoldedUpdate, ModelFile, NewModel, RoundResult, WrittenModel, summarize
 from aggregator.weighing import Divisors
 from broker.states import raw
@@ -136,7 +136,6 @@ def _add_noise(current: CurrentRound, opened: OpenedRun) -> float | None:
     spending, total, frozen = opened.spending, current.updates.accumulator, current.frozen
     if spending is None or spending.noising.where != "central":
         return None
-    assert isinstance(total, ExactSum)
     assert frozen is not None
     num_updates = current.updates.num_folded
     noise = CentralNoise.opened(opened.stores.directory.folder, opened.stores.ledger, opened.run.run_id)

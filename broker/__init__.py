@@ -8,6 +8,7 @@ from broker.backoff import Backoff
 from broker.connecting import connect
 from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold, scaffold_weight
 from broker.memory import MemoryBroker, MemoryTransport
+from broker.sent_body import BodySender, SentBody
 from broker.settings import BrokerSettings, ServiceSettings, Shared, WireSettings
 from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
@@ -16,6 +17,7 @@ __all__ = [
     "Backoff",
     "BlobNews",
     "BlobUpload",
+    "BodySender",
     "BrokerSettings",
     "BrokerUrl",
     "Correction",
@@ -26,6 +28,7 @@ __all__ = [
     "MemoryTransport",
     "Queued",
     "Scaffold",
+    "SentBody",
     "ServiceSettings",
     "Shared",
     "Source",

@@ -3,20 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker import Transport
+from broker import BodySender, SentBody, Transport
 from broker.wire import (
     MAX_OBJECTION,
     MAX_UNFIT,
-    BlobRef,
     KeeperRequest,
-    Outgoing,
     Release,
     Withheld,
-    cut,
     encode,
     mask_specs,
 )
-from console import BlobLost, Transferring, with_progress
+from console import BlobLost, Transferring
 from keeper.config import KeeperConfig
 from keeper.expanding import MaskSum
 from keeper.rules import Granted, Refused
@@ -36,15 +33,11 @@ class Answers:
     def release(self, request: KeeperRequest, granted: Granted, num_updates: int, masks: MaskSum) -> int:
         """Sends this sum, noised already; returns its size in bytes."""
         config, specs = self.config, mask_specs(request.num_words, request.num_halves)
-        body, payload, blob = Outgoing(specs, masks.sizes.num_bytes), b"", None
-        if masks.sizes.num_bytes <= config.inline_cap:
-            payload = body.whole(masks.pieces())
-        else:
-            body, blob = self._uploaded(request, masks)
+        body = self._sent(request, masks)
         head = Release(
             tensors=specs,
             sha256=body.sha256,
-            blob=blob,
+            blob=body.blob,
             run_id=request.run_id,
             round=request.round,
             keeper=config.name,
@@ -53,7 +46,7 @@ class Answers:
             num_sites=granted.num_sites,
             noise=granted.sigma,
         )
-        self._send(encode(head, payload, trust=config.membership.trust))
+        self._send(encode(head, body.payload, trust=config.membership.trust))
         return masks.sizes.num_bytes
 
     def withhold(self, request: KeeperRequest, refused: Refused) -> None:
@@ -71,27 +64,27 @@ class Answers:
         )
         self._send(encode(head, trust=self.config.membership.trust))
 
-    def _uploaded(self, request: KeeperRequest, masks: MaskSum) -> tuple[Outgoing, BlobRef]:
-        """The body, which is at the broker then."""
+    def _sent(self, request: KeeperRequest, masks: MaskSum) -> SentBody:
+        """The sum, which is at the broker by then if it is large."""
         config = self.config
-        wanted = config.topology.release_blob(config.name, request.run_id, request.round)
+        sender = BodySender(
+            transport=self.transport,
+            inline_cap=config.inline_cap,
+            part_bytes=config.part_bytes,
+            on_event=self.on_event,
+        )
         for attempt in range(1, _MAX_UPLOADS + 1):
-            body = Outgoing(mask_specs(request.num_words, request.num_halves), masks.sizes.num_bytes)
-            parts = with_progress(
-                cut(masks.pieces(), config.part_bytes),
-                self.on_event,
-                what=f"sum of masks for round {request.round}",
-                is_upload=True,
-                total_bytes=masks.sizes.num_bytes,
-                size_of=len,
-            )
             try:
-                name = self.transport.write_blob(wanted, body.parts(parts))
+                return sender.send(
+                    mask_specs(request.num_words, request.num_halves),
+                    masks.pieces(),
+                    num_bytes=masks.sizes.num_bytes,
+                    blob_name=config.topology.release_blob(config.name, request.run_id, request.round),
+                    what=f"sum of masks for round {request.round}",
+                )
             except BlobLost:
                 if attempt == _MAX_UPLOADS:
                     raise
-            else:
-                return body, BlobRef(name=name, part_bytes=config.part_bytes)
         raise AssertionError("unreachable")
 
     def _send(self, body: bytes) -> None:

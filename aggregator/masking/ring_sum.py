@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rounds import Floats, Key, spans_of
+from aggregator.rounds import Floats, Key, NoiseAt, spans_of
 from aggregator.state import Accumulated, StateDirectory, Vote
 from broker.wire import EXTRA_STEP, EXTRAS, Buffer, Masking, Specs, mask_sizes
 
@@ -141,6 +141,9 @@ class RingSum:
         return _signed(integers[place]).astype(np.float64) * EXTRA_STEP
 
     # -- what the next model is made from -------------------------------------------------------------------
+
+    def add_noise(self, at: NoiseAt) -> None:
+        raise ValueError("noise is added to masked updates by their keepers, or by the workers")
 
     def judge(self, counted: Collection[str]) -> Mapping[Key, Vote]:
         """Nothing: every update counts."""

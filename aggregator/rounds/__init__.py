@@ -1,6 +1,6 @@
 """A round: when it ends, what counts in it, what its updates are added to, and the next model made from that."""
 
-from aggregator.rounds.accumulator import Accumulator, Floats, Key, NewAccumulator, TooFew, spans_of
+from aggregator.rounds.accumulator import Accumulator, Floats, Key, NewAccumulator, NoiseAt, TooFew, spans_of
 from aggregator.rounds.answers import PassOver, decide_on_answer, is_answer, read_answer
 from aggregator.rounds.exact_sum import ExactSum, Layout, numbers
 from aggregator.rounds.fold_kernel import kernel
@@ -44,6 +44,7 @@ __all__ = [
     "Layout",
     "LeavesRange",
     "NewAccumulator",
+    "NoiseAt",
     "OnShort",
     "OpenRound",
     "PartialSender",

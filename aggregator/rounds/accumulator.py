@@ -19,6 +19,10 @@ from broker.wire import Buffer, Specs, TensorSpec
 Floats = NDArray[np.float64]
 
 
+NoiseAt = Callable[[int, int], NDArray[np.int64]]
+"""``(start, count)`` -> the noise of so many elements, counted through all tensors, in steps of 2^-32."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """Identifies an update, which counts once within a run."""
@@ -80,6 +84,12 @@ class Accumulator(Protocol):
 
     def files(self) -> frozenset[str]:
         """The files in the state directory that it still needs, besides the one saved last."""
+
+    def add_noise(self, at: NoiseAt) -> None:
+        """Adds noise to the sum, once, after the last update.
+
+        A ValueError from an accumulator that no run has whose aggregator adds noise.
+        """
 
     def judge(self, counted: Collection[str]) -> Mapping[Key, Vote]:
         """Called once when all updates are in, before ``spans`` and ``means``: those that get a score, or none.

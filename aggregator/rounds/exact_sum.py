@@ -24,7 +24,7 @@ import math
 import mmap
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rounds.accumulator import Floats, Key, spans_of
+from aggregator.rounds.accumulator import Floats, Key, NoiseAt, spans_of
 from aggregator.rounds.fold_kernel import Kernel
 from aggregator.state import Accumulated, StateDirectory, Vote
 from broker.states import OnGrid
@@ -207,11 +207,8 @@ class ExactSum:
                 f"num_samples times delta reaches {bound:.3g}; the sum over a round must stay below {MAX_SUM:.3g}"
             )
 
-    def add_noise(self, at: Callable[[int, int], NDArray[np.int64]]) -> None:
-        """Adds integers to the high limbs, in steps of 2^-32: ``at(start, count)`` gives those of so many elements.
-
-        Elements are counted through all tensors, in the order of ``specs``. To be called once, after the last update.
-        """
+    def add_noise(self, at: NoiseAt) -> None:
+        """Adds noise to the high limbs. Elements are counted in the order of ``specs``."""
         first, largest = 0, 0
         for spec in self.specs:
             high, _ = self._limbs_of(spec.name)

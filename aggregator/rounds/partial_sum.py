@@ -8,21 +8,18 @@ from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
 from aggregator.rounds.intake import Expected, Update, check_body, check_masked, foreign_sets, row_of, seal_of
 from aggregator.state import UpdateRow, Verdict
-from broker import Delivery, Transport
+from broker import BodySender, Delivery, Transport
 from broker.wire import (
-    BlobRef,
     Buffer,
     Folded,
     KeptSpecs,
     ModelHead,
-    Outgoing,
     PartialHead,
     Seal,
     Signer,
     Specs,
     Topology,
     UpdateHead,
-    cut,
     decode_from,
     difference,
     encode,
@@ -97,17 +94,19 @@ class PartialSender:
         specs = kept(total.specs)
         num_bytes = limb_bytes_of(specs) if not updates[0].seeds else num_bytes_of(specs)
         seal, sealed = self._seal(model, specs, sequence) if "sealed" in model.protection else (None, None)
-        body, payload, blob = Outgoing(specs, num_bytes, seal=seal), b"", None
-        if num_bytes <= inline_cap:
-            payload = body.whole(total.limb_pieces())
-        else:
-            name = self.topology.partial_blob(self.shard, model.run_id, model.round, sequence)
-            name = self.transport.write_blob(name, body.parts(cut(total.limb_pieces(), self.part_bytes)))
-            blob = BlobRef(name=name, part_bytes=self.part_bytes)
+        sender = BodySender(transport=self.transport, inline_cap=inline_cap, part_bytes=self.part_bytes)
+        body = sender.send(
+            specs,
+            total.limb_pieces(),
+            num_bytes=num_bytes,
+            blob_name=self.topology.partial_blob(self.shard, model.run_id, model.round, sequence),
+            what=f"sum of shard {self.shard} for round {model.round}",
+            seal=seal,
+        )
         head = PartialHead(
             tensors=specs,
             sha256=body.sha256,
-            blob=blob,
+            blob=body.blob,
             run_id=model.run_id,
             round=model.round,
             shard=self.shard,
@@ -117,7 +116,7 @@ class PartialSender:
             sealed=sealed,
             updates=tuple(updates),
         )
-        self.transport.send_partial(encode(head, payload, trust=self.membership.trust), shard=self.shard)
+        self.transport.send_partial(encode(head, body.payload, trust=self.membership.trust), shard=self.shard)
 
     def _seal(self, model: ModelHead, specs: KeptSpecs, sequence: int) -> tuple[Seal, str]:
         return self.membership.sealing.seal(_context_of(model.run_id, model.round, self.shard, sequence, specs))

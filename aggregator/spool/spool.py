@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from aggregator.robust import Choosing, Columnwise, Median, Rule
-from aggregator.rounds import Floats, Key, Layout, TooFew, numbers, spans_of
+from aggregator.rounds import Floats, Key, Layout, NoiseAt, TooFew, numbers, spans_of
 from aggregator.spool.passes import Passes, Stretch
 from aggregator.spool.update_file import UpdateFile
 from aggregator.state import Accumulated, StateDirectory, Vote
@@ -121,6 +121,9 @@ class Spool:
         return [file for _, file in sorted(self._updates.items(), key=_order)]
 
     # -- what comes of them ---------------------------------------------------------------------------------
+
+    def add_noise(self, at: NoiseAt) -> None:
+        raise ValueError("noise is added to a sum, and this run keeps each update by itself")
 
     def judge(self, counted: Collection[str]) -> Mapping[Key, Vote]:
         if len(self._updates) < self._rule.fewest:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aggregator.rounds import Floats, Key, Layout, LeavesRange
+from aggregator.rounds import Floats, Key, Layout, LeavesRange, NoiseAt
 from aggregator.state import Accumulated, StateDirectory, Vote
 from aggregator.sums.planes import Planes
 from broker.wire import Buffer, Operation, Specs, TensorSpec, num_bytes_of
@@ -154,6 +154,9 @@ class Totals:
 
     def __contains__(self, name: str) -> bool:
         return name in self._specs
+
+    def add_noise(self, at: NoiseAt) -> None:
+        raise ValueError("noise is added to a sum of updates, and this run has sums of another kind")
 
     def judge(self, counted: Collection[str]) -> Mapping[Key, Vote]:
         """Nothing: every update counts."""

@@ -229,3 +229,15 @@ def test_what_is_not_finite_is_refused(make: Make, value: float) -> None:
 
 def test_it_knows_which_tensors_updates_have(make: Make) -> None:
     assert [name in make() for name in ("w", "n", "at home")] == [True, True, False]
+
+
+def test_noise_is_added_to_every_element_of_a_sum_or_is_refused(make: Make) -> None:
+    accumulator, one = filled(make), 2**32
+    if not accumulator.takes_sums:
+        with pytest.raises(ValueError, match="noise"):
+            accumulator.add_noise(lambda start, count: np.full(count, one))
+        return
+    before = {name: np.frombuffer(mean) for name, mean in means_of(filled(make)).items()}
+    accumulator.add_noise(lambda start, count: np.full(count, TOTAL * one))
+    for name, mean in means_of(accumulator).items():
+        np.testing.assert_allclose(np.frombuffer(mean), before[name] + 1, rtol=0, atol=1e-12)

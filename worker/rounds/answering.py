@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from broker import Transport
+from broker import SentBody, Transport
 from broker.states import Encoding, MaskedEncoding, State
 from broker.wire import MAX_OBJECTION, ModelHead, Reply, Topology, UpdateHead, encode, names_of, num_bytes_of
 from console import BlobLost, metrics_text
@@ -15,7 +15,7 @@ from worker.events import UpdateSent, Watcher
 from worker.masking import CannotBeSummed, covered, integers_of, limited, sealed_seeds
 from worker.rounds.error_feedback import Compressed, compress
 from worker.rounds.trainer import Diverged, NoUpdate, Trained, derived_seed
-from worker.rounds.upload import Body, Uploader
+from worker.rounds.upload import Uploader
 from worker.state import OwnNoise
 
 log = logging.getLogger(__name__)
@@ -132,14 +132,14 @@ class Answers:
         encoding = self.encoding_for(head)
         num_masks = 0 if head.masking is None else len(head.masking.keepers)
         masks = covered(compressed.encoded, encoding.encoded, num_masks=num_masks)
-        sent = self._body(head, encoding, compressed.encoded)
+        sent, sealed = self._body(head, encoding, compressed.encoded)
         if sent.blob is not None:
             self._last_blob = (head.run_id, sent.blob.name)
         update = UpdateHead(
             tensors=encoding.encoded,
             sha256=sent.sha256,
             blob=sent.blob,
-            sealed=sent.sealed,
+            sealed=sealed,
             compression=head.compression,
             run_id=head.run_id,
             worker=self._name,
@@ -210,8 +210,10 @@ class Answers:
             last = self._topology.update_blob(self._name, head.run_id, head.round - 1)
             self._transport.delete_blobs([name] if run_id == head.run_id else names_of(last))
 
-    def _body(self, head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State) -> Body:
-        """The body of the update; sends it again if its blob is lost on the way while the round is open.
+    def _body(
+        self, head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State
+    ) -> tuple[SentBody, str | None]:
+        """The body of the update, and its sealed key; sent again if its blob is lost while the round is open.
 
         A broker that is killed may forget a stream that it has just made. The aggregator deletes only blobs of rounds
         that are over.
