@@ -21,7 +21,7 @@ Integers = NDArray[np.int64] | NDArray[np.int32]
 
 RING64_STEP = 2.0**-32
 """For integers of 64 bits: the sum's range is then 2^31, and an update adds less than 2^-32 of error to it."""
-_BATCH = 2**16
+_BATCH = 2**15
 """Elements worked on at a time: they stay in the cache."""
 
 
@@ -45,13 +45,21 @@ class Ring:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(f"<i{self.bits // 8}")
 
-    def integers(self, values: Floats, *, weight: float) -> Integers:
-        """A flat array of finite elements as integers of the ring. The same bits on every machine."""
+    def integers(self, values: Floats, *, weight: float, is_in_reach: bool = False) -> Integers:
+        """A flat array of finite elements as integers of the ring. The same bits on every machine.
+
+        ``is_in_reach``: it is known that nothing is to be cut off.
+        """
         out = np.empty(len(values), self.dtype)
-        units, largest = weight / self.step, math.floor(self.most / self.step)
+        units, largest = weight / self.step, float(math.floor(self.most / self.step))
+        scratch = np.empty(min(_BATCH, len(values)))
         for start in range(0, len(values), _BATCH):
-            scaled = np.multiply(values[start : start + _BATCH], units, dtype=np.float64)
-            np.clip(scaled, -float(largest), float(largest), out=scaled)
+            batch = values[start : start + _BATCH]
+            scaled = scratch[: len(batch)]
+            scaled[:] = batch
+            scaled *= units
+            if not is_in_reach:
+                np.clip(scaled, -largest, largest, out=scaled)
             out[start : start + _BATCH] = scaled  # conversion cuts towards zero
         return out
 

@@ -78,7 +78,7 @@ def summand_of(
                 f"the delta of '{spec.name}', times its weight, leaves the range of this run's integers"
                 f" ({masking.most:g}); a smaller --lr may help"
             )
-        own = ring.integers(values, weight=weight)
+        own = ring.integers(values, weight=weight, is_in_reach=masking.bits == 64)
         integers[spec.name] = torch.from_numpy(own).reshape(spec.shape)
         if masking.bits == 32:
             left = ring.left(values, own, weight=weight)
