@@ -24,9 +24,10 @@ class Members:
         self._keys("new", "admin", "--role", "admin")
         self._keys("new", "aggregator", "--role", "aggregator")
         self._keys("new", "ethics", "--role", "keeper")
+        self._keys("new", "sums", "--role", "partial")
         for site in SITES:
             self._keys("new", site)
-        everybody = ("aggregator", "ethics", *SITES)
+        everybody = ("aggregator", "ethics", "sums", *SITES)
         self._keys("roster", "--federation", "heart", "--min-sites", "3", *(f"keys/{name}.pub" for name in everybody))
 
     def _keys(self, *words: str) -> None:
@@ -84,6 +85,29 @@ def _answer(url: str) -> str:
             return str(answer.read().decode().strip())
     except OSError:  # nobody there yet, or 503
         return ""
+
+
+def test_a_partial_aggregator_sums_masked_updates_and_is_killed_without_losing_one(
+    federation: Federation, tmp_path: Path
+) -> None:
+    members = Members(tmp_path)
+    keeper = members.keeper(federation)
+    own = (*members.of("sums"), "--opening-key", str(tmp_path / "keys" / "aggregator.opening.key"))
+    partial = federation.partial(0, 1, *own, "--flush-s", "3600")
+    partial.says("partial aggregator of shard")
+    flags = (*RUN, "--shards", "1", "--inline-cap", "0")
+    aggregator = federation.aggregator(*flags, *members.of("aggregator"))
+    workers = members.sites(federation)
+    partial.says("masked", times=len(SITES))  # summed up, and not sent, since nobody knows that there are no more
+    partial.kill()
+    partial = federation.partial(0, 1, *own, "--flush-s", "1")
+    assert aggregator.ends() == ExitCode.OK, aggregator.tail
+    assert [each.ends() for each in (partial, *workers)] == [ExitCode.OK] * (1 + len(SITES))
+    assert (
+        federation.rows("SELECT closed_by, num_folded FROM rounds WHERE closed_by IS NOT NULL") == [("quorum", 3)] * 3
+    )
+    assert "shard 0" in aggregator.said
+    keeper.terminate()
 
 
 def test_a_site_answers_no_run_that_protects_it_less_than_it_asks(federation: Federation, tmp_path: Path) -> None:
