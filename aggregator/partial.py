@@ -44,7 +44,7 @@ from aggregator.rounds import (
     read_update,
 )
 from aggregator.run import newest_head
-from aggregator.senders import NOBODY, Excluding, Quota, admission_by, is_by_its_sender
+from aggregator.senders import NOBODY, SUSPECT_AFTER, Excluding, Quota, admission_by, is_by_its_sender
 from aggregator.weighing import Weigher
 from broker import Delivery, Source, Transport
 from broker.states import Encoding, MaskedEncoding
@@ -63,7 +63,6 @@ from console import IDLE_BEAT_S, IS_SHOWN, BlobLost, MalformedMessage, MessageEr
 
 log = logging.getLogger(__name__)
 
-_SUSPECT_AFTER = 3
 """A message that has come back this often may be what kills the aggregator; the root has a way to find out."""
 
 _UNKNOWN_INSTANCE = ""
@@ -272,7 +271,7 @@ class PartialAggregator:
         if current is None:
             self._pass_on(delivery)
             return
-        if delivery.num_returns >= _SUSPECT_AFTER:
+        if delivery.num_returns >= SUSPECT_AFTER:
             current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
             self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
             return

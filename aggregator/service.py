@@ -8,10 +8,9 @@ Then ``step()`` does whatever is due.
 
 import contextlib
 import functools
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 from aggregator.bodies import Body, Settled
@@ -46,7 +45,7 @@ from aggregator.rounds import (
     read_partial,
     read_update,
 )
-from aggregator.senders import Excluding, admission_by, is_by_its_sender
+from aggregator.senders import Bases, BothWays, Excluding, admission_by, is_by_its_sender, suspected
 from aggregator.state import ClosedBy, Ledger
 from aggregator.sums import for_summing, summing_of
 from aggregator.watchers import Runaway, log_event
@@ -67,12 +66,6 @@ from console import (
 from learning import Task
 
 log = logging.getLogger(__name__)
-
-_SUSPECT_AFTER = 3
-_MAX_ATTEMPTS = 3
-_MAX_SENT_BOTH_WAYS = 1000
-_MAX_WITH_OTHER_BASE = 1000
-_BASES = "which do not travel: see that all sites load the same base"
 
 
 class Aggregator:
@@ -100,11 +93,8 @@ class Aggregator:
         self._config, self._task, self._transport, self._clock = config, task, transport, clock
         self._asks_again = asks_again
         self._on_event = _logged(on_event)
-        self._sent_both_ways: set[str] = set()
-        """Workers because of whose own updates a partial sum was refused."""
+        self._sent_both_ways, self._bases = BothWays(), Bases()
         self._admission = Excluding(admission_by(config.membership.rosters, config.admission))
-        self._with_other_base: set[str] = set()
-        """Workers that a warning has named."""
         self._attendance = Attendance(deadline_s=config.policy.deadline_s)
         self._uploads, self._conflicts = Uploads(), NameConflicts()
         self._signs_of_life = SignsOfLife(
@@ -504,7 +494,10 @@ class Aggregator:
             self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
         contribution.received(body.num_blob_bytes if body else 0)
-        with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
+        with (
+            contextlib.closing(body or contribution.in_message),
+            self._suspected(delivery) as refuse_as,
+        ):
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)
@@ -527,9 +520,19 @@ class Aggregator:
     def _decide_on(self, contribution: Contribution, delivery: Delivery, body: Body | None = None) -> None:
         """Decides, and carries the decision out; what is to be folded may have to wait, and then comes with a body."""
         self._check_admitted(contribution)
-        self._check_base(contribution)
+        expected = self._run.expected
+        for claim in contribution.claims:
+            self._bases.check(
+                claim.worker,
+                claim.base_sha256,
+                expected=expected.base_sha256,
+                is_required=expected.requires_same_base,
+            )
         decision = self._decision_on(contribution)
-        self._check_way(contribution, decision)
+        if contribution.shard is None and isinstance(decision, Fold):
+            self._sent_both_ways.check_alone(contribution.claims[0].worker)
+        elif contribution.shard is not None and isinstance(decision, Refuse):
+            self._sent_both_ways.note(self._current.updates.known(contribution))
         if body is None and isinstance(decision, Fold) and self._run.bodies.has_to_wait(contribution):
             if self._config.membership.has_roster and self._run.bodies.has_same(contribution, delivery):
                 raise ReplayedMessage("it was sent twice, and its body is on its way already")
@@ -600,54 +603,8 @@ class Aggregator:
             if not self._admission.admits(claim.worker, keys):
                 raise UnfitMessage(f"worker '{claim.worker}' {self._admission.reason(claim.worker, keys)}")
 
-    def _check_base(self, contribution: Contribution) -> None:
-        """Names workers whose frozen parameters are not those here; an UnfitMessage if the run asks for the same."""
-        expected = self._run.expected
-        for claim in contribution.claims:
-            if None in (claim.base_sha256, expected.base_sha256) or claim.base_sha256 == expected.base_sha256:
-                continue
-            if expected.requires_same_base:
-                raise UnfitMessage(f"trained with other frozen parameters than those here, {_BASES}")
-            if claim.worker not in self._with_other_base and len(self._with_other_base) < _MAX_WITH_OTHER_BASE:
-                self._with_other_base.add(claim.worker)
-                log.warning(
-                    "worker %s trains with other frozen parameters than those here, and counts all the same: %s;"
-                    " --require-same-base refuses it",
-                    claim.worker,
-                    _BASES,
-                )
-
-    def _check_way(self, contribution: Contribution, decision: Decision) -> None:
-        """An UnfitMessage if the update of a worker came by itself that made a partial sum be refused before.
-
-        A sum is refused as a whole if one of its updates came by itself and is in already. A worker that sends its
-        update both ways would so keep out all others of its shard, in every round.
-        """
-        if contribution.shard is None:
-            if isinstance(decision, Fold) and contribution.claims[0].worker in self._sent_both_ways:
-                raise UnfitMessage(
-                    "it came by itself and not in a sum of its shard; an earlier one of this worker came both ways, and"
-                    " the sum could not count"
-                )
-        elif isinstance(decision, Refuse) and len(self._sent_both_ways) < _MAX_SENT_BOTH_WAYS:
-            self._sent_both_ways.update(self._current.updates.known(contribution))
-
-    @contextlib.contextmanager
-    def _suspected(self, delivery: Delivery) -> Iterator[str | None]:
-        """Counts the attempts at a message that has come back so often that it may be what kills the aggregator.
-
-        Yields the reason to refuse it once its attempts are used up, otherwise None.
-        """
-        if delivery.num_returns < _SUSPECT_AFTER:
-            yield None
-            return
-        message = hashlib.sha256(delivery.body).hexdigest()
-        has_had_its_chances = self._ledger.attempt(message) > _MAX_ATTEMPTS
-        yield f"the aggregator died {_MAX_ATTEMPTS} times while handling this message" if has_had_its_chances else None
-        if delivery in self._run.bodies:
-            self._ledger.take_back_attempt(message)
-        else:
-            self._ledger.survived(message)
+    def _suspected(self, delivery: Delivery) -> contextlib.AbstractContextManager[str | None]:
+        return suspected(delivery, self._ledger, waits=lambda: delivery in self._run.bodies)
 
     def _refuse(self, delivery: Delivery, contribution: Contribution | None, error: MessageError) -> bool:
         """Sets a message aside with its reason; False if it was dropped."""

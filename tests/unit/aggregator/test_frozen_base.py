@@ -75,7 +75,7 @@ def test_a_site_with_another_base_is_named_once_at_both_ends_and_counts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path, ONE_OTHER)
-    (told,) = warnings(caplog, "aggregator.service")
+    (told,) = warnings(caplog, "aggregator.senders.bases")
     assert told.startswith("worker south trains with other frozen parameters than those here")
     assert "--require-same-base" in told
     (told,) = warnings(caplog, "worker.service")
@@ -95,7 +95,7 @@ def test_a_site_with_another_base_is_refused_where_the_run_asks_for_the_same(tmp
 def test_a_personal_head_and_buffers_are_no_base(shared: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         run(tmp_path, ALIKE, shared, require_same_base=True)
-    assert not warnings(caplog, "aggregator.service") + warnings(caplog, "worker.service")
+    assert not warnings(caplog, "aggregator.senders.bases") + warnings(caplog, "worker.service")
     assert verdicts(tmp_path) == {("north", "folded"), ("south", "folded")}
 
 
