@@ -76,8 +76,10 @@ def test_pods_that_are_moved_in_mid_round_change_no_bit(
     standby.becomes("/readyz", 200, "leads")
     federation.gates.release("worker-1", 2)
     again = federation.worker("worker-1")
+    third = federation.aggregator(*RUN)
 
-    assert [each.ends() for each in (standby.command, workers[0].command, again)] == [ExitCode.OK] * 3
+    ended = [each.ends() for each in (standby.command, workers[0].command, again, third)]
+    assert ended == [ExitCode.OK] * 4  # also of the one that led when all was over: so the Job is done
     assert federation.summary["final"]["model_sha256"] == expected
     assert federation.folded() == [(number, name) for number in (1, 2, 3) for name in NAMES]
 

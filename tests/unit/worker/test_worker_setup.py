@@ -64,6 +64,19 @@ def test_a_name_made_of_any_host_name_is_a_worker_s_name(monkeypatch: pytest.Mon
         lock.close()
 
 
+def test_machines_with_long_names_that_differ_only_at_their_end_have_names_that_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So are pods called."""
+    names = set()
+    for pod in ("x7k2p", "m3b9q"):
+        monkeypatch.setattr(socket, "gethostname", lambda pod=pod: f"{'federation-' * 4}worker-gpu-5d4f8b7c9d-{pod}")
+        name, lock = name_of_machine("gpu-")
+        names.add(name)
+        lock.close()
+    assert len(names) == 2
+
+
 def test_a_name_whose_lock_belongs_to_another_user_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """/tmp is everybody's: the file may be there and not ours to open."""
     monkeypatch.setattr(socket, "gethostname", lambda: "box")
