@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from broker.rabbitmq.queues import PRESENCE
+from broker.rabbitmq.queues import SIGNS
 from broker.wire.messages import MAX_PRESENCE_EVERY_S
 from console.errors import ExitCode, SettingsError, TaskError
 from console.heartbeat import Heartbeat
@@ -151,7 +151,7 @@ def test_an_interval_that_no_queue_keeps_is_refused_with_the_reason() -> None:
 
 
 def test_the_longest_interval_between_signs_of_life_is_as_long_as_one_stays_on_its_queue() -> None:
-    assert PRESENCE["x-message-ttl"] == 1000 * MAX_PRESENCE_EVERY_S
+    assert SIGNS["x-message-ttl"] == 1000 * MAX_PRESENCE_EVERY_S
     assert WorkerSettings(presence_every_s=MAX_PRESENCE_EVERY_S).presence_every_s == 60
 
 
