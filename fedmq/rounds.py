@@ -108,7 +108,7 @@ def rounds(
                 given,
                 name,
                 task=lambda: task,
-                device=lambda: _device_of(model),
+                devices=lambda: (_device_of(model),),
                 on_event=task.on_event,
                 on_link=lambda change: None,
                 on_signals=_on_signals,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from console import Arguments
+from learning.devices import alone
 
 
 def never() -> bool:
@@ -91,6 +92,9 @@ class Plan:
     correct: Callable[[Iterable[nn.Parameter]], None] = uncorrected
     """Called with the model's parameters in each step, after `backward()` and before the optimizer's `step()`: adds
     what the run's `--correction` asks for to their gradients. A task that never calls it has no part in such a run."""
+    parallel: Callable[[nn.Module], Callable[..., Any]] = alone
+    """Called with the model before the first batch: what it returns is called in the model's place, and does so on all
+    devices that the worker was given, each with its part of the batch. On one device it is the model itself."""
     cancelled: Callable[[], bool] = never
     """Asked before every batch; once true, the training returns at once and its result is thrown away."""
     progress: Callable[[float], None] = ignore

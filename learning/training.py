@@ -40,6 +40,7 @@ def train(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     received = [parameter.detach().clone() for parameter in parameters] if plan.mu else []
     optimizer = make_optimizer(parameters, plan)
+    call = plan.parallel(model)
     batches = Batches(num_samples=count(samples), plan=plan, join_single=_has_batch_norm(model))
     if max(batches.sizes) == 1:
         _freeze_batch_norm(model)
@@ -49,7 +50,7 @@ def train(
         if plan.cancelled():
             break
         inputs, targets = (tensor.to(plan.device) for tensor in take(samples, indices))
-        batch_loss = loss(model(inputs), targets)
+        batch_loss = loss(call(inputs), targets)
         num_met += len(indices)
         loss_sum += len(indices) * batch_loss.detach()  # a tensor: a float would wait for the GPU at every step
 

@@ -36,6 +36,7 @@ from console import (
     split_arguments,
 )
 from learning import Measured, Site, Task, load_task, made_by
+from learning.devices import deterministic
 from learning.scripts import ScriptedModel
 from learning.sums import is_sum_task
 from simulation.baselines import Baseline, compare, sampled_sites
@@ -77,6 +78,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     with (
         Terminal(settings, view, prog=_PROG, argv=argv, state=state, level=_level(settings)) as terminal,
         private_files(state),
+        deterministic(is_wanted=settings.deterministic),
     ):
         if settings.log_level == "INFO" and not terminal.is_live:
             log.setLevel(logging.INFO)
@@ -197,6 +199,7 @@ class Simulation:
                 state=self.folder / "workers",
                 indices=range(job, settings.workers, jobs),
                 secrecy=secrecy,
+                deterministic=settings.deterministic,
             )
             for job in range(jobs)
         ]

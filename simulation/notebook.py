@@ -15,6 +15,7 @@ from broker import MemoryBroker, MemoryTransport
 from broker.wire import Topology
 from console import SettingsError, explained
 from learning import Site, Task, at_site, load_task
+from learning.devices import deterministic
 from simulation.embedded import config_for, run_embedded, with_samples
 from simulation.secrecy import Secrecy, opened_keepers
 from simulation.settings import SimulationSettings
@@ -66,6 +67,7 @@ def simulated(
         config = config_for(with_samples([slot], sites.names), own)
         config = config if secrecy is None else secrecy.led(config)
         with ExitStack() as stack:
+            stack.enter_context(deterministic(is_wanted=given.deterministic))
             keepers = opened_keepers(secrecy, own, broker, stack)
             made = Aggregator(config, judge, MemoryTransport(broker), on_event=on_event)
             run_embedded(stack.enter_context(closing(made)), broker, [slot], keepers=keepers)

@@ -89,6 +89,7 @@ class WorkerProcesses:
             "state": str(self._logs),
         }
         flags = [part for flag, value in arguments.items() for part in (f"--{flag}", value)]
+        flags += ["--deterministic"] if settings.deterministic else []
         flags.append("--no-keep-results")  # two models of each of many workers, for nobody
         of_script = ["--", *self._of_script] if self._of_script else []
         with (self._logs / f"{name}.log").open("wb") as log:

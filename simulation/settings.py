@@ -55,6 +55,11 @@ class SimulationSettings(RunSettings):
         1,
         description="processes that train at once, over the embedded broker; 0: one per core; the result is the same",
     )
+    deterministic: bool = Field(
+        False,
+        description="train with PyTorch's deterministic algorithms, as fl-worker does; an operation that has none is an"
+        " error",
+    )
     partition: str = Field(
         "iid", description="how data are spread over sites: iid, dirichlet:0.5, shards:2 or draws:20"
     )

@@ -27,6 +27,7 @@ from broker import Source
 from broker.wire import Topology
 from console import Arguments, FedmqError, configure_logging, errors
 from learning import load_task
+from learning.devices import deterministic
 from simulation.secrecy import Secrecy
 from simulation.sites import SimulatedSites
 from simulation.slot import LocalSlot, Parcel
@@ -52,6 +53,8 @@ class SlotPlan:
     indices: Sequence[int]
     state: Path | None = None
     secrecy: Secrecy | None = None
+    deterministic: bool = False
+    """Whether it trains with PyTorch's deterministic algorithms."""
     is_live: bool = False
     """The other end draws on the terminal, so what is printed here goes there through the pipe."""
 
@@ -172,7 +175,7 @@ def _serve(pipe: Connection, plan: SlotPlan) -> None:
     if plan.is_live:
         sys.stdout = sys.stderr = _Printed(output)
     torch.set_num_threads(1)
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError), deterministic(is_wanted=plan.deterministic):
         try:
             slot = plan.open()
             pipe.send_bytes("\t".join([_EMPTY, *slot.without_samples]).encode())

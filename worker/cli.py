@@ -25,8 +25,8 @@ from console import (
     split_arguments,
 )
 from learning import load_task
+from learning.devices import deterministic
 from learning.scripts import from_script, run_script
-from worker.device import pick_device
 from worker.joining import joined, named
 from worker.settings import WorkerSettings
 from worker.watchers import WorkerView
@@ -84,7 +84,7 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
                 settings,
                 name,
                 task=lambda: load_task(settings.task, settings.site_of(name)),
-                device=lambda: pick_device(settings.device),
+                devices=settings.device.found,
                 on_event=view.on_event,
                 on_link=fan_out(view.on_link),
                 on_signals=terminal.on_signals,
@@ -101,7 +101,8 @@ def _run_script(settings: WorkerSettings, script: Path, arguments: Sequence[str]
         torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     os.environ |= environment_of(settings, settings.model_fields_set - {"task", "script", "check"})
     try:
-        was_reached = run_script(script, arguments)
+        with deterministic(is_wanted=settings.deterministic):
+            was_reached = run_script(script, arguments)
     except FedmqError:
         raise
     except Exception as error:

@@ -24,7 +24,8 @@ class WorkerConfig:
     """Seconds that it waits for more if the run is finished when it starts: its aggregator may be about to go on."""
     save_model: Path | None = None
     """Where the final model goes as it stands at this site, when the run is finished."""
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
+    """Where it trains, as PyTorch names them; the first has the model, and others call it with parts of a batch."""
     presence_every_s: float = PRESENCE_EVERY_S
     """Most seconds between two calls of ``announce``, which the caller sees to, unless the aggregator asks for more."""
     membership: Membership = field(default_factory=Membership)

@@ -10,6 +10,7 @@ from console import Heartbeat, LinkChanged, fan_out
 from console.serving import Health, served
 from identities import membership
 from learning import Task
+from learning.devices import deterministic
 from worker.config import WorkerConfig
 from worker.events import StateChanged, Watcher
 from worker.name import name_of_machine
@@ -39,14 +40,14 @@ def joined(
     name: str,
     *,
     task: Callable[[], Task],
-    device: Callable[[], str],
+    devices: Callable[[], tuple[str, ...]],
     on_event: Watcher,
     on_link: Callable[[LinkChanged], None],
     on_signals: Callable[[Callable[[], None]], None],
 ) -> Iterator[Worker]:
     """A worker that has joined and sends signs of life; the caller runs it.
 
-    ``task`` and ``device`` are asked for once the state directory is found to be usable. ``on_signals`` is given what
+    ``task`` and ``devices`` are asked for once the state directory is found to be usable. ``on_signals`` is given what
     is to be called when this process is told to end.
     """
     with contextlib.ExitStack() as stack:
@@ -54,7 +55,8 @@ def joined(
         if carried is not None:
             carried.check()
         made = task()
-        on_device = device()
+        stack.enter_context(deterministic(is_wanted=settings.deterministic))
+        on_devices = devices()
         health = Health(hung_after_s=settings.hung_after_s)
         transport = connect(settings, role=f"worker {name}", on_link=fan_out(on_link, health.on_link))
         stack.callback(transport.close)
@@ -72,7 +74,7 @@ def joined(
             stays=settings.stay,
             grace_s=_GRACE_S,
             save_model=settings.save_model,
-            device=on_device,
+            devices=on_devices,
             presence_every_s=settings.presence_every_s,
             membership=membership(settings, "worker", name),
             policy=settings.policy,

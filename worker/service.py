@@ -108,7 +108,7 @@ class Worker:
         self._transport = transport
         self._queue, self._inline_cap = config.topology.queue, config.inline_cap
         self._task = task
-        self._trainer = self._own_trainer = Trainer(task, device=config.device, model=model)
+        self._trainer = self._own_trainer = Trainer(task, devices=config.devices, model=model)
         self._statistics: tuple[str, Trainer] | None = None
         """The run that statistics are of, and what takes them."""
         self._carried: Store = carried or InMemory()
@@ -150,7 +150,8 @@ class Worker:
         """Subscribes to the models; the newest one comes at once."""
         self._transport.listen(Source.MODELS)
         self._life.set("idle", at_once=True)
-        log.info("worker %s joins queue '%s', trains on %s", self._name, self._queue, self._trainer.device)
+        devices = ", ".join(self._trainer.devices)
+        log.info("worker %s joins queue '%s', trains on %s", self._name, self._queue, devices)
 
     def run(self) -> None:
         """Steps until the run is finished, or ``stop`` is called."""

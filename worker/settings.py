@@ -11,6 +11,7 @@ from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVE
 from console import Arguments, ArgumentsAsText, AsText, NoneAsText
 from identities import IdentitySettings
 from learning import Site
+from worker.device import Devices
 from worker.policy import DEFAULT_MAX_DELTA, Requirement, WorkerPolicy
 
 _NONE = "none"
@@ -78,8 +79,15 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         " site-*: site- and the machine's, for several workers that share a user of the broker",
     )
     run: RunName | None = Field(None, description="take part in this run only, and wait for it; by default in any run")
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
-        "auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps"
+    device: AsText[Devices] = Field(
+        Devices("auto"),
+        description="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps; cuda:0,1: two GPUs, each with its part of"
+        " every batch (docs/gpus.md)",
+    )
+    deterministic: bool = Field(
+        False,
+        description="train with PyTorch's deterministic algorithms: the same bits each time on the same kind of GPU;"
+        " an operation that has none is an error",
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         1, description="CPU threads to train with; 1 gives the same bits on any machine, 0 takes all cores"

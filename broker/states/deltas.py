@@ -11,15 +11,17 @@ from broker.wire import Specs
 def delta_of(new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor], specs: Specs) -> State:
     """``new`` minus ``old``: floating-point tensors in their dtype, integer ones as int64.
 
-    An element that is not finite and has not changed has not moved: its difference is 0.
+    An element that is not finite and has not changed has not moved: its difference is 0. It is reckoned where ``old``
+    is, and then on the CPU.
     """
     return {
-        spec.name: _difference(new[spec.name].detach().to("cpu"), old[spec.name], is_float=spec.is_float)
+        spec.name: _difference(new[spec.name].detach(), old[spec.name], is_float=spec.is_float).to("cpu")
         for spec in specs
     }
 
 
 def _difference(new: torch.Tensor, old: torch.Tensor, *, is_float: bool) -> torch.Tensor:
+    new = new.to(old.device)
     if not is_float:
         return new.to(torch.int64) - old.to(torch.int64)
     delta = new - old

@@ -28,6 +28,7 @@ from broker.wire import (
 )
 from console import Arguments, FedmqError, TaskError
 from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of, prepare
+from learning.devices import Parallel
 from learning.sums import SitsOut, arrays_of, is_sum_task, operations_of
 from worker.algorithms import Corrector, Terms
 
@@ -72,18 +73,18 @@ def plan_of(local: LocalTraining, **own: Any) -> Plan:
 
 
 class Trainer:
-    """A task with its model on one device; the model's memory is reused from round to round.
+    """A task with its model on the first of some devices; the model's memory is reused from round to round.
 
     ``model`` is the module to train, by default a new one of the task's.
     """
 
-    def __init__(self, task: Task, *, device: str = "cpu", model: nn.Module | None = None) -> None:
-        self.device = device
+    def __init__(self, task: Task, *, devices: Sequence[str] = ("cpu",), model: nn.Module | None = None) -> None:
+        self.devices, self.device = devices, devices[0]
         self._task = task
         model = new_model(task) if model is None else model
         self.tensors = ModelTensors.of(model)
         """Of the model as the task makes it; tied buffers come apart when they move to a device."""
-        self._model = model.to(device)
+        self._model = model.to(self.device)
         self._told: tuple[Mapping[str, Sequence[float]], Mapping[str, torch.Tensor]] | None = None
         """The statistics that the task was told last, and the same as tensors."""
         self._fitting: tuple[Specs, Sequence[str]] | None = None
@@ -136,16 +137,21 @@ class Trainer:
         TaskError if the task gives no usable num_samples; Diverged if training ends in NaN or infinity.
         """
         begun_at = time.perf_counter()
-        returned = self._run_task(state, plan, terms)
+        received = self._on_device(state)
+        returned = self._run_task(received, plan, terms)
         train_s = time.perf_counter() - begun_at
         figures = _figures_in(returned, plan)
         measured = Measured.of(returned)
         num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
         trained = self.tensors.taken_from(self._model)
-        delta, home = delta_of(trained, state, delta_specs(shared)), _rest(trained, shared)
+        delta, home = delta_of(trained, received, delta_specs(shared)), _rest(trained, shared)
         self._check_has_converged(delta, home, state)
         return Trained(delta, home, num_samples, train_s, _checked(measured.metrics), figures)
+
+    def _on_device(self, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The state where the model is: on a GPU the delta is made there, and only that is copied back."""
+        return state if self.device == "cpu" else {name: tensor.to(self.device) for name, tensor in state.items()}
 
     def own(self, state: State, plan: Plan, terms: Terms) -> State:
         """The site's own model, trained from ``state``. Diverged if that ends in NaN or infinity."""
@@ -165,13 +171,18 @@ class Trainer:
         self._model.train()
         self._model.zero_grad()  # a task that never does this would add to the gradients of another training
         corrector = None if terms is None else Corrector(self._model, terms, others=self.tensors.others)
+        parallel = Parallel(self.devices) if len(self.devices) > 1 else None
+        if corrector is not None:
+            plan = replace(plan, correct=corrector)
+        if parallel is not None:
+            plan = replace(plan, parallel=parallel)
         with blamed("the task's train()"):
-            returned = self._task.train(self._model, plan if corrector is None else replace(plan, correct=corrector))
+            returned = self._task.train(self._model, plan)
             returned = dict(numbers_of(returned, "train"))
         self._model.zero_grad()  # nobody needs them until the next training
-        complaint = None if corrector is None else corrector.complaint
-        if complaint is not None and not plan.cancelled():
-            raise TaskError(complaint)
+        complaints = [each.complaint for each in (corrector, parallel) if each is not None and each.complaint]
+        if complaints and not plan.cancelled():
+            raise TaskError(complaints[0])
         return returned
 
     def prepare(self, statistics: Mapping[str, Sequence[float]]) -> Mapping[str, torch.Tensor]:

@@ -53,6 +53,19 @@ def test_a_run_in_a_directory_goes_on_and_its_model_can_be_loaded(spirals: Any, 
     assert torch.get_num_threads() == num_threads
 
 
+def test_deterministic_algorithms_are_chosen_while_it_trains_and_not_afterwards(spirals: Any, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Watched(spirals):  # type: ignore[misc]
+        def train(self, model: Any, plan: Any) -> Any:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            return super().train(model, plan)
+
+    simulate(Watched, state=tmp_path, deterministic=True, **SETTINGS).close()
+    assert seen == [True] * 6
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_the_curves_of_a_run_are_a_figure_that_a_notebook_shows(spirals: Any, tmp_path: Path) -> None:
     with simulate(spirals, state=tmp_path, **SETTINGS) as history:
         figure = history.plot()

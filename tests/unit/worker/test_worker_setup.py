@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from broker.rabbitmq.queues import SIGNS
 from broker.wire.messages import MAX_PRESENCE_EVERY_S
-from console.errors import ExitCode, SettingsError, TaskError
+from console.errors import ExitCode, SettingsError
 from console.heartbeat import Heartbeat
 from console.settings import read_settings
 from identities import PrivateKeys, Roster
 from learning import Site
 from worker.cli import main
-from worker.device import pick_device
 from worker.name import name_of_machine
 from worker.settings import Protections, WorkerSettings
 
@@ -93,20 +91,6 @@ def test_a_name_whose_lock_belongs_to_another_user_is_passed_over(monkeypatch: p
     lock.close()
 
 
-def test_a_device_that_is_not_there_is_told() -> None:
-    assert pick_device("cpu") == "cpu"
-    index = torch.cuda.device_count()
-    with pytest.raises(TaskError, match=f"torch sees {index} GPUs; try --device auto"):
-        pick_device(f"cuda:{index}")
-    if not torch.backends.mps.is_available():
-        with pytest.raises(TaskError, match="--device mps"):
-            pick_device("mps")
-
-
-def test_auto_is_a_device_that_works() -> None:
-    assert torch.zeros(1, device=pick_device("auto")).item() == 0.0
-
-
 def test_a_site_is_what_was_set_or_follows_from_the_name() -> None:
     assert WorkerSettings().site_of("a") == Site(name="a", partition="iid")
     settings = WorkerSettings(site="2/8", partition="dirichlet:0.5", partition_seed=7)
@@ -131,6 +115,9 @@ def test_a_site_is_what_was_set_or_follows_from_the_name() -> None:
         {"name": "p" * 33 + "*"},
         {"device": "gpu"},
         {"device": "cuda:x"},
+        {"device": "cuda:0,"},
+        {"device": "cuda:1,0,1"},
+        {"device": "cpu,cuda:0"},
         {"threads": -1},
         {"presence_every_s": 0},
         {"presence_every_s": 0.09},
