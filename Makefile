@@ -11,6 +11,7 @@ TEST_JOBS ?= 3
 NEEDS := rabbitmq-server
 MATRIX_ARGS ?=
 CHAOS_ARGS ?= --seeds 20 --rounds 12
+CLUSTER_ARGS ?= --rounds 30
 SOAK_ARGS ?= --rounds 1000
 BENCH_ARGS ?=
 DASHBOARD_ARGS ?=
@@ -18,7 +19,7 @@ DEMO_ARGS ?= --task digits --workers 8 --rounds 20 --partition dirichlet:0.5
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo dashboard test matrix chaos soak bench docs settings-page lint format clean system
+.PHONY: help demo dashboard test matrix chaos cluster soak bench docs settings-page lint format clean system
 
 help:
 	@echo 'make demo       train the digits demo with 8 workers in one process, without a broker'
@@ -26,6 +27,7 @@ help:
 	@echo 'make test       run every test, the ones on a private RabbitMQ included'
 	@echo 'make matrix     every algorithm x every disturbance, as a table: MATRIX_ARGS="--only fedadam" has one of them'
 	@echo 'make chaos      kill, pause and cut at random: CHAOS_ARGS="--seed 7 --rounds 20" repeats one seed'
+	@echo 'make cluster    the same over three nodes, which are killed, restarted, paused and cut off'
 	@echo 'make soak       1,000 rounds with workers that come and go'
 	@echo 'make bench      measure: BENCH_ARGS=--help says what, BENCH_ARGS="--json FILE" keeps the figures'
 	@echo 'make docs       build the documents into site/'
@@ -55,6 +57,10 @@ matrix: $(VENV)/.installed-test
 
 chaos: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m chaos.storm $(CHAOS_ARGS)
+
+cluster: $(VENV)/.installed-test system
+	PYTHONPATH=tests:. $(BIN)/python -m cluster $(CLUSTER_ARGS)
+	PYTHONPATH=tests:. $(BIN)/python -m chaos.storm --cluster $(CHAOS_ARGS)
 
 soak: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m soak.endurance $(SOAK_ARGS)

@@ -21,6 +21,7 @@ from types import TracebackType
 from rabbitmq_node import CHROOT, NodeError, Peers, RabbitNode, free_port, wait_until
 
 FORMS_WITHIN_S = 90.0
+COMES_BACK_WITHIN_S = 30.0
 _CONFIG = """\
 cluster_partition_handling = pause_minority
 cluster_formation.peer_discovery_backend = classic_config
@@ -66,10 +67,12 @@ class RabbitCluster:
         self.stop()
 
     def start(self) -> None:
-        """Starts the first node, and then the others, which look for it and join it."""
+        """Starts all nodes, which look for each other: RabbitMQ 4 waits for all, and 3 needs one to be there before."""
         first, *others = self.nodes
-        first.start()  # brings the epmd that all of them share
-        _all_at_once(node.start for node in others)
+        first.bring_epmd()
+        if not _is_4():
+            first.start()
+        _all_at_once(node.start for node in (others if first.is_running else self.nodes))
         if len(self.running(first)) < len(self.nodes):
             raise NodeError(f"only {self.running(first)} formed a cluster")
 
@@ -84,14 +87,27 @@ class RabbitCluster:
             node.stop()
 
     def heal(self) -> None:
-        """Brings back all that were killed, and waits until all are there."""
+        """Brings back all that were killed, and waits until all are there.
+
+        A node that was paused for longer than the net tick may stay by itself until somebody restarts it.
+        """
         for node in self.nodes:
             if node.is_running:
                 self.resume(node)
         _all_at_once(node.start for node in self.nodes)
-        alive = self.nodes[0]
-        if not wait_until(lambda: len(self.running(alive)) == len(self.nodes), timeout_s=FORMS_WITHIN_S):
-            raise NodeError(f"only {self.running(alive)} are back")
+        if wait_until(self._is_whole, timeout_s=COMES_BACK_WITHIN_S):
+            return
+        views = [set(self.running(node)) for node in self.nodes]
+        majority = max(views, key=len)
+        for node in self.nodes:
+            if node.name not in majority:
+                node.kill()
+                node.start()
+        if not wait_until(self._is_whole, timeout_s=FORMS_WITHIN_S):
+            raise NodeError(f"only {majority} are back")
+
+    def _is_whole(self) -> bool:
+        return all(len(self.running(node)) == len(self.nodes) for node in self.nodes)
 
     def running(self, of: RabbitNode) -> list[str]:
         """The names of the nodes that run, as this one sees it."""

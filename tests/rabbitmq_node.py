@@ -207,15 +207,19 @@ class RabbitNode:
         if self.is_running:
             return
         scripts = self._scripts()
-        self._write_files()
-        atexit.register(self._end_at_exit)
-        self._start_epmd()
+        self.bring_epmd()
         self._beam = GuardedProcess([*INSIDE, scripts / "rabbitmq-server"], self._env(), self._log / "console.log")
         answered = wait_until(lambda: self._speaks_amqp() or not self.is_running, timeout_s=timeout_s)
         if not self.is_running:
             self._give_up("ended while it started")
         if not answered:
             self._give_up(f"did not answer on port {self.port} within {timeout_s:g} s")
+
+    def bring_epmd(self) -> None:
+        """Start the epmd, unless the node or one of its peers has."""
+        self._write_files()
+        atexit.register(self._end_at_exit)
+        self._start_epmd()
 
     def stop(self) -> None:
         """Shut the node and its epmd down in order; the data stays in `folder`."""

@@ -1,9 +1,11 @@
 """Somebody who publishes other people's updates again: at once, later, twice, out of order."""
 
 import heapq
+import itertools
 import random
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -17,11 +19,14 @@ _ECHO_HEADER = "echo"
 
 
 class Echo:
-    """Hears all updates of one federation and repeats some of them, inside a ``with``."""
+    """Hears all updates of one federation and repeats some of them, inside a ``with``.
 
-    def __init__(self, url: str, queue: str, *, seed: int, share: float, longest_delay_s: float) -> None:
+    ``urls`` are those of the broker's nodes, which it asks in turn.
+    """
+
+    def __init__(self, urls: Sequence[str], queue: str, *, seed: int, share: float, longest_delay_s: float) -> None:
         self.num_repeated = 0
-        self._url, self._topology = url, Topology(queue)
+        self._urls, self._topology = itertools.cycle(urls), Topology(queue)
         self._random = random.Random(f"echo {seed}")
         self._share, self._longest_delay_s = share, longest_delay_s
         self._due: list[tuple[float, int, str, pika.BasicProperties, bytes]] = []
@@ -44,7 +49,7 @@ class Echo:
             self._stopping.wait(0.3)
 
     def _listen(self) -> None:
-        with pika.BlockingConnection(pika.URLParameters(self._url)) as connection:
+        with pika.BlockingConnection(pika.URLParameters(next(self._urls))) as connection:
             channel = connection.channel()
             own = channel.queue_declare("", exclusive=True).method.queue
             channel.queue_bind(own, self._topology.inbound, routing_key="update.*")

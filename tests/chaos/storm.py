@@ -2,6 +2,7 @@
 
     python -m chaos.storm --seeds 20              seeds 1 to 20, a line each
     python -m chaos.storm --seed 7 --rounds 20    one of them
+    python -m chaos.storm --cluster --seeds 20    over three nodes, of which any may be killed
 
 Blows come round by round, so that a run always goes on between them; where in a round they fall is up to the seed and
 to the machine. A seed repeats the schedule to the blow, not the instruction that each blow meets.
@@ -17,14 +18,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.echo import Echo
 from chaos.tcp_proxy import Proxy
 from crash.fleet import AGGREGATOR, BLOB, Fleet
+from rabbitmq_cluster import RabbitCluster
 from rabbitmq_node import RabbitNode, wait_until
 
 NAMES = ("anna", "ben", "carl")
@@ -113,21 +115,30 @@ class Storm:
     """One run under the blows of one seed."""
 
     def __init__(
-        self, folder: Path, node: RabbitNode, *, seed: int, num_rounds: int, tell: Callable[[str], None]
+        self,
+        folder: Path,
+        nodes: Sequence[RabbitNode],
+        *,
+        seed: int,
+        num_rounds: int,
+        tell: Callable[[str], None],
     ) -> None:
         draw = random.Random(f"storm {seed}")
         is_large = draw.random() < 0.5
         self.result = Result(seed, "blob" if is_large else "small", num_rounds)
-        self._node, self._tell = node, tell
+        self._nodes, self._tell = nodes, tell
+        self._draw_node = random.Random(f"nodes {seed}")
         self._stack = ExitStack()
         everybody = (AGGREGATOR, *NAMES)
-        self._proxies = {name: self._stack.enter_context(closing(Proxy(node.port))) for name in everybody}
+        self._proxies = {
+            name: [self._stack.enter_context(closing(Proxy(node.port))) for node in nodes] for name in everybody
+        }
         queue = f"chaos-{os.getpid()}-{seed}"
         self._fleet = self._stack.enter_context(
             Fleet(
                 folder,
-                url=node.url,
-                urls={name: f"amqp://guest:guest@127.0.0.1:{proxy.port}/" for name, proxy in self._proxies.items()},
+                url=nodes[0].url,
+                urls={name: ",".join(map(_url_of, proxies)) for name, proxies in self._proxies.items()},
                 queue=queue,
                 names=NAMES,
                 rounds=num_rounds,
@@ -136,7 +147,7 @@ class Storm:
                 paces={name: 0.05 + 0.1 * index for index, name in enumerate(NAMES)},
             )
         )
-        self._echo = Echo(node.url, queue, seed=seed, share=0.4, longest_delay_s=2.0)
+        self._echo = Echo([node.url for node in nodes], queue, seed=seed, share=0.4, longest_delay_s=2.0)
 
     def run(self, *, expected: str) -> Result:
         """Goes through it to the end of the run."""
@@ -212,11 +223,11 @@ class Storm:
         self.result.problems += self._failed()
 
     def _strike(self, blow: Blow) -> None:
-        proxy = self._proxies.get(blow.whom)
         if blow.kind == KILL_BROKER:
-            self._node.kill()
+            node = self._draw_node.choice(self._nodes)
+            node.kill()
             time.sleep(blow.seconds)
-            self._node.start()
+            node.start()
         elif blow.kind == KILL:
             self._fleet.members[blow.whom].kill()
             self._fleet.start(blow.whom)
@@ -225,14 +236,19 @@ class Storm:
             member.signal(signal.SIGSTOP)
             time.sleep(blow.seconds)
             member.signal(signal.SIGCONT)
-        elif proxy is not None and blow.kind == CUT:
-            proxy.cut()
-        elif proxy is not None and blow.kind == HALF_OPEN:
-            proxy.half_open()
-        elif proxy is not None and blow.kind == HANG:
-            proxy.hang(blow.seconds)
-        elif proxy is not None and blow.kind == SLOW:
-            proxy.slow(blow.seconds)
+        for proxy in self._proxies.get(blow.whom, ()):
+            if blow.kind == CUT:
+                proxy.cut()
+            elif blow.kind == HALF_OPEN:
+                proxy.half_open()
+            elif blow.kind == HANG:
+                proxy.hang(blow.seconds)
+            elif blow.kind == SLOW:
+                proxy.slow(blow.seconds)
+
+
+def _url_of(proxy: Proxy) -> str:
+    return f"amqp://guest:guest@127.0.0.1:{proxy.port}/"
 
 
 def undisturbed(folder: Path, node: RabbitNode, *, num_rounds: int) -> str:
@@ -250,6 +266,17 @@ def undisturbed(folder: Path, node: RabbitNode, *, num_rounds: int) -> str:
     return sha256
 
 
+@contextmanager
+def _nodes(folder: Path, cluster: RabbitCluster | None) -> Iterator[Sequence[RabbitNode]]:
+    """Those of the cluster, healed, or one of its own: a node that was killed may bear the marks of it."""
+    if cluster is not None:
+        cluster.heal()
+        yield cluster.nodes
+        return
+    with RabbitNode(folder) as node:
+        yield [node]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="chaos.storm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -257,24 +284,25 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="run seeds 1 to this one")
     parser.add_argument("--seed", type=int, help="run this seed alone, and tell of each blow")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--cluster", action="store_true", help="over a cluster of three nodes")
     parser.add_argument("--keep", type=Path, help="folder for state and logs, which then stay")
     given = parser.parse_args()
     folder = given.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
     seeds = range(1, given.seeds + 1) if given.seed is None else [given.seed]
     results = []
-    try:
+    with ExitStack() as stack:
         with RabbitNode(folder / "node") as node:
             expected = undisturbed(folder / "calm", node, num_rounds=given.rounds)
+        cluster = stack.enter_context(RabbitCluster(folder / "cluster")) if given.cluster else None
         print(TITLE, flush=True)
         for seed in seeds:
             tell = print if given.seed is not None else lambda text: None
-            with RabbitNode(folder / f"node-{seed}") as node:  # one that was killed may bear the marks of it
-                storm = Storm(folder / str(seed), node, seed=seed, num_rounds=given.rounds, tell=tell)
+            with _nodes(folder / f"node-{seed}", cluster) as nodes:
+                storm = Storm(folder / str(seed), nodes, seed=seed, num_rounds=given.rounds, tell=tell)
                 results.append(storm.run(expected=expected))
             print(results[-1].line() if results[-1].is_ok else results[-1], flush=True)
-    finally:
-        if not given.keep and len(results) == len(seeds) and all(result.is_ok for result in results):
-            shutil.rmtree(folder, ignore_errors=True)
+    if not given.keep and all(result.is_ok for result in results):
+        shutil.rmtree(folder, ignore_errors=True)
     num_ok = sum(result.is_ok for result in results)
     print(
         f"{num_ok} of {len(results)} seeds ended well: {sum(result.num_lost for result in results)} lost,"

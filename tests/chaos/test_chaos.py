@@ -17,5 +17,5 @@ def expected(node: RabbitNode, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_storm_changes_no_bit(seed: int, expected: str, tmp_path: Path, mortal_node: RabbitNode) -> None:
-    result = Storm(tmp_path, mortal_node, seed=seed, num_rounds=NUM_ROUNDS, tell=print).run(expected=expected)
+    result = Storm(tmp_path, [mortal_node], seed=seed, num_rounds=NUM_ROUNDS, tell=print).run(expected=expected)
     assert result.is_ok, result

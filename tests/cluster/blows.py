@@ -4,13 +4,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import psutil
 from crash.fleet import AGGREGATOR, Fleet
 from rabbitmq_cluster import RabbitCluster
 from rabbitmq_node import RabbitNode, wait_until
 
-Blow = Callable[[RabbitCluster, Fleet], None]
+Strike = Callable[[RabbitCluster, Fleet], None]
 LONGER_THAN_THE_NET_TICK_S = 90.0
 _CONNECTED_WITHIN_S = 30.0
 _ROUND_WITHIN_S = 90.0
@@ -62,13 +63,27 @@ def isolate_leaders_node(cluster: RabbitCluster, fleet: Fleet) -> None:
     cluster.join_again(node)
 
 
-BLOWS: dict[str, Blow] = {
-    "kill -9 of the leaders' node": kill_leaders_node,
-    "kill -9 of a worker's node": kill_workers_node,
-    "kill -9 of each in turn": kill_each_in_turn,
-    "rolling restart": restart_each_in_turn,
-    "SIGSTOP for 90 s": pause_leaders_node,
-    "partition for 90 s": isolate_leaders_node,
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """Something that happens, and how long it and its consequences at the nodes last."""
+
+    name: str
+    strike: Strike
+    lasts_s: float
+    hangs_s: float = 0.0
+    """How long nodes may take to notice it: until then, a round that needs the node stands still."""
+
+
+BLOWS = {
+    blow.name: blow
+    for blow in (
+        Blow("kill -9 of the leaders' node", kill_leaders_node, 1.0),
+        Blow("kill -9 of a worker's node", kill_workers_node, 1.0),
+        Blow("kill -9 of each in turn", kill_each_in_turn, 90.0),
+        Blow("rolling restart", restart_each_in_turn, 90.0),
+        Blow("SIGSTOP for 90 s", pause_leaders_node, LONGER_THAN_THE_NET_TICK_S, hangs_s=LONGER_THAN_THE_NET_TICK_S),
+        Blow("partition for 90 s", isolate_leaders_node, LONGER_THAN_THE_NET_TICK_S),
+    )
 }
 
 

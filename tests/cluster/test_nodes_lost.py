@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster.blows import kill_leaders_node, restart_each_in_turn
+from cluster.blows import BLOWS, Blow, restart_each_in_turn
 from cluster.trial import calm, disturbed
 from rabbitmq_cluster import RabbitCluster
 
@@ -15,6 +15,7 @@ from operations.status_cli import main
 
 pytestmark = pytest.mark.cluster
 NUM_ROUNDS = 8
+SHORT_RESTART = Blow("rolling restart", restart_each_in_turn, lasts_s=25.0)
 MOST_GAP_S = 30.0
 """Three times what is asked of a machine that does nothing else."""
 
@@ -35,7 +36,7 @@ def test_the_node_that_the_aggregator_leads_at_is_killed_in_mid_round(
     cluster: RabbitCluster, expected: str, tmp_path: Path, queue: str
 ) -> None:
     outcome = disturbed(
-        tmp_path, cluster, kill_leaders_node, name="kill", queue=queue, rounds=NUM_ROUNDS, expected=expected
+        tmp_path, cluster, BLOWS["kill -9 of the leaders' node"], queue=queue, rounds=NUM_ROUNDS, expected=expected
     )
     assert outcome.is_ok, outcome
     assert outcome.longest_gap_s < MOST_GAP_S, outcome
@@ -43,9 +44,7 @@ def test_the_node_that_the_aggregator_leads_at_is_killed_in_mid_round(
 
 @pytest.mark.timeout(300)
 def test_a_rolling_restart_ends_nobody(cluster: RabbitCluster, expected: str, tmp_path: Path, queue: str) -> None:
-    outcome = disturbed(
-        tmp_path, cluster, restart_each_in_turn, name="restart", queue=queue, rounds=NUM_ROUNDS, expected=expected
-    )
+    outcome = disturbed(tmp_path, cluster, SHORT_RESTART, queue=queue, rounds=NUM_ROUNDS, expected=expected)
     assert outcome.is_ok, outcome
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from rabbitmq_cluster import RabbitCluster
 from rabbitmq_node import wait_until
 
 NAMES = ("anna", "ben", "carl")
-PACE_S = 0.3
+QUICK_S = 0.3
 ENDS_WITHIN_S = 180.0
 FROM_ROUND = 3
+_SLACK = 1.2
 FLAGS = ("--heartbeat-s", "5")
 """So that a node which hangs is noticed soon; the default is a minute."""
 
@@ -28,7 +28,9 @@ class Outcome:
     longest_gap_s: float = 0.0
     """The longest that a round took which ended after the blow, from the end of the one before."""
     usual_s: float = 0.0
-    """What rounds took until then."""
+    """The longest that rounds took until then."""
+    is_over_too_soon: bool = False
+    """Whether the run ended before all had happened."""
     num_lost: int = 0
     num_doubled: int = 0
     num_abandoned: int = 0
@@ -38,7 +40,12 @@ class Outcome:
     @property
     def is_ok(self) -> bool:
         wrong = self.num_lost or self.num_doubled or self.num_abandoned or self.problems
-        return self.is_equal and not wrong
+        return self.is_equal and not (wrong or self.is_over_too_soon)
+
+    @property
+    def held_up_s(self) -> float:
+        """How much longer than before a round took at most."""
+        return max(0.0, self.longest_gap_s - self.usual_s)
 
 
 def calm(folder: Path, cluster: RabbitCluster, *, queue: str, rounds: int) -> str:
@@ -57,23 +64,22 @@ def disturbed(
     cluster: RabbitCluster,
     blow: Blow,
     *,
-    name: str,
     queue: str,
     rounds: int,
     expected: str,
-    meanwhile: Callable[[Fleet], Sequence[str]] = lambda fleet: (),
 ) -> Outcome:
-    """A run to which this happens in its third round; ``meanwhile`` looks at it then, and says what is wrong."""
-    outcome = Outcome(name, rounds)
-    with _fleet(folder, cluster, queue=queue, rounds=rounds) as fleet:
+    """A run to which this happens from its third round on; its rounds are long enough for it to outlast the blow."""
+    outcome = Outcome(blow.name, rounds)
+    pace_s = max(QUICK_S, blow.lasts_s * _SLACK / (rounds - FROM_ROUND))
+    with _fleet(folder, cluster, queue=queue, rounds=rounds, pace_s=pace_s) as fleet:
         _start(fleet)
         if not wait_until(lambda: fleet.num_opened_rounds() >= FROM_ROUND, timeout_s=ENDS_WITHIN_S):
             outcome.problems += [f"round {FROM_ROUND} was never opened", fleet.logs()]
             return outcome
-        time.sleep(PACE_S / 2)  # in mid-round
+        time.sleep(pace_s / 2)  # in mid-round
         struck_at = time.time()
-        blow(cluster, fleet)
-        outcome.problems += meanwhile(fleet)
+        blow.strike(cluster, fleet)
+        outcome.is_over_too_soon = not fleet.members[AGGREGATOR].is_running
         statuses = _ends(fleet)
         outcome.problems += [f"{each} ended with {status}" for each, status in statuses.items() if status != 0]
         miscounted = fleet.miscounted()
@@ -90,8 +96,8 @@ def disturbed(
     return outcome
 
 
-def _fleet(folder: Path, cluster: RabbitCluster, *, queue: str, rounds: int) -> Fleet:
-    paces = dict.fromkeys(NAMES, PACE_S)
+def _fleet(folder: Path, cluster: RabbitCluster, *, queue: str, rounds: int, pace_s: float = QUICK_S) -> Fleet:
+    paces = dict.fromkeys(NAMES, pace_s)
     return Fleet(folder, url=cluster.url, queue=queue, names=NAMES, rounds=rounds, flags=FLAGS, paces=paces)
 
 
@@ -113,5 +119,4 @@ def _ends(fleet: Fleet) -> dict[str, int | None]:
     for name, member in members.items():
         if member.is_running:
             fleet.show_stack(name)
-    assert AGGREGATOR in members
     return {name: member.status for name, member in members.items()}

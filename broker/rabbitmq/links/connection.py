@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pika
 from pika import exceptions as pika_errors
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from broker.addresses import redacted
 from broker.rabbitmq.links.faults import Kind, channel_error, connection_error, of_connection
@@ -85,6 +86,8 @@ def connect(
                 f"{where} closed the connection during login; does it want another certificate? see --tls-cert"
             ) from error
         raise BrokerUnreachable(f"no broker at {where} ({_root(error)})") from error
+    except AMQPConnectorException as error:  # pika's, where nobody answers at a stage of the login; it is no AMQPError
+        raise BrokerUnreachable(f"{where} does not answer") from error
     except ValueError as error:  # pika's, where a socket that has just been connected is lost before pika looks at it
         if not isinstance(error.__context__, OSError):
             raise
