@@ -29,8 +29,9 @@ class SimulationSettings(RunSettings):
 
     broker: BrokerUrl | None = Field(
         None,
-        description="URL of a RabbitMQ to run over, with workers as processes; by default the embedded broker; one in"
-        " the environment or a file is for other commands, and counts only with --over-rabbitmq",
+        description="URL of a RabbitMQ to run over (of a cluster: of its nodes, with commas between), with workers as"
+        " processes; by default the embedded broker; one in the environment or a file is for other commands, and counts"
+        " only with --over-rabbitmq",
     )
     over_rabbitmq: bool = Field(
         False, description="run over the broker that FEDMQ_BROKER or the file names, where no user sees its password"

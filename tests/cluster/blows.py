@@ -79,8 +79,8 @@ BLOWS = {
     for blow in (
         Blow("kill -9 of the leaders' node", kill_leaders_node, 1.0),
         Blow("kill -9 of a worker's node", kill_workers_node, 1.0),
-        Blow("kill -9 of each in turn", kill_each_in_turn, 90.0),
-        Blow("rolling restart", restart_each_in_turn, 90.0),
+        Blow("kill -9 of each in turn", kill_each_in_turn, 150.0),
+        Blow("rolling restart", restart_each_in_turn, 150.0),
         Blow("SIGSTOP for 90 s", pause_leaders_node, LONGER_THAN_THE_NET_TICK_S, hangs_s=LONGER_THAN_THE_NET_TICK_S),
         Blow("partition for 90 s", isolate_leaders_node, LONGER_THAN_THE_NET_TICK_S),
     )

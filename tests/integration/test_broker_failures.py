@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from chaos.tcp_proxy import Proxy
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker, NackError
 from rabbitmq_node import RabbitNode
 
+from broker.rabbitmq import transport as transports
+from broker.rabbitmq.links import link
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
 from broker.transport import Source
@@ -20,6 +22,12 @@ from console.errors import BrokerRefused, BrokerUnreachable, QueueMissing
 from console.watching import LinkChanged
 
 SOON_S = 30.0
+HOME_NODE_DOWN = ChannelClosedByBroker(
+    404, "NOT_FOUND - home node 'a@b' of durable queue 't-half-made' in vhost '/' is down or inaccessible"
+)
+TIMED_OUT = ChannelClosedByBroker(
+    404, "NOT_FOUND - failed to perform operation on queue 't-half-made' in vhost '/' due to timeout"
+)
 SETTLED_S = 1.5
 """How long to watch that something does not happen."""
 
@@ -241,13 +249,77 @@ def test_a_stream_cut_by_retention_still_gives_the_newest_model(connect: Callabl
             number = int.from_bytes(bytes(delivery.body[:16]), "little")
 
 
+def test_a_fault_at_a_queue_is_waited_out_over_the_same_connection_and_costs_no_lead(
+    connect: Callable[[str], RabbitMQ], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    declare, faults = BlockingChannel.queue_declare, [HOME_NODE_DOWN, TIMED_OUT]
+
+    def failing(channel: BlockingChannel, queue: str, *args: Any, **kwargs: Any) -> Any:
+        if faults and queue.endswith(".models"):
+            raise faults.pop()
+        return declare(channel, queue, *args, **kwargs)
+
+    monkeypatch.setattr(link, "_FAULT_PAUSE_S", 0.1)
+    aggregator = connect("aggregator")
+    assert aggregator.lead()
+    monkeypatch.setattr(BlockingChannel, "queue_declare", failing)
+    aggregator.declare()
+    aggregator.broadcast(b"still leads")
+    assert faults == []
+    assert said(caplog, "due to timeout (it is there, and so is the broker; a node that it needs is down")
+
+
+def test_after_a_refusal_a_message_goes_over_a_new_channel(
+    connect: Callable[[str], RabbitMQ], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one that knew the queue's leader before its node was killed, RabbitMQ refuses everything from then on."""
+    publish, stale = BlockingChannel.basic_publish, set()
+
+    def refused_on_the_first(channel: BlockingChannel, *args: Any, **kwargs: Any) -> None:
+        if not stale:
+            stale.add(id(channel))
+            kept.append(channel)
+        if id(channel) in stale:
+            raise NackError([])
+        publish(channel, *args, **kwargs)
+
+    kept: list[BlockingChannel] = []  # so that no other channel has the number of the first
+    aggregator, worker = connect("aggregator"), connect("worker")
+    aggregator.declare()
+    aggregator.listen(Source.UPDATES)
+    monkeypatch.setattr(BlockingChannel, "basic_publish", refused_on_the_first)
+    worker.send(b"over another channel", worker="a")
+    delivery = aggregator.receive(SOON_S)
+    assert delivery is not None
+    assert delivery.body == b"over another channel"
+    assert not kept[0].is_open
+
+
+def test_who_looks_at_a_queue_for_which_the_broker_has_no_answer_is_told_so_and_can_leave(
+    connect: Callable[[str], RabbitMQ], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    onlooker = connect("onlooker")
+    onlooker.queued([])
+    monkeypatch.setattr(transports, "_STATUS_WITHIN_S", 2.0)
+    monkeypatch.setattr(link, "_CLOSING_S", 0.5)
+    monkeypatch.setattr(BlockingChannel, "queue_declare", lambda *args, **kwargs: answers.wait(SOON_S))
+    try:
+        with pytest.raises(BrokerUnreachable, match="a node of its cluster is down"):
+            onlooker.read_status()
+        begun_at = time.monotonic()
+        onlooker.close()
+        assert time.monotonic() - begun_at < 5
+    finally:
+        answers.set()
+
+
 @pytest.mark.parametrize(
     "fault",
     [
         ConnectionClosedByBroker(541, "INTERNAL_ERROR"),
-        ChannelClosedByBroker(
-            404, "NOT_FOUND - home node 'a@b' of durable queue 't-half-made' in vhost '/' is down or inaccessible"
-        ),
+        HOME_NODE_DOWN,
+        TIMED_OUT,
     ],
 )
 def test_a_blob_whose_name_the_broker_cannot_use_any_more_gets_the_next_one(

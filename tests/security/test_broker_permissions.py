@@ -16,7 +16,7 @@ from broker.rabbitmq import permissions
 from broker.rabbitmq.queues import BLOB
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.transport import Source
+from broker.transport import Delivery, Source
 from broker.wire.topology import Topology
 from console.errors import BlobLost
 from operations.permissions import definitions
@@ -33,7 +33,8 @@ OWN = TOPOLOGY.update_blob("hospital-b", "demo.0a1b2c3d", 1)
 MODEL = TOPOLOGY.model_blob("demo.0a1b2c3d", 1)
 
 Attack = Callable[[BlockingChannel], object]
-MAIN_QUEUES = (TOPOLOGY.updates, TOPOLOGY.models, TOPOLOGY.dead, TOPOLOGY.presence, TOPOLOGY.statuses)
+SIGNS = TOPOLOGY.presence_of("0123456789abcdef")
+MAIN_QUEUES = (TOPOLOGY.updates, TOPOLOGY.models, TOPOLOGY.dead, SIGNS, TOPOLOGY.statuses)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ ANOTHERS_NAME = {
     "a head through amq.default": publish("", TOPOLOGY.models),
     "an update through amq.default": publish("", TOPOLOGY.updates, CC=["update.hospital-a"]),
     "a status through amq.default": publish("", TOPOLOGY.statuses),
-    "a sign of life through amq.default": publish("", TOPOLOGY.presence),
+    "a sign of life through amq.default": publish("", SIGNS),
     "a dead letter through amq.default": publish("", TOPOLOGY.dead, sender="hospital-a"),
     "a dead letter through its exchange": publish(TOPOLOGY.dead_letters, "set-aside", sender="hospital-a"),
     "an update": publish(INBOUND, "update.hospital-a"),
@@ -376,6 +377,22 @@ def test_a_blob_that_an_earlier_version_filled_through_amq_default_is_read(users
     aggregator.listen(Source.PRESENCE)
     assert [bytes(part) for part in aggregator.read_blob(OWN, 1)] == [b"forged"]
     aggregator.delete_blobs([OWN])
+
+
+def test_the_aggregators_user_may_make_the_queue_of_its_own_through_which_signs_of_life_come(
+    users: Users, aggregator: RabbitMQ
+) -> None:
+    arrived = []
+
+    def arrives() -> bool:
+        site.announce(b"here", worker="hospital-b")
+        arrived.append(aggregator.receive(NOT_COMING_S))
+        return arrived[-1] is not None
+
+    aggregator.listen(Source.PRESENCE)
+    with closing(join(users, "hospital-b")) as site:
+        assert wait_until(arrives, timeout_s=SOON_S)
+    assert arrived[-1] == Delivery(Source.PRESENCE, b"here", "hospital-b")
 
 
 def test_a_line_break_behind_ones_own_name_is_another_name(users: Users, aggregator: RabbitMQ) -> None:
