@@ -87,6 +87,11 @@ class Keeper:
         self._transport.give_up_waiting()
         self._transport.wake()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._is_stopping
+
     def close(self) -> None:
         """Leaves the queue."""
         self._ahead = None

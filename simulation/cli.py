@@ -21,7 +21,7 @@ from aggregator.state import InitialModel, StateDirectory, check_result
 from aggregator.watchers import StatusSender, evaluation_table, experiment_logs, privacy_text
 from broker import MemoryBroker, MemoryTransport, Transport, connect
 from broker.states import ModelTensors, State
-from broker.wire import Believing, ModelHead, decode
+from broker.wire import ModelHead, decode
 from console import (
     IS_SHOWN,
     ExitCode,
@@ -43,7 +43,7 @@ from simulation.baselines import Baseline, compare, sampled_sites
 from simulation.embedded import config_for, run_embedded, with_samples
 from simulation.meant import check_number, only_if_meant
 from simulation.processes import WorkerProcesses
-from simulation.secrecy import Secrecy, opened_keepers
+from simulation.secrecy import KeeperThreads, Secrecy, enrolled, opened_keepers
 from simulation.settings import SimulationSettings
 from simulation.slot import LocalSlot, Slot
 from simulation.slot_process import SlotPlan, SlotProcess
@@ -208,12 +208,17 @@ class Simulation:
         return [stack.enter_context(SlotProcess(plan)) for plan in plans]
 
     def _over_rabbitmq(self) -> bool:
-        transport = connect(self._run_settings, role="simulation", on_link=fan_out(self._view.on_link))
+        settings, names = self._run_settings, self._settings.simulated_sites.names
+        transport = connect(
+            settings, role="simulation", topology=settings.topology, on_link=fan_out(self._view.on_link)
+        )
         with contextlib.ExitStack() as stack:
             stack.callback(transport.close)
-            status = StatusSender(transport, trust=Believing())
+            secrecy = Secrecy.of(settings, names)
+            config = replace(settings.config, everybody=tuple(names))
+            config = config if secrecy is None else secrecy.led(config)
+            status = StatusSender(transport, trust=config.membership.trust)
             on_event = fan_out(self._on_event, status.on_event)
-            config = replace(self._run_settings.config, everybody=tuple(self._settings.simulated_sites.names))
             made = Aggregator(config, self._task, transport, on_event=on_event)
             aggregator = stack.enter_context(contextlib.closing(made))
             workers = WorkerProcesses(
@@ -221,15 +226,23 @@ class Simulation:
                 self._of_script,
                 queue=self._run_settings.queue,
                 logs=self.folder / "workers",
+                identities=enrolled(secrecy, self.folder / "keys"),
                 on_failure=aggregator.stop,
             )
-            with status, workers:
+            keepers = KeeperThreads(
+                secrecy,
+                settings,
+                connected=lambda topology: connect(settings, role="keeper", topology=topology),
+                on_failure=aggregator.stop,
+            )
+            with status, keepers, workers:
                 self._terminal.on_signals(aggregator.stop)
                 aggregator.start()
                 aggregator.run()
                 if not aggregator.is_finished:
                     workers.terminate()
             workers.check()
+            keepers.check()
             if aggregator.is_finished and self._settings.queue is None:
                 _remove_queues(transport)
         return aggregator.is_finished

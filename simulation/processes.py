@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from broker import WireSettings
@@ -26,11 +26,13 @@ class WorkerProcesses:
         *,
         queue: str,
         logs: Path,
+        identities: Mapping[str, Mapping[str, str]],
         on_failure: Callable[[], None],
     ) -> None:
+        """``identities``: site -> what is added to the environment of its worker, so that it can sign."""
         self._settings, self._queue, self._logs, self._on_failure = settings, queue, logs, on_failure
         self._sites = settings.simulated_sites
-        self._of_script = of_script
+        self._of_script, self._identities = of_script, identities
         self._processes: list[subprocess.Popen[bytes]] = []
         self._watchers: list[threading.Thread] = []
         self._failures: list[str] = []
@@ -98,7 +100,10 @@ class WorkerProcesses:
                 stdin=subprocess.PIPE,  # ties the worker to us: nobody writes to it, and it closes when we end
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(settings, settings.task_args | self._sites.named[name]),
+                env={
+                    **_environment(settings, settings.task_args | self._sites.named[name]),
+                    **self._identities.get(name, {}),
+                },
             )
         self._processes.append(process)
         watcher = threading.Thread(target=self._watch, args=(process, name), name=f"watch {name}", daemon=True)

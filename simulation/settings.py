@@ -99,15 +99,6 @@ class SimulationSettings(RunSettings):
             )
         return self
 
-    @model_validator(mode="after")
-    def _keys_are_in_memory(self) -> Self:
-        if self.is_secure and self.broker is not None:
-            raise ValueError(
-                "--privacy secure is simulated in one process, whose members' keys are in memory: leave --broker out,"
-                " or start fl-keeper, fl-aggregator and fl-worker with keys of their own (docs/privacy.md)"
-            )
-        return self
-
     def of_aggregator(self) -> AggregatorSettings:
         """The same run, as an aggregator's settings."""
         state = self.state or Path("runs") / f"{self.run or Path(self.learns).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -21,7 +21,14 @@ def opened_keepers(
 def _opened(
     name: str, secrecy: Secrecy, settings: AggregatorSettings, broker: MemoryBroker, stack: contextlib.ExitStack
 ) -> Keeper:
-    config = KeeperConfig(
+    ledger = stack.enter_context(contextlib.closing(ledger_of_keeper(name, settings)))
+    transport = MemoryTransport(broker, keeper=name, queue=settings.queue)
+    return stack.enter_context(contextlib.closing(Keeper(config_of_keeper(name, secrecy, settings), ledger, transport)))
+
+
+def config_of_keeper(name: str, secrecy: Secrecy, settings: AggregatorSettings) -> KeeperConfig:
+    """What the keeper of this name is told in a run with these settings."""
+    return KeeperConfig(
         name=name,
         topology=Topology(settings.queue, keeper=name),
         membership=secrecy.members.membership(name),
@@ -29,9 +36,11 @@ def _opened(
         noise=_noise_of(settings),
         inline_cap=settings.inline_cap,
     )
-    ledger = stack.enter_context(contextlib.closing(Ledger(settings.state / f"keeper-{name}")))
-    transport = MemoryTransport(broker, keeper=name, queue=settings.queue)
-    return stack.enter_context(contextlib.closing(Keeper(config, ledger, transport)))
+
+
+def ledger_of_keeper(name: str, settings: AggregatorSettings) -> Ledger:
+    """Its ledger, below the run's directory."""
+    return Ledger(settings.state / f"keeper-{name}")
 
 
 def _noise_of(settings: AggregatorSettings) -> Noise | None:

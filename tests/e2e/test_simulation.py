@@ -13,6 +13,7 @@ pytest_plugins = ["federation_plugin"]
 pytestmark = pytest.mark.timeout(300)  # of which an idle machine needs ten seconds
 
 DIGITS = ("--task", "digits", "--workers", "3", "--rounds", "3", "--partition", "dirichlet:0.5", "--no-baselines")
+MASKED = ("--privacy", "secure", "--min-sites", "3")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,17 @@ def final_sha256(state: Path) -> str:
     assert [row["closed_by"] for row in summary["rounds"]] == ["quorum"] * 3
     assert [row["folded"] for row in summary["rounds"]] == [row.get("chosen", 3) for row in summary["rounds"]]
     return str(summary["final"]["model_sha256"])
+
+
+def test_a_masked_run_over_rabbitmq_gives_the_same_model_as_in_one_process(
+    federation: Federation, tmp_path: Path
+) -> None:
+    embedded = run_command("simulation.cli", *DIGITS, *MASKED, "--state", str(tmp_path / "embedded"), folder=tmp_path)
+    assert embedded.returncode == 0, embedded.stderr
+    over = federation.simulation(*DIGITS, *MASKED, "--queue", federation.queue, "--state", str(federation.state))
+    assert over.ends() == 0, over.tail
+    assert final_sha256(federation.state) == final_sha256(tmp_path / "embedded")
+    assert {path.stat().st_mode & 0o077 for path in (federation.state / "keys").glob("*.key")} == {0}
 
 
 @pytest.mark.parametrize(

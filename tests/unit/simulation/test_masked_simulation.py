@@ -124,13 +124,6 @@ def test_no_worker_s_own_numbers_are_anywhere_in_a_masked_run_s_state(task: str,
         assert row["num_samples"] in (None, 1)
 
 
-def test_keys_in_memory_are_for_one_process(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--task", task, "--workers", "3", "--privacy", "secure", "--state", str(tmp_path / "run")]
-    assert main([*argv, "--broker", "amqp://guest:guest@localhost:1/"]) == 2
-    assert "--privacy secure is simulated in one process" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_site_named_like_another_member_is_refused_in_one_line(task: str, tmp_path: Path) -> None:
     for name in ("keeper", "aggregator"):
         with pytest.raises(SettingsError, match=f"{name} is the name of a site and of another member"):
