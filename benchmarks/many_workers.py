@@ -4,8 +4,8 @@ PYTHONPATH=tests:. python -m benchmarks.many_workers --plot many.svg
 
 ``embedded``  one ``fl-simulate`` for each number of workers
 ``sampled``   the same, in which ``--sample`` of them take part in a round; each has 14 samples of its own drawing
-``RabbitMQ``  a private node, one ``fl-aggregator``, and the product's workers, each with its own two connections. They
-              share a few processes, since one with torch takes 200 MB; the workers of a process train in turns.
+``RabbitMQ``  a private node, one ``fl-aggregator``, and the product's workers, each with its own connection; see
+              connections.py. ``--connected 1000`` takes some minutes.
 
 A round's time runs from its model's broadcast to its end; the first round includes the start of everything and is left
 out of the median. Memory is the peak of the largest process of a role.
@@ -13,44 +13,24 @@ out of the median. Memory is the peak of the largest process of a role.
 
 import argparse
 import json
-import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-import torch
-from pydantic import SecretStr
-from rabbitmq_node import RabbitNode
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import figures
-from broker.connecting import connect
-from broker.settings import BrokerSettings
-from broker.wire.topology import Topology
-from learning import load_task
-from simulation.sites import SimulatedSites
-from worker.config import WorkerConfig
-from worker.service import Worker
+from benchmarks import connections, figures
 
-_TASK, _QUEUE = "digits", "many"
+_TASK = "digits"
 _EMBEDDED, _SAMPLED, _CONNECTED = (10, 100, 300, 1000), (100, 1000, 10_000), (10, 50, 100, 200)
 _SAMPLE = 100
-_NUM_PROCESSES = 4
-_MB = 2**20
-_STEP_S = 1.0
-_SAMPLE_EVERY_S = 0.1
 
 
 class Failed(RuntimeError):
@@ -69,6 +49,8 @@ class Row:
     """Of the process that aggregates; embedded and with one job, that process also trains."""
     workers_mb: float | None = None
     broker_mb: float | None = None
+    crowd: connections.Crowd | None = None
+    """Over RabbitMQ."""
     model_sha256: str = ""
 
     @property
@@ -116,24 +98,21 @@ def _embedded(num_workers: int, num_rounds: int, jobs: int, *more: str) -> Row:
 
 
 def _connected(num_workers: int, num_rounds: int) -> Row:
-    with tempfile.TemporaryDirectory(prefix="many-") as text, RabbitNode(Path(text) / "node") as node:
-        folder, state = Path(text), Path(text) / "state"
-        flags = ["--task", _TASK, "--queue", _QUEUE, "--rounds", str(num_rounds), "--quorum", str(num_workers)]
-        with _peak_of(node.pid) as broker_peak, _workers(node.url, num_workers) as workers_peak:
-            env = {"FEDMQ_BROKER": node.url}
-            peak = _run("aggregator.cli", *flags, "--state", str(state), folder=folder, env=env)
-            workers_mb = workers_peak()
+    with tempfile.TemporaryDirectory(prefix="many-") as text:
+        folder = Path(text)
+        crowd, peak = connections.measured(_TASK, num_workers, num_rounds, folder)
         return Row(
             over="RabbitMQ",
             num_workers=num_workers,
             peak_mb=peak,
-            workers_mb=workers_mb,
-            broker_mb=broker_peak(),
-            **_result(state),
+            workers_mb=crowd.workers_mb,
+            broker_mb=crowd.peak_mb,
+            crowd=crowd,
+            **_result(folder / "state"),
         )
 
 
-def _run(module: str, *flags: str, folder: Path, env: dict[str, str] | None = None) -> float:
+def _run(module: str, *flags: str, folder: Path) -> float:
     """Runs a command to its end; returns the peak of its memory, or that of its largest child, in MB."""
     log = folder / f"{module}.log"
     with log.open("wb") as sink:
@@ -141,7 +120,7 @@ def _run(module: str, *flags: str, folder: Path, env: dict[str, str] | None = No
             [sys.executable, "-m", module, *flags],
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -159,76 +138,6 @@ def _result(state: Path) -> dict[str, Any]:
         "rounds_s": tuple(row["seconds"] for row in summary["rounds"]),
         "model_sha256": summary["final"]["model_sha256"],
     }
-
-
-@contextmanager
-def _peak_of(pid: int) -> Iterator[Callable[[], float]]:
-    """The most memory that a process held meanwhile, in MB."""
-    process, is_over, peak = psutil.Process(pid), threading.Event(), 0
-
-    def watch() -> None:
-        nonlocal peak
-        while not is_over.wait(_SAMPLE_EVERY_S):
-            peak = max(peak, process.memory_info().rss)
-
-    thread = threading.Thread(target=watch, name="memory of the broker", daemon=True)
-    thread.start()
-    try:
-        yield lambda: peak / _MB
-    finally:
-        is_over.set()
-        thread.join()
-
-
-# -- the workers of a RabbitMQ -------------------------------------------------------------------------------
-
-
-@contextmanager
-def _workers(url: str, num_workers: int) -> Iterator[Callable[[], float]]:
-    """Workers in a few processes; the yielded function waits until they leave, and gives the largest's memory in MB."""
-    context = multiprocessing.get_context("spawn")
-    num_processes = min(_NUM_PROCESSES, num_workers)
-    processes, ends = [], []
-    for first in range(num_processes):
-        ours, theirs = context.Pipe(duplex=False)
-        indices = range(first, num_workers, num_processes)
-        process = context.Process(target=_work, args=(theirs, url, indices, num_workers), daemon=True)
-        process.start()
-        theirs.close()
-        processes.append(process)
-        ends.append(ours)
-    try:
-        yield lambda: max(float(end.recv_bytes()) for end in ends)
-    finally:
-        for process in processes:
-            process.join(20)
-            process.kill()
-
-
-def _work(told: Connection, url: str, indices: Sequence[int], num_workers: int) -> None:
-    """One process: its workers take turns, on one model, each over its own connections, until the run is finished."""
-    torch.set_num_threads(1)
-    settings = BrokerSettings(broker=SecretStr(url), queue=_QUEUE)
-    sites = SimulatedSites.numbered(num_workers)
-    tasks = {index: load_task(_TASK, sites.site(index, "iid")) for index in indices}
-    model = tasks[indices[0]].model()
-    workers = [
-        Worker(
-            WorkerConfig(name=sites.names[index], topology=Topology(_QUEUE), inline_cap=settings.inline_cap),
-            task,
-            connect(settings, role=f"worker {index}"),
-            model=model,
-        )
-        for index, task in tasks.items()
-    ]
-    for worker in workers:
-        worker.start()
-    while working := [worker for worker in workers if not worker.is_finished]:
-        for worker in working:
-            worker.step(_STEP_S)
-    for worker in workers:
-        worker.run()  # says that it leaves, and closes its connections
-    told.send_bytes(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}".encode())
 
 
 # -- reporting -----------------------------------------------------------------------------------------------
@@ -249,6 +158,26 @@ def table_of(measured: Sequence[Row]) -> Table:
             f"{row.peak_mb:.0f}",
             *("" if value is None else f"{value:.0f}" for value in (row.workers_mb, row.broker_mb)),
         )
+    return table
+
+
+def table_of_brokers(measured: Sequence[Row]) -> Table:
+    """What each worker costs RabbitMQ."""
+    table = Table(title="a RabbitMQ with so many workers", caption="KB: all that goes in and out of the broker")
+    columns = ("workers", "connections", "MB/worker", "idle MB", "CPU s/round", "KB/worker/round", "idle CPU, cores")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in measured:
+        if row.crowd is not None:
+            table.add_row(
+                str(row.num_workers),
+                str(row.crowd.num_connections),
+                f"{row.crowd.per_worker_mb(row.num_workers):.2f}",
+                f"{row.crowd.idle_mb:.0f}",
+                f"{row.crowd.cpu_s / len(row.rounds_s):.2f}",
+                f"{row.crowd.num_bytes / row.num_workers / len(row.rounds_s) / 1000:.0f}",
+                f"{row.crowd.idle_cpu:.3f}",
+            )
     return table
 
 
@@ -300,6 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{row.over}, {row.num_workers} workers: {row.round_s:.3f} s a round", highlight=False)
         measured.append(row)
     console.print(table_of(measured))
+    if any(row.crowd for row in measured):
+        console.print(table_of_brokers(measured))
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in measured], indent=2) + "\n", encoding="utf-8")
     if given.plot:

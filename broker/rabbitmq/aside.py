@@ -33,7 +33,7 @@ class Aside:
 
     def __init__(
         self,
-        link: Link,
+        link: Callable[[], Link],
         exchange: str,
         *,
         on_kept: Callable[[Sequence[Delivery]], None],
@@ -50,13 +50,13 @@ class Aside:
     def put(self, delivery: Delivery, reason: str) -> None:
         """Sends an update on its way."""
         self._waiting.append((delivery, reason))
-        self._last = self._link.submit(self._publish)
+        self._last = self._link().submit(self._publish)
         self._last.add_done_callback(self._look)
 
     def wait(self) -> None:
         """Returns once all are there; raises why they cannot be."""
         if self._last is not None:
-            self._link.result_of(self._last)
+            self._link().result_of(self._last)
 
     def _look(self, result: "Future[None]") -> None:
         error = result.exception()

@@ -1,6 +1,7 @@
 """The Transport over RabbitMQ with pika: one connection to write, one to read, each with a thread of its own.
 
-Two, because a broker short of memory stops reading from connections that publish; acks and heartbeats must go on.
+Two, because a broker short of memory stops reading from connections that publish, and acks of updates must go on. Who
+receives nothing but models, as thousands of workers do, has no such acks: it reads and writes over one.
 """
 
 import contextlib
@@ -103,20 +104,31 @@ class RabbitMQ(Transport):
         self._leads = False
         self._declares = False
         self._turns = Turns(addresses_of(settings.broker))
-        self._writer = Link(
-            settings,
-            f"{role} writer",
-            turns=self._turns.copy(),
-            on_open=self._end_leading,
-            on_failed=self._inbox.put,
-            on_problem=self._problem_reporter("writer"),
-        )
+        self._made_writer: Link | None = None
+        self._making = threading.Lock()
         self._reader: Link | None = None
         self._most_bytes: int | None = None
-        self._aside = Aside(self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put)
+        self._aside = Aside(
+            lambda: self._writer, self._topology.dead_letters, on_kept=self.ack, on_failed=self._inbox.put
+        )
         self._ignored: dict[str, list[int]] = {}
         """Sender -> number and bytes of its updates that were dropped; the reader's thread counts."""
         self._signs = Signs(self._topology, self._inbox.put)
+
+    @property
+    def _writer(self) -> Link:
+        """Made when it is first asked for, so that ``listen`` may have it read, too."""
+        with self._making:
+            if self._made_writer is None:
+                self._made_writer = Link(
+                    self._settings,
+                    f"{self._role} writer",
+                    turns=self._turns.copy(),
+                    on_open=self._end_leading,
+                    on_failed=self._inbox.put,
+                    on_problem=self._problem_reporter("writer"),
+                )
+            return self._made_writer
 
     # -- queues ---------------------------------------------------------------------------------------------
 
@@ -155,9 +167,7 @@ class RabbitMQ(Transport):
                 link.channel("declare").exchange_delete(name)
 
         self._aside.wait()
-        if self._reader is not None:
-            self._stop_all_fetching()
-            self._reader.close()
+        self._stop_reading()
         self._signs.close()
         self._writer.call(do)
 
@@ -192,9 +202,7 @@ class RabbitMQ(Transport):
     # -- receiving ------------------------------------------------------------------------------------------
 
     def listen(self, *sources: Source, prefetch: int = 16, most_bytes: int | None = None) -> None:
-        if self._reader is not None:
-            self._stop_all_fetching()
-            self._reader.close()
+        self._stop_reading()
         self._most_bytes = most_bytes
         self._drops_at_once = max(1, prefetch // 4)
         of_reader = [source for source in sources if source is not Source.PRESENCE]
@@ -206,21 +214,37 @@ class RabbitMQ(Transport):
                 on_failed=self._inbox.put,
                 on_problem=self._problem_reporter("signs of life"),
             )
-        self._reader = Link(
-            self._settings,
-            f"{self._role} reader",
-            turns=self._turns.copy(),
-            waits_for_queue=not self._declares,  # the one that made the queue gets an error if it is deleted
-            on_open=lambda link: self._subscribe(link, of_reader, prefetch),
-            on_lost=self._interrupt_blobs,
-            on_failed=self._inbox.put,
-            on_problem=self._problem_reporter("reader"),
-        )
+        with self._making:
+            writes = sources == (Source.MODELS,) and self._made_writer is None
+            name = "connection" if writes else "reader"
+            self._reader = Link(
+                self._settings,
+                f"{self._role} {name}",
+                turns=self._turns.copy(),
+                waits_for_queue=not self._declares,  # the one that made the queue gets an error if it is deleted
+                on_open=lambda link: self._subscribe(link, of_reader, prefetch),
+                on_lost=self._interrupt_blobs,
+                on_failed=self._inbox.put,
+                on_problem=self._problem_reporter(name),
+            )
+            if writes:
+                self._made_writer = self._reader
+
+    def _stop_reading(self) -> None:
+        if self._reader is None:
+            return
+        self._stop_all_fetching()
+        self._reader.close()
+        with self._making:
+            if self._made_writer is self._reader:
+                self._made_writer = None
 
     def _problem_reporter(self, name: str) -> Callable[[str | None], None]:
         return lambda problem: self._on_link(LinkChanged(name=name, problem=problem))
 
     def _subscribe(self, link: Link, sources: Sequence[Source], prefetch: int) -> None:
+        if link is self._made_writer:
+            self._end_leading(link)
         self._begin_session()
         for source in sources:
             channel = link.subscription(source)
@@ -299,7 +323,7 @@ class RabbitMQ(Transport):
         self._inbox.put(None)
 
     def give_up_waiting(self) -> None:
-        for link in (self._writer, self._reader):
+        for link in (self._made_writer, self._reader):
             if link is not None:
                 link.give_up_waiting()
 
@@ -496,6 +520,8 @@ class RabbitMQ(Transport):
             with contextlib.suppress(queue.Empty):
                 return arrived.get(timeout=_LOOK_UP_S)
             self._reading().check_patience()
+            if self._reading().is_blocked:  # our acks, which ask for more, are not read meanwhile
+                deadline = time.monotonic() + _BLOB_STALL_S
         raise BlobLost(f"blob {name} ends before its last part")
 
     def fetch(self, name: str, num_parts: int) -> None:
@@ -561,7 +587,8 @@ class RabbitMQ(Transport):
     # -- the end --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        self._writer.give_up_waiting()
+        if self._made_writer is not None:
+            self._made_writer.give_up_waiting()
         with contextlib.suppress(FedmqError):  # what is not among the dead letters yet is delivered again
             self._aside.wait()
         if self._reader is not None:
@@ -569,7 +596,8 @@ class RabbitMQ(Transport):
             self._reader.post(self._dropped.now)
             self._reader.close()
         self._signs.close()
-        self._writer.close()
+        if self._made_writer is not None:
+            self._made_writer.close()
 
     def _reading(self) -> Link:
         if self._reader is None:

@@ -161,6 +161,11 @@ class Link:
         if on_error is not None:
             result.add_done_callback(partial(_report_error, on_error))
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the broker has stopped reading what we send, being short of memory or disk."""
+        return self._blocked_by is not None
+
     def give_up_waiting(self) -> None:
         """Makes this and every later waiting ``call`` raise BrokerUnreachable soon. Safe in a signal handler."""
         self._is_impatient = True
