@@ -24,8 +24,16 @@ class Run:
 
 def runs_in(folder: Path) -> dict[str, Run]:
     """The runs in ``folder`` by name, the newest first, including any whose first round has not begun."""
-    found = [_run(path) for path in (folder, *_folders_in(folder)) if (path / LEDGER).is_file()]
+    found = [_run(path) for path in (folder, *_folders_in(folder)) if _has_ledger(path)]
     return {run.name: run for run in sorted(found, key=lambda run: -run.changed_at)}
+
+
+def _has_ledger(folder: Path) -> bool:
+    """False also of a folder that is not ours to look into, such as a volume's ``lost+found``."""
+    try:
+        return (folder / LEDGER).is_file()
+    except OSError:
+        return False
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -107,3 +107,21 @@ def test_without_a_folder_or_a_run_it_says_so(
 def test_it_takes_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "runs"]) == 2
     assert "list takes nothing more, but --state FOLDER" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_ours_to_look_into_hides_no_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume of its own may have one, called lost+found."""
+    (folder / "lost+found").mkdir()
+    original = Path.is_file
+
+    def is_file(self: Path) -> bool:
+        if self.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert main(["list", "--state", str(folder), "--json"]) == 0
+    names = {json.loads(line)["folder"] for line in capsys.readouterr().out.splitlines()}
+    assert names == {"done", "halted", "broken"}
