@@ -206,12 +206,12 @@ def _of_algorithms(head: ModelHead) -> Iterator[dict[str, Any]]:
 def _halved(head: ModelHead) -> dict[str, Any]:
     """A model that travels in bfloat16; the digest is that of what is read."""
     writer = ModelForm(specs_of(MODEL), "bfloat16").writer()
-    pieces = [pair for chunk in chunks(MODEL, specs_of(MODEL)) for pair in writer.pieces(chunk)]
-    digest = Digest(specs_of(MODEL))
-    for read, _ in pieces:
+    digest, payload = Digest(specs_of(MODEL)), b""
+    for read, sent in (pair for chunk in chunks(MODEL, specs_of(MODEL)) for pair in writer.pieces(chunk)):
         digest.add(read)
+        payload += sent
     head = head.model_copy(update={"downlink": "bfloat16", "sha256": digest.hex()})
-    message = encode(head, b"".join(sent for _, sent in pieces), trust=Believing())
+    message = encode(head, payload, trust=Believing())
     return {"name": "model, in bfloat16", "bytes": message.hex(), "header": shown(head.model_dump())}
 
 

@@ -23,8 +23,8 @@ from console import UnfitMessage
 _FEW = 4096
 _BATCH = 2**16
 """Elements that are rounded at a time: they stay in the cache."""
-_ROUND_TO_INFINITY = 0x7F7F8000
-"""The least bits, without the sign, that would be rounded to infinity; infinity and NaN are above."""
+_ROUNDS_TO_INFINITY, _BITS_OF_THAT = float.fromhex("0x1.ffp127"), 0x7F7F8000
+"""The least number that would be rounded to infinity, and its bits; those of infinity and NaN are above."""
 _INFINITY, _LARGEST, _QUIET = 0x7F800000, 0x7F7F, 0x40
 
 Codes = NDArray[np.uint16]
@@ -72,20 +72,21 @@ class Writer:
 
     def __init__(self, runs: Iterable[_Run]) -> None:
         self._cut = _Along((run.num_bytes, run.is_halved) for run in runs)
+        self._room = np.empty(_BATCH, np.uint32)
 
     def pieces(self, piece: Buffer) -> Iterator[tuple[Buffer, Buffer]]:
-        """(what is read of it, what travels)."""
+        """(what is read of it, what travels), piece by piece; the first holds until the next one is asked for."""
         for is_halved, part in self._cut.of(piece):
             if not is_halved:
                 yield part, part
                 continue
             values = np.frombuffer(part, np.uint32)
-            codes = np.empty(len(values), np.uint16)
             for start in range(0, len(values), _BATCH):
-                codes[start : start + _BATCH] = _rounded(values[start : start + _BATCH])
-            read = np.empty(len(codes), np.uint32)
-            _widen(codes, read)
-            yield _raw(read), _raw(codes)
+                batch = values[start : start + _BATCH]
+                codes, room = np.empty(len(batch), np.uint16), self._room[: len(batch)]
+                _round(batch, codes, room)
+                _widen(codes, room)
+                yield _raw(room), _raw(codes)
 
 
 class Reader:
@@ -139,18 +140,21 @@ def _runs(specs: Specs, sets: Collection[str]) -> Iterator[_Run]:
         yield _Run(sum(spec.num_bytes for spec in alike), is_halved)
 
 
-def _rounded(bits: Bits) -> Codes:
-    """The upper halves of float32 values, rounded half to even; infinity stays, and NaN stays NaN."""
-    magnitude = bits & np.uint32(0x7FFFFFFF)
-    are_special = magnitude >= _ROUND_TO_INFINITY
-    is_usual = not are_special.any()
-    upper = bits >> np.uint32(16)
-    lower_half = (upper & np.uint32(1)) + np.uint32(0x7FFF)
-    lower_half += bits
-    codes: Codes = (lower_half >> np.uint32(16)).astype(np.uint16)
-    if not is_usual:
-        codes[are_special] = _special(magnitude[are_special], upper[are_special])
-    return codes
+def _round(bits: Bits, codes: Codes, room: Bits) -> None:
+    """Writes the upper halves of float32 values, rounded half to even, to ``codes``; infinity stays, and NaN stays NaN.
+
+    ``room`` is overwritten.
+    """
+    np.right_shift(bits, 16, out=room)
+    room &= np.uint32(1)
+    room += np.uint32(0x7FFF)
+    room += bits
+    codes[:] = room.view(np.uint16)[1::2]
+    values = bits.view(np.float32)
+    if not (values.max() < _ROUNDS_TO_INFINITY and values.min() > -_ROUNDS_TO_INFINITY):  # NaN is neither
+        magnitude = bits & np.uint32(0x7FFFFFFF)
+        are_special = magnitude >= _BITS_OF_THAT
+        codes[are_special] = _special(magnitude[are_special], bits[are_special] >> np.uint32(16))
 
 
 def _special(magnitude: Bits, upper: Bits) -> Codes:
