@@ -18,7 +18,7 @@ import torch
 
 from aggregator.masking import RingSum
 from broker import MemoryBroker, MemoryTransport, Source
-from broker.states import MaskedEncoding
+from broker.states import MaskedEncoding, chunks
 from broker.wire import (
     Digest,
     KeeperRequest,
@@ -86,7 +86,7 @@ class MaskedRound:
             self.head, self.encoding, delta, {}, num_samples=1, metrics={"train.loss": 1.0}, keys=lambda _: b""
         )
         seeds = covered(summand.integers, encoded, num_masks=1)
-        body = b"".join(summand.integers[spec.name].numpy().tobytes() for spec in encoded)
+        body = b"".join(chunks(summand.integers, encoded))
         digest = Digest(encoded)
         digest.add(body)
         trust = self.members.trust(name)
