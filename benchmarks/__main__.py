@@ -69,6 +69,11 @@ class Bench:
         yield _measured(workload, raw_pika.DURABLE_ROUND, bare)
         yield from self._peers(workload)
 
+    def tensors(self) -> Iterator[Row]:
+        """A round of 10,000 tensors of 4 elements, beside the same bytes in 20."""
+        yield self._fedmq(Workload("10,000 tensors", 160_000, num_rounds=20, num_tensors=10_000))
+        yield self._fedmq(Workload("20 tensors", 160_000, num_rounds=20))
+
     def payload(self) -> Iterator[Row]:
         for num_mb in self._given.payload_mb:
             workload = Workload(f"payload {num_mb} MB", num_mb * MB, num_rounds=5, timeout_s=120 + 6 * num_mb)
@@ -146,7 +151,18 @@ def _measured(workload: Workload, system: str, measure: Callable[[], Row]) -> Ro
         return failed_row(workload, system, error)
 
 
-_WORKLOADS = ("limits", "overhead", "payload", "memory", "fold", "compression", "workers", "partials", "flood")
+_WORKLOADS = (
+    "limits",
+    "overhead",
+    "tensors",
+    "payload",
+    "memory",
+    "fold",
+    "compression",
+    "workers",
+    "partials",
+    "flood",
+)
 
 
 def main(argv: Sequence[str]) -> int:

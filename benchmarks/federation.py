@@ -31,6 +31,7 @@ def measure(
     """
     with place.room("fedmq") as room, room.broker() as broker, room.commands() as commands:
         settings = {"FEDMQ_BROKER": broker.url, "MODEL_BYTES": str(workload.num_bytes)}
+        settings["MODEL_TENSORS"] = str(workload.num_tensors)
         common = ("--queue", QUEUE, "--task", TASK)
         state = room.folder / "state"
         rounds = ("--rounds", str(workload.rounds_to_run), "--quorum", str(workload.num_workers))

@@ -17,6 +17,8 @@ class Workload:
     num_rounds: int
     """Rounds that count; one before them does not, and one after them ends the last."""
     num_workers: int = 4
+    num_tensors: int = 20
+    """Of fedmq's model; others have 20."""
     timeout_s: float = 300.0
 
     @property

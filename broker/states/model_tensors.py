@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from broker.states.memory_places import overlapping, place_of, repeats_elements, tied
+from broker.states.put_at_once import put_at_once
 from broker.states.selection import matched, selected
 from broker.states.tensors import DTYPES, State, digest_of, specs_of
 from broker.wire import MAX_TENSOR_NAME, KeptSpecs, Specs, TensorSpec, canonical
@@ -141,11 +142,14 @@ class ModelTensors:
         """
         entries = _entries(model)
         self._check_unchanged(model, entries)
+        values = {spec.name: state[spec.name] for spec in self.specs if spec.name in state}
+        values |= {other: state[name] for other, name in self.others.items() if name in state}
+        if not self.staying and put_at_once(model, entries, values):
+            return
         for name in self.staying:  # what is no tensor, as packed weights, goes in with the others
             if isinstance(entries.get(name), torch.Tensor):
                 del entries[name]
-        entries |= {spec.name: state[spec.name] for spec in self.specs if spec.name in state}
-        entries |= {other: state[name] for other, name in self.others.items() if name in state}
+        entries |= values
         try:
             result = model.load_state_dict(entries, strict=False)
         except Exception as error:  # an overridden method may raise anything
@@ -226,7 +230,7 @@ def _obstacle(name: str, entry: object) -> str | None:
 
 def _change(spec: TensorSpec, entry: object) -> str | None:
     """What has become of a tensor; None if it is as it was."""
-    if isinstance(entry, torch.Tensor) and entry.dtype == DTYPES[spec.dtype] and tuple(entry.shape) == spec.shape:
+    if isinstance(entry, torch.Tensor) and entry.dtype == DTYPES[spec.dtype] and entry.shape == spec.shape:
         return None
     was = f"'{spec.name}' was {spec.dtype} {list(spec.shape)}"
     if entry is None:

@@ -10,6 +10,7 @@ from typing import get_args
 
 import torch
 
+from broker.states.batches import alike, batches_of, joined
 from broker.wire import Digest, DtypeName, KeptSpecs, Specs, TensorSpec, canonical, num_bytes_of
 from console import UnfitMessage
 
@@ -34,9 +35,18 @@ def _spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
 
 
 def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryview]:
-    """The payload of a state as views of its tensors' memory, one per tensor; contiguous CPU tensors are not copied."""
-    for spec in specs:
-        dense = state[spec.name].detach().to("cpu").contiguous()
+    """The payload of a state, one tensor or a batch of small ones at a time.
+
+    A chunk is a view of its tensor's memory; only small tensors, and what is not contiguous on the CPU, are copied.
+    """
+    for batch in batches_of(specs):
+        tensors = [state[spec.name] for spec in batch]
+        if not all(tensor.is_cpu for tensor in tensors):
+            tensors = [tensor.detach().to("cpu") for tensor in tensors]
+        if len(tensors) > 1:
+            yield raw(joined(tensors))
+            continue
+        dense = tensors[0].detach().contiguous()
         yield raw(dense.as_strided((dense.numel(),), (1,)))  # one element or none is contiguous with any stride
 
 
@@ -68,18 +78,27 @@ def state_from(payload: bytearray, specs: Specs) -> State:
         raise UnfitMessage(f"payload has {len(payload)} bytes; its tensors need {num_bytes_of(specs)}")
     state: State = {}
     view = memoryview(payload)
-    for spec in specs:
-        tensor, view = flat_tensor(view[: spec.num_bytes], spec.dtype), view[spec.num_bytes :]
-        try:
-            state[spec.name] = tensor.reshape(spec.shape)
-        except RuntimeError as error:  # no elements, but dimensions whose product overflows
-            raise UnfitMessage(f"tensor {spec.name!r} has an impossible shape {list(spec.shape)}") from error
+    for batch in batches_of(specs):
+        num_bytes = num_bytes_of(batch)
+        flat, view = flat_tensor(view[:num_bytes], batch[0].dtype), view[num_bytes:]
+        for spec, tensor in zip(batch, torch.split(flat, [spec.num_elements for spec in batch]), strict=True):
+            state[spec.name] = tensor if tensor.shape == spec.shape else _reshaped(tensor, spec)
     return state
+
+
+def _reshaped(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    try:
+        return tensor.view(spec.shape)
+    except RuntimeError as error:  # no elements, but dimensions whose product overflows
+        raise UnfitMessage(f"tensor {spec.name!r} has an impossible shape {list(spec.shape)}") from error
 
 
 def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
     """The name of a tensor that holds NaN or infinity, if there is one."""
-    return next((name for name, tensor in state.items() if not is_finite(tensor)), None)
+    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    if all(is_finite(batch[0] if len(batch) == 1 else joined(batch)) for batch in alike(floats.values())):
+        return None
+    return next(name for name, tensor in floats.items() if not is_finite(tensor))
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

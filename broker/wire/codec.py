@@ -44,8 +44,8 @@ _PREFIX_BYTES = {1: 8, VERSION: 12, DEFLATED: 12}
 _ALIGNMENT = 64
 
 _SPEC = TypeAdapter(TensorSpec)
-_REMEMBERED_BYTES = 2**16
-"""Specs up to this size, those of about a thousand tensors, are remembered: all messages of a run have the same."""
+_REMEMBERED_BYTES = 2**19
+"""Specs up to this size, those of some ten thousand tensors, are remembered: all messages of a run have the same."""
 
 _BELIEVING = Believing()
 

@@ -224,12 +224,13 @@ class Trainer:
 
         What is not trained and stays here may be anything.
         """
-        trained = self.tensors.trained
-        kept = (name for name, new in home.items() if name in trained and has_diverged(new, before[name]))
-        broken = first_not_finite({name: new for name, new in delta.items() if name in trained}) or next(kept, None)
-        if broken is not None:
-            raise Diverged(f"training gave NaN or infinity in '{broken}'; a smaller --lr may help")
         broken = first_not_finite(delta)
+        trained = self.tensors.trained
+        lost = None if broken is None else first_not_finite({name: delta[name] for name in delta if name in trained})
+        kept = (name for name, new in home.items() if name in trained and has_diverged(new, before[name]))
+        lost = lost or next(kept, None)
+        if lost is not None:
+            raise Diverged(f"training gave NaN or infinity in '{lost}'; a smaller --lr may help")
         if broken is None:
             return
         what = "gave NaN or infinity in" if is_finite(before[broken]) else "changed NaN or infinity in"
