@@ -17,7 +17,7 @@ from aggregator.pairs import problems_of_pairs
 from aggregator.plans import SCHEDULED, ScheduleSettings, schedule_of
 from aggregator.presence import Sample
 from aggregator.robust import Robust
-from aggregator.rounds import ExactSum, NewAccumulator, OnShort, Quorum, RoundPolicy, kernel
+from aggregator.rounds import ExactSum, NewAccumulator, OnShort, Quorum, RoundPolicy, kernel_for
 from aggregator.senders import Admission, Allowed, Everybody
 from aggregator.spool import Spool
 from aggregator.state import Aim, BestBy, Ending
@@ -385,7 +385,9 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
     )
 
     compiled_fold: bool = Field(
-        False, description="add up updates with compiled code, three times as fast; takes numba and 120 MB of memory"
+        False,
+        description="add up updates with compiled code, three times as fast, also where fedmq was installed without a C"
+        " compiler; there it takes numba and 120 MB of memory",
     )
     quorum: QuorumAsText = Field(
         Quorum.parse("100%"),
@@ -531,8 +533,8 @@ class AggregatorSettings(RunSettings, ServiceSettings, IdentitySettings):  # typ
 
     @property
     def new_sum(self) -> Callable[[Specs], ExactSum]:
-        """Makes an empty sum, which is added to by compiled code if that is asked for."""
-        return partial(ExactSum, kernel=kernel() if self.compiled_fold else None)
+        """Makes an empty sum, which is added to by compiled code if there is any, or if that is asked for."""
+        return partial(ExactSum, kernel=kernel_for(must_be_compiled=self.compiled_fold))
 
     @property
     def admission(self) -> Admission:

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from aggregator.rounds.exact_sum import ExactSum
-from aggregator.rounds.fold_kernel import Kernel, kernel
+from aggregator.rounds.fold_kernel import Kernel, built, kernel
 from benchmarks.figures import FEDMQ, MB, Row, Spread
 from broker.wire.messages import MAX_PART_BYTES
 from broker.wire.specs import TensorSpec, canonical
 
 WORKLOAD = "fold"
+_IN_NUMPY = f"{FEDMQ} without a C compiler"
 _NUM_BYTES, _NUM_TENSORS, _NUM_UPDATES = 100 * MB, 20, 16
 _WEIGHT = 17.0
 _REPEATS = 5
@@ -27,7 +28,8 @@ def rows() -> list[Row]:
     torch.set_num_threads(1)
     update = np.random.default_rng(0).standard_normal(_NUM_BYTES // 4, dtype=np.float32) * np.float32(1e-3)
     folds = {
-        FEDMQ: _exact(update),
+        FEDMQ: _exact(update, built()),
+        _IN_NUMPY: _exact(update),
         f"{FEDMQ} --compiled-fold": _exact(update, kernel()),
         "torch acc.add_(x, alpha=w)": _torch(update),
         "numpy acc += x * w": _numpy(update),

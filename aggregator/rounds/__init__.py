@@ -3,7 +3,7 @@
 from aggregator.rounds.accumulator import Accumulator, Floats, Key, NewAccumulator, NoiseAt, TooFew, spans_of
 from aggregator.rounds.answers import PassOver, decide_on_answer, is_answer, read_answer
 from aggregator.rounds.exact_sum import ExactSum, Layout, numbers
-from aggregator.rounds.fold_kernel import kernel
+from aggregator.rounds.fold_kernel import kernel_for
 from aggregator.rounds.intake import (
     Expected,
     Update,
@@ -67,7 +67,7 @@ __all__ = [
     "decide_on_answer",
     "folded_of",
     "is_answer",
-    "kernel",
+    "kernel_for",
     "largest_message",
     "next_model",
     "norm_of_mean",

@@ -16,7 +16,7 @@ step; the low bits of the sum are then the integer. That is one vector addition,
 
 In numpy, everything is done block by block in memory that the sum owns: the passes over a block find it in the cache,
 and adding a float32 update allocates nothing. Small tensors that follow each other share a block, since a call costs as
-much as a thousand elements. On request, float32 is added by a compiled loop (`fold_kernel.py`), to the same bits; the
+much as a thousand elements. Where a compiled loop was built (`fold_kernel.py`), it adds float32, to the same bits; the
 bottleneck is then the memory traffic of the limbs, 24 bytes a parameter.
 """
 
