@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from broker.states.batches import put_at_once
 from broker.states.memory_places import overlapping, place_of, repeats_elements, tied
-from broker.states.put_at_once import put_at_once
 from broker.states.selection import matched, selected
 from broker.states.tensors import DTYPES, State, digest_of, specs_of
 from broker.wire import MAX_TENSOR_NAME, KeptSpecs, Specs, TensorSpec, canonical
