@@ -281,14 +281,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="chaos.storm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=20, help="run seeds 1 to this one")
+    parser.add_argument("--seeds", type=int, default=20, help="run seeds up to this one")
+    parser.add_argument("--first-seed", type=int, default=1, help="and from this one on")
     parser.add_argument("--seed", type=int, help="run this seed alone, and tell of each blow")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--cluster", action="store_true", help="over a cluster of three nodes")
     parser.add_argument("--keep", type=Path, help="folder for state and logs, which then stay")
     given = parser.parse_args()
     folder = given.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
-    seeds = range(1, given.seeds + 1) if given.seed is None else [given.seed]
+    seeds = range(given.first_seed, given.seeds + 1) if given.seed is None else [given.seed]
     results = []
     with ExitStack() as stack:
         with RabbitNode(folder / "node") as node:

@@ -35,7 +35,6 @@ def kill_each_in_turn(cluster: RabbitCluster, fleet: Fleet) -> None:
         node.kill()
         _let_a_round_pass(fleet)
         cluster.heal()
-        _let_a_round_pass(fleet)
 
 
 def restart_each_in_turn(cluster: RabbitCluster, fleet: Fleet) -> None:
@@ -44,7 +43,6 @@ def restart_each_in_turn(cluster: RabbitCluster, fleet: Fleet) -> None:
         node.shut_down()
         _let_a_round_pass(fleet)
         cluster.heal()
-        _let_a_round_pass(fleet)
 
 
 def pause_leaders_node(cluster: RabbitCluster, fleet: Fleet) -> None:
@@ -79,8 +77,8 @@ BLOWS = {
     for blow in (
         Blow("kill -9 of the leaders' node", kill_leaders_node, 1.0),
         Blow("kill -9 of a worker's node", kill_workers_node, 1.0),
-        Blow("kill -9 of each in turn", kill_each_in_turn, 150.0),
-        Blow("rolling restart", restart_each_in_turn, 150.0),
+        Blow("kill -9 of each in turn", kill_each_in_turn, 200.0),
+        Blow("rolling restart", restart_each_in_turn, 200.0),
         Blow("SIGSTOP for 90 s", pause_leaders_node, LONGER_THAN_THE_NET_TICK_S, hangs_s=LONGER_THAN_THE_NET_TICK_S),
         Blow("partition for 90 s", isolate_leaders_node, LONGER_THAN_THE_NET_TICK_S),
     )

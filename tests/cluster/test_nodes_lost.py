@@ -2,7 +2,6 @@
 changes. `make cluster` does more of it, and longer."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,15 @@ from console.errors import ExitCode
 from operations.status_cli import main
 
 pytestmark = pytest.mark.cluster
-NUM_ROUNDS = 8
-SHORT_RESTART = Blow("rolling restart", restart_each_in_turn, lasts_s=25.0)
+NUM_ROUNDS = 20
+SHORT_RESTART = Blow("rolling restart", restart_each_in_turn, lasts_s=40.0)
+"""On a slow machine, the run is over before the last node is back."""
 MOST_GAP_S = 30.0
 """Three times what is asked of a machine that does nothing else."""
 
 
 @pytest.fixture(autouse=True)
-def all_there(cluster: RabbitCluster) -> Iterator[None]:
-    yield
+def all_there(cluster: RabbitCluster) -> None:
     cluster.heal()
 
 
@@ -45,7 +44,7 @@ def test_the_node_that_the_aggregator_leads_at_is_killed_in_mid_round(
 @pytest.mark.timeout(300)
 def test_a_rolling_restart_ends_nobody(cluster: RabbitCluster, expected: str, tmp_path: Path, queue: str) -> None:
     outcome = disturbed(tmp_path, cluster, SHORT_RESTART, queue=queue, rounds=NUM_ROUNDS, expected=expected)
-    assert outcome.is_ok, outcome
+    assert outcome.is_right, outcome
 
 
 @pytest.mark.timeout(120)

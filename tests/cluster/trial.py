@@ -38,9 +38,14 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def is_right(self) -> bool:
+        """Whether nobody ended, nothing was lost or counted twice, and the bits are those of the undisturbed run."""
+        return self.is_equal and not (self.num_lost or self.num_doubled or self.num_abandoned or self.problems)
+
+    @property
     def is_ok(self) -> bool:
-        wrong = self.num_lost or self.num_doubled or self.num_abandoned or self.problems
-        return self.is_equal and not (wrong or self.is_over_too_soon)
+        """The same, and the run outlasted what happened."""
+        return self.is_right and not self.is_over_too_soon
 
     @property
     def held_up_s(self) -> float:
