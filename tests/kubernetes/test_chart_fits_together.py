@@ -271,5 +271,15 @@ def test_the_chart_s_broker_is_set_up_as_that_of_compose() -> None:
     assert {line for line in compose if not line.startswith("log.")} <= _lines(own["additionalConfig"])
 
 
+def test_commands_have_the_address_of_each_node_as_the_operator_names_it() -> None:
+    production = next(path for path in EXAMPLES if path.stem == "production")
+    objects = objects_of(production)
+    (cluster,) = of_kind(objects, "RabbitmqCluster")
+    name, number = cluster["metadata"]["name"], cluster["spec"]["replicas"]
+    hosts = [f"{name}-server-{index}.{name}-nodes.learning.svc:5671" for index in range(number)]
+    urls = {environment(container)["FEDMQ_BROKER"] for _, container in containers(objects)}
+    assert urls == {",".join(f"amqps://0123456789abcdef:0123456789abcdef@{host}/heart" for host in hosts)}
+
+
 def _lines(config: str) -> set[str]:
     return {line.strip() for line in config.splitlines() if line.strip() and not line.startswith("#")}

@@ -31,7 +31,13 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- if .Values.broker.addresses -}}
 {{- join " " .Values.broker.addresses -}}
 {{- else if .Values.broker.rabbitmqCluster.create -}}
-{{- printf "%s.%s.svc:%s" (include "fedmq.cluster" .) .Release.Namespace (ternary "5671" "5672" .Values.broker.tls.enabled) -}}
+{{/* each node by its own name, so that a process sees which of them failed */}}
+{{- $cluster := include "fedmq.cluster" . -}}
+{{- $nodes := list -}}
+{{- range until (int .Values.broker.rabbitmqCluster.replicas) -}}
+{{- $nodes = append $nodes (printf "%s-server-%d.%s-nodes.%s.svc:%s" $cluster . $cluster $.Release.Namespace (ternary "5671" "5672" $.Values.broker.tls.enabled)) -}}
+{{- end -}}
+{{- join " " $nodes -}}
 {{- else -}}
 {{- fail "there is no broker: give broker.addresses, or have one made with broker.rabbitmqCluster.create" -}}
 {{- end -}}
