@@ -1,6 +1,7 @@
 """A run whose models have noise: how much, what it costs, and that a kill neither forgets a cost nor draws twice."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,27 @@ def test_who_takes_over_without_the_ledger_goes_on_from_the_head_and_one_model_m
     other.aggregator.close()
     with pytest.raises(StateError, match="has noise"):
         third.start()
+
+
+@pytest.mark.parametrize("has_secret", [True, False])
+def test_who_takes_over_with_the_secret_draws_the_noise_that_the_first_would_have_drawn(
+    tmp_path: Path, has_secret: bool
+) -> None:
+    run = begin(tmp_path / "first")
+    send_both(run)
+    run.aggregator.close()
+    shutil.copytree(tmp_path / "first", tmp_path / "goes on")
+    first = begin(tmp_path / "goes on")
+    if has_secret:
+        (tmp_path / "other").mkdir()
+        shutil.copy2(tmp_path / "first" / "noise.secret", tmp_path / "other")
+    other = run.taken_over(tmp_path / "other").start()
+    models = []
+    for each in (first, other):
+        send_both(each)
+        models.append((each.folder / "models" / "round-00002.safetensors").read_bytes())
+        each.aggregator.close()
+    assert (models[0] == models[1]) == has_secret
 
 
 def test_the_same_sum_has_the_same_noise_in_any_order_and_another_sum_another(tmp_path: Path) -> None:
