@@ -63,7 +63,7 @@ def row_of(downlink: Downlink, *, seeds: int, rounds: int) -> Row:
 def over_rabbitmq(downlink: Downlink, broker: str, *, seed: int, rounds: int) -> str:
     """The digest of the final model of the same run, with a process for each worker."""
     flags = ["--task", "digits", "--workers", str(_WORKERS), "--partition", _PARTITION, "--rounds", str(rounds)]
-    flags += ["--downlink", downlink, "--seed", str(seed), "--no-baselines", "--no-live"]
+    flags += ["--downlink", downlink, "--seed", str(seed), "--no-baselines", "--no-live", "--over-rabbitmq"]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, "-m", "simulation.cli", *flags, "--state", folder],
