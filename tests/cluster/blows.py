@@ -13,6 +13,7 @@ from rabbitmq_node import RabbitNode, wait_until
 
 Strike = Callable[[RabbitCluster, Fleet], None]
 LONGER_THAN_THE_NET_TICK_S = 90.0
+WITHOUT_A_MAJORITY_S = 20.0
 _CONNECTED_WITHIN_S = 30.0
 _ROUND_WITHIN_S = 90.0
 
@@ -61,6 +62,14 @@ def isolate_leaders_node(cluster: RabbitCluster, fleet: Fleet) -> None:
     cluster.join_again(node)
 
 
+def kill_a_majority(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """SIGKILL of all nodes but one, which then stops by itself, and some time until they are back."""
+    for node in cluster.nodes[1:]:
+        node.kill()
+    time.sleep(WITHOUT_A_MAJORITY_S)
+    cluster.heal()
+
+
 @dataclass(frozen=True, slots=True)
 class Blow:
     """Something that happens, and how long it and its consequences at the nodes last."""
@@ -69,7 +78,7 @@ class Blow:
     strike: Strike
     lasts_s: float
     hangs_s: float = 0.0
-    """How long nodes may take to notice it: until then, a round that needs the node stands still."""
+    """How long a round stands still that needs these nodes, until they are back or the others have noticed it."""
 
 
 BLOWS = {
@@ -79,6 +88,7 @@ BLOWS = {
         Blow("kill -9 of a worker's node", kill_workers_node, 1.0),
         Blow("kill -9 of each in turn", kill_each_in_turn, 200.0),
         Blow("rolling restart", restart_each_in_turn, 200.0),
+        Blow("two of three killed for 20 s", kill_a_majority, 90.0, hangs_s=90.0),
         Blow("SIGSTOP for 90 s", pause_leaders_node, LONGER_THAN_THE_NET_TICK_S, hangs_s=LONGER_THAN_THE_NET_TICK_S),
         Blow("partition for 90 s", isolate_leaders_node, LONGER_THAN_THE_NET_TICK_S),
     )
