@@ -25,6 +25,7 @@ import torch
 from pydantic import SecretStr
 from rabbitmq_node import RabbitNode
 
+from benchmarks.place import MANY_CONNECTIONS
 from broker.connecting import connect
 from broker.settings import BrokerSettings
 from broker.wire.topology import Topology
@@ -34,7 +35,6 @@ from simulation.sites import SimulatedSites
 from worker.config import WorkerConfig
 from worker.service import Worker
 
-NODE = "tcp_listen_options.sndbuf = 32768\ntcp_listen_options.recbuf = 32768\ntcp_listen_options.backlog = 4096\n"
 _QUEUE = "many"
 _NUM_PROCESSES = 4
 _MB = 2**20
@@ -158,7 +158,7 @@ class Aggregating:
 def measured(task: str, num_workers: int, num_rounds: int, folder: Path) -> tuple[Crowd, float]:
     """A run with a quorum of all, below ``folder``; returns what the broker saw, and the aggregator's peak in MB."""
     flags = ("--task", task, "--rounds", str(num_rounds), "--quorum", str(num_workers))
-    with RabbitNode(folder / "node", extra_config=NODE) as node, ExitStack() as stack:
+    with RabbitNode(folder / "node", extra_config=MANY_CONNECTIONS) as node, ExitStack() as stack:
         aggregator = Aggregating(node, folder, *flags)
         stack.callback(aggregator.end)
         aggregator.wait_for(", state in ")

@@ -13,6 +13,12 @@ from pathlib import Path
 from rabbitmq_node import GuardedProcess, RabbitNode
 
 ROOT = Path(__file__).parent.parent
+MANY_CONNECTIONS = """\
+tcp_listen_options.sndbuf = 32768
+tcp_listen_options.recbuf = 32768
+tcp_listen_options.backlog = 4096
+"""
+"""Lines of rabbitmq.conf, as docs/scale.md advises them."""
 _TAIL_LINES = 5
 _LEAVES_S = 10.0
 _LOOKS_EVERY_S = 0.05

@@ -5,7 +5,7 @@ import math
 from broker.wire import MAX_PRESENCE_EVERY_S, PRESENCE_EVERY_S
 
 SIGNS_PER_S = 50.0
-"""Of all workers together. One costs the aggregator about 0.1 ms (0.2 ms if it is signed), and the broker as much."""
+"""Of all workers together. One of a worker that is still there costs the aggregator 0.04 ms besides receiving it."""
 
 
 def asked_every_s(num_present: int) -> float | None:
