@@ -48,7 +48,7 @@ dashboard: $(VENV)/.installed-demo
 	@mkdir -p runs
 	$(BIN)/fl-dashboard --state runs $(DASHBOARD_ARGS)
 
-test: NEEDS := rabbitmq-server chromium chromium-driver prometheus
+test: NEEDS := rabbitmq-server chromium chromium-driver prometheus build-essential
 test: $(VENV)/.installed-test system
 	FEDMQ_REQUIRE_BROKER=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
@@ -149,7 +149,7 @@ system:
 	@missing=; \
 	has() { command -v "$$1" >/dev/null || [ -x "/usr/sbin/$$1" ] || [ -x "/usr/lib/rabbitmq/bin/$$1" ]; }; \
 	for name in $(NEEDS); do \
-	    case $$name in chromium-driver) command=chromedriver;; *) command=$$name;; esac; \
+	    case $$name in chromium-driver) command=chromedriver;; build-essential) command=cc;; *) command=$$name;; esac; \
 	    if [ -n "$$FEDMQ_TEST_BROKER" ] && [ $$name = rabbitmq-server ]; then continue; fi; \
 	    if ! has $$command; then missing="$$missing $$name"; fi; \
 	done; \
