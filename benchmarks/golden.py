@@ -25,6 +25,8 @@ from aggregator.robust.krum import krum_scores, multi_krum
 from aggregator.state import FoldedUpdate
 from benchmarks.peers.environments import FLOWER, NVFLARE, environment
 from benchmarks.peers.foreign import SCRIPTS, environment_of
+from broker.corrections import scaffold_weight
+from broker.states.grid import OnGrid
 from broker.wire import LocalTraining
 from worker.algorithms.correct import Sent
 from worker.algorithms.scaffold import ScaffoldCorrect
@@ -89,6 +91,10 @@ def of_scaffold(num_rounds: int = 6) -> list[float]:
             deltas.append(y - x)
         facts = _facts(num_updates=len(pair), divisor=len(pair) / NUM_STEPS, population=len(CURVATURES))
         scalars = step.scalars(scalars, facts)
+        total = OnGrid.rounded(np.zeros(1))
+        for moved in deltas:
+            total = total.plus(OnGrid.rounded(np.array([moved]), scaffold_weight(NUM_STEPS, LR)))
+        state = step.add(total, state, scalars)
         mean, state = step.apply(np.array([sum(deltas) / len(deltas)]), state, scalars)
         x += float(mean[0])
         met.append(x)

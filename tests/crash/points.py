@@ -131,7 +131,7 @@ COMMITTING = [
     _one("in mid-read of an update blob", READ_PART, "before", _blob(3 * NUM_PARTS + 3)),
 ]
 CLOSING = [
-    _one("model file written in part", WRITE_PIECE, "after", _both(2 * NUM_TENSORS + 1)),
+    _one("model file written in part", WRITE_PIECE, "after", _both(3)),
     *_around("model file written", FINISH_MODEL, _both(3)),
     *_around("model file synced", SYNC, _both(1), MODEL_FILE),
     *_around("model file renamed", RENAME, _both(1), MODEL_FILE),
@@ -229,7 +229,7 @@ STEPPING = [
     *_around("last companion renamed", RENAME, _both(1), LAST_COMPANION_FILE),
     *_around("companions named", INSERT_COMPANIONS, _both(2)),
     *_around("round closed", CLOSE_ROUND, _both(2)),
-    _one("model file written in part", WRITE_PIECE, "after", _both(2 * NUM_TENSORS + 1)),
+    _one("model file written in part", WRITE_PIECE, "after", _both(3)),
     *_around("model file written", FINISH_MODEL, _both(3)),
     *_around("model file renamed", RENAME, _both(1), "round-00002.safetensors"),
     *_around("model published", PUBLISH, _both(3)),

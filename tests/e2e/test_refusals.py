@@ -90,7 +90,7 @@ def test_a_url_of_no_broker_is_refused_without_its_password(
     usage_error: Callable[..., str], prog: str, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("FEDMQ_BROKER", url)
-    assert_one_clear_line(usage_error(), prog, "--broker: not a broker's URL; expected amqp://USER:PASSWORD@HOST")
+    assert_one_clear_line(usage_error(), prog, "--broker: not a broker's URL", "expected amqp://USER:PASSWORD@HOST")
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,8 @@ def test_more_sites_than_samples_are_one_line_and_an_exit_code(
     flags = ["--workers", "251", "--jobs", jobs, "--state", str(tmp_path / "state")]
     assert main(["--task", f"{task}:task", *flags]) == ExitCode.TASK
     assert capsys.readouterr().err == (
-        "fl-simulate: no data for site 'worker-0': 250 samples cannot be split into 251 parts, none empty\n"
+        "fl-simulate: no data for site 'worker-0': 250 samples cannot be split into 251 parts, none empty;"
+        " for any number of sites: draws:K, with parts that overlap\n"
     )
 
 

@@ -65,7 +65,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
 
 
 def processes(settings: SimulationSettings, logs: Path) -> WorkerProcesses:
-    return WorkerProcesses(settings, queue="updates", logs=logs, on_failure=lambda: None)
+    return WorkerProcesses(settings, queue="updates", logs=logs, identities={}, on_failure=lambda: None)
 
 
 def test_a_worker_has_every_setting_of_the_wire_that_the_simulation_has(
