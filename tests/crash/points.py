@@ -11,7 +11,6 @@ from typing import Any
 SMALL, BLOB = "small", "blob"
 SIZES = (SMALL, BLOB)
 NUM_PARTS = 5
-NUM_TENSORS = 2
 
 
 @dataclass(frozen=True, slots=True)
