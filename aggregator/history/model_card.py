@@ -9,8 +9,7 @@ from aggregator.plans import SCHEDULED, schedule_of, scheduled_by
 from console import StateError, printable
 
 _SHOWN_SETTINGS = (
-    *("rounds", "quorum", "min_updates", "weighting", "server_optimizer", "server_lr", "shared", "compression"),
-    "downlink",
+    *(
         "rounds",
         "quorum",
         "min_updates",
