@@ -47,7 +47,7 @@ from aggregator.run import newest_head
 from aggregator.senders import NOBODY, SUSPECT_AFTER, Excluding, Quota, admission_by, is_by_its_sender
 from aggregator.weighing import Weigher
 from broker import Delivery, Source, Transport
-from broker.states import Encoding, MaskedEncoding
+from broker.states import Encoding, MaskedEncoding, encoding_of
 from broker.wire import (
     MAX_HEADER_BYTES,
     Folded,
@@ -55,15 +55,12 @@ from broker.wire import (
     Specs,
     UpdateHead,
     decode_from,
-    delta_specs,
     num_bytes_of,
     shard_of,
 )
 from console import IDLE_BEAT_S, IS_SHOWN, BlobLost, MalformedMessage, MessageError, QueueMissing, UnfitMessage
 
 log = logging.getLogger(__name__)
-
-"""A message that has come back this often may be what kills the aggregator; the root has a way to find out."""
 
 _UNKNOWN_INSTANCE = ""
 
@@ -191,7 +188,7 @@ class PartialAggregator:
         """Switches to a newer model, once the sum for the one before is sent."""
         try:
             head = decode_from(delivery.body, ModelHead, trust=self._config.membership.trust).header
-            encoding = _encoding_of(head)
+            encoding = encoding_of(head)
         except (MessageError, ValueError) as error:
             log.warning("a message on the model stream is dropped: %s", error)
             return
@@ -271,7 +268,7 @@ class PartialAggregator:
         if current is None:
             self._pass_on(delivery)
             return
-        if delivery.num_returns >= SUSPECT_AFTER:
+        if delivery.num_returns >= SUSPECT_AFTER:  # the root has a way to find out
             current.known.setdefault(delivery.sender, _UNKNOWN_INSTANCE)
             self._pass_on_or_drop(current, delivery, current.quota.pass_over(delivery.sender))
             return
@@ -460,13 +457,6 @@ class PartialAggregator:
         self._early.clear()
         self._bodies.clear()
         self._transport.give_back()
-
-
-def _encoding_of(head: ModelHead) -> Encoding | MaskedEncoding:
-    """How updates from this model travel; a ValueError if one of its tensors cannot."""
-    if head.masking is not None:
-        return MaskedEncoding(head.update_specs, head.masking, head.privacy)
-    return Encoding(delta_specs(head.model_tensors), head.compression)
 
 
 class _ShardRound:

@@ -494,10 +494,7 @@ class Aggregator:
             self._refuse(delivery, contribution, DamagedBody(settled.reason))
             return
         contribution.received(body.num_blob_bytes if body else 0)
-        with (
-            contextlib.closing(body or contribution.in_message),
-            self._suspected(delivery) as refuse_as,
-        ):
+        with contextlib.closing(body or contribution.in_message), self._suspected(delivery) as refuse_as:
             try:
                 if refuse_as is not None:
                     raise UnfitMessage(refuse_as)

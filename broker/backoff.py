@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-_AT_RANDOM = random.SystemRandom()
+AT_RANDOM = random.SystemRandom()
 """Not the global generator, which is the task's, and seeded."""
 
 
@@ -12,7 +12,7 @@ def jittered_s(num_failures: int, *, longest_s: float, first_s: float = 0.5) -> 
 
     After the first failure, ``first_s`` at most.
     """
-    return _AT_RANDOM.uniform(0.0, min(first_s * 2 ** min(num_failures - 1, 10), longest_s))
+    return AT_RANDOM.uniform(0.0, min(first_s * 2 ** min(num_failures - 1, 10), longest_s))
 
 
 class Backoff:

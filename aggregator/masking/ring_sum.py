@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aggregator.rounds import Floats, Key, NoiseAt, spans_of
 from aggregator.state import Accumulated, StateDirectory, Vote
-from broker.wire import EXTRA_STEP, EXTRAS, Buffer, Masking, Specs, mask_sizes
+from broker.wire import EXTRA_STEP, EXTRAS, Buffer, Masking, Specs, mask_sizes, num_bytes_of
 
 _BLOCK = 2**15
 _NOISE_TAIL = 9.0
@@ -106,6 +106,10 @@ class RingSum:
 
     def files(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes_of(self.specs)
 
     def limb_pieces(self) -> Iterator[memoryview]:
         """All of it as it travels, laid out like an update; nothing is copied."""

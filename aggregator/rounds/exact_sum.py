@@ -46,6 +46,7 @@ from broker.wire import (
     Buffer,
     Specs,
     TensorSpec,
+    limb_bytes_of,
     limb_specs,
 )
 from console import UnfitMessage
@@ -297,6 +298,11 @@ class ExactSum:
 
     def files(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the limbs."""
+        return limb_bytes_of(self.specs)
 
     def limb_pieces(self) -> Iterator[memoryview]:
         """The payload of the limbs, in the order of ``limb_specs``, one tensor at a time; nothing is copied."""

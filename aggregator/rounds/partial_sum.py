@@ -24,8 +24,6 @@ from broker.wire import (
     difference,
     encode,
     kept,
-    limb_bytes_of,
-    num_bytes_of,
     partial_key,
 )
 from console import UnfitMessage
@@ -61,6 +59,10 @@ class Sum(Protocol):
         """Of the updates in it."""
 
     @property
+    def num_bytes(self) -> int:
+        """Its size, all pieces together."""
+
+    @property
     def bound(self) -> float:
         """What no element's sum of |weight * delta| exceeds, where that is known."""
 
@@ -92,13 +94,12 @@ class PartialSender:
         BlobLost if its blob is deleted meanwhile; a MalformedMessage if the header of so many updates is too large.
         """
         specs = kept(total.specs)
-        num_bytes = limb_bytes_of(specs) if not updates[0].seeds else num_bytes_of(specs)
         seal, sealed = self._seal(model, specs, sequence) if "sealed" in model.protection else (None, None)
         sender = BodySender(transport=self.transport, inline_cap=inline_cap, part_bytes=self.part_bytes)
         body = sender.send(
             specs,
             total.limb_pieces(),
-            num_bytes=num_bytes,
+            num_bytes=total.num_bytes,
             blob_name=self.topology.partial_blob(self.shard, model.run_id, model.round, sequence),
             what=f"sum of shard {self.shard} for round {model.round}",
             seal=seal,

@@ -29,3 +29,8 @@ def durable(headers: dict[str, Any] | None = None) -> pika.BasicProperties:
 def fleeting() -> pika.BasicProperties:
     """For a message that is of no use after a restart of the broker."""
     return pika.BasicProperties(delivery_mode=pika.DeliveryMode.Transient, content_type=_CONTENT_TYPE)
+
+
+def key_text(key: str | bytes) -> str:
+    """A routing key; pika leaves one that is not UTF-8 as bytes."""
+    return key if isinstance(key, str) else key.decode("utf-8", "replace")

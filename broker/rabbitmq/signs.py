@@ -17,6 +17,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.rabbitmq.links import Link, Turns
+from broker.rabbitmq.properties import key_text
 from broker.rabbitmq.queues import SIGNS, outdated
 from broker.settings import BrokerSettings
 from broker.transport import Delivery, Source
@@ -90,8 +91,7 @@ class Signs:
 
     def _on_sign(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         """Drops what is beyond the limits: the broker sends signs of life as fast as they come, read or not."""
-        key = method.routing_key  # pika leaves one that is not UTF-8 as bytes
-        sender = (key if isinstance(key, str) else key.decode("utf-8", "replace")).removeprefix(presence_key(""))
+        sender = key_text(method.routing_key).removeprefix(presence_key(""))
         if len(body) > _MOST_SIGN_BYTES:
             return
         with self._lock:

@@ -23,7 +23,7 @@ from broker.rabbitmq.blobs import BlobConsumer, Part, Upload, ack_of
 from broker.rabbitmq.counts import COUNT_LAGS_S, is_there, num_waiting, queued
 from broker.rabbitmq.links import Link, Turns
 from broker.rabbitmq.newest_status import NewestStatus
-from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting
+from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting, key_text
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
 from broker.rabbitmq.signs import Signs
 from broker.settings import BrokerSettings
@@ -273,7 +273,7 @@ class RabbitMQ(Transport):
             self._inbox.put(self._newest)
 
     def _on_update(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes, *, link: Link) -> None:
-        sender = sender_of(_text(method.routing_key))
+        sender = sender_of(key_text(method.routing_key))
         self._acks.received(method.delivery_tag)
         ignored = self._ignored.get(sender)
         if ignored is not None:
@@ -614,8 +614,3 @@ def _delete(link: Link, name: str) -> bool:
             raise
         return False
     return True
-
-
-def _text(key: str | bytes) -> str:
-    """A routing key; pika leaves one that is not UTF-8 as bytes."""
-    return key if isinstance(key, str) else key.decode("utf-8", "replace")

@@ -4,7 +4,7 @@ from broker.states.compression import Encoding
 from broker.states.deltas import delta_of, has_diverged
 from broker.states.downlink import ModelForm
 from broker.states.grid import OnGrid, to_grid
-from broker.states.masked_form import MaskedEncoding
+from broker.states.masked_form import MaskedEncoding, encoding_of
 from broker.states.model_body import read_model
 from broker.states.model_tensors import ModelTensors
 from broker.states.selection import ALL, selected
@@ -32,6 +32,7 @@ __all__ = [
     "chunks",
     "delta_of",
     "digest_of",
+    "encoding_of",
     "first_not_finite",
     "flat_tensor",
     "has_diverged",

@@ -137,6 +137,11 @@ class Decoder:
                     yield folded_start + place, values
 
 
+def is_small(spec: TensorSpec) -> bool:
+    """Whether a tensor travels as it is because little would be saved, such as a bias or a norm's weight."""
+    return len(spec.shape) < 2 and spec.num_elements <= _FEW
+
+
 def _form(spec: TensorSpec, place: str, compression: Compression) -> Form:
     if compression.method == "none":
         return Cast(spec, spec.name, spec.dtype)
@@ -147,8 +152,7 @@ def _form(spec: TensorSpec, place: str, compression: Compression) -> Form:
         own = Cast(spec, f"{place}.plain", spec.dtype)
         smaller = _numbered(spec, place, compression)
     is_smaller = num_bytes_of(smaller.encoded) < spec.num_bytes
-    is_small = len(spec.shape) < 2 and spec.num_elements <= _FEW
-    return smaller if spec.is_float and is_smaller and not is_small and spec.num_elements < _TOO_MANY else own
+    return smaller if spec.is_float and is_smaller and not is_small(spec) and spec.num_elements < _TOO_MANY else own
 
 
 def _numbered(spec: TensorSpec, name: str, compression: Compression) -> Form:

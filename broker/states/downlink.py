@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.states.compression import is_small
 from broker.wire import Buffer, Downlink, ModelHead, Specs, TensorSpec, num_bytes_of, tensor_sets
 from console import UnfitMessage
 
-_FEW = 4096
 _BATCH = 2**16
 """Elements that are rounded at a time: they stay in the cache."""
 _ROUNDS_TO_INFINITY, _BITS_OF_THAT = float.fromhex("0x1.ffp127"), 0x7F7F8000
@@ -131,8 +131,8 @@ class _Along:
 
 
 def _is_halved(spec: TensorSpec, sets: Collection[str]) -> bool:
-    is_large = len(spec.shape) > 1 or spec.num_elements > _FEW
-    return spec.dtype == "float32" and is_large and tensor_sets.place(spec.name, sets)[0] == tensor_sets.MODEL
+    of_model = tensor_sets.place(spec.name, sets)[0] == tensor_sets.MODEL
+    return spec.dtype == "float32" and of_model and not is_small(spec)
 
 
 def _runs(specs: Specs, sets: Collection[str]) -> Iterator[_Run]:

@@ -5,12 +5,14 @@ What travels is what is added up: only the sum of all updates of a round is ever
 
 from collections.abc import Iterable, Iterator
 
+from broker.states.compression import Encoding
 from broker.states.tensor_forms import Piece
 from broker.wire import (
     EXTRAS,
     Compression,
     DifferentialPrivacy,
     Masking,
+    ModelHead,
     Specs,
     TensorSpec,
     canonical,
@@ -53,3 +55,10 @@ class MaskedEncoding:
     def folded_from(self, body: Iterable[Piece]) -> Iterator[Piece]:
         """(offset, bytes) of what is added up, as they come."""
         yield from body
+
+
+def encoding_of(head: ModelHead) -> Encoding | MaskedEncoding:
+    """How updates from this model travel; a ValueError if one of its tensors cannot."""
+    if head.masking is not None:
+        return MaskedEncoding(head.update_specs, head.masking, head.privacy)
+    return Encoding(head.update_specs, head.compression)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from broker import SentBody, Transport
-from broker.states import Encoding, MaskedEncoding, State
+from broker.states import Encoding, MaskedEncoding, State, encoding_of
 from broker.wire import MAX_OBJECTION, ModelHead, Reply, Topology, UpdateHead, encode, names_of, num_bytes_of
 from console import BlobLost, metrics_text
 from identities import Membership
@@ -52,6 +52,8 @@ class Answers:
         self._inline_cap, self._membership, self._min_sites = inline_cap, membership, min_sites
         self._noise, self._is_over, self._on_event = noise, is_over, on_event
         self._encoding: Encoding | MaskedEncoding | None = None
+        self._asked: tuple[object, ...] = ()
+        """What the heads said by which it was made."""
         self._last_blob = ("", "")
         """(run id, name) of the last blob written."""
         self._uploader = Uploader(
@@ -69,19 +71,11 @@ class Answers:
         return num_bytes_of(self.encoding_for(head).encoded) <= head.cap(self._inline_cap)
 
     def encoding_for(self, head: ModelHead) -> Encoding | MaskedEncoding:
-        """The last encoding, as long as the model's specs, and how updates travel, stay the same."""
-        specs, last = head.update_specs, self._encoding
-        if head.masking is not None:
-            is_same = isinstance(last, MaskedEncoding) and (last.specs, last.masking, last.privacy) == (
-                specs,
-                head.masking,
-                head.privacy,
-            )
-            self._encoding = last = last if is_same else MaskedEncoding(specs, head.masking, head.privacy)
-        elif not isinstance(last, Encoding) or (last.specs, last.compression) != (specs, head.compression):
-            self._encoding = last = Encoding(specs, head.compression)
-        assert last is not None
-        return last
+        """How updates from this model travel: the last encoding, as long as heads ask for the same."""
+        asked = (head.update_specs, head.compression, head.masking, head.privacy if head.masking else None)
+        if self._encoding is None or asked != self._asked:
+            self._asked, self._encoding = asked, encoding_of(head)
+        return self._encoding
 
     def encoded(
         self, head: ModelHead, trained: Trained, measured: Measured, residual: State

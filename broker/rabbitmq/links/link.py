@@ -35,7 +35,8 @@ _PUBLISH = "publish"
 _IDLE_S = 5.0
 """How long a channel closed by the broker may go unnoticed; a lost connection is noticed at once."""
 _POLL_S = 0.02
-_PATIENCE_S = 10.0
+_TOLD_EVERY_S = 10.0
+"""How often it is said that an answer does not come."""
 _LOOK_UP_S = 1.0
 _FAULT_PAUSE_S = 1.0
 _MOST_FAULTS_HERE = 5
@@ -143,7 +144,7 @@ class Link:
                 self._is_stuck = True
                 raise BrokerUnreachable(self._no_answer(within_s))
             waited_s += _LOOK_UP_S
-            if waited_s % _PATIENCE_S == 0:  # pika reports a blocked connection only after the publish that it blocks
+            if waited_s % _TOLD_EVERY_S == 0:  # pika reports a blocked connection only after the publish that it blocks
                 log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
                 self._set_problem(self._problem or "no answer: broker away, or short of memory or disk")
         return result.result()

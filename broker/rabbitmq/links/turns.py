@@ -1,11 +1,9 @@
 """Which node of a cluster is asked next."""
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 
-_AT_RANDOM = random.SystemRandom()
-"""Not the global generator, which is the task's, and seeded."""
+from broker.backoff import AT_RANDOM
 
 
 class Turns:
@@ -18,7 +16,7 @@ class Turns:
         self,
         addresses: Iterable[str],
         *,
-        shuffle: Callable[[MutableSequence[str]], None] = _AT_RANDOM.shuffle,
+        shuffle: Callable[[MutableSequence[str]], None] = AT_RANDOM.shuffle,
     ) -> None:
         order = list(addresses)
         shuffle(order)

@@ -31,7 +31,7 @@ MAX_OBJECTION = 300
 PRESENCE_EVERY_S = 10.0
 """Seconds between the signs of life of a worker that does not say otherwise."""
 MIN_PRESENCE_EVERY_S, MAX_PRESENCE_EVERY_S = 0.1, 60.0
-"""A sign of life waits on its queue for 60 s: an aggregator that was away finds one from each worker present."""
+"""Whoever begins to lead has heard from every worker present within 60 s."""
 Downlink = Literal["none", "bfloat16"]
 """How models travel to the workers."""
 COMPRESSIONS = ("none", "float16", "bfloat16", "int8", "topk")
