@@ -9,7 +9,6 @@ Whatever was started ends with the `with` block, and with the test run, however 
 """
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +23,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pydantic import SecretStr
 from rabbitmq_node import wait_until
-from zygote import zygote
+from zygote import our_environment, zygote
 
 from broker.connecting import connect
 from broker.rabbitmq.queues import exchanges, queues
@@ -50,7 +49,7 @@ SOON_S = 240.0
 
 def environment(**settings: str) -> dict[str, str]:
     """The environment of a command: ours, the sources, and these settings."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"} | settings
+    return our_environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"} | settings
 
 
 def run_command(

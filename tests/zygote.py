@@ -43,6 +43,11 @@ START_TIMEOUT_S = 60.0
 # -- in the process that asks ------------------------------------------------------------------------------------
 
 
+def our_environment() -> dict[str, str]:
+    """The environment as it is, also while another thread, such as a test's fixtures, takes variables away."""
+    return {name: value for name in list(os.environ) if (value := os.environ.get(name)) is not None}
+
+
 class Forked:
     """One started process."""
 
@@ -94,7 +99,7 @@ class Zygote:
         self._starting: list[Callable[[int], None]] = []
         self._process = subprocess.Popen(
             [sys.executable, "-u", __file__],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            env=our_environment() | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -122,7 +127,7 @@ class Zygote:
             "arguments": arguments,
             "log": str(log),
             "errors": str(errors or log),
-            "env": os.environ | (env or {}),
+            "env": our_environment() | dict(env or {}),
             "folder": str(folder or Path.cwd()),
         }
         found: list[Forked] = []
