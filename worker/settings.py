@@ -137,8 +137,8 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
     )
     max_epsilon: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         None,
-        description="do not answer a run whose models may say more of this worker than this epsilon, by its budget of"
-        " differential privacy, or that has none; none: answer any",
+        description="the largest epsilon that a run may have as its privacy budget to be answered; a run without"
+        " differential privacy is not answered, either; by default any run is",
     )
     max_delta: Annotated[float, Field(gt=0, lt=1)] = Field(
         DEFAULT_MAX_DELTA, description="with --max-epsilon: the largest delta at which the run's epsilon may hold"
