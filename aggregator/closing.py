@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregator.algorithms import Block, RoundFacts
-from aggregator.broadcast import Staged
 from aggregator.config import BY_ROUND, AggregatorConfig
-from aggregator.current_round import CurrentRound
+from aggregator.course import CurrentRound
 from aggregator.events import RoundClosed, RunEnded, SitesMeasured, UpdatesOutvoted
 from aggregator.masking import Implausible, SiteMeans
 from aggregator.noising import CentralNoise, multiplier
-from aggregator.opening import OpenedRun
+from aggregator.opening import OpenedRun, Staged
 from aggregator.plans import schedule_of
 from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
 from aggregator.state import ClosedBy, Ending, FoldedUpdate, ModelFile, NewModel, RoundResult, WrittenModel, summarize
@@ -170,22 +169,6 @@ def _num_samples(current: CurrentRound, means: SiteMeans | None, config: Aggrega
 def _draws_of(number: int | None, current: CurrentRound, opened: OpenedRun) -> tuple[tuple[Draw, ...], int]:
     """The draws that the next round opens with, and how many workers they choose; none if it does not open yet."""
     return ((), 0) if number is None else current.draws_of(opened.steering.config_of(number), number)
-
-
-def evaluated(current: CurrentRound, opened: OpenedRun) -> RoundResult | None:
-    """What is recorded of the model that a run began with once the sites have measured it; None of a later one."""
-    ledger, last = opened.stores.ledger, current.number - 1
-    if last != ledger.base_round():
-        return None
-    return RoundResult(
-        closed_by=ClosedBy.EVALUATED,
-        closed_at=time.time(),
-        seconds=current.seconds,
-        num_samples=0,
-        measured=opened.evaluate(opened.stores.directory.model(last)),
-        model_sha256=ledger.model_sha256(last),
-        sent_sha256=ledger.sent_sha256(last),
-    )
 
 
 def _settings_of_round(config: AggregatorConfig, opened: OpenedRun) -> dict[str, Any]:

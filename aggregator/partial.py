@@ -30,6 +30,7 @@ from aggregator.events import (
     unwatched,
 )
 from aggregator.masking import RingSum
+from aggregator.opening import newest_head
 from aggregator.rounds import (
     ExactSum,
     Expected,
@@ -43,7 +44,6 @@ from aggregator.rounds import (
     part_bytes_of,
     read_update,
 )
-from aggregator.run import newest_head
 from aggregator.senders import NOBODY, SUSPECT_AFTER, Excluding, Quota, admission_by, is_by_its_sender
 from aggregator.weighing import Weigher
 from broker import Delivery, Source, Transport

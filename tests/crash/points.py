@@ -66,9 +66,9 @@ REMOVE_SUMS = "aggregator.state.checkpoint:StateDirectory.remove_sums"
 KEEP_ONLY = "aggregator.state.checkpoint:StateDirectory.keep_only"
 LINK = "aggregator.state.checkpoint:StateDirectory.link"
 SUMMARY = "aggregator.state.checkpoint:StateDirectory.write_summary"
-OPEN_RUN = "aggregator.opening:open_run"
-ENSURE = "aggregator.broadcast:Broadcaster.ensure"
-PUBLISH = "aggregator.broadcast:Broadcaster.publish"
+OPEN_RUN = "aggregator.opening.opening:open_run"
+ENSURE = "aggregator.opening.broadcast:Broadcaster.ensure"
+PUBLISH = "aggregator.opening.broadcast:Broadcaster.publish"
 LEAD = "broker.rabbitmq.transport:RabbitMQ.lead"
 DECLARE = "broker.rabbitmq.transport:RabbitMQ.declare"
 NEWEST = "broker.rabbitmq.transport:RabbitMQ.newest_head"
@@ -215,7 +215,7 @@ PARTIAL = [
 
 COMPANION_FILE, LAST_COMPANION_FILE, UPDATE_FILE = "round-00002.m.", "round-00002.v.", "sum-1-00002-of-"
 INSERT_COMPANIONS = "aggregator.state.ledger:Ledger._insert_companions"
-CHECK_COMPANIONS = "aggregator.run:_check_companions"
+CHECK_COMPANIONS = "aggregator.opening.run:_check_companions"
 SAVE, KEEP = "aggregator.spool.spool:Spool.save", "aggregator.spool.spool:Spool.add"
 ADOPT, LIST = (
     "aggregator.state.checkpoint:StateDirectory.adopt",
@@ -267,7 +267,7 @@ def _again(name: str, target: str, call: int = 1, about: str = "") -> list[Point
 
 TAKE_ANSWER = "aggregator.rounds.open_round:OpenRound.take_answer"
 CLOSE_EVALUATION = "aggregator.state.ledger:Ledger.close_evaluation"
-FINISH = "aggregator.broadcast:Broadcaster.finish"
+FINISH = "aggregator.opening.broadcast:Broadcaster.finish"
 ANSWER = "worker.rounds.answering:Answers.reply"
 READ_CARRIED = "worker.state.carried:_read"
 WRITE_CARRIED = "worker.state.carried:save_file"

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 from unit.aggregator.embedded_run import StateTask, state_of
 
-import aggregator.service
+import aggregator.incoming.reception
 from aggregator.rounds.intake import Expected, Update, read_update
 from aggregator.service import Aggregator
 from aggregator.settings import AggregatorSettings
@@ -39,7 +39,7 @@ def test_what_kills_the_aggregator_again_and_again_is_set_aside_and_the_rest_is_
             raise Death
         return read_update(delivery, expected, **given)
 
-    monkeypatch.setattr(aggregator.service, "read_update", deadly)
+    monkeypatch.setattr(aggregator.incoming.reception, "read_update", deadly)
     task = StateTask(state_of(weight=[1.0, 2.0]))
     settings = AggregatorSettings(
         broker=SecretStr(broker_url), queue=queue, state=tmp_path / "run", quorum="2", rounds=1, task="none"

@@ -42,7 +42,7 @@ OF_AGGREGATOR = (
     "aggregator.masking.ring_sum:RingSum.check",
     "aggregator.state.ledger:Ledger.commit",
     "aggregator.state.ledger:Ledger.close_round",
-    "aggregator.broadcast:Broadcaster.publish",
+    "aggregator.opening.broadcast:Broadcaster.publish",
     "broker.memory:MemoryTransport.ack",
     "broker.memory:MemoryTransport.delete_blobs",
 )

@@ -127,6 +127,24 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "presence", "rounds", "settings")),
     ),
+    "aggregator.opening": (
+        *_STATES,
+        "learning",
+        *(
+            f"aggregator.{room}"
+            for room in ("state", "events", "senders", "bodies", "presence", "corrections", "rounds")
+        ),
+        *(f"aggregator.{room}" for room in ("robust", "masking", "noising", "config", "sums", "pairs", "commands")),
+    ),
+    "aggregator.course": (
+        *_WIRE,
+        *(f"aggregator.{room}" for room in ("state", "events", "senders", "presence", "rounds", "masking")),
+        *(f"aggregator.{room}" for room in ("config", "commands", "opening")),
+    ),
+    "aggregator.incoming": (
+        *_WIRE,
+        *(f"aggregator.{room}" for room in ("senders", "bodies", "presence", "rounds", "masking", "course")),
+    ),
     "aggregator": (
         *_STATES,
         "privacy",
@@ -135,9 +153,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "learning",
         "learning.scripts",
         *(f"aggregator.{room}" for room in ("state", "events", "history", "senders", "bodies", "presence")),
-        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "corrections", "rounds", "plans", "robust")),
+        *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans")),
         *(f"aggregator.{room}" for room in ("masking", "noising", "config", "sums", "settings")),
-        *(f"aggregator.{room}" for room in ("commands", "watchers", "pairs")),
+        *(f"aggregator.{room}" for room in ("commands", "watchers", "opening", "course", "incoming")),
     ),
     "operations.runs": (*_WIRE, "identities", "operations", "aggregator.history"),
     "dashboard": (*_WIRE, "console.serving", "identities", "operations", "aggregator.history"),

@@ -109,7 +109,7 @@ def test_a_worker_that_is_not_allowed_counts_neither_in_the_mean_nor_as_present(
 
 def with_file(begin: Begin, path: Path, **settings: Any) -> EmbeddedRun:
     run = begin(StateTask(INITIAL), workers_allowed=str(path), **settings)
-    run.aggregator._admission = Excluding(Allowed(str(path), clock=run.clock))
+    run.aggregator._course.admission = Excluding(Allowed(str(path), clock=run.clock))
     return run
 
 

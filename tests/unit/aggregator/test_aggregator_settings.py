@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from aggregator.cli import main
 from aggregator.rounds.policy import OnShort, Quorum
-from aggregator.settings import AggregatorSettings, Shard, Shared
+from aggregator.settings import AggregatorSettings, Shard
 from aggregator.state.early_stop import Aim
+from broker.settings import Shared
 from broker.wire.messages import BlobRef, Compression, LocalTraining
 from broker.wire.topology import Topology, names_of
 from console.errors import ExitCode, SettingsError

@@ -317,7 +317,7 @@ def test_an_update_of_who_is_excluded_is_taken_out_where_bodies_are_kept(tmp_pat
     listed = tmp_path / "list"
     listed.write_text("*\n")
     run = EmbeddedRun.make(tmp_path / "run", StateTask(INITIAL), workers_allowed=str(listed))
-    run.aggregator._admission = Excluding(Allowed(str(listed), clock=run.clock))
+    run.aggregator._course.admission = Excluding(Allowed(str(listed), clock=run.clock))
     run.start()
     answer(run, "a")
     tell(run, "exclude a")

@@ -327,7 +327,7 @@ def test_a_pattern_that_matches_nothing_is_one_clear_line(tmp_path: Path) -> Non
 
 
 def test_more_tensors_than_a_header_holds_are_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aggregator.opening.MAX_TENSORS", 4)
+    monkeypatch.setattr("aggregator.opening.opening.MAX_TENSORS", 4)
     run = EmbeddedRun.make(tmp_path, NamedTask(INITIAL), compression="int8")
     with pytest.raises(
         SettingsError, match="--compression int8 makes 5 tensors of the model's 3; at most 4 can travel"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from aggregator.broadcast import Broadcaster
 from aggregator.history import History
 from aggregator.history.overview import overview
+from aggregator.opening import Broadcaster
 from aggregator.settings import AggregatorSettings
 from aggregator.state.checkpoint import StateDirectory, WrittenModel
 from aggregator.state.ledger import Ledger

@@ -253,7 +253,7 @@ def test_bodies_that_were_read_are_not_taken_for_what_kills_the_aggregator(begin
     delivery = next(iter(run.aggregator._run.bodies._all())).delivery
     for _ in range(10):
         run.aggregator._run.bodies.clear()
-        run.aggregator._take(replace(delivery, num_returns=5))
+        run.aggregator._reception.take(replace(delivery, num_returns=5))
     run.settle()
     write(run, late, ONE)
     assert run.reasons == []

@@ -80,7 +80,7 @@ def test_the_model_before_the_final_one_is_freed_after_a_kill_in_between(
 ) -> None:
     run = begin(ZERO, inline_cap=0, part_bytes=8, rounds=1)
     with monkeypatch.context() as patch:
-        patch.setattr("aggregator.broadcast.Broadcaster._delete_outdated", lambda *args, **kwargs: 1 / 0)
+        patch.setattr("aggregator.opening.broadcast.Broadcaster._delete_outdated", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             close_rounds(run, 1)
     assert run.head.is_finished

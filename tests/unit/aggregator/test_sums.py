@@ -205,13 +205,13 @@ def test_a_site_that_leaves_the_list_is_out_of_the_sum_as_if_it_had_never_come(i
         fields = {"quorum": "9", "min_updates": 1, "deadline_s": 100.0, "commit_every_s": AT_ONCE_S, "rounds": 2}
         allowed.write_text("a\nb\nc\n", encoding="utf-8")
         one = EmbeddedRun.make(tmp_path / name, AddingOnly(), workers_allowed=str(allowed), **fields)
-        one.aggregator._admission = Excluding(Allowed(str(allowed), clock=one.clock))
+        one.aggregator._course.admission = Excluding(Allowed(str(allowed), clock=one.clock))
         one.start().fold_all([(worker, given[worker]) for worker in workers])
         assert one.num_folded == len(workers)
         allowed.write_text("a\nc\n", encoding="utf-8")
         if is_killed:
             one = one.crash()
-            one.aggregator._admission = Excluding(Allowed(str(allowed), clock=one.clock))
+            one.aggregator._course.admission = Excluding(Allowed(str(allowed), clock=one.clock))
             one.start()
         for _ in range(2):
             one.pass_time(1.0)

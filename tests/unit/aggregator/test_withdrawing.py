@@ -65,7 +65,7 @@ def allowed(tmp_path: Path) -> List:
 
 def listed(run: EmbeddedRun, allowed: List) -> EmbeddedRun:
     """The run, started, with its own time for looking at the list."""
-    run.aggregator._admission = Excluding(Allowed(str(allowed.path), clock=run.clock))
+    run.aggregator._course.admission = Excluding(Allowed(str(allowed.path), clock=run.clock))
     return run.start()
 
 
@@ -645,7 +645,7 @@ def sharded(tmp_path: Path) -> Iterator[tuple[ShardedRun, Named, Named]]:
     """A run with one shard, and who is admitted by its root and by its partial aggregator."""
     run = ShardedRun.make(tmp_path / "run", num_shards=1, quorum="9", workers_allowed=str(List(tmp_path / "list").path))
     admissions = Named(SHARDED), Named(SHARDED)
-    run.root.aggregator._admission, run.partials[0]._admission = map(Excluding, admissions)
+    run.root.aggregator._course.admission, run.partials[0]._admission = map(Excluding, admissions)
     yield run.start(), *admissions
     run.root.aggregator.close()
 

@@ -120,8 +120,8 @@ def test_a_withdrawn_update_leaves_its_worker_where_it_was(tmp_path: Path) -> No
     before = run.carried("site-0").sets["correction"]["x"].clone()
     run.answer(0, 1)
     aggregator = run.run.aggregator
-    aggregator._admission.exclude({"site-0": 0})
-    aggregator._current.withdraw(aggregator._admission)
+    aggregator._course.admission.exclude({"site-0": 0})
+    aggregator._current.withdraw(aggregator._course.admission)
     run.answer(2, 3)
     assert ("site-0", "withdrawn") in run.run.verdicts()
     assert run.carried("site-0").sets["correction"]["x"].equal(before)

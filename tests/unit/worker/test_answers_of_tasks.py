@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from unit.simulation.small_federation import SmallFederation
 
-from aggregator.evaluation import CentralEvaluation
+from aggregator.opening import CentralEvaluation
 from broker.states.model_tensors import ModelTensors
 from console.errors import TaskError
 from learning import Plan

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from aggregator.evaluation import CentralEvaluation
+from aggregator.opening import CentralEvaluation
 from broker.states.model_tensors import ModelTensors
 from broker.states.tensors import digest_of
 from learning import Plan, Site, Split, Supervised

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from aggregator.bodies import Arrivals
-from aggregator.broadcast import Broadcaster
 from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
 from aggregator.corrections import Counting
-from aggregator.evaluation import CentralEvaluation
 from aggregator.events import RunOpened, Watcher
 from aggregator.masking import Keepers, Released
 from aggregator.noising import Spending
+from aggregator.opening.broadcast import Broadcaster
+from aggregator.opening.evaluation import CentralEvaluation
+from aggregator.opening.run import Run, open_run
 from aggregator.pairs import idle_in_evaluation
 from aggregator.presence import NameConflicts
 from aggregator.robust import Robust
 from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
-from aggregator.run import Run, open_run
 from aggregator.senders import Admission
 from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from aggregator.sums import Summing, specs_of_updates
