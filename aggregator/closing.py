@@ -17,7 +17,7 @@ from aggregator.config import BY_ROUND, AggregatorConfig
 from aggregator.course import CurrentRound
 from aggregator.events import RoundClosed, RunEnded, SitesMeasured, UpdatesOutvoted
 from aggregator.masking import Implausible, SiteMeans
-from aggregator.noising import CentralNoise, multiplier
+from aggregator.noising import CannotBeNoised, CentralNoise, clips_in_reach, multiplier
 from aggregator.opening import OpenedRun, Staged
 from aggregator.plans import schedule_of
 from aggregator.rounds import MASTER, LeavesRange, Stepping, TooFew, companions_of, next_model, norm_of_mean
@@ -77,10 +77,11 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         if plan.counts:
             current.updates.judge()
             means = current.site_means()
-            next_clip = _add_noise(current, opened)
+            within = _add_noise(current, opened) if means is None else means.within
+            next_clip = _next_clip(within, current, config=config, opened=opened)
         stepping = _stepping(current, plan, means, config=config, opened=opened)
         written, body = write_next_model(current, stepping, config=config, opened=opened)
-    except (LeavesRange, TooFew, Implausible) as error:
+    except (LeavesRange, TooFew, Implausible, CannotBeNoised) as error:
         by, reason, means = ClosedBy.ABANDONED, str(error), None
         if isinstance(error, LeavesRange) and unmasking is None:
             reason += f"; {current.largest_in_words}"
@@ -128,9 +129,10 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
 
 
 def _add_noise(current: CurrentRound, opened: OpenedRun) -> float | None:
-    """Adds the aggregator's noise to the sum, if it adds any, once its cost is charged; returns the next round's clip.
+    """Adds the aggregator's noise to the sum, if it adds any, once its cost is charged.
 
-    None if that stays as it is.
+    Returns ``SiteMeans.within``; None if the clip is fixed, or others add the noise. CannotBeNoised if it has no room,
+    or the clip adapts and the updates are too few for that.
     """
     spending, total, frozen = opened.spending, current.updates.accumulator, current.frozen
     if spending is None or spending.noising.where != "central":
@@ -138,14 +140,28 @@ def _add_noise(current: CurrentRound, opened: OpenedRun) -> float | None:
     assert frozen is not None
     num_updates = current.updates.num_folded
     noise = CentralNoise.opened(opened.stores.directory.folder, opened.stores.ledger, opened.run.run_id)
-    sigma = multiplier(spending.noising, num_updates) * spending.clip
-    total.add_noise(noise.of(current.number, frozen.set_sha256, sigma=sigma / HIGH_STEP).at)
-    adaptive = spending.noising.adaptive
-    if adaptive is None:
+    try:
+        sigma = multiplier(spending.noising, num_updates) * spending.clip
+        drawn = noise.of(current.number, frozen.set_sha256, sigma=sigma / HIGH_STEP)
+    except ValueError as error:
+        raise CannotBeNoised(str(error)) from error
+    total.add_noise(drawn.at)
+    if spending.noising.adaptive is None:
         return None
     within = math.fsum(update.figures["within"] - 0.5 for update in current.updates.counting)
-    within += noise.of_count(current.number, frozen.set_sha256, sigma=count_noise(num_updates))
-    return adaptive.next_clip(spending.clip, share_within(within, num_updates))
+    return within + noise.of_count(current.number, frozen.set_sha256, sigma=count_noise(num_updates))
+
+
+def _next_clip(
+    within: float | None, current: CurrentRound, *, config: AggregatorConfig, opened: OpenedRun
+) -> float | None:
+    """What updates are clipped to from the next round on; None if that stays as it is."""
+    spending = opened.spending
+    if within is None or spending is None or spending.noising.adaptive is None:
+        return None
+    least, most = clips_in_reach(spending.noising, config.masking, fewest=config.policy.min_updates)
+    share = share_within(within, current.updates.num_folded)
+    return spending.noising.adaptive.next_clip(spending.clip, share, least=least, most=most)
 
 
 def _privacy_of(opened: OpenedRun) -> dict[str, Any]:

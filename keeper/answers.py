@@ -30,7 +30,7 @@ class Answers:
     transport: Transport
     on_event: Callable[[Transferring], None]
 
-    def release(self, request: KeeperRequest, granted: Granted, num_updates: int, masks: MaskSum) -> int:
+    def release(self, request: KeeperRequest, granted: Granted, masks: MaskSum) -> int:
         """Sends this sum, noised already; returns its size in bytes."""
         config, specs = self.config, mask_specs(request.num_words, request.num_halves)
         body = self._sent(request, masks)
@@ -42,7 +42,7 @@ class Answers:
             round=request.round,
             keeper=config.name,
             set_sha256=request.set_sha256,
-            num_updates=num_updates,
+            num_updates=granted.num_updates,
             num_sites=granted.num_sites,
             noise=granted.sigma,
         )

@@ -7,7 +7,7 @@ from broker.wire import KeeperRequest
 from console import some_of
 from keeper.config import KeeperConfig
 from keeper.ledger import Charge, Ledger
-from keeper.rules import Granted, Past, Refused, Seed, from_before, judge
+from keeper.rules import Granted, Past, Refused, Seed, from_before, judge, misfit
 from keeper.seeds import Claimed, Reader
 
 _MOST_NAMED = 3
@@ -67,6 +67,12 @@ class Decisions:
         verdict = judge(request, [], self.config.terms, past)
         if isinstance(verdict, Granted):
             for claimed in asked.claimed:
+                problem = misfit(request, claimed.head)
+                if problem:  # other draws would lie on the same masks: a second noise on one sum
+                    worker = claimed.head.worker
+                    return Found(
+                        Refused(f"asked for what was given, in another form: {worker}: {problem}", is_final=True)
+                    )
                 opened.setdefault(claimed.sha256, self.config.membership.sealing.open_seed(claimed.head))
         return Found(verdict)
 
@@ -76,20 +82,21 @@ class Decisions:
         with self.ledger.transaction():
             verdict = judge(request, seeds, self.config.terms, self._past(request))
             if isinstance(verdict, Granted) and not verdict.is_repeat:
-                self.ledger.charge(self._row(request, verdict, len(seeds)), [seed.head.worker for seed in seeds])
+                self.ledger.charge(self._row(request, verdict), [seed.head.worker for seed in seeds])
         return verdict
 
-    def _row(self, request: KeeperRequest, granted: Granted, num_updates: int) -> Charge:
+    def _row(self, request: KeeperRequest, granted: Granted) -> Charge:
         return Charge(
             run_id=request.run_id,
             round=request.round,
             set_sha256=request.set_sha256,
             seeds_sha256=request.seeds_sha256,
-            num_updates=num_updates,
+            num_updates=granted.num_updates,
             num_sites=granted.num_sites,
             noise=granted.noise,
             clip=granted.clip,
             step=granted.step,
+            within_at=granted.within_at,
             charged_at=self.clock(),
         )
 

@@ -59,20 +59,24 @@ class MaskSum:
         self._seeds |= missing
         return self._expand(list(missing.values()), goes_on)
 
-    def noised(self, noise: GaussianNoise | None) -> None:
+    def noised(self, noise: GaussianNoise | None, *, apart: tuple[int, int] | None = None) -> None:
         """Takes this noise out of the sum, so that it is in what is left when the sum is taken off masked updates.
 
-        It is a sum of masks no more afterwards: nothing can be added to it.
+        ``apart``: the place of the one integer of 8 bytes that has noise of its own, and that. It is a sum of masks no
+        more afterwards: nothing can be added to it.
         """
         self._seeds = {}
         if noise is None:
             return
+        own = None if apart is None else int(self._words[apart[0]]) - apart[1]
         for start in range(0, self.sizes.num_words, _BLOCK):
             block = self._words[start : start + _BLOCK]
             block -= noise.at(start, len(block)).view(np.uint64)
         for start in range(0, self.sizes.num_halves, _BLOCK):
             part = self._halves[start : start + _BLOCK]
             part -= noise.at(self.sizes.num_words + start, len(part)).view(np.uint64).astype(np.uint32)
+        if apart is not None and own is not None:
+            self._words[apart[0]] = own % 2**64
 
     def pieces(self) -> tuple[Buffer, ...]:
         """Its bytes, as ``mask_specs`` describes them: little-endian, first those of 8 bytes, then those of 4."""

@@ -20,7 +20,8 @@ from pathlib import Path
 from console import StateError
 from privacy import fingerprint_of, noise_secret
 
-FORMAT = 1
+FORMAT = 2
+_WITHOUT_ADAPTIVE_CLIPS = 1
 LEDGER, NOISE_SECRET = "keeper.db", "noise.secret"
 _COPY_BACK = (
     "without it, no sum that was noised can be given again;"
@@ -29,7 +30,7 @@ _COPY_BACK = (
 _SCHEMA = """
 CREATE TABLE releases (
     run_id TEXT NOT NULL, round INTEGER NOT NULL, set_sha256 TEXT NOT NULL, seeds_sha256 TEXT NOT NULL,
-    num_updates INTEGER NOT NULL, num_sites INTEGER NOT NULL, noise REAL, clip REAL, step REAL,
+    num_updates INTEGER NOT NULL, num_sites INTEGER NOT NULL, noise REAL, clip REAL, step REAL, within_at INTEGER,
     charged_at REAL NOT NULL, PRIMARY KEY (run_id, round)
 ) WITHOUT ROWID;
 CREATE TABLE used (
@@ -58,6 +59,8 @@ class Charge:
     """The norm that each of the updates was clipped to; None: they were not."""
     step: float | None = None
     """One unit of the integers of the model's tensors."""
+    within_at: int | None = None
+    """Which integer of 8 bytes says whether an update was within its adaptive clip; None: the clip is fixed."""
     charged_at: float
     """Unix time in seconds."""
 
@@ -88,6 +91,9 @@ class Ledger:
             raise StateError(f"{self._path} was written by a newer fedmq (format {version}); upgrade to go on")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+        if version == _WITHOUT_ADAPTIVE_CLIPS:
+            column = "ALTER TABLE releases ADD COLUMN within_at INTEGER"
+            self._db.executescript(f"BEGIN; {column}; PRAGMA user_version = {FORMAT}; COMMIT;")
 
     def _noise_secret(self, path: Path) -> bytes:
         """The one that this ledger began with: with another, a sum would be noised a second time, in another way."""

@@ -5,17 +5,15 @@ asked with the same messages, again. Each reason for a refusal names who or what
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from broker.wire import KeeperRequest, SealedSeed, digest_of_set
+from broker.wire import EXTRA_STEP, KeeperRequest, SealedSeed, digest_of_set
 from console import some_of
 from keeper.ledger import Charge
-from privacy import Budget, GaussianNoise
+from privacy import MOST_SIGMA_IN_HALVES, Budget, GaussianNoise, count_noise, model_noise
 
 _MOST_NAMED = 5
-_MOST_HALF = 2.0**27
-"""Standard deviation of noise, in units, up to which it has room in 32 bits: it reaches 8.57 times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +69,30 @@ class Granted:
     """The sum may be given."""
 
     num_sites: int
+    num_updates: int = 0
     noise: float | None = None
-    """The multiplier that is to be used; None: no noise."""
+    """The multiplier that all of it costs; None: no noise."""
     clip: float | None = None
     step: float | None = None
+    within_at: int | None = None
+    """As in ``SealedSeed``."""
     is_repeat: bool = False
     """Whether the ledger has it already: nothing is charged again."""
 
     @property
     def sigma(self) -> float | None:
-        """Standard deviation of the noise, in units of the integers."""
+        """Standard deviation of the noise, in units of the integers. A ValueError if there are too few updates."""
         if self.noise is None or self.clip is None or self.step is None:
             return None
-        return self.noise * self.clip / self.step
+        multiplier = self.noise if self.within_at is None else model_noise(self.noise, self.num_updates)
+        return multiplier * self.clip / self.step
+
+    @property
+    def count_sigma(self) -> float | None:
+        """That of the noise on how many updates were within an adaptive clip, in units of that integer."""
+        if self.noise is None or self.within_at is None:
+            return None
+        return count_noise(self.num_updates) / EXTRA_STEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,15 @@ def _again(request: KeeperRequest, charged: Charge) -> Granted | Refused:
             f" updates of {charged.num_sites} sites, and is for no other",
             is_final=True,
         )
-    return Granted(charged.num_sites, charged.noise, charged.clip, charged.step, is_repeat=True)
+    return Granted(
+        charged.num_sites,
+        charged.num_updates,
+        charged.noise,
+        charged.clip,
+        charged.step,
+        charged.within_at,
+        is_repeat=True,
+    )
 
 
 def from_before(request: KeeperRequest, terms: Terms, *, is_blank: bool) -> Refused | None:
@@ -184,11 +201,11 @@ def _of_few_sites(seeds: Sequence[Seed], terms: Terms) -> Refused | None:
 
 def _with_noise(seeds: Sequence[Seed], terms: Terms, past: Past) -> Granted | Refused:
     num_sites = len({seed.site for seed in seeds})
-    clips = _values(seeds, [(seed.head.clip, seed.head.step) for seed in seeds])
+    clips = _by_clip(seeds)
     if len(clips) > 1:
-        named = "; ".join(f"{_spoken(clip, step)}: {some_of(who, 2)}" for (clip, step), who in clips.items())
+        named = "; ".join(f"{_spoken(*clip)}: {some_of(who, 2)}" for clip, who in clips.items())
         return Refused(f"the updates were not clipped alike: {named}")
-    clip, step = next(iter(clips))
+    clip, step, within_at = next(iter(clips))
     wanting = max((seed.head.noise or 0.0, seed.head.worker) for seed in seeds)
     own = 0.0 if terms.noise is None else terms.noise.multiplier
     if own < wanting[0]:
@@ -197,23 +214,23 @@ def _with_noise(seeds: Sequence[Seed], terms: Terms, past: Past) -> Granted | Re
             f" {f'only {own:g}' if own else 'none'}: start it with --dp-noise {wanting[0]:g}"
         )
     if terms.noise is None:
-        return Granted(num_sites, clip=clip, step=step)
+        return Granted(num_sites, len(seeds), clip=clip, step=step, within_at=within_at)
     if clip is None or step is None:
         return Refused(
             f"keeper {terms.name} adds noise, and the updates were not clipped: without a bound, no noise is enough"
         )
-    granted = Granted(num_sites, terms.noise.multiplier, clip, step)
+    granted = Granted(num_sites, len(seeds), terms.noise.multiplier, clip, step, within_at)
     return _of_unfit_noise(granted, seeds) or _of_a_spent_budget(terms.noise, clip, terms, past, seeds) or granted
 
 
 def _of_unfit_noise(granted: Granted, seeds: Sequence[Seed]) -> Refused | None:
-    sigma = granted.sigma
-    assert sigma is not None
     try:
+        sigma = granted.sigma
+        assert sigma is not None
         GaussianNoise(bytes(32), sigma)
     except ValueError as error:
         return Refused(str(error))
-    if seeds[0].head.num_halves and sigma > _MOST_HALF:
+    if seeds[0].head.num_halves and sigma > MOST_SIGMA_IN_HALVES:
         return Refused(f"noise of {sigma:.4g} units leaves the range of 32 bits: take 64, or a larger step")
     return None
 
@@ -236,15 +253,22 @@ def _of_a_spent_budget(noise: Noise, clip: float, terms: Terms, past: Past, seed
     )
 
 
-def _values(
-    seeds: Sequence[Seed], values: Iterable[tuple[float | None, float | None]]
-) -> dict[tuple[float | None, float | None], list[str]]:
-    """Value -> the workers that have it."""
-    found: dict[tuple[float | None, float | None], list[str]] = {}
-    for seed, value in zip(seeds, values, strict=True):
-        found.setdefault(value, []).append(seed.head.worker)
+_Clip = tuple[float | None, float | None, int | None]
+"""Norm and step, and where an update says whether it was within the norm, if that adapts."""
+
+
+def _by_clip(seeds: Sequence[Seed]) -> dict[_Clip, list[str]]:
+    """How updates were clipped -> the workers of those that were clipped so."""
+    found: dict[_Clip, list[str]] = {}
+    for seed in seeds:
+        clip = seed.head.clip, seed.head.step, seed.head.within_at
+        found.setdefault(clip, []).append(seed.head.worker)
     return found
 
 
-def _spoken(clip: float | None, step: float | None) -> str:
-    return "not at all" if clip is None else f"to {clip:g} in steps of {step:g}"
+def _spoken(clip: float | None, step: float | None, within_at: int | None) -> str:
+    if clip is None:
+        return "not at all"
+    return f"to {clip:g} in steps of {step:g}" + (
+        "" if within_at is None else f", and integer {within_at} says whether"
+    )

@@ -24,7 +24,7 @@ from keeper.expanding import MaskSum, Sizes
 from keeper.ledger import Ledger
 from keeper.rules import Granted, Refused
 from keeper.seeds import claimed_in
-from privacy import Budget, GaussianNoise, release_key
+from privacy import Budget, GaussianNoise, count_draw, release_key
 
 log = logging.getLogger(__name__)
 
@@ -192,15 +192,15 @@ class Keeper:
         return True
 
     def _release(self, asked: Asked, granted: Granted, masks: MaskSum, begun_at: float) -> None:
-        request, num_updates = asked.request, len(asked.claimed)
-        masks.noised(self._noise(request, granted))
-        num_bytes = self._answers.release(request, granted, num_updates, masks)
+        request = asked.request
+        masks.noised(self._noise(request, granted), apart=self._noise_of_count(request, granted))
+        num_bytes = self._answers.release(request, granted, masks)
         seconds = time.perf_counter() - begun_at
         log.info(
             "round %3d: gave %s the sum of %d masks of %d sites%s, in %.2f s",
             request.round,
             asked.asker,
-            num_updates,
+            granted.num_updates,
             granted.num_sites,
             " once more" if granted.is_repeat else "",
             seconds,
@@ -209,7 +209,7 @@ class Keeper:
             Released(
                 run_id=request.run_id,
                 round=request.round,
-                num_updates=num_updates,
+                num_updates=granted.num_updates,
                 num_sites=granted.num_sites,
                 noise=granted.noise,
                 is_repeat=granted.is_repeat,
@@ -229,6 +229,19 @@ class Keeper:
             digest=bytes.fromhex(request.set_sha256),
         )
         return GaussianNoise(key, granted.sigma)
+
+    def _noise_of_count(self, request: KeeperRequest, granted: Granted) -> tuple[int, int] | None:
+        """Which integer says how many updates were within an adaptive clip, and its noise; None if there is none."""
+        if granted.within_at is None or granted.count_sigma is None:
+            return None
+        draw = count_draw(
+            self._ledger.noise_secret,
+            run_id=request.run_id,
+            round_number=request.round,
+            digest=bytes.fromhex(request.set_sha256),
+            sigma=granted.count_sigma,
+        )
+        return granted.within_at, draw
 
     # -- what is said ---------------------------------------------------------------------------------------
 

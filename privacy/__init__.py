@@ -7,13 +7,16 @@ from privacy.accountant import delta_of, epsilon_of, mu2_of, mu_of, noise_for
 from privacy.adaptive_clip import AdaptiveClip, count_noise, model_noise, share_within
 from privacy.budget import UNIT, Budget, spoken
 from privacy.clipping import norm_of, scale_to
-from privacy.gaussian_noise import GaussianNoise, release_key
+from privacy.gaussian_noise import LEAST_SIGMA, MOST_SIGMA, MOST_SIGMA_IN_HALVES, GaussianNoise, count_draw, release_key
 from privacy.keystream import words
 from privacy.masks import SEED_BYTES, Mask, fresh_seed
 from privacy.noise_secret import fingerprint_of, noise_secret
 from privacy.ring import RING64_STEP, Ring, step_of
 
 __all__ = [
+    "LEAST_SIGMA",
+    "MOST_SIGMA",
+    "MOST_SIGMA_IN_HALVES",
     "RING64_STEP",
     "SEED_BYTES",
     "UNIT",
@@ -22,6 +25,7 @@ __all__ = [
     "GaussianNoise",
     "Mask",
     "Ring",
+    "count_draw",
     "count_noise",
     "delta_of",
     "epsilon_of",

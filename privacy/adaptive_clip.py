@@ -33,13 +33,16 @@ class AdaptiveClip:
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate must be above 0 and at most 1, not {self.rate:g}")
 
-    def next_clip(self, clip: float, share_within: float) -> float:
+    def next_clip(
+        self, clip: float, share_within: float, *, least: float = _LEAST_CLIP, most: float = _MOST_CLIP
+    ) -> float:
         """C exp(-rate (b - quantile)) for the noised share b of updates within C: the same bits on every machine.
 
-        Noise may bring the share out of 0 to 1, which is then taken for the nearer of the two.
+        Noise may bring the share out of 0 to 1, which is then taken for the nearer of the two. The clip stays within
+        ``least`` and ``most``.
         """
         share = min(max(share_within, 0.0), 1.0)
-        return min(max(clip * _exp(-self.rate * (share - self.quantile)), _LEAST_CLIP), _MOST_CLIP)
+        return min(max(clip * _exp(-self.rate * (share - self.quantile)), least), most)
 
 
 def share_within(noised_sum: float, workers: int) -> float:

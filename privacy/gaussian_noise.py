@@ -21,6 +21,8 @@ from privacy.normals import normals_of
 
 LEAST_SIGMA, MOST_SIGMA = 2.0**10, 2.0**44
 """In steps of the grid: below, one would notice the steps; above, that a float64 has 53 bits."""
+MOST_SIGMA_IN_HALVES = 2.0**27
+"""In integers of 32 bits: a draw reaches 8.57 times that."""
 _FINE_SIGMA = 2.0**22
 _BLOCK = 2**14
 _ROUND_BYTES = 8
@@ -39,6 +41,12 @@ def release_key(secret: bytes, *, run_id: str, round_number: int, digest: bytes)
         raise ValueError(f"{run_id!r} is no run's id")
     message = run_id.encode() + b"\0" + round_number.to_bytes(_ROUND_BYTES, "little") + digest
     return hmac.digest(secret, message, "sha256")
+
+
+def count_draw(secret: bytes, *, run_id: str, round_number: int, digest: bytes, sigma: float) -> int:
+    """The noise on one number that is released beside a sum: one draw, of a key of its own that belongs to that sum."""
+    key = release_key(secret, run_id=f"{run_id}/within", round_number=round_number, digest=digest)
+    return int(GaussianNoise(key, sigma).at(0, 1)[0])
 
 
 class GaussianNoise:

@@ -130,7 +130,8 @@ class CurrentRound:
         total = self.updates.accumulator
         assert isinstance(total, RingSum)
         total.check(self.updates.num_folded, noise=self.unmasking.noise)
-        means = SiteMeans.of(list(total.extras()), self._keepers.masking)
+        terms = None if self._spending is None else self._spending.terms
+        means = SiteMeans.of(list(total.extras()), self._keepers.masking, terms)
         if self.unmasking.noise > 0:  # which is on the sum of the weights, too; with noise each update weighs 1
             return replace(means, weight=float(self.updates.num_folded))
         if means.weight <= 0:

@@ -15,8 +15,8 @@ class SiteMeans:
     """The sum of all weights: what the sum of the deltas is divided by."""
     metrics: dict[str, float]
     """Means over those that have the metric, weighted like their updates."""
-    num_unclipped: float | None = None
-    """How many updates were no longer than the clip, with noise in it; None without adaptive clipping."""
+    within: float | None = None
+    """The sum of b - 1/2, where b is 1 for an update within the clip, with its noise; None if the clip is fixed."""
 
     @classmethod
     def of(cls, extras: Sequence[float], masking: Masking, privacy: DifferentialPrivacy | None = None) -> "SiteMeans":

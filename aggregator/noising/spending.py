@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aggregator.state import Charge, Ledger
-from broker.wire import DifferentialPrivacy
+from broker.wire import EXTRA_STEP, HIGH_STEP, DifferentialPrivacy, Masking
 from console import StateError
 from privacy import (
+    LEAST_SIGMA,
+    MOST_SIGMA,
+    MOST_SIGMA_IN_HALVES,
     UNIT,
     AdaptiveClip,
     Budget,
     GaussianNoise,
+    count_draw,
     fingerprint_of,
     model_noise,
     noise_secret,
@@ -25,6 +29,10 @@ from privacy import (
 
 SECRET = "noise.secret"
 BUDGET_IS_SPENT = "privacy budget is spent"
+_MOST_CLIP = 2.0**19
+"""Heads have none of 2^20 or more."""
+_ROUNDING = 2.0**-40
+"""Relative: whatever is multiplied and divided on the way to sigma, it stays within its limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +114,10 @@ class Spending:
         }
 
 
+class CannotBeNoised(Exception):
+    """A sum that no noise covers as it should. The text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class CentralNoise:
     """The noise of the aggregator, for one sum: the same for the same sum, whenever it is asked for."""
@@ -131,20 +143,36 @@ class CentralNoise:
         return cls(secret, run_id)
 
     def of(self, round_number: int, sum_sha256: str, *, sigma: float) -> GaussianNoise:
-        """``sigma`` is in steps of the sum. A SettingsError if it is too small or too large to be exact."""
-        return GaussianNoise(self._key(self.run_id, round_number, sum_sha256), sigma)
+        """``sigma`` is in steps of the sum. A ValueError if it is too small or too large to be exact."""
+        digest = bytes.fromhex(sum_sha256)
+        key = release_key(self.secret, run_id=self.run_id, round_number=round_number, digest=digest)
+        return GaussianNoise(key, sigma)
 
     def of_count(self, round_number: int, sum_sha256: str, *, sigma: float) -> float:
         """One draw beside that, of the same key and so of the same sum, for the number of updates within the clip."""
-        steps = 2.0**20
-        key = self._key(f"{self.run_id}/within", round_number, sum_sha256)
-        return float(GaussianNoise(key, sigma * steps).at(0, 1)[0]) / steps
-
-    def _key(self, run_id: str, round_number: int, sum_sha256: str) -> bytes:
-        return release_key(self.secret, run_id=run_id, round_number=round_number, digest=bytes.fromhex(sum_sha256))
+        draw = count_draw(
+            self.secret,
+            run_id=self.run_id,
+            round_number=round_number,
+            digest=bytes.fromhex(sum_sha256),
+            sigma=sigma / EXTRA_STEP,
+        )
+        return draw * EXTRA_STEP
 
 
 def multiplier(noising: Noising, num_updates: int) -> float:
     """The noise on the updates' sum, in multiples of the clip. A ValueError if an adaptive clip needs more updates."""
     noise = noising.budget.noise
     return noise if noising.adaptive is None else model_noise(noise, num_updates)
+
+
+def clips_in_reach(noising: Noising, masking: Masking | None, *, fewest: int) -> tuple[float, float]:
+    """The smallest and the largest clip whose noise is exact in the integers of the sum, of at least so many updates.
+
+    A ValueError as in ``multiplier``.
+    """
+    step, bits = (HIGH_STEP, 64) if masking is None else (masking.step, masking.bits)
+    most_sigma = MOST_SIGMA if bits == 64 else MOST_SIGMA_IN_HALVES
+    least = LEAST_SIGMA * step / noising.budget.noise
+    most = most_sigma * step / multiplier(noising, fewest)
+    return least * (1 + _ROUNDING), min(most * (1 - _ROUNDING), _MOST_CLIP)

@@ -15,7 +15,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.corrections import Counting
 from aggregator.events import RunOpened, Watcher
 from aggregator.masking import Keepers, Released
-from aggregator.noising import Spending
+from aggregator.noising import Spending, clips_in_reach
 from aggregator.opening.broadcast import Broadcaster
 from aggregator.opening.evaluation import CentralEvaluation
 from aggregator.opening.run import Run, open_run
@@ -28,7 +28,7 @@ from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from aggregator.sums import Summing, specs_of_updates
 from broker import Source, Transport
 from broker.states import Encoding, MaskedEncoding, ModelTensors, State
-from broker.wire import MAX_ANSWERS, MAX_TENSORS, Specs, num_bytes_of
+from broker.wire import MAX_ANSWERS, MAX_TENSORS, Masking, Specs, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
 from learning import Task, made_by, prepare
 
@@ -208,6 +208,17 @@ def _check_can_be_noised(config: AggregatorConfig, specs: Specs, summing: Summin
             f"--dp-noise: the tensor '{whole}' counts in whole numbers, which no norm bounds; leave it at the sites"
             f" with --shared '!{whole}'"
         )
+    clip, noise = config.noising.budget.clip, config.noising.budget.noise
+    least, most = clips_in_reach(config.noising, config.masking, fewest=config.policy.min_updates)
+    if not least <= clip <= most:
+        raise SettingsError(
+            f"--dp-clip {clip:g} with --dp-noise {noise:g}: the integers of the sum have room for noise with a clip"
+            f" from {least:.3g} to {most:.3g}; choose another clip{_or_ring64(config.masking)}"
+        )
+
+
+def _or_ring64(masking: Masking | None) -> str:
+    return ", or --ring ring64" if masking is not None and masking.bits == 32 else ""
 
 
 def _keepers(

@@ -210,15 +210,6 @@ PAIRS = (
             lambda settings: getattr(settings, "shards", 0) > 0 and not settings.is_secure,
         ),
     ),
-    Pair(
-        ("dp_clip", "privacy"),
-        lambda settings: (
-            f"--dp-clip {settings.dp_clip}: how many updates were clipped would need noise of its own from the keepers;"
-            " give a fixed --dp-clip with --privacy secure"
-            if settings.is_secure and settings.is_noised and settings.dp_clip.quantile is not None
-            else None
-        ),
-    ),
     Pair(("dp_clip", "min_updates"), _fewest_with_an_adaptive_clip),
     Pair(
         ("dp_where", "dp_clip"),

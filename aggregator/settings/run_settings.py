@@ -100,7 +100,7 @@ class RunSettings(  # type: ignore[misc]  # model_config: all say frozen, no oth
     def weigher(self) -> Weigher:
         """How updates are weighed, and what each has to say of itself for that and for the server's step."""
         asked = figures_of(self.server_optimizer.step)
-        if self.dp_clip is not None and self.dp_clip.quantile is not None:
+        if self.dp_clip is not None and self.dp_clip.quantile is not None and not self.is_secure:
             asked = (*asked, "within")
         return replace(self.weighs_by, clip_norm=self.clip_norm, asked=asked)
 

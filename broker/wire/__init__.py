@@ -60,6 +60,7 @@ from broker.wire.keeping import (
     mask_sizes,
     mask_specs,
     packed_seeds,
+    place_of_within,
     unpacked_seeds,
 )
 from broker.wire.limbs import HIGH_STEP, LOW_BITS, LOW_STEP, MAX_LOW, MAX_SUM, limb_bytes_of, limb_specs
@@ -235,6 +236,7 @@ __all__ = [
     "packed_seeds",
     "partial_key",
     "place_of",
+    "place_of_within",
     "presence_key",
     "release_key",
     "sender_of",

@@ -13,6 +13,7 @@ from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from broker.wire.buffers import Buffer
 from broker.wire.headers import (
+    EXTRAS,
     MAX_SEED_BYTES,
     Header,
     Instance,
@@ -63,12 +64,16 @@ class SealedSeed(Header):
     """One unit of its integers, if it was clipped."""
     noise: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda value: value is None)
     """The noise that the worker counts on this keeper for, in multiples of ``clip``; None: it counts on none."""
+    within_at: NumWords | None = Field(default=None, exclude_if=lambda value: value is None)
+    """With an adaptive clip: which of the integers of 8 bytes, from 0, says whether the update was within it."""
     sealed: SealedKey
 
     @model_validator(mode="after")
     def _noise_needs_both(self) -> Self:
         if (self.clip is None) != (self.step is None):
             raise ValueError("clip and step go together")
+        if self.within_at is not None and (self.clip is None or self.within_at >= self.num_words):
+            raise ValueError("within_at is the place of an integer of 8 bytes, beside a clip")
         return self
 
     @property
@@ -147,6 +152,13 @@ def mask_sizes(specs: Specs) -> tuple[int, int]:
     words = sum(spec.num_elements for spec in specs if spec.item_bytes == 8)
     halves = sum(spec.num_elements for spec in specs if spec.item_bytes == 4)
     return words, halves
+
+
+def place_of_within(specs: Specs) -> int:
+    """Which of a masked update's integers of 8 bytes, from 0, is the last one of ``EXTRAS``."""
+    words = [spec for spec in specs if spec.item_bytes == 8]
+    end = next(index for index, spec in enumerate(words, start=1) if spec.name == EXTRAS)
+    return sum(spec.num_elements for spec in words[:end]) - 1
 
 
 def digest_of_set(run_id: str, round_number: int, masked: Iterable[tuple[str, str]]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from broker.states import State
-from broker.wire import ModelHead, SealedSeed, Specs, Trust, encode, mask_sizes
+from broker.wire import ModelHead, SealedSeed, Specs, Trust, encode, mask_sizes, place_of_within
 from console import IdentityError
 from identities import Roster, seal_seed
 from privacy import Mask, fresh_seed
@@ -44,7 +44,7 @@ def sealed_seeds(
     """A signed message for each of the head's keepers, with the seed of its mask, which nobody else can read."""
     assert head.masking is not None
     num_words, num_halves = mask_sizes(specs)
-    is_noised = head.privacy is not None
+    privacy = head.privacy
     fields: Mapping[str, object] = {
         "run_id": head.run_id,
         "round": head.round,
@@ -55,9 +55,10 @@ def sealed_seeds(
         "num_words": num_words,
         "num_halves": num_halves,
         "min_sites": max(min_sites, head.masking.min_sites, roster.min_sites),
-        "clip": head.privacy.clip if head.privacy is not None else None,
-        "step": head.masking.step if is_noised else None,
-        "noise": head.privacy.noise if head.privacy is not None and head.privacy.where == "keeper" else None,
+        "clip": None if privacy is None else privacy.clip,
+        "step": None if privacy is None else head.masking.step,
+        "noise": privacy.noise if privacy is not None and privacy.where == "keeper" else None,
+        "within_at": None if privacy is None or privacy.quantile is None else place_of_within(specs),
         "sealed": _NOT_SEALED_YET,
     }
     return tuple(

@@ -53,6 +53,8 @@ def _misfit_of_privacy(head: ModelHead, privacy: DifferentialPrivacy | None) -> 
         )
     if privacy.where == "keeper" and head.masking is None:
         return "the run has its noise from keepers, and masks no updates"
+    if privacy.where == "central" and head.masking is not None:
+        return "the run masks updates, and their sum would have no noise before the aggregator has seen it"
     return _misfit_of_own_noise(head.masking, privacy) if privacy.where == "local" else None
 
 

@@ -36,8 +36,8 @@ def integers_of(
         weight = min(num_samples, masking.most_samples or num_samples) if head.weighting == "samples" else 1
         return summand_of(totals, extras_of(masking.metrics, metrics, weight=weight), encoding, weight=weight)
     scale = scale_to(privacy.clip, norm_of(totals.values()))
-    is_short = None if privacy.quantile is None else scale == 1
-    extras = extras_of(masking.metrics, metrics, weight=1, is_short=is_short)
+    is_within = None if privacy.quantile is None else scale == 1
+    extras = extras_of(masking.metrics, metrics, weight=1, is_within=is_within)
     summand = summand_of(totals, extras, encoding, weight=scale, carried=scale)
     if privacy.where == "local":
         add_noise(summand.integers, encoding.specs, sigma_of(privacy, masking.step), keys)

@@ -72,5 +72,5 @@ class DifferentialPrivacy(Header):
 
 def num_extras(masking: Masking, privacy: DifferentialPrivacy | None = None) -> int:
     """How many numbers ``EXTRAS`` has: the weight; for each metric, the weight if there is one, and that times the
-    metric; and with adaptive clipping, whether the delta was short enough."""
+    metric; and with adaptive clipping, 1/2 if the delta was within the clip, and -1/2 if it was not."""
     return 1 + 2 * len(masking.metrics) + (privacy is not None and privacy.quantile is not None)

@@ -8,9 +8,11 @@ import pytest
 from unit.keeper.asking import (
     FEDERATION,
     FOREIGN,
+    HALVES,
     KEEPER,
     RUN,
     SITES,
+    WORDS,
     Asking,
     masked_of,
     request,
@@ -66,6 +68,20 @@ def test_the_same_set_with_other_seeds_is_refused(tmp_path: Path) -> None:
     refusal = asking.ask(request([noised(name, secret=bytes(32)) for name in SITES])).refusal
     assert refusal.is_final
     assert "the same set with other seeds" in refusal.reason
+
+
+@pytest.mark.parametrize("sizes", [{"num_words": WORDS - 2, "num_halves": HALVES}, {"num_words": 0, "num_halves": 8}])
+def test_the_same_set_in_integers_of_other_sizes_is_refused_after_its_sum_was_given(
+    tmp_path: Path, sizes: dict[str, int]
+) -> None:
+    """Other draws would lie on the same masks: a second noise on one sum, for one charge."""
+    asking = Asking(tmp_path, noise=DP)
+    messages = [noised(name) for name in SITES]
+    first = asking.ask(request(messages))
+    refusal = asking.ask(request(messages, **sizes)).refusal
+    assert refusal.is_final
+    assert f"its mask has {WORDS} and {HALVES} integers" in refusal.reason
+    assert asking.ask(request(messages)) == first
 
 
 def test_too_few_sites_are_refused_and_more_may_be_asked_for_afterwards(tmp_path: Path) -> None:

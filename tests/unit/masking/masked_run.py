@@ -90,14 +90,23 @@ class MaskedRun:
         assert self.head.masking is not None
         return self.head.masking
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether updates say whether they were within the clip."""
+        return self.head.privacy is not None and self.head.privacy.quantile is not None
+
     # -- a site ---------------------------------------------------------------------------------------------
 
-    def integers(self, delta: Mapping[str, Tensor], *, weight: float, metrics: Mapping[str, float]) -> State:
+    def integers(
+        self, delta: Mapping[str, Tensor], *, weight: float, metrics: Mapping[str, float], is_within: bool = True
+    ) -> State:
         masking = self.masking
         ring = Ring(masking.bits, masking.step, masking.most)
         extras = [weight]
         for name in masking.metrics:
             extras += [weight, weight * metrics[name]] if name in metrics else [0.0, 0.0]
+        if self.is_adaptive:
+            extras.append(0.5 if is_within else -0.5)
         state = {EXTRAS: torch.tensor([round(value / EXTRA_STEP) for value in extras])}
         for name, tensor in delta.items():
             values = ring.integers(tensor.numpy().reshape(-1), weight=weight)
@@ -121,12 +130,13 @@ class MaskedRun:
         *,
         weight: float = 1.0,
         metrics: Mapping[str, float] | None = None,
+        is_within: bool = True,
         blob_bytes: int | None = None,
         round_number: int | None = None,
         **changes: Any,
     ) -> bytes:
-        state = self.integers(delta, weight=weight, metrics=metrics or {})
-        encoding = MaskedEncoding(specs_of(dict(delta)), self.masking)
+        state = self.integers(delta, weight=weight, metrics=metrics or {}, is_within=is_within)
+        encoding = MaskedEncoding(specs_of(dict(delta)), self.masking, self.head.privacy)
         seeds = [fresh_seed() for _ in self.keepers]
         body = self.masked(state, seeds)
         digest = Digest(encoding.encoded)
@@ -136,7 +146,21 @@ class MaskedRun:
         number = round_number or head.round
         about = {"run_id": head.run_id, "worker": worker, "instance": INSTANCE, "round": number}
         num_words, num_halves = mask_sizes(encoding.encoded)
-        clipped = {} if head.privacy is None else {"clip": head.privacy.clip, "step": self.masking.step}
+        clipped: dict[str, Any] = {}
+        if head.privacy is not None:
+            clipped = {"clip": head.privacy.clip, "step": self.masking.step, "noise": head.privacy.noise}
+        if self.is_adaptive:
+            clipped["within_at"] = (
+                next(
+                    number
+                    for number, spec in enumerate(
+                        spec for spec in encoding.encoded for _ in range(spec.num_elements * (spec.item_bytes == 8))
+                    )
+                    if spec.name == EXTRAS
+                )
+                + len(state[EXTRAS])
+                - 1
+            )
         messages = []
         for name, seed in zip(self.keepers, seeds, strict=True):
             sealed = SealedSeed(

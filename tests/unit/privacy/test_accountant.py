@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from privacy import delta_of, epsilon_of, mu2_of, mu_of, noise_for
+from privacy import count_noise, delta_of, epsilon_of, model_noise, mu2_of, mu_of, noise_for
 
 IS_REFEREE_MISSING = importlib.util.find_spec("dp_accounting") is None and "FEDMQ_REQUIRE_BROKER" not in os.environ
 
@@ -117,3 +117,20 @@ def test_dp_accounting_finds_the_same(noise: float, rounds: int, is_replaced: bo
     ours = epsilon_of(1e-5, mu_of([noise] * rounds) * (2 if is_replaced else 1))
     assert ours <= referee.get_epsilon(1e-5)
     assert ours == pytest.approx(referee.get_epsilon(1e-5), abs=2e-8)
+
+
+@pytest.mark.skipif(IS_REFEREE_MISSING, reason="dp-accounting is not installed: pip install dp-accounting==0.6.0")
+@pytest.mark.parametrize(("noise", "workers", "rounds"), [(1.0, 20, 3), (5.0, 100, 50)])
+def test_dp_accounting_finds_that_an_adaptive_clip_costs_what_a_fixed_one_does(
+    noise: float, workers: int, rounds: int
+) -> None:
+    """Each round is two releases: the sum of updates, and of b - 1/2, of which one worker changes 1/2 at most."""
+    from dp_accounting import dp_event
+    from dp_accounting.pld import PLDAccountant
+
+    of_sum = dp_event.GaussianDpEvent(model_noise(noise, workers))
+    of_count = dp_event.GaussianDpEvent(2 * count_noise(workers))
+    referee = PLDAccountant()
+    referee.compose(dp_event.SelfComposedDpEvent(dp_event.ComposedDpEvent([of_sum, of_count]), rounds))
+    ours = epsilon_of(1e-5, mu_of([noise] * rounds))
+    assert ours == pytest.approx(referee.get_epsilon(1e-5), abs=1e-7)

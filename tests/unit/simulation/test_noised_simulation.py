@@ -4,6 +4,8 @@ The task's training moves nothing, so each model is the one before and the noise
 """
 
 import json
+import sqlite3
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,3 +73,18 @@ def test_models_have_the_noise_that_was_announced(settings: dict[str, Any], draw
     said = json.dumps(history.summary)
     assert '"epsilon"' in said
     assert "one worker, zeroed out or not" in said
+
+
+def test_with_keepers_a_clip_adapts_to_what_workers_say_under_their_masks(tmp_path: Path) -> None:
+    """All say that they are within it, so it shrinks; with noise of 0.2 updates on the count of 4, by at least this."""
+    path = tmp_path / "still_task.py"
+    path.write_text(TASK, encoding="utf-8")
+    own = {"task": f"{path}:task", "workers": WORKERS, "rounds": ROUNDS, "state": tmp_path / "run"}
+    noised = NOISED | {"dp_clip": f"adaptive:0.5:{CLIP}", "dp_noise": 0.3, "dp_epsilon": 500.0}
+    history = simulate(**own, **noised, **SECURE | {"keeper": "one,two"})
+    with closing(sqlite3.connect(tmp_path / "run" / "keeper-one" / "keeper.db")) as ledger:
+        clips = [clip for (clip,) in ledger.execute("SELECT clip FROM releases ORDER BY round")]
+    assert len(clips) == ROUNDS
+    assert clips[0] == CLIP
+    assert all(CLIP * 0.9**number <= clip < CLIP for number, clip in enumerate(clips[1:], start=1))
+    assert [row["closed_by"] for row in history.rounds()] == ["quorum"] * ROUNDS

@@ -260,9 +260,21 @@ def test_a_seed_says_what_noise_its_worker_counts_on_the_keeper_for() -> None:
     plain = RING64.model_copy(update={"metrics": ()})
     sealed = Site().answer(masking=plain, privacy=NOISED, weighting="uniform").sealed()
     assert (sealed.noise, sealed.clip, sealed.step) == (4.0, 1.0, RING64.step)
-    central = NOISED.model_copy(update={"where": "central"})
-    sealed = Site().answer(masking=plain, privacy=central, weighting="uniform").sealed()
-    assert (sealed.noise, sealed.clip) == (None, 1.0)
+    assert sealed.within_at is None
+
+
+@pytest.mark.parametrize(("clip", "says"), [(100.0, 0.5), (0.01, -0.5)])
+def test_with_an_adaptive_clip_an_update_says_under_its_mask_whether_it_was_within_it(clip: float, says: float) -> None:
+    plain = RING64.model_copy(update={"metrics": ()})
+    privacy = NOISED.model_copy(update={"quantile": 0.5, "clip": clip})
+    sent = Site().answer(masking=plain, privacy=privacy, weighting="uniform")
+    integers = sent.integers(KEEPERS[:1])
+    assert (integers[EXTRAS] * EXTRA_STEP).tolist() == [1.0, says]
+    words = np.concatenate([integers[spec.name].ravel() for spec in sent.head.tensors if spec.item_bytes == 8])
+    within_at = sent.sealed().within_at
+    assert within_at is not None
+    assert words[within_at] * EXTRA_STEP == says
+    assert (sent.head.figures, sent.head.num_samples) == ({}, 1)
 
 
 def test_a_seed_says_the_most_sites_that_anybody_asks_for() -> None:
@@ -382,8 +394,16 @@ def test_without_a_roster_a_worker_stops_and_says_what_it_needs() -> None:
         (WorkerPolicy(), {"compression": Compression(method="int8")}, "masks updates and also has --compression int8"),
         (WorkerPolicy(), {"weighting": "fednova"}, "--weighting fednova, which does not go together"),
         (WorkerPolicy(), {"masking": None, "privacy": NOISED}, "noise from keepers, and masks no updates"),
+        (
+            WorkerPolicy(require=frozenset({"secure", "dp"})),
+            {
+                "masking": RING64.model_copy(update={"metrics": ()}),
+                "privacy": NOISED.model_copy(update={"where": "central"}),
+            },
+            "their sum would have no noise before the aggregator has seen it",
+        ),
     ],
-    ids=["secure", "dp", "plain", "sites", "keeper", "step", "compression", "weighting", "noise"],
+    ids=["secure", "dp", "plain", "sites", "keeper", "step", "compression", "weighting", "noise", "late noise"],
 )
 def test_a_head_that_a_site_may_not_answer_is_not_answered_and_that_is_said(
     policy: WorkerPolicy, asked: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
