@@ -106,6 +106,7 @@ class Decisions:
             charged=ledger.charged(request.run_id, request.round),
             used=frozenset(ledger.used(request.run_id, request.round)),
             noises=tuple(ledger.noises()),
+            noises_of_run=tuple(ledger.noises(request.run_id)),
             num_without_noise=ledger.num_without_noise(request.run_id),
         )
 

@@ -154,9 +154,11 @@ class Ledger:
         """Whether no run was ever heard of: then nothing is known of what an earlier ledger gave."""
         return self._db.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None
 
-    def noises(self) -> list[float]:
-        """The noise multipliers of all answers that had noise, of all runs."""
-        rows = self._db.execute("SELECT noise FROM releases WHERE noise IS NOT NULL")
+    def noises(self, run_id: str | None = None) -> list[float]:
+        """The noise multipliers of all answers of this run (None: of all runs) that had noise."""
+        rows = self._db.execute(
+            "SELECT noise FROM releases WHERE noise IS NOT NULL AND run_id = ifnull(?, run_id)", (run_id,)
+        )
         return [float(noise) for (noise,) in rows]
 
     def num_without_noise(self, run_id: str | None = None) -> int:

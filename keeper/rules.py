@@ -50,6 +50,8 @@ class Past:
     """Workers whose seeds for this round are in an answer."""
     noises: tuple[float, ...] = ()
     """The noise multipliers of all answers that had noise, of all runs."""
+    noises_of_run: tuple[float, ...] = ()
+    """Those of this run alone."""
     num_without_noise: int = 0
     """How many answers of this run had none."""
 
@@ -220,7 +222,12 @@ def _with_noise(seeds: Sequence[Seed], terms: Terms, past: Past) -> Granted | Re
             f"keeper {terms.name} adds noise, and the updates were not clipped: without a bound, no noise is enough"
         )
     granted = Granted(num_sites, len(seeds), terms.noise.multiplier, clip, step, within_at)
-    return _of_unfit_noise(granted, seeds) or _of_a_spent_budget(terms.noise, clip, terms, past, seeds) or granted
+    return (
+        _of_unfit_noise(granted, seeds)
+        or _of_a_spent_budget(terms.noise, clip, terms, past)
+        or _of_a_budget_of_workers(terms.noise, clip, past, seeds)
+        or granted
+    )
 
 
 def _of_unfit_noise(granted: Granted, seeds: Sequence[Seed]) -> Refused | None:
@@ -235,7 +242,25 @@ def _of_unfit_noise(granted: Granted, seeds: Sequence[Seed]) -> Refused | None:
     return None
 
 
-def _of_a_spent_budget(noise: Noise, clip: float, terms: Terms, past: Past, seeds: Sequence[Seed]) -> Refused | None:
+def _of_a_budget_of_workers(noise: Noise, clip: float, past: Past, seeds: Sequence[Seed]) -> Refused | None:
+    """Workers signed what the run's head told them; this keeper's own budget may be larger, and is for all runs."""
+    budgets = {(seed.head.epsilon, seed.head.delta): seed.head.worker for seed in seeds}
+    for (epsilon, delta), worker in budgets.items():
+        if epsilon is None or delta is None:
+            continue
+        try:
+            budget = Budget(clip, noise.multiplier, epsilon, delta, charges=past.noises_of_run)
+        except ValueError as error:
+            return Refused(f"the budget that {worker} goes by is none: {error}")
+        if not budget.may_release_another():
+            return Refused(
+                f"{worker} goes by a budget of epsilon {epsilon:g} at delta {delta:g}; the sums of this run have come"
+                f" to {budget}, and one release more would exceed that"
+            )
+    return None
+
+
+def _of_a_spent_budget(noise: Noise, clip: float, terms: Terms, past: Past) -> Refused | None:
     if past.num_without_noise:
         return Refused(
             f"keeper {terms.name} has given {past.num_without_noise} sums of this run without noise, and no budget"

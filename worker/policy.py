@@ -22,6 +22,8 @@ class WorkerPolicy:
     """How updates must be protected."""
     min_sites: int = 0
     """The fewest sites whose updates may be summed up before anybody sees the sum; 0: updates may be seen."""
+    keepers: frozenset[str] = frozenset()
+    """Keepers that all have to hold masks over this site's updates; with none, any of the roster's."""
     max_epsilon: float | None = None
     """The largest budget that a run with noise may have, at a delta of at most ``max_delta``; None: any."""
     max_delta: float = DEFAULT_MAX_DELTA
@@ -45,6 +47,7 @@ class WorkerPolicy:
             self._missing_protection(head)
             or self._too_large_a_budget(head)
             or self._too_few_sites(head)
+            or self._other_keepers(head)
             or self._too_little_training(head)
             or self._too_many_tensors(head, trained=trained, others=others or {})
         )
@@ -80,6 +83,15 @@ class WorkerPolicy:
         if head.masking.min_sites < self.min_sites:
             return f"the run opens sums of {head.masking.min_sites} sites; --min-sites is {self.min_sites}"
         return None
+
+    def _other_keepers(self, head: ModelHead) -> str | None:
+        """An aggregator that named one keeper alone, of several, would need no other to see single updates."""
+        named = () if head.masking is None else head.masking.keepers
+        missing = sorted(self.keepers.difference(named))
+        if not missing:
+            return None
+        masks = f"masks updates for {some_of(list(named), 3)} alone" if named else "masks no updates"
+        return f"the run {masks}; --keeper asks for {some_of(missing, 3)}, too"
 
     def _too_little_training(self, head: ModelHead) -> str | None:
         steps, batch = head.local.max_steps, head.local.batch_size  # 0: no limit, and all data

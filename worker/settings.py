@@ -8,7 +8,7 @@ from pydantic import Field, FilePath, field_validator, model_validator
 
 from broker import ServiceSettings, Shared
 from broker.wire import MAX_PRESENCE_EVERY_S, MIN_PRESENCE_EVERY_S, PRESENCE_EVERY_S, RunName
-from console import Arguments, ArgumentsAsText, AsText, NoneAsText
+from console import Arguments, ArgumentsAsText, AsText, Names, NoneAsText
 from identities import IdentitySettings
 from learning import Site
 from worker.device import Devices
@@ -135,6 +135,11 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         description="do not answer a run that lets anybody see updates, or their sum, of fewer sites than these; 0:"
         " answer any, but see --require secure",
     )
+    keeper: AsText[Names] = Field(
+        Names(),
+        description="answer only a run that masks updates for these keepers of the roster, separated by commas, and"
+        " perhaps for others; by default for any that the run names",
+    )
     max_epsilon: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         None,
         description="the largest epsilon that a run may have as its privacy budget to be answered; a run without"
@@ -184,7 +189,8 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
 
     @model_validator(mode="after")
     def _what_is_required_can_be_had(self) -> Self:
-        given = {"--require": self.require.names, "--min-sites": self.min_sites, "--max-epsilon": self.max_epsilon}
+        given = {"--require": self.require.names, "--min-sites": self.min_sites, "--keeper": self.keeper}
+        given["--max-epsilon"] = self.max_epsilon
         flag = next((flag for flag, value in given.items() if value), None)
         if flag is not None and self.roster is None:
             raise ValueError(f"{flag} needs --roster: without one nothing is signed, and any model could claim it")
@@ -202,6 +208,7 @@ class WorkerSettings(ServiceSettings, IdentitySettings):
         return WorkerPolicy(
             require=self.require.names,
             min_sites=self.min_sites,
+            keepers=frozenset(self.keeper),
             max_epsilon=self.max_epsilon,
             max_delta=self.max_delta,
             min_steps=self.max_steps_at_least,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.wire import FEWEST_MIN_SITES, MAX_KEEPERS, Masking
-from console import AsText, NoneAsText
+from console import AsText, Names, NoneAsText
 from privacy import step_of
 
 MOST_UPDATES = 8192
@@ -14,17 +14,6 @@ _RANGE64 = 2.0**62
 """Steps: half of what 64 bits with a sign hold, so that noise has room."""
 _STEP_OF_SAMPLES, _STEP_OF_ONE = 2.0**-24, 2.0**-32
 """An update that weighs as much as its samples needs no finer one: what is cut off is divided by all samples."""
-
-
-class Names(tuple[str, ...]):
-    """Names, separated by commas."""
-
-    @classmethod
-    def parse(cls, text: str) -> "Names":
-        return cls(name.strip() for name in text.split(",") if name.strip())
-
-    def __str__(self) -> str:
-        return ",".join(self)
 
 
 class MaskingSettings(BaseModel):

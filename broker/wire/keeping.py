@@ -64,6 +64,10 @@ class SealedSeed(Header):
     """One unit of its integers, if it was clipped."""
     noise: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda value: value is None)
     """The noise that the worker counts on this keeper for, in multiples of ``clip``; None: it counts on none."""
+    epsilon: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The budget that the worker goes by: what all models of the run together may cost; None: it was told of none."""
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The delta at which that holds."""
     within_at: NumWords | None = Field(default=None, exclude_if=lambda value: value is None)
     """With an adaptive clip: which of the integers of 8 bytes, from 0, says whether the update was within it."""
     sealed: SealedKey
@@ -72,6 +76,8 @@ class SealedSeed(Header):
     def _noise_needs_both(self) -> Self:
         if (self.clip is None) != (self.step is None):
             raise ValueError("clip and step go together")
+        if (self.epsilon is None) != (self.delta is None):
+            raise ValueError("epsilon and delta go together")
         if self.within_at is not None and (self.clip is None or self.within_at >= self.num_words):
             raise ValueError("within_at is the place of an integer of 8 bytes, beside a clip")
         return self

@@ -12,6 +12,7 @@ from console.flags.arguments import (
 from console.flags.described import ENV_PREFIX, GROUP_OF, OWN, Setting, described, flag_of
 from console.flags.help_page import help_page
 from console.flags.named import parse_named, text_of_named
+from console.flags.names import Names
 
 __all__ = [
     "ARGUMENT_NAME",
@@ -22,6 +23,7 @@ __all__ = [
     "OWN",
     "Arguments",
     "ArgumentsAsText",
+    "Names",
     "PlanArgumentsAsText",
     "Setting",
     "described",

@@ -58,6 +58,8 @@ def sealed_seeds(
         "clip": None if privacy is None else privacy.clip,
         "step": None if privacy is None else head.masking.step,
         "noise": privacy.noise if privacy is not None and privacy.where == "keeper" else None,
+        "epsilon": None if privacy is None else privacy.epsilon,
+        "delta": None if privacy is None else privacy.delta,
         "within_at": None if privacy is None or privacy.quantile is None else place_of_within(specs),
         "sealed": _NOT_SEALED_YET,
     }

@@ -9,6 +9,9 @@ from privacy import RING64_STEP, Budget, GaussianNoise, Ring
 from worker.masking.clipping import WITHIN
 from worker.masking.noise import sigma_of
 
+_ABOVE_ALL_ROUNDING = 1 + 2.0**-30
+"""A run that ends with the last bit of its budget has added up its charges in another order."""
+
 
 def misfit_of_masking(head: ModelHead, roster: Roster | None) -> str | None:
     """In words for people at both ends; None if nothing is masked or noised, or all is well.
@@ -55,7 +58,23 @@ def _misfit_of_privacy(head: ModelHead, privacy: DifferentialPrivacy | None) -> 
         return "the run has its noise from keepers, and masks no updates"
     if privacy.where == "central" and head.masking is not None:
         return "the run masks updates, and their sum would have no noise before the aggregator has seen it"
-    return _misfit_of_own_noise(head.masking, privacy) if privacy.where == "local" else None
+    own = _misfit_of_own_noise(head.masking, privacy) if privacy.where == "local" else None
+    return own or (None if head.is_finished or head.only_evaluate else _misfit_of_budget(privacy))
+
+
+def _misfit_of_budget(privacy: DifferentialPrivacy) -> str | None:
+    """A budget that one more model would exceed by the head's own figures limits nothing."""
+    try:
+        most = privacy.epsilon * _ABOVE_ALL_ROUNDING
+        budget = Budget(privacy.clip, privacy.noise, most, privacy.delta, spent_mu2=privacy.spent)
+    except ValueError as error:
+        return f"the run asks for noise that cannot be: {error}"
+    if budget.may_release_another():
+        return None
+    return (
+        f"with noise of {privacy.noise:g} times the clip, and mu^2 {privacy.spent:g} spent, one model more is beyond"
+        f" the run's own budget of epsilon {privacy.epsilon:g} at delta {privacy.delta:g}"
+    )
 
 
 def _misfit_of_own_noise(masking: Masking | None, privacy: DifferentialPrivacy) -> str | None:

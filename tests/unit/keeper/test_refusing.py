@@ -262,6 +262,25 @@ def test_a_keeper_that_adds_less_noise_than_a_worker_counts_on_gives_nothing(tmp
     assert asking.ask(body).head.noise == 6.0 * 0.5 / 2.0**-20
 
 
+def test_the_budget_that_a_worker_was_told_of_holds_for_its_run_also_where_the_keeper_s_own_is_larger(
+    tmp_path: Path,
+) -> None:
+    """A head may name a small budget to sites with --max-epsilon; only the keeper knows what was given since."""
+    asking = Asking(tmp_path, noise=Noise(multiplier=1.0, epsilon=100.0, delta=1e-5))
+    told = {"epsilon": 7.0, "delta": 1e-5}
+    for number in (1, 2):
+        assert asking.ask(request([noised(name, number, **told) for name in SITES], number)).head.noise
+    messages = [noised(SITES[0], 3, **told), *(noised(name, 3, epsilon=50.0, delta=1e-5) for name in SITES[1:])]
+    refusal = asking.ask(request(messages, 3)).refusal
+    assert refusal.reason.startswith(f"{SITES[0]} goes by a budget of epsilon 7 at delta 1e-05; the sums of this run")
+    assert not refusal.ends_run
+    assert asking.ledger.num_releases() == 2
+    other = {"run_id": "heart.after", **told}
+    digest = digest_of_set("heart.after", 1, [(name, masked_of(name)) for name in SITES])
+    body = request([noised(name, **other) for name in SITES], run_id="heart.after", set_sha256=digest)
+    assert asking.ask(body).head.noise
+
+
 def test_no_budget_covers_a_run_with_sums_without_noise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asking = Asking(tmp_path)
     asking.ask(request(SEEDS))

@@ -260,6 +260,7 @@ def test_a_seed_says_what_noise_its_worker_counts_on_the_keeper_for() -> None:
     plain = RING64.model_copy(update={"metrics": ()})
     sealed = Site().answer(masking=plain, privacy=NOISED, weighting="uniform").sealed()
     assert (sealed.noise, sealed.clip, sealed.step) == (4.0, 1.0, RING64.step)
+    assert (sealed.epsilon, sealed.delta) == (NOISED.epsilon, NOISED.delta)
     assert sealed.within_at is None
 
 
@@ -402,8 +403,28 @@ def test_without_a_roster_a_worker_stops_and_says_what_it_needs() -> None:
             },
             "their sum would have no noise before the aggregator has seen it",
         ),
+        (
+            WorkerPolicy(max_epsilon=8.0),
+            {
+                "masking": RING64.model_copy(update={"metrics": ()}),
+                "privacy": NOISED.model_copy(update={"noise": 0.1}),
+            },
+            "one model more is beyond the run's own budget of epsilon",
+        ),
     ],
-    ids=["secure", "dp", "plain", "sites", "keeper", "step", "compression", "weighting", "noise", "late noise"],
+    ids=[
+        "secure",
+        "dp",
+        "plain",
+        "sites",
+        "keeper",
+        "step",
+        "compression",
+        "weighting",
+        "noise",
+        "late noise",
+        "a budget that is none",
+    ],
 )
 def test_a_head_that_a_site_may_not_answer_is_not_answered_and_that_is_said(
     policy: WorkerPolicy, asked: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture

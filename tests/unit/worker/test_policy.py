@@ -102,6 +102,23 @@ def test_a_head_that_opens_sums_of_fewer_sites_is_not_answered(min_sites: int, i
 
 
 @pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (("ethics",), "masks updates for ethics alone; --keeper asks for council, too"),
+        (("ethics", "council", "union"), None),
+        ((), "the run masks no updates; --keeper asks for council, ethics, too"),
+    ],
+)
+def test_a_head_without_a_keeper_that_the_site_asks_for_is_not_answered(
+    named: tuple[str, ...], said: str | None
+) -> None:
+    """One keeper of two that works together with the aggregator could otherwise be the only one."""
+    head = {"masking": MASKING.model_copy(update={"keepers": named})} if named else {}
+    found = objection(WorkerPolicy(keepers=frozenset({"ethics", "council"})), **head)
+    assert found == said if said is None else found is not None and found.endswith(said)
+
+
+@pytest.mark.parametrize(
     ("privacy", "said"),
     [
         (None, "this run does without differential privacy (dp), and --max-epsilon is 8"),
