@@ -97,7 +97,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         reason=reason,
         closed_at=time.time(),
         seconds=current.seconds,
-        num_samples=_num_samples(current, means, config) if plan.counts else 0,
+        num_samples=_num_samples(current, means, config, opened) if plan.counts else 0,
         num_chosen=current.num_chosen,
         settings=_settings_of_round(config, opened),
         measured=opened.evaluate(written.model),
@@ -175,11 +175,13 @@ def _privacy_of(opened: OpenedRun) -> dict[str, Any]:
     return found
 
 
-def _num_samples(current: CurrentRound, means: SiteMeans | None, config: AggregatorConfig) -> int:
-    """How many samples count: of masked updates, the sum of their weights, if these are samples."""
-    if means is None:
+def _num_samples(
+    current: CurrentRound, means: SiteMeans | None, config: AggregatorConfig, opened: OpenedRun
+) -> int | None:
+    """How many samples count: of masked updates, the sum of their weights, if these are samples; None: nobody says."""
+    if opened.stores.tells_of_sites:
         return current.updates.num_samples
-    return round(means.weight) if config.weigher.goes_by_samples else 0
+    return round(means.weight) if means is not None and config.weigher.goes_by_samples else None
 
 
 def _draws_of(number: int | None, current: CurrentRound, opened: OpenedRun) -> tuple[tuple[Draw, ...], int]:

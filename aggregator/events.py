@@ -90,6 +90,8 @@ class UpdateDecided:
     fold_s: float | None = None
     shard: int | None = None
     """The shard in whose partial sum it arrived; None if it did not."""
+    is_answer: bool = False
+    """It came without tensors: its worker has no update, or was only asked to measure the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ class UpdateWithdrawn:
     round: int
     """The round whose model it was trained from."""
     worker: str
-    num_samples: int
+    num_samples: int | None
+    """None: it does not say, as a masked one."""
     reason: str
     """In words that follow the worker's name."""
 
@@ -125,7 +128,7 @@ class SumDecided:
     """The round whose model its updates were trained from."""
     num_updates: int
     num_samples: int | None
-    """None: its updates are masked."""
+    """None: its updates do not say."""
     verdict: Verdict
 
 
@@ -210,7 +213,8 @@ class UpdateSummed:
 
     round: int
     worker: str
-    num_samples: int
+    num_samples: int | None
+    """None: it does not say, as a masked one."""
     fold_s: float
 
 
@@ -227,7 +231,8 @@ class SumSent:
 
     round: int
     num_updates: int
-    num_samples: int
+    num_samples: int | None
+    """None: its updates do not say."""
     seconds: float
 
 

@@ -380,12 +380,13 @@ class PartialAggregator:
             return
         current.pending.add(update, delivery, now=self._clock())
         head = update.head
+        num_samples = head.num_samples if current.model.tells_of_sites else None
+        about = "says nothing of its site" if num_samples is None else f"{num_samples:6d} samples"
         fields = {"round": head.round, "worker": head.worker}
-        about = "masked" if current.model.masking is not None else f"{head.num_samples:6d} samples"
-        fields |= {} if current.model.masking is not None else {"num_samples": head.num_samples}
+        fields |= {} if num_samples is None else {"num_samples": num_samples}
         log.info("round %3d ← %-16s %s", head.round, head.worker, about, extra=fields | {IS_SHOWN: True})
         fold_s = time.perf_counter() - begun_at
-        self._on_event(UpdateSummed(round=head.round, worker=head.worker, num_samples=head.num_samples, fold_s=fold_s))
+        self._on_event(UpdateSummed(round=head.round, worker=head.worker, num_samples=num_samples, fold_s=fold_s))
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -420,8 +421,8 @@ class PartialAggregator:
             self._start_over(current)
             return False
         current.num_sums += 1
-        num_samples = sum(update.num_samples for update in pending.updates)
-        samples_of = "" if model.masking is not None else f"{num_samples:6d} samples of "
+        num_samples = sum(update.num_samples for update in pending.updates) if model.tells_of_sites else None
+        samples_of = "" if num_samples is None else f"{num_samples:6d} samples of "
         log.info("round %3d ⇒ %s%d updates", model.round, samples_of, len(pending.updates))
         self._on_event(
             SumSent(

@@ -46,6 +46,8 @@ SELECT worker, sum(verdict = 'folded') AS num_folded, sum(verdict = 'late') AS n
 FROM updates LEFT JOIN scored ON scored.name IS worker GROUP BY worker ORDER BY num_samples DESC, worker LIMIT ?
 """
 _NO_LIMIT = -1
+_UNTOLD = {"num_samples": None, "train_s": None}
+"""Of updates that say nothing of their sites: ledgers of before have 1 and 0 of them."""
 
 
 class History:
@@ -140,9 +142,10 @@ class History:
         """The closed rounds, one flat row each, as ``pandas.DataFrame`` takes them.
 
         ``round``, ``opened_at`` and ``closed_at`` (Unix time), ``seconds``, ``closed_by``, the numbers of updates by
-        verdict, ``num_samples``, ``model_sha256``; the central metrics by name (``accuracy``), and the workers' as
-        ``eval.accuracy`` (of the model after this round, once workers have answered it) and ``train.loss``; with noise
-        in the models, ``epsilon``: what all up to this one have cost.
+        verdict, ``num_samples`` (None where updates do not say, alone or together), ``model_sha256``; the central
+        metrics by name (``accuracy``), and the workers' as ``eval.accuracy`` (of the model after this round, once
+        workers have answered it) and ``train.loss``; with noise in the models, ``epsilon``: what all up to this one
+        have cost.
         """
         return [_flat(row) for row in self.closed_rounds()]
 
@@ -153,6 +156,8 @@ class History:
         ends and, unless ``--best-by weighted`` says otherwise, which model is the best.
         """
         rows = list(self._rows("SELECT * FROM rounds WHERE closed_by IS NOT NULL ORDER BY round"))
+        if not self._samples_are_told:
+            rows = [row | {"num_samples": None} for row in rows]
         return rows if IS_OF_MEASURED in columns_of(self._db, "rounds") else shifted(rows)
 
     def privacy(self) -> dict[str, Any]:
@@ -167,6 +172,13 @@ class History:
         """Whether updates say what their sites trained on, and how long; not where they are masked, or noised."""
         settings = self.facts.get("settings", {})
         return settings.get("privacy", "none") == "none" and settings.get("dp_noise") is None
+
+    @property
+    def _samples_are_told(self) -> bool:
+        """Whether it is known of a round how many samples count: also the sum of masked updates may say so."""
+        settings = self.facts.get("settings", {})
+        is_noised = settings.get("dp_noise") is not None
+        return self.tells_of_sites or (settings.get("weighting") == "samples" and not is_noised)
 
     def num_closed(self) -> int:
         """How many rounds are closed."""
@@ -235,13 +247,15 @@ class History:
     def updates(self, *, since_round: int = 0) -> Iterator[dict[str, Any]]:
         """The updates decided in round ``since_round`` or later, in the order of the decisions.
 
-        Page by page, so that whoever takes them slowly, such as a browser, holds up nobody who writes.
+        ``num_samples`` and ``train_s`` are None where they say nothing of a single site. Page by page, so that whoever
+        takes them slowly, such as a browser, holds up nobody who writes.
         """
+        untold: dict[str, Any] = {} if self.tells_of_sites else _UNTOLD
         last = -1
         while True:
             query = "SELECT * FROM updates WHERE round >= ? AND id > ? ORDER BY id LIMIT ?"
             page = list(self._rows(query, since_round, last, _PAGE))
-            yield from page
+            yield from (row | untold for row in page)
             if len(page) < _PAGE:
                 return
             last = page[-1]["id"]
@@ -334,7 +348,7 @@ class History:
         query = _CONTRIBUTIONS.format(num_messages=self._num_messages, **self._directions)
         found = self._rows(query, _NO_LIMIT if most is None else most)
         if not self.tells_of_sites:
-            found = (row | {"num_samples": None, "mean_train_s": None} for row in found)
+            found = (row | {"num_samples": None, "mean_train_s": None} for row in found)  # earlier ones say 1 and 0
         return sorted(found, key=lambda row: natural_order(row["worker"]))
 
     def plot(self) -> Any:

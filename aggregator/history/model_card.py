@@ -5,24 +5,29 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aggregator.history.history import History
-from aggregator.plans import SCHEDULED, schedule_of, scheduled_by
+from aggregator.history.overview import tiles_of_privacy
+from aggregator.plans import SCHEDULED, schedule_of
 from console import StateError, printable
 
-_SHOWN_SETTINGS = (
-    *(
-        "rounds",
-        "quorum",
-        "min_updates",
-        "weighting",
-        "server_optimizer",
-        "server_lr",
-        "shared",
-        "compression",
-        "downlink",
-    ),
-    *("epochs", "batch_size", "lr", "momentum", "mu", "max_steps", "seed"),
+SHOWN_SETTINGS = (
+    *("rounds", "quorum", "deadline_s", "grace_s", "min_updates", "on_short", "max_staleness", "sample"),
+    *("weighting", "max_samples", "max_weight", "clip_norm", "robust"),
+    *("server_optimizer", "server_lr", "server_state", "correction"),
+    *("shared", "require_same_base", "compression", "zstd", "downlink", "shards"),
+    *("privacy", "keeper", "min_sites", "ring", "ring_range", "most_updates"),
+    *("dp_clip", "dp_noise", "dp_epsilon", "dp_delta", "dp_spent", "dp_where"),
+    *("epochs", "batch_size", "lr", "momentum", "mu", "max_steps", "plan_args", "seed"),
+    *("stop_metric", "stop_direction", "stop_at", "patience", "best_by"),
     *map(schedule_of, SCHEDULED),
 )
+"""Those that make the model what it is."""
+_OFF_AT_ZERO = ("grace_s", "max_staleness", "zstd", "shards", "dp_spent", "patience")
+_OFF_WITHOUT = {
+    **dict.fromkeys(("keeper", "min_sites", "ring"), ("privacy", "none")),
+    **dict.fromkeys(("ring_range", "most_updates"), ("ring", "ring64")),
+    **dict.fromkeys(("dp_spent", "dp_where"), ("dp_noise", None)),
+}
+"""Setting -> (another, its value with which the first one has no effect)."""
 
 
 def model_card(history: History, which: int | str) -> str:
@@ -49,6 +54,7 @@ def _lines(history: History, rounds: Mapping[int, Mapping[str, Any]], number: in
     yield f"| SHA-256 of its tensors | `{row['model_sha256']}` |"
     yield ""
     yield from _metrics(row)
+    yield from _privacy(row.get("privacy") or {})
     yield from _sites(history, number)
     yield from _settings(history.facts.get("settings", {}), history.settings_by_round(), number)
 
@@ -65,7 +71,18 @@ def _metrics(row: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def _privacy(privacy: Mapping[str, Any]) -> Iterator[str]:
+    tiles = tiles_of_privacy(privacy)
+    if not tiles:
+        return
+    yield "## Privacy"
+    yield ""
+    yield from (f"- {value} {label}" for value, label in tiles)
+    yield ""
+
+
 def _sites(history: History, number: int) -> Iterator[str]:
+    told = history.tells_of_sites
     sums: dict[str, list[int]] = {}
     for update in history.updates():
         if update["verdict"] == "folded" and update["round"] <= number and update["worker"] is not None:
@@ -74,26 +91,37 @@ def _sites(history: History, number: int) -> Iterator[str]:
             counted[1] += update["num_samples"] or 0
     yield "## Sites"
     yield ""
-    yield "| site | updates | samples in them |"
-    yield "| --- | --- | --- |"
-    yield from (f"| {printable(name)} | {updates} | {samples} |" for name, (updates, samples) in sorted(sums.items()))
+    yield "| site | updates | samples in them |" if told else "| site | updates |"
+    yield "| --- | --- | --- |" if told else "| --- | --- |"
+    for name, (updates, samples) in sorted(sums.items()):
+        yield f"| {printable(name)} | {updates} |" + (f" {samples} |" if told else "")
     yield ""
 
 
 def _settings(given: Mapping[str, Any], changes: list[dict[str, Any]], number: int) -> Iterator[str]:
     yield "## Settings"
     yield ""
-    known = {name: given[name] for name in _SHOWN_SETTINGS if name in given}
-    known |= changes[0]["settings"] if changes else {}
-    yield from (
-        f"- {name}: {value}" for name, value in known.items() if value is not None or scheduled_by(name) is None
-    )
+    known = dict(given) | (changes[0]["settings"] if changes else {})
+    yield from (f"- {name}: {_text(known[name])}" for name in SHOWN_SETTINGS if name in known and _is_on(name, known))
     for change in changes[1:]:
         new = change["settings"]
         known |= new
-        texts = [f"{name} {value}" for name, value in new.items() if not _is_by_schedule(name, new, known)]
+        texts = [f"{name} {_text(value)}" for name, value in new.items() if not _is_by_schedule(name, new, known)]
         if texts and change["from_round"] <= number:
             yield f"- from round {change['from_round']} on: {', '.join(texts)}"
+
+
+def _is_on(name: str, known: Mapping[str, Any]) -> bool:
+    """Whether a setting has any effect in this run."""
+    value = known[name]
+    if value is None or value is False or value in ("none", {}) or (name in _OFF_AT_ZERO and value == 0):
+        return False
+    other, without = _OFF_WITHOUT.get(name, (name, None))
+    return known.get(other) != without
+
+
+def _text(value: object) -> str:
+    return ", ".join(f"{name}={each}" for name, each in value.items()) if isinstance(value, Mapping) else f"{value}"
 
 
 def _is_by_schedule(name: str, new: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

@@ -142,11 +142,11 @@ def _tiles_of_rounds(history: History, rounds: charts.Rows) -> list[tuple[str, s
         (f"{sum(row['closed_by'] != ClosedBy.EVALUATED for row in rounds):,}", "rounds"),
         (f"{sum(row['num_folded'] for row in rounds):,}", "updates folded"),
         (_duration(sum(row["seconds"] for row in rounds)), "in rounds"),
-        *_tiles_of_privacy(history.privacy()),
+        *tiles_of_privacy(history.privacy()),
     ]
 
 
-def _tiles_of_privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
+def tiles_of_privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Who could see what, and what the models have cost, with all without which epsilon says nothing."""
     secure, noise = privacy.get("secure"), privacy.get("noise")
     tiles = []

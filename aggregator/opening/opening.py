@@ -119,6 +119,7 @@ def opened(
             encoding=encoding,
             new_accumulator=config.new_accumulator,
             stepped=run.stepped,
+            tells_of_sites=config.masking is None and config.noising is None,
             clock=clock,
             on_event=on_event,
         )

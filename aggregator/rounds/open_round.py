@@ -169,6 +169,8 @@ class Stores:
     new_accumulator: NewAccumulator
     stepped: Collection[str]
     """The names of the trained tensors, whose updates are compared with their mean."""
+    tells_of_sites: bool = True
+    """Whether updates say what their sites trained on, and how long; not where they are masked, or noised."""
     clock: Callable[[], float]
     on_event: Watcher
 
@@ -288,7 +290,7 @@ class OpenRound:
                 self.excused[head.worker] = head.reason
         row = answer.row(decision, received_at=time.time(), round_number=self.number)
         if row is not None:
-            self._add_row(row)
+            self._add_row(row if self._stores.tells_of_sites else row.untold, is_answer=True)
         self._deliveries.append(delivery)
         self._start_waiting()
 
@@ -329,7 +331,7 @@ class OpenRound:
             self._instances[contribution.base_round, claim.worker] = claim.instance
             if contribution.base_round == self.number:
                 self.excused.pop(claim.worker, None)
-            row = contribution.row(claim, Verdict.FOLDED, received_at=received_at, round_number=self.number)
+            row = self._row_of(contribution, claim, Verdict.FOLDED, received_at=received_at)
             row = replace(row, weight=weight, base_weight=base, norm=norm)
             self._folded[contribution.base_round, claim.worker] = FoldedUpdate(
                 base_round=contribution.base_round,
@@ -416,13 +418,14 @@ class OpenRound:
         received_at: float,
     ) -> None:
         rows = [
-            replace(
-                contribution.row(claim, verdict, received_at=received_at, round_number=self.number),
-                reason=decision.reason,
-            )
+            replace(self._row_of(contribution, claim, verdict, received_at=received_at), reason=decision.reason)
             for claim in decision.claims
         ]
         self._remember(contribution, rows, delivery)
+
+    def _row_of(self, contribution: Contribution, claim: Claim, verdict: Verdict, *, received_at: float) -> UpdateRow:
+        row = contribution.row(claim, verdict, received_at=received_at, round_number=self.number)
+        return row if self._stores.tells_of_sites else row.untold
 
     def _remember(
         self, contribution: Contribution, rows: Sequence[UpdateRow], delivery: Delivery, *, fold_s: float | None = None
@@ -439,7 +442,7 @@ class OpenRound:
 
     def _emit_sum(self, contribution: Contribution, shard: int, verdict: Verdict) -> None:
         claims = contribution.claims
-        num_samples = None if self._stores.are_masked else sum(claim.num_samples for claim in claims)
+        num_samples = sum(claim.num_samples for claim in claims) if self._stores.tells_of_sites else None
         self._stores.on_event(
             SumDecided(
                 shard=shard,
@@ -454,9 +457,11 @@ class OpenRound:
         """Remembers that a message was set aside."""
         self._add_row(row)
 
-    def _add_row(self, row: UpdateRow, *, fold_s: float | None = None, shard: int | None = None) -> None:
+    def _add_row(
+        self, row: UpdateRow, *, fold_s: float | None = None, shard: int | None = None, is_answer: bool = False
+    ) -> None:
         self._rows.append(row)
-        self._stores.on_event(UpdateDecided(row=row, fold_s=fold_s, shard=shard))
+        self._stores.on_event(UpdateDecided(row=row, fold_s=fold_s, shard=shard, is_answer=is_answer))
         self._start_waiting()
 
     def _start_waiting(self) -> None:
@@ -564,10 +569,9 @@ class OpenRound:
         del self._folded[_key(update)]
 
     def _emit_withdrawn(self, update: FoldedUpdate, reason: str) -> None:
+        num_samples = update.num_samples if self._stores.tells_of_sites else None
         self._stores.on_event(
-            UpdateWithdrawn(
-                round=update.base_round, worker=update.worker, num_samples=update.num_samples, reason=reason
-            )
+            UpdateWithdrawn(round=update.base_round, worker=update.worker, num_samples=num_samples, reason=reason)
         )
 
     # -- closing --------------------------------------------------------------------------------------------

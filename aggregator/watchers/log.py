@@ -49,7 +49,7 @@ _MOST_NAMED = 8
 def log_event(event: Event) -> None:
     """Logs the event, if it is worth a line."""
     match event:
-        case UpdateDecided(row=row, shard=None) if row.num_samples is None and row.verdict is not Verdict.REFUSED:
+        case UpdateDecided(row=row, is_answer=True):
             _log_answer(row)
         case UpdateDecided(row=row, shard=None) if row.verdict is not Verdict.REFUSED:
             _log_update(row)
@@ -69,28 +69,33 @@ def log_event(event: Event) -> None:
 
 def _log_update(row: UpdateRow) -> None:
     is_stale = row.verdict is Verdict.FOLDED and row.staleness
-    known = {"num_samples": row.num_samples, "train_s": row.train_s}
     log.info(
         "round %3d ← %-16s %s  %s",
         row.base_round,
         row.worker,
-        f"{(row.num_bytes or 0) / 1e6:6.2f} MB, which say nothing of its site"
-        if _says_nothing(row)
-        else f"{row.num_samples:6d} samples {row.train_s:8.2f} s training",
+        _told(row),
         f"folded, staleness {row.staleness}" if is_stale else row.verdict,
         extra={
             "round": row.base_round,
             "worker": row.worker,
-            **({"num_bytes": row.num_bytes} if _says_nothing(row) else known),
+            **_told_fields(row),
             "verdict": row.verdict,
             IS_SHOWN: True,
         },
     )
 
 
-def _says_nothing(row: UpdateRow) -> bool:
-    """Whether an update keeps to itself what its site has, as one that is masked does: then it has taken no time."""
-    return row.num_samples == 1 and row.train_s == 0
+def _told(row: UpdateRow) -> str:
+    """What an update says of its site, or how large it is."""
+    if row.num_samples is None:
+        return f"{(row.num_bytes or 0) / 1e6:6.2f} MB, which say nothing of its site"
+    return f"{row.num_samples:6d} samples {row.train_s or 0.0:8.2f} s training"
+
+
+def _told_fields(row: UpdateRow) -> dict[str, Any]:
+    if row.num_samples is None:
+        return {"num_bytes": row.num_bytes}
+    return {"num_samples": row.num_samples, "train_s": row.train_s}
 
 
 def _log_answer(row: UpdateRow) -> None:
@@ -108,15 +113,15 @@ def _log_answer(row: UpdateRow) -> None:
 
 def _log_withdrawn(event: UpdateWithdrawn) -> None:
     log.warning(
-        "round %3d → %-16s %6d samples  withdrawn: it %s",
+        "round %3d → %-16s %swithdrawn: it %s",
         event.round,
         event.worker,
-        event.num_samples,
+        "" if event.num_samples is None else f"{event.num_samples:6d} samples  ",
         event.reason,
         extra={
             "round": event.round,
             "worker": event.worker,
-            "num_samples": event.num_samples,
+            **({} if event.num_samples is None else {"num_samples": event.num_samples}),
             "verdict": Verdict.WITHDRAWN,
             "reason": event.reason,
         },

@@ -288,6 +288,11 @@ class ModelHead(Tensors):
         return own if self.inline_cap is None else self.inline_cap
 
     @property
+    def tells_of_sites(self) -> bool:
+        """Whether updates from it say what their sites trained on, and how long; if not, they say 1 sample and 0 s."""
+        return self.masking is None and self.privacy is None
+
+    @property
     def position(self) -> tuple[int, int, bool, int]:
         """Where in its run this head stands; a greater one is newer.
 

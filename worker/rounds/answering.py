@@ -142,7 +142,7 @@ class Answers:
             model_sha256=head.sha256,
             base_sha256=base_sha256,
             sent_at=time.time(),
-            **(_NOTHING | {"figures": limits} if _tells_nothing(head) else _told_of(trained, measured, figures)),
+            **(_told_of(trained, measured, figures) if head.tells_of_sites else _NOTHING | {"figures": limits}),
             seeds=self._sealed_seeds(head, encoding, masks, sent.sha256) if masks else (),
             is_fresh=is_fresh,
         )
@@ -188,7 +188,7 @@ class Answers:
             outcome=outcome,
             reason=None if reason is None else reason[:MAX_OBJECTION],
             sent_at=time.time(),
-            **({} if _tells_nothing(head) else {"train_s": train_s, **_evaluation_of(measured)}),
+            **({"train_s": train_s, **_evaluation_of(measured)} if head.tells_of_sites else {}),
         )
         body = encode(answer, trust=self._membership.trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
@@ -247,11 +247,6 @@ class Answers:
             roster=rosters.current(),
             trust=self._membership.trust,
         )
-
-
-def _tells_nothing(head: ModelHead) -> bool:
-    """Whether an answer to this head says nothing of its site: what may be known of all sites is in the sum."""
-    return head.masking is not None or head.privacy is not None
 
 
 def _told_of(trained: Trained, measured: Measured, figures: Mapping[str, float]) -> Mapping[str, Any]:

@@ -83,7 +83,7 @@ class Measurements(Records):
         """Worker -> the number of samples that it trained on when it last did, of the last rounds up to this one."""
         rows = self._db.execute(
             "SELECT worker, num_samples FROM updates WHERE base_round BETWEEN ? AND ? AND verdict = 'folded'"
-            " ORDER BY base_round",
+            " AND num_samples IS NOT NULL ORDER BY base_round",
             (number - _ROUNDS_OF_SAMPLES, number),
         )
         return {str(worker): int(num_samples) for worker, num_samples in rows}

@@ -129,7 +129,7 @@ class Records(Database):
                 base_round=base_round,
                 worker=worker,
                 staleness=staleness,
-                num_samples=num_samples,
+                num_samples=1 if num_samples is None else num_samples,
                 weight=weight,
                 base_weight=_base_of_0_1_0(weight, staleness) if base_weight is None else base_weight,
                 norm=norm,
@@ -145,12 +145,17 @@ class Records(Database):
         return {str(file) for (file,) in self._db.execute("SELECT file FROM kept")}
 
     def median_samples(self, *, before: int) -> int | None:
-        """The median num_samples, the lower of two, of the updates in the last round before ``before`` that has any."""
+        """The median num_samples, the lower of two, of the updates in the last round before ``before`` that has any.
+
+        None if there is no such round, or its updates do not say.
+        """
         (last,) = self._db.execute(
             "SELECT max(round) FROM updates WHERE verdict = 'folded' AND round < ?", (before,)
         ).fetchone()
         rows = self._db.execute(
-            "SELECT num_samples FROM updates WHERE verdict = 'folded' AND round = ? ORDER BY num_samples", (last,)
+            "SELECT num_samples FROM updates WHERE verdict = 'folded' AND round = ? AND num_samples IS NOT NULL"
+            " ORDER BY num_samples",
+            (last,),
         ).fetchall()
         return int(rows[(len(rows) - 1) // 2][0]) if rows else None
 

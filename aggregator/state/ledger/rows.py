@@ -1,7 +1,7 @@
 """What the ledger records, as values: updates and their verdicts, rounds and how they ended, commands."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +64,7 @@ class UpdateRow:
     base_round: int | None = None
     staleness: int | None = None
     num_samples: int | None = None
+    """None also where updates do not say, as masked ones; the same of ``train_s``."""
     weight: float | None = None
     num_bytes: int | None = None
     train_s: float | None = None
@@ -80,6 +81,11 @@ class UpdateRow:
     """Its worker had lost what it carried."""
     num_messages: int = 1
     """How many messages this row stands for: more than one if they were dropped unread."""
+
+    @property
+    def untold(self) -> "UpdateRow":
+        """The same without what its site trained on, and how long: its header says 1 and 0 to say nothing."""
+        return replace(self, num_samples=None, train_s=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +154,7 @@ class FoldedUpdate:
     worker: str
     staleness: int
     num_samples: int
+    """1 of one that does not say."""
     weight: float
     """It was added with this."""
     base_weight: float
@@ -182,7 +189,8 @@ class RoundResult:
     closed_by: ClosedBy
     closed_at: float
     seconds: float
-    num_samples: int
+    num_samples: int | None
+    """How many samples count; None: its updates do not say, alone or together."""
     num_chosen: int | None = None
     """How many of the workers present took part; None: all."""
     reason: str | None = None

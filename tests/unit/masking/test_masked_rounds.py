@@ -64,7 +64,7 @@ def test_the_next_model_is_the_weighted_mean_and_nothing_of_one_site_is_known(
     (row,) = masked.run.closed("closed_by, num_folded, num_samples, worker_metrics")
     assert row == ("quorum", 3, 100, '{"train.loss": 3.1}')
     assert set(masked.run.query("SELECT num_samples, train_s, train_metrics, eval_metrics FROM updates")) == {
-        (1, 0.0, "{}", "{}")
+        (None, None, "{}", "{}")
     }
     assert masked.run.query("SELECT * FROM seeds") == []
 

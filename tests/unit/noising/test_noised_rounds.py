@@ -12,6 +12,7 @@ from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
 from aggregator import History
 from aggregator.history import overview
+from aggregator.history.model_card import model_card
 from aggregator.settings import AggregatorSettings
 from broker.states.tensors import State
 from console import SettingsError, StateError, settings_of
@@ -224,6 +225,20 @@ def test_epsilon_stands_beside_every_figure_with_its_delta_and_its_unit(
     assert tiles["epsilon of 8 at delta 1e-05: one worker, zeroed out or not; 11 releases at noise 2"] == "7.96"
     assert [(row["num_samples"], row["mean_train_s"]) for row in shown["workers"]] == [(None, None)] * 2
     assert (shown["tells_of_sites"], shown["figures"]["timeline"]["bars"]) == (False, [])
+
+
+def test_what_updates_do_not_say_is_recorded_as_not_said_and_a_card_says_what_was_spent(tmp_path: Path) -> None:
+    run = begin(tmp_path, rounds=2)
+    send_both(run)
+    send_both(run)
+    assert set(run.query("SELECT num_samples, train_s FROM updates")) == {(None, None)}
+    assert [each["num_samples"] for each in run.summary["rounds"]] == [None, None]
+    with History(tmp_path) as history:
+        assert [row["num_samples"] for row in history.rounds()] == [None, None]
+        card = model_card(history, "last")
+    epsilon = f"{epsilon_of(1e-5, math.sqrt(2 / 4)):.3g}"
+    assert f"\n- {epsilon} epsilon of 8 at delta 1e-05: one worker, zeroed out or not; 2 releases at noise 2\n" in card
+    assert "| a | 2 |\n" in card
 
 
 def test_with_another_secret_than_its_own_a_run_adds_no_second_noise(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
 from aggregator.history import History
+from aggregator.history.model_card import SHOWN_SETTINGS, model_card
+from aggregator.settings import AggregatorSettings
 from operations.runs.model_cli import main
 
 INITIAL, ONE = state_of(weight=[0.0, 0.0]), state_of(weight=[1.0, 3.0])
@@ -65,3 +67,38 @@ def test_what_cannot_be_exported_is_one_line(
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path), "--to", "model.pt"]) == 6
     assert "no run has begun there" in capsys.readouterr().err
+
+
+NOT_ON_THE_CARD = {
+    *("run", "task", "script", "task_args", "init", "evaluate_only", "statistics", "queue", "state", "broker"),
+    *("role", "shard", "flush_s", "compiled_fold", "commit_every_s", "keep_every", "keeper_wait_s", "masked_metrics"),
+    *("part_bytes", "inline_cap", "connect_timeout_s", "heartbeat_s", "blocked_timeout_s", "tls_ca", "tls_cert"),
+    *("tls_key", "trusted_network", "token", "allowed_hosts", "roster", "roster_key", "key", "opening_key"),
+    *("workers_allowed", "take_over", "trust_state", "log_level", "log_format", "live", "metrics_port"),
+    *("metrics_host", "hung_after_s", "tensorboard", "mlflow"),
+}
+"""What the card says elsewhere, or what makes no difference to the model."""
+
+
+def test_of_each_setting_it_is_decided_whether_it_is_on_the_card() -> None:
+    assert set(SHOWN_SETTINGS) | NOT_ON_THE_CARD == AggregatorSettings.model_fields.keys()
+    assert not set(SHOWN_SETTINGS) & NOT_ON_THE_CARD
+
+
+def test_a_card_names_the_settings_that_have_an_effect_and_no_others(tmp_path: Path) -> None:
+    settings = {"downlink": "bfloat16", "clip_norm": 9.0, "max_staleness": 2, "plan_args": {"heat": "0.5"}}
+    run = EmbeddedRun.make(tmp_path, StateTask(INITIAL), rounds=1, quorum="1", **settings).start()
+    run.fold_all([("hospital-a", ONE)])
+    run.aggregator.close()
+    with History(run.folder) as history:
+        card = model_card(history, "last")
+    for line in (
+        "- downlink: bfloat16",
+        "- clip_norm: 9.0",
+        "- max_staleness: 2",
+        "- plan_args: heat=0.5",
+        "- mu: 0.0",
+    ):
+        assert f"\n{line}\n" in card
+    for name in ("privacy", "keeper", "dp_where", "robust", "correction", "zstd", "evaluate_only"):
+        assert f"- {name}:" not in card
