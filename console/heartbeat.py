@@ -43,7 +43,8 @@ class Heartbeat:
 
     def soon(self) -> None:
         """Makes it beat soon, or a second after the last beat: many changes make one sign of life."""
-        self._is_due.set()
+        if not self._is_due.is_set():  # or it beats with what has changed by now: it clears this before it looks
+            self._is_due.set()
 
     def _run(self) -> None:
         rest_s = 0.0

@@ -26,6 +26,8 @@ class Steering:
         self._config, self._ledger = config, ledger
         self._last_changed: tuple[Mapping[str, str], AggregatorConfig] = {}, config
         """What was asked for last, since a round asks several times."""
+        self._known: dict[int, tuple[Standing, AggregatorConfig]] = {}
+        """Round -> what commands had made of the run when it was asked for last, and its configuration by that."""
         facts = ledger.facts()
         before = facts.get(_STARTED_WITH, facts.get(_SETTINGS, {}))
         self.standing = Standing.of_fact(facts.get(_STANDING)).after_restart(before, config.recorded)
@@ -37,6 +39,14 @@ class Steering:
 
     def config_of(self, number: int) -> AggregatorConfig:
         """What the aggregator is to do in this round."""
+        standing, config = self._known.get(number, (None, self._config))
+        if standing is not self.standing:  # which is another one after each command
+            config = self._made_for(number)
+            last = {other: known for other, known in self._known.items() if abs(other - number) <= 1}
+            self._known = last | {number: (self.standing, config)}
+        return config
+
+    def _made_for(self, number: int) -> AggregatorConfig:
         config, changes, standing = self._config, self._settings(number), self.standing
         num_rounds = standing.num_rounds or config.ending.rounds
         ending = replace(config.ending, rounds=num_rounds, finish_after=standing.finish_after)

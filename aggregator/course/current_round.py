@@ -241,9 +241,8 @@ class CurrentRound:
     def _num_unable(self) -> int:
         return 0 if self.is_last else len(self.updates.excused)
 
-    @property
-    def _target(self) -> int:
-        return self._policy.target(self._num_able, num_unable=self._num_unable)
+    def _target_among(self, num_able: int) -> int:
+        return self._policy.target(num_able, num_unable=self._num_unable)
 
     @property
     def unable_in_words(self) -> str:
@@ -283,15 +282,16 @@ class CurrentRound:
             return self.frozen.by
         if self._standing.closes_now:
             return ClosedBy.COMMAND
+        num_able = self._num_able
         self._round, decision = decide(
             self._policy,
             self._round,
             now=now,
             num_folded=self.num_in,
-            num_present=self._num_able,
+            num_present=num_able,
             num_unable=self._num_unable,
         )
-        self._emit_move()
+        self._emit_move(num_able)
         if isinstance(decision, Close):
             return decision.by
         self._wake_at = decision.until
@@ -385,17 +385,16 @@ class CurrentRound:
         answered = self._answered(self.number) if num_folded else []
         unable = {worker: reason for worker, reason in self.updates.excused.items() if reason is not None}
         self._on_event(RoundOpened(round=self.number, num_folded=num_folded, answered=answered, unable=unable))
-        self._emit_move()
+        self._emit_move(self._num_able)
 
-    def _emit_move(self) -> None:
+    def _emit_move(self, num_able: int) -> None:
         if self.is_last:
             return
-        num_present = self.num_present
         move = RoundMoved(
             round=self.number,
             num_folded=self.updates.num_folded,
-            target=self._target,
-            num_present=num_present,
+            target=self._target_among(num_able),
+            num_present=self.num_present,
             num_chosen=self.num_chosen,
             num_unable=self._num_unable,
             num_wanted=0 if self._standing.is_paused else self._config.num_wanted,
@@ -417,10 +416,11 @@ class CurrentRound:
         names = ", ".join([name for name in present if self.turnout.chooses(name)][:_MOST_NAMED]) or "none"
         who = "workers present" if not self.turnout.is_sampled else f"of {len(present)} workers present are chosen"
         if self.is_last:
-            return f"waits for {self._target} sites to measure the model; {self.num_in} have; present: {names}"
+            wanted = self._target_among(self._num_able)
+            return f"waits for {wanted} sites to measure the model; {self.num_in} have; present: {names}"
         unable = f"; without an update: {self.unable_in_words}" if self.updates.excused else ""
         return (
-            f"waits for {self._target} updates (quorum {policy.quorum.in_words}, at least"
+            f"waits for {self._target_among(self._num_able)} updates (quorum {policy.quorum.in_words}, at least"
             f" {policy.min_updates}); {self.updates.num_folded} folded; {who}: {names}{unable}"
         )
 

@@ -1,7 +1,7 @@
 """Is this update one of ours, and does it fit? Nothing that a message says about itself is taken on trust."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from aggregator.bodies import Body, InMessage
@@ -126,8 +126,14 @@ class Update:
 
     def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
         """The ledger row of this update in the open round, still without reason and weight."""
-        row = row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
-        return replace(row, num_bytes=self.num_wire_bytes)
+        return row_of(
+            claim,
+            verdict,
+            base_round=self.base_round,
+            received_at=received_at,
+            round_number=round_number,
+            num_bytes=self.num_wire_bytes,
+        )
 
     def received(self, num_bytes: int) -> None:
         self.num_wire_bytes += num_bytes
@@ -148,7 +154,13 @@ class Update:
 
 
 def row_of(
-    claim: UpdateHead | Folded, verdict: Verdict, *, base_round: int, received_at: float, round_number: int
+    claim: UpdateHead | Folded,
+    verdict: Verdict,
+    *,
+    base_round: int,
+    received_at: float,
+    round_number: int,
+    num_bytes: int,
 ) -> UpdateRow:
     """The ledger row of an update that was trained from the model of ``base_round``."""
     return UpdateRow(
@@ -160,7 +172,7 @@ def row_of(
         base_round=base_round,
         staleness=round_number - base_round,
         num_samples=claim.num_samples,
-        num_bytes=claim.num_bytes,
+        num_bytes=num_bytes,
         train_s=claim.train_s,
         queue_s=max(0.0, received_at - claim.sent_at),
         train_metrics=all_metrics(claim.train_metrics, claim.train_not_finite),

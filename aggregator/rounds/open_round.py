@@ -354,13 +354,18 @@ class OpenRound:
             self._directions.are_all_there = False  # nothing shows which way each update goes
             return None
         self._directions.begin()
-        length = Length(self._stores.encoding.folded)
-        looks = [self._directions.add] if self._most_norm is None else [self._directions.add, length.add]
-        add_to(self.accumulator, contribution, body, weights, look_at=lambda *piece: [look(*piece) for look in looks])
+        length = None if self._most_norm is None else Length(self._stores.encoding.folded)
+
+        def look_at(offset: int, piece: Buffer) -> None:
+            self._directions.add(offset, piece)
+            if length is not None:
+                length.add(offset, piece)
+
+        add_to(self.accumulator, contribution, body, weights, look_at=look_at)
         norm = self._directions.end(_key_of(contribution), weights[0])
         try:
             _check_norm(contribution, norm)
-            if self._most_norm is not None:
+            if length is not None and self._most_norm is not None:
                 length.check(self._most_norm)
         except UnfitMessage:
             self._directions.take_out(_key_of(contribution))

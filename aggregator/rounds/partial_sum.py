@@ -180,7 +180,14 @@ class PartialSum:
 
     def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
         """The ledger row of one update in it, in the open round, still without reason and weight."""
-        return row_of(claim, verdict, base_round=self.base_round, received_at=received_at, round_number=round_number)
+        return row_of(
+            claim,
+            verdict,
+            base_round=self.base_round,
+            received_at=received_at,
+            round_number=round_number,
+            num_bytes=claim.num_bytes,
+        )
 
     def received(self, num_bytes: int) -> None:
         """Its updates say themselves how large they were."""

@@ -42,7 +42,7 @@ class StateDirectory:
     """One run's files."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._models = folder, folder / "models"
         self._rounds: set[int] | None = None
         """The rounds whose models may be there; None before the first look."""
         try:
@@ -58,10 +58,6 @@ class StateDirectory:
     @property
     def summary(self) -> Path:
         return self.folder / "summary.json"
-
-    @property
-    def _models(self) -> Path:
-        return self.folder / "models"
 
     def model_path(self, round_number: int) -> Path:
         """The path of the model after this round."""
@@ -113,9 +109,10 @@ class StateDirectory:
         """Removes the models of other rounds, and their companions."""
         if self._rounds is None:
             self._rounds = {int(path.name[6:].partition(".")[0]) for path in self._models.glob("round-*.safetensors")}
-        for outdated in self._rounds - rounds:
-            for path in self._models.glob(f"round-{outdated:05d}.*safetensors"):
-                path.unlink(missing_ok=True)
+        outdated = tuple(f"round-{number:05d}." for number in self._rounds - rounds)
+        for name in os.listdir(self._models) if outdated else ():
+            if name.startswith(outdated) and name.endswith("safetensors"):
+                (self._models / name).unlink(missing_ok=True)
         self._rounds = set(rounds)
 
     def remove_unfinished(self) -> None:
@@ -187,9 +184,9 @@ class StateDirectory:
 
     def remove_sums(self, epoch: int, *, but: Collection[str] = ()) -> None:
         """Removes the sums that no commit needs, except those of a later epoch: they are another aggregator's."""
-        for path in self.folder.glob("sum-*"):
-            if path.name not in but and int(path.name.split("-")[1]) <= epoch:
-                path.unlink(missing_ok=True)
+        for name in os.listdir(self.folder):
+            if name.startswith("sum-") and name not in but and int(name.split("-")[1]) <= epoch:
+                (self.folder / name).unlink(missing_ok=True)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -337,6 +334,8 @@ class ModelFile:
     def halves(self, specs: Specs) -> dict[str, NDArray[np.float16]]:
         """The float16 tensors of a model with these specs, flat, by name; read from the file as they are looked at."""
         found: dict[str, NDArray[np.float16]] = {}
+        if all(spec.dtype != "float16" for spec in specs):
+            return found
         start = 0
         with self._data(specs) as data:
             first = data.file.tell()

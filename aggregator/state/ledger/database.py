@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class Database:
             self._measures_late = migrate(self._db, path)
             """Whether measurements stand in the row of the round after theirs."""
             self._epoch: int | None = None
+            self._known: dict[Hashable, Any] = {}
+            """What was asked since this aggregator last wrote anything."""
             self._hold = Hold(path.parent)
         except sqlite3.DatabaseError as error:
             raise StateError(f"{path} cannot be used as a ledger: {error}") from error
@@ -33,6 +35,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and nothing at all once another aggregator has claimed the ledger (LeadershipLost)."""
+        num_changes = self._db.total_changes
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._check_epoch()
@@ -43,13 +46,29 @@ class Database:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if self._db.total_changes != num_changes:
+                self._known.clear()
+
+    def _asked(self, key: Hashable, answer: Callable[[], Any]) -> Any:
+        """The answer to a question that is asked again and again; it stays the same until something is written.
+
+        Once this aggregator has claimed the ledger, nobody else writes to it: whoever does claims it first.
+        """
+        if self._epoch is None or self._db.in_transaction:
+            return answer()
+        if key not in self._known:
+            self._known[key] = answer()
+        return self._known[key]
 
     def facts(self) -> dict[str, Any]:
         """What was recorded about the run; empty before the first round."""
         return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM run")}
 
     def _fact(self, key: str) -> Any:
-        """A single fact, for frequent look-ups; None if it was not recorded."""
+        """A single fact, for frequent look-ups; None if it was not recorded. It is not to be changed."""
+        return self._asked(("fact", key), lambda: self._fact_now(key))
+
+    def _fact_now(self, key: str) -> Any:
         found = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
         return None if found is None else json.loads(found[0])
 
@@ -76,7 +95,7 @@ class Database:
         self._check_epoch()
 
     def _check_epoch(self) -> None:
-        if self._epoch is not None and self._fact("epoch") != self._epoch:
+        if self._epoch is not None and self._fact_now("epoch") != self._epoch:
             raise LeadershipLost(f"another aggregator took over {self._path}")
 
     def close(self) -> None:

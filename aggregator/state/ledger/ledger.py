@@ -19,6 +19,7 @@ An aggregator claims the ledger with a new epoch. From then on, every transactio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ from aggregator.state.ledger.schema import COMPANIONS, FORMAT
 from broker.wire import Draw, packed_seeds
 from learning import plain
 
+_OF_UPDATE = UpdateRow.__slots__
+_INSERT_UPDATE = f"INSERT INTO updates ({', '.join(_OF_UPDATE)}) VALUES ({', '.join('?' * len(_OF_UPDATE))})"
+_VALUES_OF_UPDATE = attrgetter(*_OF_UPDATE)
+_SIMPLE = (str, int, float, type(None))
 _MOST_DRAWS = 100
 """Of one round: there is a second one only where nobody could take part."""
 
@@ -306,11 +311,7 @@ class Ledger(Measurements):
             self._db.execute("DELETE FROM attempts WHERE message = ?", (message,))
 
     def _insert(self, rows: Iterable[UpdateRow]) -> None:
-        names = UpdateRow.__slots__
-        self._db.executemany(
-            f"INSERT INTO updates ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
-            [tuple(_plain(getattr(row, name)) for name in names) for row in rows],
-        )
+        self._db.executemany(_INSERT_UPDATE, [tuple(map(_plain, _VALUES_OF_UPDATE(row))) for row in rows])
 
     def _insert_kept(self, kept: Iterable[KeptBody]) -> None:
         self._db.executemany(
@@ -335,4 +336,7 @@ def _text_of(draws: Sequence[Draw]) -> str | None:
 
 
 def _plain(value: object) -> object:
-    return json.dumps(plain(value), sort_keys=True) if isinstance(value, Mapping) else value
+    """As SQLite takes it: metrics as JSON, all else as it is."""
+    if isinstance(value, _SIMPLE) or not isinstance(value, Mapping):
+        return value
+    return json.dumps(plain(value), sort_keys=True) if value else "{}"

@@ -133,7 +133,7 @@ class Records(Database):
                 weight=weight,
                 base_weight=_base_of_0_1_0(weight, staleness) if base_weight is None else base_weight,
                 norm=norm,
-                figures=json.loads(figures or "{}"),
+                figures=_object(figures),
                 is_fresh=bool(is_fresh),
                 kept=None if kept[0] is None else _kept_body(base_round, worker, *kept),
             )
@@ -253,8 +253,8 @@ class Records(Database):
         or None of what too few of them measured; see site_metrics.py. What is under ``eval.`` is of the model after
         this round, and so is there once workers have answered that model.
         """
-        (row,) = self._closed("AND round = ?", number)
-        return row
+        (row,) = self._asked(("round", number), lambda: list(self._closed("AND round = ?", number)))
+        return dict(row)
 
     def rounds(self) -> Iterator[dict[str, Any]]:
         """The closed rounds, in order."""
@@ -265,16 +265,21 @@ class Records(Database):
         names = [column[0] for column in cursor.description]
         for found in cursor:
             row = dict(zip(names, found, strict=True))
-            central = Measured.of(json.loads(row["metrics"]))
+            central = Measured.of(_object(row["metrics"]))
             yield row | {
                 "metrics": central.metrics,
                 "num_test_samples": central.num_samples,
-                "worker_metrics": restored(json.loads(row["worker_metrics"])),
-                "worker_medians": json.loads(row["worker_medians"] or "{}"),
+                "worker_metrics": restored(_object(row["worker_metrics"])),
+                "worker_medians": _object(row["worker_medians"]),
                 "settings": None if row["settings"] is None else json.loads(row["settings"]),
-                "num_not_finite": json.loads(row["num_not_finite"] or "{}"),
-                "privacy": json.loads(row["privacy"] or "{}"),
+                "num_not_finite": _object(row["num_not_finite"]),
+                "privacy": _object(row["privacy"]),
             }
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """What a column of JSON holds; nothing is by far the most frequent."""
+    return {} if text is None or text == "{}" else dict(json.loads(text))
 
 
 def recorded_metrics(row: Mapping[str, Any]) -> dict[str, float]:
