@@ -116,7 +116,7 @@ class CurrentRound:
     def ask_keepers(self) -> None:
         """Asks for the masks of its updates, if its set is decided."""
         if self.unmasking is not None:
-            self.unmasking.ask(self._ledger.seeds())
+            self.unmasking.ask(self._ledger.seeds(self.number))
 
     def site_means(self) -> SiteMeans | None:
         """What its updates say of themselves together, once their masks are off; None if they are not masked.
@@ -186,7 +186,7 @@ class CurrentRound:
         """Shows the keepers what is committed since the last time, so that they are ready once its set is decided."""
         if self._keepers is None or self.frozen is not None:
             return
-        new = [each for each in self._ledger.seeds() if each.worker not in self._offered]
+        new = [each for each in self._ledger.seeds(self.number) if each.worker not in self._offered]
         if new:
             self._offered.update(each.worker for each in new)
             masked = [(each.worker, each.masked_sha256) for each in new]

@@ -474,7 +474,8 @@ def _go_back_to_sound_model(
             if last == ledger.base_round():
                 raise
             log.error("%s; doing round %d again from the model before", error, last)
-            ledger.undo_from(last)
+            if ledger.undo_from(last):
+                log.info("round %d goes on with the masked updates that it had; its keepers are asked once more", last)
 
 
 def _check_companions(

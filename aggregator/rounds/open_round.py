@@ -514,7 +514,7 @@ class OpenRound:
         """
         self.commit()
         if self._stores.are_masked:
-            masked = [(each.worker, each.masked_sha256) for each in self._stores.ledger.seeds()]
+            masked = [(each.worker, each.masked_sha256) for each in self._stores.ledger.seeds(self.number)]
             sha256 = digest_of_set(run_id, self.number, masked)
         else:
             assert self._committed is not None
@@ -524,8 +524,15 @@ class OpenRound:
         return frozen
 
     def _remove_old_sums(self) -> None:
-        needed = self.accumulator.files() | ({self._committed.file} if self._committed else set())
+        needed = {*self.accumulator.files(), *self._given}
+        needed |= {self._committed.file} if self._committed else set()
         self._stores.directory.remove_sums(self._stores.epoch, but=needed)
+
+    @property
+    def _given(self) -> set[str]:
+        """The file with the sum of the round before, which may be needed once more until this one is closed."""
+        file = self._stores.ledger.given_file()
+        return set() if file is None else {file}
 
     def _save(self) -> Accumulated:
         name = f"sum-{self._stores.epoch}-{self.number:05d}-{self.num_folded}.safetensors"
@@ -635,7 +642,7 @@ class OpenRound:
     def settle(self) -> None:
         """Acks, and frees what the round needed, once its end is committed and its events are out."""
         self._settle()
-        self._stores.directory.remove_sums(self._stores.epoch)
+        self._stores.directory.remove_sums(self._stores.epoch, but=self._given)
         self._stores.bodies.remove_all()
 
     def _settle(self) -> None:

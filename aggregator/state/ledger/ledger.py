@@ -207,13 +207,20 @@ class Ledger(Measurements):
                 measured = self._measured_together(number, result.site_means)
             self._insert_companions(number, result.companions)
             self._db.execute("DELETE FROM kept")
-            self._db.execute("DELETE FROM seeds")
+            self._keep_given(number, result)
             self._set({"accumulated": None, "frozen": None, "num_present": num_present})
             if result.next_clip is not None:
                 self._set({"dp_clip": result.next_clip})
             if next_round is not None:
                 self._open(next_round, result.closed_at, next_draws, next_num_chosen)
         return measured
+
+    def _keep_given(self, number: int, result: RoundResult) -> None:
+        """Keeps what a masked round was closed with until the next one is: keepers give its masks for no other set."""
+        was_given = result.site_means is not None and result.closed_by is not ClosedBy.ABANDONED
+        given = {name: self._fact(name) for name in ("accumulated", "frozen")}
+        self._db.execute("DELETE FROM seeds WHERE base_round IS NOT ?", (number if was_given else None,))
+        self._set({"given": given if was_given and given["frozen"] is not None else None})
 
     def close_evaluation(self, number: int, rows: Iterable[UpdateRow], result: RoundResult | None = None) -> None:
         """Records what was decided while the sites measured the model after this round, and that this is over.
@@ -273,19 +280,39 @@ class Ledger(Measurements):
             )
             self._set(facts)
 
-    def undo_from(self, number: int) -> None:
-        """Opens round ``number`` again, with nothing folded, as if no later round had been opened."""
+    def undo_from(self, number: int) -> bool:
+        """Opens round ``number`` again, with nothing folded, as if no later round had been opened.
+
+        True if it is decided already: it had masked updates, and goes on with these, since keepers give the masks of
+        this set again, and of no other.
+        """
         with self.transaction():
+            given, clip = self._fact("given"), self._clip_of(number)
+            closed = None if given is None else int(given["frozen"]["round"])
+            is_decided = closed == number
             self._db.execute(
                 "UPDATE updates SET verdict = 'undone'"
                 " WHERE round >= ? AND verdict IN ('folded', 'outvoted', 'abandoned', 'diverged', 'measured')",
-                (number,),
+                (number + is_decided,),
             )
             self._db.execute("DELETE FROM kept")
-            self._db.execute("DELETE FROM seeds")
+            self._db.execute("DELETE FROM seeds WHERE base_round >= ?", (number + is_decided,))
             self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
             self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
             self._set({"accumulated": None, "frozen": None, "min_epoch": self._epoch or 0, "measured_round": None})
+            if given is not None and is_decided:
+                self._set(given)
+            if closed is not None and closed >= number:
+                self._set({"given": None})
+            if clip is not None:
+                self._set({"dp_clip": clip})
+        return is_decided
+
+    def _clip_of(self, number: int) -> float | None:
+        """What the updates of this closed round were clipped to; None if they were not, or it is open."""
+        found = self._db.execute("SELECT privacy FROM rounds WHERE round = ?", (number,)).fetchone()
+        noise = json.loads(found[0]).get("noise") if found is not None and found[0] else None
+        return None if noise is None else float(noise["clip"])
 
     def ask_again(self) -> None:
         """Records that all workers are to send their updates for the open round once more, in this epoch."""

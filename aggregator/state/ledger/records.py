@@ -50,9 +50,16 @@ class Records(Database):
             return None
         return Frozen(**fields | {"by": ClosedBy(fields["by"])})
 
-    def seeds(self) -> list[MaskSeeds]:
-        """What keepers need of the masked updates of the open round, by worker."""
-        rows = self._db.execute("SELECT base_round, worker, masked_sha256, seeds FROM seeds ORDER BY worker")
+    def given_file(self) -> str | None:
+        """The file with the sum of the last closed round, if its updates were masked and keepers gave the masks."""
+        given = self._fact("given")
+        return None if given is None else str(given["accumulated"]["file"])
+
+    def seeds(self, number: int) -> list[MaskSeeds]:
+        """What keepers need of the masked updates of this round, the open one or the last one closed, by worker."""
+        rows = self._db.execute(
+            "SELECT base_round, worker, masked_sha256, seeds FROM seeds WHERE base_round = ? ORDER BY worker", (number,)
+        )
         return [
             MaskSeeds(
                 base_round=base_round,
