@@ -12,12 +12,13 @@ A ledger that is lost cannot be made anew: what was given is not known any more.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from console import StateError
+from console.durable import transaction
 from privacy import fingerprint_of, noise_secret
 
 FORMAT = 2
@@ -107,18 +108,9 @@ class Ledger:
             raise StateError(f"{path} is not the one that {self._path.name} began with: {_COPY_BACK}")
         return secret
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """All that is asked and written inside the ``with`` is one step, all or nothing. StateError if it fails."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StateError(f"{self._path}: {error}") from error
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+        return transaction(self._db, self._path)
 
     def charge(self, charge: Charge, workers: Sequence[str]) -> None:
         """Records an answer for these workers' updates, in a transaction.

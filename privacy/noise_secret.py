@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from console import SECRET_BYTES, IdentityError, read_secret
+from console.durable import sync_folder
 
 
 def noise_secret(path: Path) -> bytes:
@@ -44,8 +45,4 @@ def _make(path: Path) -> None:
             os.link(partial, path)
     finally:
         partial.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

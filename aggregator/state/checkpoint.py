@@ -33,6 +33,7 @@ from aggregator.state.safetensors_file import SafetensorsData, SafetensorsFile
 from broker.states import State, chunks, flat_tensor, specs_of
 from broker.wire import Buffer, Digest, Specs, TensorSpec, difference, num_bytes_of, num_elements_of
 from console import DamagedFile, StateError
+from console.durable import sync_folder
 
 UNFINISHED_UPDATE = "update-"
 """What the name of a file begins with that holds an update which no commit names."""
@@ -414,7 +415,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def _put_in_place(temporary: Path, path: Path) -> None:
     try:
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise not_written(path, error) from error
 
@@ -435,11 +436,3 @@ def _sum_digest(limbs: Mapping[str, NDArray[Any]]) -> str:
 def _sync(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,7 +34,7 @@ INLINE: tuple[str, ...] = ()
 
 READ = "worker.state.carried:_read"
 WRITE = "worker.state.carried:save_file"
-SYNC = "worker.state.durable:_sync"
+SYNC = "console.durable.files:sync"
 RENAME = "worker.state.carried:Path.replace"
 REMOVE = "worker.state.carried:Path.unlink"
 KEEP = "worker.state.carried:OnDisk.keep"

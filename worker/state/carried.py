@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from broker.states import State, digest_of
 from console import StateError
-from worker.state.durable import replace_file
+from console.durable import replace_file
 
 RESIDUAL, HOME = "residual", "home"
 

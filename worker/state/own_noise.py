@@ -13,8 +13,8 @@ from pathlib import Path
 
 from broker.wire import DifferentialPrivacy
 from console import StateError
+from console.durable import replace_file
 from privacy import Budget, fingerprint_of, noise_secret, release_key
-from worker.state.durable import replace_file
 
 
 @dataclass(frozen=True, slots=True)

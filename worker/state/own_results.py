@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from broker.states import State
 from console import StateError
+from console.durable import replace_file
 from learning import Direction, plain, rank, restored
-from worker.state.durable import replace_file
 
 _STOP_METRIC = "loss"
 """What decides on the best model; of a task without it, the most usual of its metrics does."""

@@ -11,6 +11,7 @@ from aggregator.state.ledger.holding import Hold
 from aggregator.state.ledger.journal import WAITS_S, journal_mode
 from aggregator.state.ledger.schema import migrate
 from console import LeadershipLost, StateError
+from console.durable import transaction
 
 
 class Database:
@@ -37,15 +38,10 @@ class Database:
         """All or nothing, and nothing at all once another aggregator has claimed the ledger (LeadershipLost)."""
         num_changes = self._db.total_changes
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._check_epoch()
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StateError(f"{self._path}: {error}") from error
+            with transaction(self._db, self._path):
+                self._check_epoch()
+                yield
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
             if self._db.total_changes != num_changes:
                 self._known.clear()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from console import StateError
+from console.errors import StateError
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -16,16 +16,22 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
         raise StateError(f"cannot write {path}: {error}; make room, and the same command goes on") from error
 
 
-def _sync(path: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable: files that were put there, renamed or linked."""
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Makes what is in a file or folder durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
