@@ -2,7 +2,7 @@
 
 from aggregator.opening.broadcast import Broadcaster, Staged
 from aggregator.opening.evaluation import CentralEvaluation
+from aggregator.opening.on_stream import newest_head
 from aggregator.opening.opening import OpenedRun, opened
-from aggregator.opening.run import newest_head
 
 __all__ = ["Broadcaster", "CentralEvaluation", "OpenedRun", "Staged", "newest_head", "opened"]

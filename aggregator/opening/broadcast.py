@@ -8,7 +8,8 @@ from aggregator.commands import Steering
 from aggregator.config import AggregatorConfig
 from aggregator.corrections import CONTROL_SUM, Counting, with_control
 from aggregator.noising import Spending
-from aggregator.opening.run import Run, newest_head
+from aggregator.opening.on_stream import newest_head
+from aggregator.opening.run import Run
 from aggregator.presence import NameConflicts, asked_every_s
 from aggregator.rounds import Stores
 from aggregator.state import ModelFile, WrittenModel

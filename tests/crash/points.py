@@ -215,7 +215,7 @@ PARTIAL = [
 
 COMPANION_FILE, LAST_COMPANION_FILE, UPDATE_FILE = "round-00002.m.", "round-00002.v.", "sum-1-00002-of-"
 INSERT_COMPANIONS = "aggregator.state.ledger:Ledger._insert_companions"
-CHECK_COMPANIONS = "aggregator.opening.run:_check_companions"
+CHECK_COMPANIONS = "aggregator.opening.sound_model:_check_companions"
 SAVE, KEEP = "aggregator.spool.spool:Spool.save", "aggregator.spool.spool:Spool.add"
 ADOPT, LIST = (
     "aggregator.state.checkpoint:StateDirectory.adopt",

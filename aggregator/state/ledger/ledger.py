@@ -152,55 +152,8 @@ class Ledger(Measurements):
         with self.transaction():
             install()
             self._insert(rows)
-            if result.closed_by is ClosedBy.ABANDONED:
-                self._db.execute(
-                    "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
-                    (result.reason, number),
-                )
-            self._db.executemany(
-                "UPDATE updates SET cosine = ? WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
-                [(cosine, *key) for key, cosine in result.cosines.items()],
-            )
-            self._db.executemany(
-                "UPDATE updates SET score = ?, verdict = ? WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
-                [
-                    (vote.score, Verdict.OUTVOTED if vote.is_outvoted else Verdict.FOLDED, *key)
-                    for key, vote in result.votes.items()
-                ],
-            )
-            counts = dict(
-                self._db.execute(
-                    "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
-                )
-            )
-            self._db.execute(
-                "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
-                " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_unselected = ?, num_outvoted = ?,"
-                " num_samples = ?, num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ?,"
-                " sent_sha256 = ?, privacy = ?"
-                " WHERE round = ?",
-                (
-                    result.closed_at,
-                    result.closed_by,
-                    result.seconds,
-                    counts.get(Verdict.FOLDED, 0),
-                    counts.get(Verdict.LATE, 0),
-                    counts.get(Verdict.REFUSED, 0),
-                    counts.get(Verdict.DUPLICATE, 0),
-                    counts.get(Verdict.DIVERGED, 0),
-                    counts.get(Verdict.UNSELECTED, 0),
-                    counts.get(Verdict.OUTVOTED, 0),
-                    result.num_samples,
-                    result.num_chosen,
-                    json.dumps(plain(result.measured.recorded())),
-                    result.model_sha256,
-                    self._if_changed(number, result.settings),
-                    json.dumps(dict(result.scalars)) if result.scalars else None,
-                    result.sent_sha256,
-                    json.dumps(dict(result.privacy)) if result.privacy else None,
-                    number,
-                ),
-            )
+            self._insert_verdicts(number, result)
+            self._insert_end(number, result)
             if result.site_means is None:
                 measured = self._measure_all(number)
             else:
@@ -214,6 +167,61 @@ class Ledger(Measurements):
             if next_round is not None:
                 self._open(next_round, result.closed_at, next_draws, next_num_chosen)
         return measured
+
+    def _insert_verdicts(self, number: int, result: RoundResult) -> None:
+        """What the end of the round made of its updates."""
+        if result.closed_by is ClosedBy.ABANDONED:
+            self._db.execute(
+                "UPDATE updates SET verdict = 'abandoned', reason = ? WHERE round = ? AND verdict = 'folded'",
+                (result.reason, number),
+            )
+        self._db.executemany(
+            "UPDATE updates SET cosine = ? WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+            [(cosine, *key) for key, cosine in result.cosines.items()],
+        )
+        self._db.executemany(
+            "UPDATE updates SET score = ?, verdict = ? WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
+            [
+                (vote.score, Verdict.OUTVOTED if vote.is_outvoted else Verdict.FOLDED, *key)
+                for key, vote in result.votes.items()
+            ],
+        )
+
+    def _insert_end(self, number: int, result: RoundResult) -> None:
+        """The round's own row, with the numbers of updates by verdict, which are final."""
+        counts = dict(
+            self._db.execute(
+                "SELECT verdict, sum(num_messages) FROM updates WHERE round = ? GROUP BY verdict", (number,)
+            )
+        )
+        self._db.execute(
+            "UPDATE rounds SET closed_at = ?, closed_by = ?, seconds = ?, num_folded = ?, num_late = ?,"
+            " num_refused = ?, num_duplicate = ?, num_diverged = ?, num_unselected = ?, num_outvoted = ?,"
+            " num_samples = ?, num_chosen = ?, metrics = ?, model_sha256 = ?, settings = ?, step_scalars = ?,"
+            " sent_sha256 = ?, privacy = ?"
+            " WHERE round = ?",
+            (
+                result.closed_at,
+                result.closed_by,
+                result.seconds,
+                counts.get(Verdict.FOLDED, 0),
+                counts.get(Verdict.LATE, 0),
+                counts.get(Verdict.REFUSED, 0),
+                counts.get(Verdict.DUPLICATE, 0),
+                counts.get(Verdict.DIVERGED, 0),
+                counts.get(Verdict.UNSELECTED, 0),
+                counts.get(Verdict.OUTVOTED, 0),
+                result.num_samples,
+                result.num_chosen,
+                json.dumps(plain(result.measured.recorded())),
+                result.model_sha256,
+                self._if_changed(number, result.settings),
+                json.dumps(dict(result.scalars)) if result.scalars else None,
+                result.sent_sha256,
+                json.dumps(dict(result.privacy)) if result.privacy else None,
+                number,
+            ),
+        )
 
     def _keep_given(self, number: int, result: RoundResult) -> None:
         """Keeps what a masked round was closed with until the next one is: keepers give its masks for no other set."""

@@ -103,7 +103,7 @@ def test_a_run_after_one_whose_aggregator_had_its_clock_an_hour_ahead_is_the_lat
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
-    monkeypatch.setattr("aggregator.opening.run.time.time", lambda: now + 3600)
+    monkeypatch.setattr("aggregator.opening.beginning.time.time", lambda: now + 3600)
     first = begin(StateTask(ZERO), rounds=1)
     first.fold_all([("a", ONE), ("b", ONE)])
     monkeypatch.undo()
