@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PUBLISH = "publish"
-_IDLE_S = 5.0
+_LOOKS_EVERY_S = 5.0
 """How long a channel closed by the broker may go unnoticed; a lost connection is noticed at once."""
 _POLL_S = 0.02
 _TOLD_EVERY_S = 10.0
@@ -256,8 +256,8 @@ class Link:
             close_at_once(channel)
             self._closing = [each for each in (*self._closing, channel) if not each.is_closed]
 
-    def wait_for_events(self, seconds: float) -> None:
-        """Handles deliveries and heartbeats for up to ``seconds``."""
+    def wait_for_events(self, seconds: float | None) -> None:
+        """Handles deliveries and heartbeats for up to ``seconds``; None: until something happens."""
         assert self._connection is not None
         self._connection.process_data_events(time_limit=seconds)
 
@@ -383,17 +383,22 @@ class Link:
             self._set_problem(f"no queue '{self._settings.queue}' there yet; waiting for the aggregator")
 
     def _serve(self) -> None:
+        self._look_again()
         while not self._stopping.is_set():
             self._do_jobs()
             try:
                 with translated():
-                    self.wait_for_events(_IDLE_S)
+                    self.wait_for_events(None)
             except BrokerFault as error:
                 raise BrokerUnreachable(str(error)) from error
             if self._why_lost is None and not all(channel.is_open for channel in self._subscribed):
                 self._lose("the broker closed a channel, perhaps because an ack took too long")
             if self._why_lost is not None:
                 raise BrokerUnreachable(self._why_lost)
+
+    def _look_again(self) -> None:
+        """Has ``wait_for_events`` return every now and then though nothing happens; one timer, not one a wait."""
+        self.later(_LOOKS_EVERY_S, Link._look_again)
 
     def _lose(self, reason: str) -> None:
         self._why_lost = reason
