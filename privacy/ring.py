@@ -70,9 +70,14 @@ class Ring:
     def left(self, values: Floats, integers: Integers, *, weight: float) -> Floats:
         """What these integers lack of the elements that they stand for, in the elements' own precision."""
         out = np.empty_like(values)
+        scratch = np.empty(min(_BATCH, len(values)))
         for start in range(0, len(values), _BATCH):
             batch = slice(start, start + _BATCH)
-            out[batch] = values[batch] - self.values(integers[batch], weight=weight)
+            stood_for = scratch[: len(values[batch])]
+            np.multiply(integers[batch], self.step, out=stood_for, dtype=np.float64)
+            if weight != 1:
+                stood_for /= weight
+            out[batch] = np.subtract(values[batch], stood_for, out=stood_for)
         return out
 
     def reaches(self, values: Floats, *, weight: float) -> bool:

@@ -73,12 +73,13 @@ def summand_of(
     residual: State = {}
     for spec in encoding.specs:
         values = totals[spec.name]
-        if masking.bits == 64 and not ring.reaches(values, weight=weight):
+        is_in_reach = ring.reaches(values, weight=weight)
+        if masking.bits == 64 and not is_in_reach:
             raise CannotBeSummed(
                 f"the delta of '{spec.name}', times its weight, leaves the range of this run's integers"
                 f" ({masking.most:g}); a smaller --lr may help"
             )
-        own = ring.integers(values, weight=weight, is_in_reach=masking.bits == 64)
+        own = ring.integers(values, weight=weight, is_in_reach=is_in_reach)
         integers[spec.name] = torch.from_numpy(own).reshape(spec.shape)
         if masking.bits == 32:
             left = ring.left(values, own, weight=weight)
