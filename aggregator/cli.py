@@ -33,6 +33,7 @@ from aggregator.watchers import (
 )
 from broker import Backoff, Transport, connect
 from console import (
+    BrokerUnreachable,
     ExitCode,
     LeadershipLost,
     QueueMissing,
@@ -275,6 +276,10 @@ def _lead_on(role: Role, settings: AggregatorSettings, terminal: Terminal) -> Ex
         backoff.begin()
         try:
             return _lead(role, settings, terminal, stopping, asks_again=asks_again)
+        except BrokerUnreachable:
+            if stopping.is_set():
+                return ExitCode.INTERRUPTED
+            raise
         except LeadershipLost as error:
             if stopping.is_set():
                 return ExitCode.INTERRUPTED
@@ -295,7 +300,12 @@ def _lead(
     """Leads once, for as long as the connection holds."""
     on_link = fan_out(role.view.on_link, role.health.on_link)
     transport = connect(settings, role=role.name, topology=settings.topology, on_link=on_link)
-    terminal.on_signals(stopping.set)
+
+    def stop_waiting() -> None:
+        stopping.set()
+        transport.give_up_waiting()
+
+    terminal.on_signals(stop_waiting)
     with contextlib.closing(transport):
         if not _wait_to_lead(transport, stopping, role.stands_by, beat=role.health.beat):
             return ExitCode.INTERRUPTED

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from broker import Backoff, Transport, connect, redacted
 from broker.wire import Topology
 from console import (
+    BrokerUnreachable,
     ExitCode,
     LeadershipLost,
     QueueMissing,
@@ -119,6 +120,9 @@ class _Process:
             backoff.begin()
             try:
                 self._lead()
+            except BrokerUnreachable:
+                if not self._stopping.is_set():
+                    raise
             except LeadershipLost as error:
                 if not self._stopping.is_set():
                     log.warning("%s; standing by", error)
@@ -133,7 +137,12 @@ class _Process:
         role = f"keeper {self._config.name}"
         on_link = fan_out(self._view.on_link, self._health.on_link)
         transport = connect(self._settings, role=role, topology=self._config.topology, on_link=on_link)
-        self._terminal.on_signals(self._stopping.set)
+
+        def stop_waiting() -> None:
+            self._stopping.set()
+            transport.give_up_waiting()
+
+        self._terminal.on_signals(stop_waiting)
         with contextlib.closing(transport):
             if not self._waits_to_lead(transport):
                 return

@@ -24,6 +24,7 @@ from broker.states import ModelTensors, State
 from broker.wire import ModelHead, decode
 from console import (
     IS_SHOWN,
+    BrokerUnreachable,
     ExitCode,
     Terminal,
     check_has_script,
@@ -237,8 +238,12 @@ class Simulation:
             )
             with status, keepers, workers:
                 self._terminal.on_signals(aggregator.stop)
-                aggregator.start()
-                aggregator.run()
+                try:
+                    aggregator.start()
+                    aggregator.run()
+                except BrokerUnreachable:
+                    if aggregator.is_running:  # it was not told to stop
+                        raise
                 if not aggregator.is_finished:
                     workers.terminate()
             workers.check()

@@ -6,15 +6,38 @@ take a sixth of the seconds in which a command starts; and later collections pas
 
 import gc
 import importlib
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+INTERRUPTED = 130
+"""As in console/errors.py, which cannot be had before it is imported."""
 
 
 def _run(module: str) -> int:
-    """What the ``main`` of this module returns, its exit code."""
+    """What the ``main`` of this module returns, its exit code; or that of a stop, if it is told to end before."""
+    signal.signal(signal.SIGTERM, _ending_at_once(os.getpid()))  # until the command has something to finish
     gc.disable()
-    command = importlib.import_module(module)
+    try:
+        command = importlib.import_module(module)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     gc.freeze()
     gc.enable()
     return int(command.main())
+
+
+def _ending_at_once(own: int) -> Callable[[int, FrameType | None], None]:
+    """Ends this process with the code of a stop; one that was forked from it, by the signal, as if nothing were set."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            os._exit(INTERRUPTED)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    return end
 
 
 def fl_worker() -> int:

@@ -105,6 +105,7 @@ class RabbitMQ(Transport):
         self._declares = False
         self._turns = Turns(addresses_of(settings.broker))
         self._made_writer: Link | None = None
+        self._is_impatient = False
         self._making = threading.Lock()
         self._reader: Link | None = None
         self._most_bytes: int | None = None
@@ -128,6 +129,8 @@ class RabbitMQ(Transport):
                     on_failed=self._inbox.put,
                     on_problem=self._problem_reporter("writer"),
                 )
+                if self._is_impatient:
+                    self._made_writer.give_up_waiting()
             return self._made_writer
 
     # -- queues ---------------------------------------------------------------------------------------------
@@ -229,6 +232,8 @@ class RabbitMQ(Transport):
             )
             if writes:
                 self._made_writer = self._reader
+            if self._is_impatient:
+                self._reader.give_up_waiting()
 
     def _stop_reading(self) -> None:
         if self._reader is None:
@@ -323,6 +328,7 @@ class RabbitMQ(Transport):
         self._inbox.put(None)
 
     def give_up_waiting(self) -> None:
+        self._is_impatient = True  # also for a link that is being made just now
         for link in (self._made_writer, self._reader):
             if link is not None:
                 link.give_up_waiting()
