@@ -5,14 +5,15 @@ Inside: ``wire`` (bytes, no pika), ``states`` (tensors as bytes), ``rabbitmq`` (
 
 from broker.addresses import BrokerUrl, redacted
 from broker.backoff import Backoff
-from broker.connecting import connect
+from broker.connecting import connect, look
 from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold, scaffold_weight
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.sent_body import BodySender, SentBody
 from broker.settings import BrokerSettings, ServiceSettings, Shared, WireSettings
-from broker.transport import BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
+from broker.transport import ANSWERS_WITHIN_S, BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [
+    "ANSWERS_WITHIN_S",
     "CONTROL",
     "Backoff",
     "BlobNews",
@@ -36,6 +37,7 @@ __all__ = [
     "WireSettings",
     "beginning_of",
     "connect",
+    "look",
     "redacted",
     "scaffold_weight",
 ]

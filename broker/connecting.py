@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from broker.addresses import addresses_of, redacted
 from broker.rabbitmq import RabbitMQ
-from broker.settings import BrokerSettings, is_in_clear
+from broker.settings import BrokerSettings, is_in_clear, soon
 from broker.transport import Transport
 from broker.wire import Topology
 from console import LinkChanged
@@ -27,10 +27,22 @@ def connect(
     ``topology`` has the names to use and declare, by default those of ``settings.queue`` without shards.
     ``on_link`` is called when a connection is lost or restored, from one of the transport's own threads.
     """
+    _warn_if_in_clear(settings)
+    return RabbitMQ(settings, role=role, topology=topology, on_link=on_link)
+
+
+def look(
+    settings: BrokerSettings, *, role: str, on_link: Callable[[LinkChanged], None] = lambda change: None
+) -> Transport:
+    """The same for a command that looks, says what it found, and ends: it gives up soon, and has one line for why."""
+    _warn_if_in_clear(settings)
+    return RabbitMQ(soon(settings), role=role, on_link=on_link, is_told=False)
+
+
+def _warn_if_in_clear(settings: BrokerSettings) -> None:
     in_clear = [redacted(url) for url in addresses_of(settings.broker) if is_in_clear(url)]
     if in_clear and not settings.trusted_network:
         _warn_of_listeners(", ".join(in_clear))
-    return RabbitMQ(settings, role=role, topology=topology, on_link=on_link)
 
 
 @functools.cache  # once in a process, however often it connects

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.transport import (
+    ANSWERS_WITHIN_S,
     MAX_COMMAND_BYTES,
     BlobNews,
     BlobUpload,
@@ -249,12 +250,12 @@ class MemoryTransport(Transport):
     def send_status(self, body: bytes) -> None:
         self._broker.status = body
 
-    def read_status(self) -> Buffer | None:
+    def read_status(self, *, within_s: float = ANSWERS_WITHIN_S) -> Buffer | None:
         if not self._broker.is_declared:
             raise QueueMissing("the embedded broker has no queues yet; the aggregator makes them")
         return self._broker.status
 
-    def queued(self, names: Sequence[str]) -> dict[str, Queued]:
+    def queued(self, names: Sequence[str], *, within_s: float = ANSWERS_WITHIN_S) -> dict[str, Queued]:
         with self._changed:
             if not self._broker.is_declared:
                 return {}

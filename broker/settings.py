@@ -36,7 +36,10 @@ class WireSettings(NetworkSettings):
     tls_cert: FilePath | None = Field(None, description="PEM file of our own certificate, for brokers that ask for one")
     tls_key: FilePath | None = Field(None, description="PEM file of that certificate's key")
     connect_timeout_s: float = Field(
-        15.0, ge=0, description="seconds to try to connect for the first time; a lost connection is retried without end"
+        15.0,
+        ge=0,
+        description="seconds to try to connect for the first time, of all nodes together; a lost connection is retried"
+        " without end. Commands that look and end try for 7 unless they are told otherwise",
     )
     heartbeat_s: int = Field(60, ge=2, le=3600, description="seconds between AMQP heartbeats")
     blocked_timeout_s: float = Field(
@@ -64,6 +67,16 @@ class BrokerSettings(WireSettings):
 
 class ServiceSettings(BrokerSettings, MetricsSettings):
     """A command that runs for days over a broker, and is watched."""
+
+
+_SOON_S = 7.0
+
+
+def soon(settings: BrokerSettings) -> BrokerSettings:
+    """The same for a command that looks and ends: somebody waits for it. A time that was given holds."""
+    if "connect_timeout_s" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"connect_timeout_s": _SOON_S})
 
 
 def is_in_clear(url: str) -> bool:

@@ -85,6 +85,8 @@ class Delivery:
         return keeper_in(self.sender)
 
 
+ANSWERS_WITHIN_S = 9.0
+"""How long somebody who looks waits for a broker of which nodes may be down."""
 MAX_COMMAND_BYTES = 2**15
 """More than any command takes."""
 BEGINNING_BYTES = 2**16
@@ -238,11 +240,17 @@ class Transport(Protocol):
         May be called from any thread, like ``announce``.
         """
 
-    def read_status(self) -> Buffer | None:
-        """The aggregator's last status; None if there is none yet. QueueMissing without its stream."""
+    def read_status(self, *, within_s: float = ANSWERS_WITHIN_S) -> Buffer | None:
+        """The aggregator's last status; None if there is none yet. QueueMissing without its stream.
 
-    def queued(self, names: Sequence[str]) -> dict[str, Queued]:
-        """The counts of these queues, by name; a queue that is missing or refused to us is left out."""
+        A BrokerUnreachable if there is no answer in time.
+        """
+
+    def queued(self, names: Sequence[str], *, within_s: float = ANSWERS_WITHIN_S) -> dict[str, Queued]:
+        """The counts of these queues, by name; a queue that is missing or refused to us is left out.
+
+        A BrokerUnreachable if there is no answer in time; ``within_s`` is for all together.
+        """
 
     def open_blob(self, name: str) -> BlobUpload:
         """Begins to store parts under ``name``, replacing what was there.

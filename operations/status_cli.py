@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from broker import Transport, connect
+from broker import Transport, look
 from broker.wire import Topology
 from console import (
     BrokerFault,
@@ -52,7 +52,7 @@ def _command(argv: Sequence[str] | None) -> ExitCode:
     configure_logging("ERROR" if settings.watch else level, log_format=settings.log_format)
     console = Console(highlight=False, markup=False, emoji=False)
     link = _LinkState()
-    with contextlib.closing(connect(settings, role="status", on_link=link.on_link)) as transport:
+    with contextlib.closing(look(settings, role="status", on_link=link.on_link)) as transport:
         snapshots = _snapshots(transport, Topology(settings.queue), onlooker(settings), link, watch=settings.watch)
         if settings.is_json:
             snapshot = _print_all(snapshots, _as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from broker import connect, redacted
+from broker import look, redacted
 from console import (
     ExitCode,
     FedmqError,
@@ -63,7 +63,7 @@ def _check(settings: WorkerSettings) -> ExitCode:
     configure_logging(settings.log_level, log_format=settings.log_format)
     if settings.credentials is not None:
         settings.credentials.membership("worker", settings.own_name)
-    transport = connect(settings, role="check")
+    transport = look(settings, role="check")
     with contextlib.closing(transport):
         transport.check()
     print(f"{redacted(settings.broker)} is reachable and has queue '{settings.queue}'")

@@ -10,6 +10,7 @@ broker moves what was delivered too often; no worker's user may write to it, or 
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 from broker.addresses import addresses_of
 from broker.rabbitmq.links import Link, Turns
 from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, SET_ASIDE_KEY, durable
-from broker.settings import BrokerSettings
+from broker.settings import BrokerSettings, soon
+from broker.transport import ANSWERS_WITHIN_S
 from broker.wire import Topology, UpdateHead, decode, is_name_of, sender_of, update_key
 from console import BrokerError, MalformedMessage, QueueMissing, UnfitMessage
 
@@ -45,8 +47,8 @@ _WHY_BY_BROKER = {
 }
 """Reasons in ``x-death``, for messages that the broker itself set aside -> in our words."""
 _NO_REASON = "no reason given"
-_ANSWERS_WITHIN_S = 10.0
-"""How long the broker may take for one letter."""
+_AT_LEAST_S = 1.0
+"""How long the broker may take for one thing that is asked, whatever it took for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,16 @@ class DeadLetters:
         self._settings = settings
         self._topology = Topology(settings.queue)
         self._readers: list[BlockingChannel] = []
+        self._heard_at = 0.0
+        """When the last letter came, or it began to connect."""
         self.num_left = 0
         """How many letters come after the last one read."""
 
     def __enter__(self) -> Self:
         turns = Turns(addresses_of(self._settings.broker))
-        self._link = Link(self._settings, "dead letters", turns=turns, waits_for_queue=False, is_mended=False)
+        settings = soon(self._settings)
+        self._heard_at = time.monotonic()
+        self._link = Link(settings, "dead letters", turns=turns, waits_for_queue=False, is_mended=False, is_told=False)
         try:
             self._do(lambda link: None)  # raises why there is no connection
         except BaseException:
@@ -178,11 +184,14 @@ class DeadLetters:
         if index % _HELD_BY_A_CHANNEL == 0:
             self._readers.append(self._do(partial(Link.channel, role=f"read {index}", confirms=False)))
         channel = self._readers[-1]
-        return channel, *self._do(lambda link: channel.basic_get(self._topology.dead))
+        found = self._do(lambda link: channel.basic_get(self._topology.dead))
+        self._heard_at = time.monotonic()
+        return channel, *found
 
     def _do(self, job: Callable[[Link], T]) -> T:
         """Does the job once: letters read over a lost connection are no longer ours to act on."""
-        return self._link.call(job, is_retried=False, within_s=_ANSWERS_WITHIN_S)
+        left_s = ANSWERS_WITHIN_S - (time.monotonic() - self._heard_at)
+        return self._link.call(job, is_retried=False, within_s=max(_AT_LEAST_S, left_s))
 
     def _give_back(self, link: Link) -> None:
         """One channel after the other, which keeps the order."""

@@ -9,7 +9,7 @@ from broker.rabbitmq.counts import COUNT_LAGS_S, num_waiting
 from broker.rabbitmq.links import Link
 
 _PREFETCH = 100
-_FIRST_S = 10.0
+_FIRST_S = 7.0
 """How long the first message may take, if there is one."""
 _REST_OF_CHUNK_S = 0.05
 """Within it, the next message of a chunk of a stream arrives."""

@@ -27,7 +27,17 @@ from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting, key_te
 from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
 from broker.rabbitmq.signs import Signs
 from broker.settings import BrokerSettings
-from broker.transport import MAX_COMMAND_BYTES, BlobNews, BlobUpload, Delivery, Queued, Source, Transport, received
+from broker.transport import (
+    ANSWERS_WITHIN_S,
+    MAX_COMMAND_BYTES,
+    BlobNews,
+    BlobUpload,
+    Delivery,
+    Queued,
+    Source,
+    Transport,
+    received,
+)
 from broker.wire import (
     COMMAND_KEY,
     Buffer,
@@ -57,10 +67,6 @@ _LOCKED = 405
 
 _COMMANDS_AT_ONCE = 16
 
-_ANSWERS_WITHIN_S = 10.0
-"""How long somebody who looks waits for a broker of which a node may be down."""
-_STATUS_WITHIN_S = 15.0
-"""More than an empty stream takes that is said to hold something."""
 _BLOB_STALL_S, _LOOK_UP_S = 60.0, 1.0
 _NEWEST_HEAD_S = 10.0
 
@@ -71,7 +77,8 @@ _QUORUM_QUEUE_SETTLES_S = 1.0
 class RabbitMQ(Transport):
     """One process's access to RabbitMQ; ``role`` names its connections, for operators.
 
-    ``topology`` has the names to use and declare, by default those of ``settings.queue`` without shards.
+    ``topology`` has the names to use and declare, by default those of ``settings.queue`` without shards. ``is_told``:
+    whether the log says what its connections go through.
     """
 
     def __init__(
@@ -81,8 +88,10 @@ class RabbitMQ(Transport):
         role: str,
         topology: Topology | None = None,
         on_link: Callable[[LinkChanged], None] = lambda change: None,
+        is_told: bool = True,
     ) -> None:
         self._settings = settings
+        self._is_told = is_told
         self._on_link = on_link
         self._role = role
         self._topology = topology or Topology(settings.queue)
@@ -125,6 +134,7 @@ class RabbitMQ(Transport):
                     self._settings,
                     f"{self._role} writer",
                     turns=self._turns.copy(),
+                    is_told=self._is_told,
                     on_open=self._end_leading,
                     on_failed=self._inbox.put,
                     on_problem=self._problem_reporter("writer"),
@@ -177,7 +187,7 @@ class RabbitMQ(Transport):
     def check(self) -> None:
         name = self._topology.models if self._topology.keeper is None else self._topology.updates
         try:
-            self._writer.call(lambda link: num_waiting(link, name), is_retried=False, within_s=_ANSWERS_WITHIN_S)
+            self._writer.call(lambda link: num_waiting(link, name), is_retried=False, within_s=ANSWERS_WITHIN_S)
         except QueueMissing as error:
             raise QueueMissing(
                 f"the broker answers, and has no '{name}': fl-aggregator makes it at its first start;"
@@ -442,15 +452,17 @@ class RabbitMQ(Transport):
 
         self._writer.post(do)
 
-    def read_status(self) -> Buffer | None:
-        return self._writer.call(self._status.read, is_retried=False, within_s=_STATUS_WITHIN_S)
+    def read_status(self, *, within_s: float = ANSWERS_WITHIN_S) -> Buffer | None:
+        return self._writer.call(self._status.read, is_retried=False, within_s=within_s)
 
-    def queued(self, names: Sequence[str]) -> dict[str, Queued]:
+    def queued(self, names: Sequence[str], *, within_s: float = ANSWERS_WITHIN_S) -> dict[str, Queued]:
         found = {}
+        deadline = time.monotonic() + within_s
         for name in names:
             try:
                 count = partial(queued, name=name)
-                found[name] = self._writer.call(count, is_retried=False, within_s=_ANSWERS_WITHIN_S)
+                left_s = max(_LOOK_UP_S, deadline - time.monotonic())
+                found[name] = self._writer.call(count, is_retried=False, within_s=left_s)
             except BrokerFault as error:
                 found[name] = Queued(0, 0, fault=str(error))
             except (QueueMissing, BrokerRefused):

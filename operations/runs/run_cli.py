@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from broker import connect
+from broker import look
 from broker.wire import Answer, Topology
 from console import ExitCode, FedmqError, configure_logging, exit_code_of, printable, read_settings
 from identities import membership
@@ -45,7 +45,7 @@ def _command(argv: Sequence[str]) -> ExitCode:
     if settings.command == "list":
         return _list(settings)
     member = membership(settings, "operator")
-    with contextlib.closing(connect(settings, role="run")) as transport:
+    with contextlib.closing(look(settings, role="run")) as transport:
         answer, snapshot = tell(
             transport,
             Topology(settings.queue),

@@ -55,5 +55,5 @@ def test_who_looks_at_a_cluster_without_a_majority_gets_an_answer_soon(
         node.kill()
     begun_at = time.monotonic()
     assert main(["--broker", cluster.url, "--queue", queue]) == ExitCode.UNREACHABLE
-    assert time.monotonic() - begun_at < 40
-    assert capsys.readouterr().err.count("\n") >= 1
+    assert time.monotonic() - begun_at < 12.0  # 10 s, on a machine that does nothing else
+    assert capsys.readouterr().err.count("\n") == 1

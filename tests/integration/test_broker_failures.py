@@ -13,7 +13,6 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker, NackError
 from rabbitmq_node import RabbitNode
 
-from broker.rabbitmq import transport as transports
 from broker.rabbitmq.links import link
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
@@ -303,12 +302,11 @@ def test_who_looks_at_a_queue_for_which_the_broker_has_no_answer_is_told_so_and_
     answers = threading.Event()
     onlooker = connect("onlooker")
     onlooker.queued([])
-    monkeypatch.setattr(transports, "_STATUS_WITHIN_S", 2.0)
     monkeypatch.setattr(link, "_CLOSING_S", 0.5)
     monkeypatch.setattr(BlockingChannel, "queue_declare", lambda *args, **kwargs: answers.wait(SOON_S))
     try:
         with pytest.raises(BrokerUnreachable, match="a node of its cluster is down"):
-            onlooker.read_status()
+            onlooker.read_status(within_s=2.0)
         begun_at = time.monotonic()
         onlooker.close()
         assert time.monotonic() - begun_at < 5

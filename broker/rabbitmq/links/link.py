@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -38,6 +39,8 @@ _POLL_S = 0.02
 _TOLD_EVERY_S = 10.0
 """How often it is said that an answer does not come."""
 _LOOK_UP_S = 1.0
+_FIRST_ANSWER_S = 2.0
+"""How long the first answer may take, besides the connection."""
 _FAULT_PAUSE_S = 1.0
 _MOST_FAULTS_HERE = 5
 """How often a job may meet a fault at one node before another is tried: a lead ends with its connection."""
@@ -45,6 +48,7 @@ _CLOSING_S = 5.0
 """How long the end of a thread is waited for that may wait for a broker which never answers."""
 _NEXT_AFTER_S = 5.0
 """How long the first look at a node of several takes; each later round of them takes longer, as they may be busy."""
+_LEAST_PATIENCE_S = 1.0
 _MAX_BACKOFF_S = 30.0
 _MAX_WAIT_FOR_QUEUE_S = 2.0
 
@@ -63,7 +67,8 @@ class _Job:
 class Link:
     """A connection that is restored whenever it is lost, at the next of the addresses.
 
-    With ``is_mended`` False there is only one connection: when that is lost, every call raises why.
+    With ``is_mended`` False there is only one connection: when that is lost, every call raises why. With ``is_told``
+    False, what it goes through is left to the error that may come of it, as for a command that ends soon.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Link:
         turns: Turns,
         waits_for_queue: bool = True,
         is_mended: bool = True,
+        is_told: bool = True,
         on_open: Callable[["Link"], None] = lambda link: None,
         on_lost: Callable[[], None] = lambda: None,
         on_failed: Callable[[FedmqError], None] = lambda error: None,
@@ -82,10 +88,13 @@ class Link:
         self._settings = settings
         self._name = name
         self._turns = turns
+        self._begun_at = 0.0
+        """When it began to connect."""
         self._num_rounds = 0
         """How often all addresses have been tried since the last connection."""
         self._passing = (BrokerUnreachable, QueueMissing) if waits_for_queue else (BrokerUnreachable,)
         self._is_mended = is_mended
+        self._told_at = logging.WARNING if is_told else logging.DEBUG
         self._on_open, self._on_lost, self._on_failed = on_open, on_lost, on_failed
         self._on_problem = on_problem
         self._problem: str | None = None
@@ -120,7 +129,7 @@ class Link:
 
         ``is_retried``: again after a lost connection, or while the queue is full. ``waits_for_queue``: again while the
         queue is missing. ``raises_fault``: a BrokerFault is raised instead of retried. ``within_s``: a
-        BrokerUnreachable if it takes longer, besides the time to connect at first.
+        BrokerUnreachable if it takes longer; a first connection may take what the settings give it.
         """
         result = self._add(_Job(job, is_retried, waits_for_queue, raises_fault))
         return self.result_of(result, within_s=within_s)  # type: ignore[no-any-return]
@@ -131,21 +140,27 @@ class Link:
 
     def result_of(self, result: "Future[T]", *, within_s: float = math.inf) -> T:
         """Waits for a job's result, and says so if that takes long."""
-        waited_s = open_s = 0.0
+        if not self._was_open:
+            within_s = max(within_s, self._settings.connect_timeout_s + _FIRST_ANSWER_S)
+        begun_at, num_told = time.monotonic(), 0
         while not result.done():
+            left_s = within_s - (time.monotonic() - begun_at)
             with contextlib.suppress(concurrent.futures.TimeoutError):  # or the job's own error, which is raised below
-                result.exception(_LOOK_UP_S)
+                result.exception(min(_LOOK_UP_S, max(0.0, left_s)))
                 break
             if not self._thread.is_alive():  # it ended while the job was handed over
                 self._abandon_jobs()
             self.check_patience()
-            open_s += _LOOK_UP_S if self._was_open else 0.0
-            if open_s >= within_s:
+            waited_s = time.monotonic() - begun_at
+            if waited_s >= within_s:
                 self._is_stuck = True
                 raise BrokerUnreachable(self._no_answer(within_s))
-            waited_s += _LOOK_UP_S
-            if waited_s % _TOLD_EVERY_S == 0:  # pika reports a blocked connection only after the publish that it blocks
-                log.warning("%s: no answer for %.0f s: broker away, or short of memory or disk", self._name, waited_s)
+            if (
+                waited_s >= (num_told + 1) * _TOLD_EVERY_S
+            ):  # pika reports a blocked connection only after what it blocks
+                num_told += 1
+                words = "no answer for %.0f s: broker away, or short of memory or disk"
+                log.log(self._told_at, f"%s: {words}", self._name, waited_s)
                 self._set_problem(self._problem or "no answer: broker away, or short of memory or disk")
         return result.result()
 
@@ -179,8 +194,9 @@ class Link:
 
     def _no_answer(self, within_s: float) -> str:
         why = f" ({self._problem})" if self._problem else ""
+        where = redacted(self._turns.current) if self._connection else redacted(self._settings.broker)
         return (
-            f"the broker did not answer within {within_s:g} s{why}: it is overloaded, or a node of its cluster is down,"
+            f"{where} did not answer within {within_s:.0f} s{why}: it is overloaded, or a node of its cluster is down,"
             " or too many for a majority; see rabbitmqctl cluster_status"
         )
 
@@ -304,11 +320,12 @@ class Link:
 
     def _open(self) -> None:
         give_up: tenacity.stop.stop_base = tenacity.stop_when_event_set(self._stopping)
+        self._begun_at = time.monotonic()
         if not self._was_open:
-            give_up |= _OutOfPatience(self._settings.connect_timeout_s)
+            give_up |= _OutOfPatience(self._left_s)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(self._passing),
-            wait=_backoff_s,
+            wait=_backoff_s if self._was_open else self._soon_enough_s,
             stop=give_up,
             sleep=self._sleep,
             before_sleep=self._before_wait,
@@ -325,16 +342,16 @@ class Link:
         self._drop()
         failures: list[BrokerError] = []
         self._num_rounds += 1
-        for address in self._turns.each_once():
+        for number, address in enumerate(self._turns.each_once()):
             if self._stopping.is_set() and failures:
                 break
             try:
-                self._open_at(address)
+                self._open_at(address, patience_s=self._patience_s(len(self._turns) - number))
             except (BrokerUnreachable, BrokerRefused) as error:
                 self._drop()
                 failures.append(error)
                 if len(failures) < len(self._turns):
-                    log.warning("%s: %s; trying the next address", self._name, error)
+                    log.log(self._told_at, "%s: %s; trying the next address", self._name, error)
             else:
                 self._num_rounds = 0
                 return
@@ -347,8 +364,25 @@ class Link:
             return refusals[0]
         return failures[0] if len(failures) == 1 else BrokerUnreachable("; ".join(map(str, failures)))
 
-    def _open_at(self, address: str) -> None:
-        patience_s = PATIENCE_S if len(self._turns) == 1 else min(PATIENCE_S, _NEXT_AFTER_S * self._num_rounds)
+    def _patience_s(self, num_nodes: int) -> float:
+        """How long the next node may take to answer, if there are so many left to be asked in this round."""
+        if len(self._turns) == 1:
+            return PATIENCE_S
+        patience_s = min(PATIENCE_S, _NEXT_AFTER_S * self._num_rounds)
+        if self._was_open or not self._settings.connect_timeout_s:
+            return patience_s
+        return min(patience_s, max(_LEAST_PATIENCE_S, self._left_s() / num_nodes))
+
+    def _left_s(self) -> float:
+        """Of the time to connect for the first time."""
+        return self._settings.connect_timeout_s - (time.monotonic() - self._begun_at)
+
+    def _soon_enough_s(self, state: tenacity.RetryCallState) -> float:
+        """The back-off of a first connection, which does not outlast its time."""
+        is_limited = isinstance(_error_of(state), BrokerUnreachable)
+        return min(_backoff_s(state), max(0.0, self._left_s())) if is_limited else _backoff_s(state)
+
+    def _open_at(self, address: str, *, patience_s: float) -> None:
         self._connection = connect(address, self._settings, self._name, patience_s=patience_s)
         self._blocked_by = None
         self._connection.add_on_connection_blocked_callback(lambda _, frame: self._blocked(frame.method.reason))
@@ -376,7 +410,7 @@ class Link:
         error = _error_of(state)
         if not isinstance(error, QueueMissing):
             wait_s = state.next_action.sleep if state.next_action else 0.0
-            log.warning("%s: %s; trying again in %.1f s", self._name, error, wait_s)
+            log.log(self._told_at, "%s: %s; trying again in %.1f s", self._name, error, wait_s)
             self._set_problem(f"{error}; trying again")
         elif state.attempt_number == 1:
             log.info("%s: no queue '%s' there yet; waiting for the aggregator", self._name, self._settings.queue)
@@ -442,7 +476,7 @@ class Link:
     def _wait_after_fault(self, job: _Job, error: BrokerFault) -> None:
         """On the same connection, if that is left; from a node that fails again and again to another one."""
         if job.num_faults % 30 == 0:
-            log.warning("%s: %s; trying again", self._name, error)
+            log.log(self._told_at, "%s: %s; trying again", self._name, error)
             self._set_problem(f"{error}; trying again")
         job.num_faults += 1
         if not self._is_open():
@@ -456,7 +490,7 @@ class Link:
     def _wait_for_queue(self, job: _Job, error: FedmqError) -> None:
         wait_s = min(0.1 * 2 ** min(job.num_waits, 10), _MAX_WAIT_FOR_QUEUE_S)
         if job.num_waits % 30 == 0:
-            log.warning("%s: %s; waiting", self._name, error)
+            log.log(self._told_at, "%s: %s; waiting", self._name, error)
             self._set_problem(f"{error}; waiting")
         job.num_waits += 1
         with translated():
@@ -505,11 +539,10 @@ def _backoff_s(state: tenacity.RetryCallState) -> float:
 
 
 class _OutOfPatience(tenacity.stop.stop_base):
-    """Stops when nobody answered for ``patience_s``, but not at missing queues: the aggregator will make them."""
+    """Stops when nobody answered until no time is left, but not at missing queues: the aggregator will make them."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, left_s: Callable[[], float]) -> None:
+        self._left_s = left_s
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
-        waited_s = state.seconds_since_start or 0.0
-        return isinstance(_error_of(state), BrokerUnreachable) and waited_s >= self._patience_s
+        return isinstance(_error_of(state), BrokerUnreachable) and self._left_s() <= 0

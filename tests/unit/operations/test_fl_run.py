@@ -133,7 +133,7 @@ def test_stop_is_answered_by_the_last_status(run: Run) -> None:
 @pytest.fixture
 def fl_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The command, connected to that run's broker."""
-    monkeypatch.setattr(run_cli, "connect", lambda *args, **options: MemoryTransport(run.broker))
+    monkeypatch.setattr(run_cli, "look", lambda *args, **options: MemoryTransport(run.broker))
     monkeypatch.setattr("operations.runs.telling.time.sleep", run.wait)
     monkeypatch.setattr(tell, "__kwdefaults__", dict(tell.__kwdefaults__ or {}, sleep=run.wait))
     return lambda *words: run_cli.main(words)
