@@ -11,16 +11,18 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
-from broker.rabbitmq.links import Link
+from broker.rabbitmq.links import Kind, Link, of_channel
 from broker.rabbitmq.properties import PART_HEADER, durable
 from broker.transport import BlobNews
 from broker.wire import Topology
-from console import BlobLost, BrokerRefused, QueueMissing
+from console import BlobLost, BrokerRefused, BrokerUnreachable, QueueMissing
 
 log = logging.getLogger(__name__)
 
 _LOCKED, _UNFIT = 405, 406
 _PREFETCH = 2
+_TRIES_HERE, _SETTLES_S = 3, 0.3
+"""How often one node is asked for a blob that it cannot give just now, and the pauses between."""
 _PARTS_ON_THEIR_WAY = 1
 """Parts that wait for the writer, besides the one it is sending, while the next is prepared."""
 
@@ -81,15 +83,26 @@ class BlobConsumer:
         self._next_part = 0
 
     def start(self, link: Link) -> None:
+        """Begins to read; at another node, if this one has no copy of a stream that was made just now, or fails."""
+        for num_left in reversed(range(_TRIES_HERE)):
+            try:
+                self._consume(link)
+            except ChannelClosedByBroker as error:
+                if of_channel(error.reply_code, error.reply_text) in (Kind.PASSING, Kind.FAULT):
+                    if not num_left:
+                        raise BrokerUnreachable(error.reply_text) from error
+                    link.pause(_SETTLES_S)
+                    continue
+                if error.reply_code not in (_LOCKED, _UNFIT):
+                    raise
+                raise BlobLost(f"blob {self.name} {BlobNews.UNREADABLE}: {error.reply_text}") from error
+            return
+
+    def _consume(self, link: Link) -> None:
         channel = link.channel(self._role, confirms=False)
         channel.basic_qos(prefetch_count=_PREFETCH)
         channel.add_on_cancel_callback(lambda frame: self.tell(BlobNews.GONE))
-        try:
-            channel.basic_consume(self.name, self._on_part, arguments={"x-stream-offset": "first"})
-        except ChannelClosedByBroker as error:
-            if error.reply_code not in (_LOCKED, _UNFIT):
-                raise
-            raise BlobLost(f"blob {self.name} {BlobNews.UNREADABLE}: {error.reply_text}") from error
+        channel.basic_consume(self.name, self._on_part, arguments={"x-stream-offset": "first"})
         link.need(channel)
 
     def _on_part(self, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:

@@ -16,7 +16,7 @@ from rabbitmq_node import RabbitNode
 from broker.rabbitmq.links import link
 from broker.rabbitmq.transport import RabbitMQ
 from broker.settings import BrokerSettings
-from broker.transport import Source
+from broker.transport import BlobNews, Source
 from console.errors import BrokerRefused, BrokerUnreachable, QueueMissing
 from console.watching import LinkChanged
 
@@ -26,6 +26,9 @@ HOME_NODE_DOWN = ChannelClosedByBroker(
 )
 TIMED_OUT = ChannelClosedByBroker(
     404, "NOT_FOUND - failed to perform operation on queue 't-half-made' in vhost '/' due to timeout"
+)
+NO_REPLICA_YET = ChannelClosedByBroker(
+    406, "PRECONDITION_FAILED - stream queue 't' in vhost '/' does not have a running replica on the local node"
 )
 SETTLED_S = 1.5
 """How long to watch that something does not happen."""
@@ -268,6 +271,47 @@ def test_a_fault_at_a_queue_is_waited_out_over_the_same_connection_and_costs_no_
     aggregator.broadcast(b"still leads")
     assert faults == []
     assert said(caplog, "due to timeout (it is there, and so is the broker; a node that it needs is down")
+
+
+@pytest.mark.parametrize("num_refusals", [1, 4], ids=["then at the same node", "then over another connection"])
+@pytest.mark.parametrize("fault", [NO_REPLICA_YET, TIMED_OUT], ids=["no copy yet", "timed out"])
+def test_a_blob_that_a_node_cannot_give_just_now_is_asked_for_again(
+    connect: Callable[[str], RabbitMQ],
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: ChannelClosedByBroker,
+    num_refusals: int,
+) -> None:
+    """A stream that was made just now has no copy at some nodes yet; who gave up would lose a model or an update."""
+    consume, refusals = BlockingChannel.basic_consume, [fault] * num_refusals
+
+    def refused(channel: BlockingChannel, name: str, *args: Any, **kwargs: Any) -> Any:
+        if refusals and ".blob." in name:
+            raise refusals.pop()
+        return consume(channel, name, *args, **kwargs)
+
+    aggregator, worker = connect("aggregator"), connect("worker")
+    aggregator.declare()
+    blob = worker.write_blob(f"{queue}.blob.x", [b"a", b"b"])
+    worker.send(b"update", worker="a")
+    aggregator.listen(Source.UPDATES)
+    monkeypatch.setattr(BlockingChannel, "basic_consume", refused)
+    assert [bytes(part) for part in aggregator.read_blob(blob, 2)] == [b"a", b"b"]
+    assert not refusals
+
+    refusals += [fault] * num_refusals
+    parts: list[bytes] = []
+    while len(parts) < 2:
+        delivery = aggregator.receive(SOON_S)
+        assert delivery is not None
+        if delivery.source is Source.UPDATES:  # comes again over each connection
+            aggregator.fetch(blob, 2)
+        elif delivery.news is None:
+            parts.append(bytes(delivery.body))
+        else:
+            assert delivery.news is BlobNews.INTERRUPTED
+    assert parts == [b"a", b"b"]
+    aggregator.delete_blobs([blob])
 
 
 def test_after_a_refusal_a_message_goes_over_a_new_channel(

@@ -13,10 +13,10 @@ from starting import commands
 ROOT = Path(commands.__file__).parent.parent
 SLOW = "import sys\nprint('importing', flush=True)\nsys.stdin.read()\n"
 FORKING = """
-import os, signal, sys
+import os, signal, time
 child = os.fork()
-if child == 0:
-    signal.pause()
+while child == 0:
+    time.sleep(0.01)
 os.kill(child, signal.SIGTERM)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 def main():
