@@ -204,7 +204,8 @@ class _Root:
         self.config = replace(self.config, membership=membership(self._settings, "aggregator"))
         with experiment_logs(self._settings) as logs:
             in_health = self.health.watcher({StandingBy: _STANDS_BY, RunOpened: _LEADS})
-            self._on_event = fan_out(self.view.on_event, self._metrics.on_event, in_health, *logs)
+            counting = [] if self._settings.metrics_port is None else [self._metrics.on_event]  # nobody would see it
+            self._on_event = fan_out(self.view.on_event, *counting, in_health, *logs)
             yield
 
     def stands_by(self) -> None:

@@ -341,8 +341,11 @@ class Aggregator:
 
     def _check_metric(self, number: int) -> None:
         """Warns, once in this process, if the run goes by a metric that there is none of after this round."""
-        metric, names = self._config.ending.aim.metric, self._ledger.metric_names(number)
-        if self._has_checked_metric or metric is None or not names:
+        metric = self._config.ending.aim.metric
+        if self._has_checked_metric or metric is None:
+            return
+        names = self._ledger.metric_names(number)
+        if not names:
             return
         self._has_checked_metric = True
         if metric not in names:

@@ -61,6 +61,7 @@ def joined(
         transport = connect(settings, role=f"worker {name}", on_link=fan_out(on_link, health.on_link))
         stack.callback(transport.close)
         metrics = WorkerMetrics(lambda: worker.presence)
+        counting = [] if settings.metrics_port is None else [metrics.on_event]  # else nobody would see the counts
         heartbeat = Heartbeat(
             lambda: worker.announce(),
             every_s=lambda: worker.presence_every_s,
@@ -87,7 +88,7 @@ def joined(
             results=OwnResults(settings.state, name) if settings.state and settings.keep_results else None,
             positions=Positions(_newest_model(settings, name)),
             noise=OwnNoise(settings.state, name) if settings.state else None,
-            on_event=fan_out(on_event, metrics.on_event, health.watcher({StateChanged: "connected"})),
+            on_event=fan_out(on_event, *counting, health.watcher({StateChanged: "connected"})),
             announce_soon=heartbeat.soon,
             beat=health.beat,
         )

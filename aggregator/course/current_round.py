@@ -47,7 +47,9 @@ class CurrentRound:
     ) -> None:
         self.number, self.is_last = number, is_last
         self._policy = policy or config.policy
-        most_samples = config.weight_limits.most_samples(opened.stores.ledger.median_samples(before=number))
+        limits, ledger = config.weight_limits, opened.stores.ledger
+        median = ledger.median_samples(before=number) if limits.go_by_median else None
+        most_samples = limits.most_samples(median)
         local = opened.broadcaster.local or config.local
         weigher = replace(config.weigher, most_samples=most_samples, lr=local.lr)
         self._spending = spending = opened.spending

@@ -101,8 +101,11 @@ class StateDirectory:
     def link(self, name: str, round_number: int) -> None:
         """Links ``models/<name>.safetensors`` to the model after a round."""
         path, temporary = self._models / f"{name}.safetensors", self._models / f".{name}.tmp"
-        temporary.unlink(missing_ok=True)
-        os.link(self.model_path(round_number), temporary)
+        try:
+            os.link(self.model_path(round_number), temporary)
+        except FileExistsError:  # a killed aggregator left it
+            temporary.unlink()
+            os.link(self.model_path(round_number), temporary)
         temporary.replace(path)
         temporary.unlink(missing_ok=True)  # renaming onto a link to the same file does nothing
 

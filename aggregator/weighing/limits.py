@@ -13,6 +13,11 @@ class WeightLimits:
     max_weight: float | None = None
     """As many times the median number of samples in the round before; None: no limit."""
 
+    @property
+    def go_by_median(self) -> bool:
+        """Whether ``most_samples`` depends on the median."""
+        return self.max_weight is not None
+
     def most_samples(self, median: int | None) -> int | None:
         """What counts of an update's samples; ``median`` is that of the round before, None in the first one."""
         limits = [] if self.max_samples is None else [self.max_samples]

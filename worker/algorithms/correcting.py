@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -18,7 +19,7 @@ from worker.state import Carried
 def correction_of(head: ModelHead) -> Correction:
     """What a head asks for; a TaskError if this version does not know it."""
     try:
-        correction = Correction.parse(head.correction or "none")
+        correction = _parsed(head.correction or "none")
     except ValueError as error:
         raise TaskError(f"run {head.run_id} has --correction {head.correction}: {error}; {_UPDATE}") from error
     unknown = sorted(set(head.sets) - set(correction.sets))
@@ -31,6 +32,8 @@ def correction_of(head: ModelHead) -> Correction:
 
 
 _UPDATE = "install the version that the aggregator has"
+_parsed = lru_cache(maxsize=8)(Correction.parse)
+"""The same in every head of a run."""
 
 
 def misfit_of_control(head: ModelHead, trained: Collection[str]) -> str | None:

@@ -57,14 +57,9 @@ class SignsOfLife:
         objection: str | None = None,
     ) -> None:
         """What the worker does from now on. ``at_once`` waits until that is sent."""
-        self.newest = Presence(
-            worker=self.newest.worker,
-            instance=self.newest.instance,
-            state=state,
-            round=round_number,
-            every_s=self.newest.every_s,
-            objection=None if objection is None else objection[:MAX_OBJECTION],
-        )
+        objection = None if objection is None else objection[:MAX_OBJECTION]
+        changes = {"state": state, "round": round_number, "progress": 0.0, "objection": objection}
+        self.newest = self.newest.model_copy(update=changes)
         if at_once:
             self.announce()
         else:

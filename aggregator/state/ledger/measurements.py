@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from aggregator.state.ledger.records import Records
+from aggregator.state.ledger.records import Records, json_object
 from aggregator.state.ledger.site_metrics import MostWeight, Reported, figures
 from learning import Measured, at_sites, but_at_sites, plain
 
@@ -61,7 +61,7 @@ class Measurements(Records):
             " AND verdict IN ('folded', 'outvoted') ORDER BY base_round",
             (number,),
         )
-        return list({worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}.values())
+        return list({worker: Reported(worker, num, json_object(text)) for worker, num, text in rows}.values())
 
     def _measured(self, number: int) -> list[Reported]:
         """What workers say of the model after this round, whether or not they had an update of use."""
@@ -70,7 +70,7 @@ class Measurements(Records):
             " AND verdict IN ('folded', 'outvoted', 'abandoned', 'diverged', 'measured') ORDER BY id",
             (number + 1,),
         )
-        found = {worker: Reported(worker, num, json.loads(text)) for worker, num, text in rows}
+        found = {worker: Reported(worker, num, json_object(text)) for worker, num, text in rows}
         if any(each.num_samples is None for each in found.values()):
             known = self._samples_before(number)
             found = {

@@ -140,7 +140,7 @@ class Records(Database):
                 weight=weight,
                 base_weight=_base_of_0_1_0(weight, staleness) if base_weight is None else base_weight,
                 norm=norm,
-                figures=_object(figures),
+                figures=json_object(figures),
                 is_fresh=bool(is_fresh),
                 kept=None if kept[0] is None else _kept_body(base_round, worker, *kept),
             )
@@ -272,19 +272,19 @@ class Records(Database):
         names = [column[0] for column in cursor.description]
         for found in cursor:
             row = dict(zip(names, found, strict=True))
-            central = Measured.of(_object(row["metrics"]))
+            central = Measured.of(json_object(row["metrics"]))
             yield row | {
                 "metrics": central.metrics,
                 "num_test_samples": central.num_samples,
-                "worker_metrics": restored(_object(row["worker_metrics"])),
-                "worker_medians": _object(row["worker_medians"]),
+                "worker_metrics": restored(json_object(row["worker_metrics"])),
+                "worker_medians": json_object(row["worker_medians"]),
                 "settings": None if row["settings"] is None else json.loads(row["settings"]),
-                "num_not_finite": _object(row["num_not_finite"]),
-                "privacy": _object(row["privacy"]),
+                "num_not_finite": json_object(row["num_not_finite"]),
+                "privacy": json_object(row["privacy"]),
             }
 
 
-def _object(text: str | None) -> dict[str, Any]:
+def json_object(text: str | None) -> dict[str, Any]:
     """What a column of JSON holds; nothing is by far the most frequent."""
     return {} if text is None or text == "{}" else dict(json.loads(text))
 
