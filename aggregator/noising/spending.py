@@ -4,6 +4,7 @@ A charge is recorded in the transaction that decides a round's set, before its n
 deleted: so one may be unused, and none is missing. The same set is charged once, and another set of its round again.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,8 +172,10 @@ def clips_in_reach(noising: Noising, masking: Masking | None, *, fewest: int) ->
 
     A ValueError as in ``multiplier``.
     """
-    step, bits = (HIGH_STEP, 64) if masking is None else (masking.step, masking.bits)
-    most_sigma = MOST_SIGMA if bits == 64 else MOST_SIGMA_IN_HALVES
+    step = HIGH_STEP if masking is None else masking.step
+    most_sigma = MOST_SIGMA
+    if masking is not None and masking.bits == 32:  # the noise of all keepers lies in one integer
+        most_sigma = MOST_SIGMA_IN_HALVES / math.sqrt(len(masking.keepers))
     least = LEAST_SIGMA * step / noising.budget.noise
     most = most_sigma * step / multiplier(noising, fewest)
     return least * (1 + _ROUNDING), min(most * (1 - _ROUNDING), _MOST_CLIP)

@@ -32,6 +32,7 @@ from broker.wire import (
     is_name_of,
     kept,
     mask_sizes,
+    name_of_masked,
     num_bytes_of,
 )
 from console import DamagedBody, ForgedMessage, ReplayedMessage, UnfitMessage
@@ -211,7 +212,8 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
         seal = None
         if head.sealed is not None:
             raise UnfitMessage("it is masked, and yet sealed")
-        check_masked(head, head, expected, model_sha256=head.model_sha256, masked_sha256=head.sha256)
+        masked_sha256 = name_of_masked(head.sha256, head.salt)
+        check_masked(head, head, expected, model_sha256=head.model_sha256, masked_sha256=masked_sha256)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     is_sealed = head.sealed is not None
     check_body(head, payload, own_blob=own_blob, is_zstd=head.compression.zstd > 0, is_sealed=is_sealed)

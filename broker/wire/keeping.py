@@ -50,7 +50,7 @@ class SealedSeed(Header):
     model_sha256: Sha256
     """The digest of the model it was trained from."""
     masked_sha256: Sha256
-    """The digest of the masked body."""
+    """``name_of_masked`` of the masked body."""
     keeper: WorkerName
     num_words: NumWords
     """How many integers of 8 bytes are masked: they come first."""
@@ -165,6 +165,15 @@ def place_of_within(specs: Specs) -> int:
     words = [spec for spec in specs if spec.item_bytes == 8]
     end = next(index for index, spec in enumerate(words, start=1) if spec.name == EXTRAS)
     return sum(spec.num_elements for spec in words[:end]) - 1
+
+
+def name_of_masked(sha256: str, salt: str | None) -> str:
+    """The digest by which seeds name a masked body: that of the body, or with a salt, of both.
+
+    A keeper knows the mask, and with the body's own digest it could find out whether a guess of the whole update is
+    right. It does not get the salt.
+    """
+    return sha256 if salt is None else hashlib.sha256(bytes.fromhex(sha256) + bytes.fromhex(salt)).hexdigest()
 
 
 def digest_of_set(run_id: str, round_number: int, masked: Iterable[tuple[str, str]]) -> str:

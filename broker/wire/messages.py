@@ -54,6 +54,7 @@ from broker.wire.headers import (
     RoundNumber,
     RunId,
     RunName,
+    Salt,
     SealedKey,
     Seconds,
     Sha256,
@@ -350,6 +351,8 @@ class UpdateHead(Tensors):
     """Its worker lost what it carried out of its last update that counted, and began with nothing."""
     seeds: Seeds = Field(default=(), exclude_if=lambda value: not value)
     """Of an update that is masked: for each keeper, a message with the sealed seed of its mask."""
+    salt: Salt | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of one that is masked: what its seeds name its body by, together with ``sha256``; see ``name_of_masked``."""
 
     @property
     def key(self) -> tuple[int, str]:

@@ -1,13 +1,25 @@
 """What a worker sends in answer to a model: its update, or a reply that says why there is none."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from broker import SentBody, Transport
 from broker.states import Encoding, MaskedEncoding, State, encoding_of
-from broker.wire import MAX_OBJECTION, ModelHead, Reply, Topology, UpdateHead, encode, names_of, num_bytes_of
+from broker.wire import (
+    MAX_OBJECTION,
+    SALT_BYTES,
+    ModelHead,
+    Reply,
+    Topology,
+    UpdateHead,
+    encode,
+    name_of_masked,
+    names_of,
+    num_bytes_of,
+)
 from console import BlobLost, metrics_text
 from identities import Membership
 from learning import AT_SITES, IN_TRAINING, Measured, finite, not_finite, plain
@@ -129,6 +141,7 @@ class Answers:
         sent, sealed = self._body(head, encoding, compressed.encoded)
         if sent.blob is not None:
             self._last_blob = (head.run_id, sent.blob.name)
+        salt = secrets.token_hex(SALT_BYTES) if masks else None
         update = UpdateHead(
             tensors=encoding.encoded,
             sha256=sent.sha256,
@@ -143,7 +156,8 @@ class Answers:
             base_sha256=base_sha256,
             sent_at=time.time(),
             **(_told_of(trained, measured, figures) if head.tells_of_sites else _NOTHING | {"figures": limits}),
-            seeds=self._sealed_seeds(head, encoding, masks, sent.sha256) if masks else (),
+            seeds=self._sealed_seeds(head, encoding, masks, name_of_masked(sent.sha256, salt)) if masks else (),
+            salt=salt,
             is_fresh=is_fresh,
         )
         body = encode(update, sent.payload, trust=self._membership.trust)
@@ -233,7 +247,7 @@ class Answers:
     def _sealed_seeds(
         self, head: ModelHead, encoding: Encoding | MaskedEncoding, seeds: Sequence[bytes], masked_sha256: str
     ) -> tuple[bytes, ...]:
-        """The seeds of the masks over the body with this digest, each sealed to its keeper."""
+        """The seeds of the masks over the body that goes by this digest, each sealed to its keeper."""
         rosters = self._membership.rosters
         assert rosters is not None, "a masked run was taken part in without a roster"
         return sealed_seeds(

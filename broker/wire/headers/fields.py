@@ -48,6 +48,9 @@ RunName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]
 RunId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
 Instance = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8,32}$")]
+SALT_BYTES = 32
+Salt = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+"""32 random bytes, in hex."""
 Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_NUMBER = 2**40
 """Rounds and epochs are below it."""

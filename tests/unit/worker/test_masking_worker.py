@@ -32,6 +32,7 @@ from broker.wire import (
     decode_from,
     encode,
     mask_sizes,
+    name_of_masked,
 )
 from console import BlobLost, SettingsError
 from identities import Membership, Sealing, in_memory
@@ -251,7 +252,8 @@ def test_each_keeper_has_a_seed_of_its_own_that_it_alone_opens() -> None:
             sent.seed(keeper, place)
     assert sent.integers(KEEPERS)[EXTRAS][0] * EXTRA_STEP == NUM_SAMPLES
     sealed = sent.sealed(1)
-    assert sealed.masked_sha256 == sent.head.sha256 == digest_of(state_from(bytearray(sent.body), sent.head.tensors))
+    assert sent.head.sha256 == digest_of(state_from(bytearray(sent.body), sent.head.tensors))
+    assert sealed.masked_sha256 == name_of_masked(sent.head.sha256, sent.head.salt)
     assert (sealed.keeper, sealed.num_words, sealed.num_halves) == (KEEPERS[1], 10, 0)
     assert (sealed.min_sites, sealed.clip, sealed.step) == (3, None, None)
 
@@ -276,6 +278,16 @@ def test_with_an_adaptive_clip_an_update_says_under_its_mask_whether_it_was_with
     assert within_at is not None
     assert words[within_at] * EXTRA_STEP == says
     assert (sent.head.figures, sent.head.num_samples) == ({}, 1)
+
+
+def test_a_keeper_cannot_confirm_a_guess_of_an_update_by_the_digest_in_its_seed() -> None:
+    """It knows the mask, so it can make the body of any guess; the right one, here, is not told from others."""
+    sent = Site().answer()
+    assert sent.head.salt is not None
+    assert sent.head.sha256.encode() not in sent.head.seeds[0]
+    assert sent.sealed().masked_sha256 not in (sent.head.sha256, name_of_masked(sent.head.sha256, "00" * 32))
+    assert sent.head.salt.encode() not in sent.head.seeds[0]
+    assert Site().answer().head.salt != sent.head.salt
 
 
 def test_a_seed_says_the_most_sites_that_anybody_asks_for() -> None:
