@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.sampling import Figures, measured
+from broker.modules.model_tensors import ModelTensors
 from broker.states.downlink import ModelForm
-from broker.states.model_tensors import ModelTensors
 from broker.wire.headers import Downlink
 from learning import Site, load_task
 

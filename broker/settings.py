@@ -16,7 +16,7 @@ _PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Patterns of the names of the tensors that travel; what they mean is in broker/states/selection.py."""
+    """Patterns of the names of the tensors that travel; what they mean is in broker/modules/selection.py."""
 
     patterns: tuple[str, ...] = ("*",)
 

@@ -21,6 +21,7 @@ from learning.metrics import (
     rank,
     restored,
 )
+from learning.optimizers import forget_gradients
 from learning.split import Split
 from learning.supervised import Supervised
 from learning.task import Plan, Site, Task
@@ -44,6 +45,7 @@ __all__ = [
     "but_at_sites",
     "evaluating",
     "finite",
+    "forget_gradients",
     "has_samples",
     "load_task",
     "made_by",

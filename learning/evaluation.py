@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from learning.optimizers import parameters_of
 from learning.split import Samples, count, take
 from learning.training import Loss
 
@@ -43,7 +44,9 @@ def are_class_scores(outputs: Tensor, targets: Tensor) -> bool:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode within; modes, gradients, and what is trained, as they were afterwards, whatever was done to them."""
     was_training = [(module, module.training) for module in model.modules()]
-    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    parameters = parameters_of(model)
+    were_trained = [parameter.requires_grad for parameter in parameters]
+    gradients = [parameter.grad for parameter in parameters]
     had_gradients = torch.is_grad_enabled()
     model.eval()
     try:
@@ -52,6 +55,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         torch.set_grad_enabled(had_gradients)
         for module, training in was_training:
             module.training = training
-        for parameter, is_trained, gradient in before:
-            parameter.requires_grad_(is_trained)
-            parameter.grad = gradient
+        for parameter, is_trained, gradient in zip(parameters, were_trained, gradients, strict=True):
+            if parameter.requires_grad != is_trained:
+                parameter.requires_grad_(is_trained)
+            if parameter.grad is not gradient:
+                parameter.grad = gradient

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from broker.states import ModelTensors, State
+from broker.modules import ModelTensors
+from broker.states import State
 from broker.wire import LocalTraining
 from console import Arguments, TaskError
 from learning import Measured, Site, Task, evaluating, has_samples, load_task, made_by, numbers_of

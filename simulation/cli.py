@@ -20,7 +20,8 @@ from aggregator.history import History, write_report
 from aggregator.state import InitialModel, StateDirectory, check_result
 from aggregator.watchers import StatusSender, evaluation_table, experiment_logs, privacy_text
 from broker import MemoryBroker, MemoryTransport, Transport, connect
-from broker.states import ModelTensors, State
+from broker.modules import ModelTensors
+from broker.states import State
 from broker.wire import ModelHead, decode
 from console import (
     IS_SHOWN,
@@ -340,7 +341,7 @@ def _initial_state(task: Task, settings: SimulationSettings) -> State:
     state = tensors.taken_from(model)
     if settings.init is None:
         return state
-    return state | InitialModel(settings.init).state(tensors, tensors.shared(settings.shared.patterns))
+    return {**state, **InitialModel(settings.init).state(tensors, tensors.shared(settings.shared.patterns))}
 
 
 def _table(summary: Mapping[str, Any]) -> Table:

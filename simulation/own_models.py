@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from broker.states import ModelTensors
+from broker.modules import ModelTensors
 from console import TaskError
 from learning import Task
 from worker import new_model

@@ -1,6 +1,7 @@
 """``fl-worker``: joins a federation, trains until the run is finished, leaves."""
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,8 @@ def _work(settings: WorkerSettings, argv: Sequence[str] | None) -> ExitCode:
                 on_signals=terminal.on_signals,
             )
         )
+        gc.collect()
+        gc.freeze()  # model and task stay: collections, of which tensors by the thousand ask for many, pass them by
         worker.run()
     return ExitCode.OK
 

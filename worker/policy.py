@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.states import ALL, selected
+from broker.modules import ALL, selected
 from broker.wire import FEWEST_MIN_SITES, ModelHead, Protection
 from console import some_of
 

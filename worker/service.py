@@ -478,9 +478,8 @@ class Worker:
         """The model with the tensors that stay here."""
         if not carried.home:
             return state
-        whole = state | {
-            name: tensor for name, tensor in carried.home.items() if name not in self._trainer.tensors.others
-        }
+        others = self._trainer.tensors.others
+        whole = {**state, **{name: tensor for name, tensor in carried.home.items() if name not in others}}
         misfit = difference(self._trainer.specs, specs_of(whole))
         if misfit:
             raise TaskError(f"with what was kept of run {head.run_id}, the model {misfit}; was --task another one?")

@@ -10,7 +10,8 @@ from aggregator.opening.began_with import encoding_facts, masking_text
 from aggregator.rounds import companions_of
 from aggregator.state import InitialModel, StateDirectory
 from broker import Transport
-from broker.states import ModelTensors, State, first_not_finite, read_model, specs_of
+from broker.modules import ModelTensors
+from broker.states import State, first_not_finite, read_model, specs_of
 from broker.wire import Buffer, ModelHead, difference, tensor_sets
 from console import StateError, TaskError
 

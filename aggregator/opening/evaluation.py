@@ -3,7 +3,7 @@
 from torch import nn
 
 from aggregator.state import ModelFile
-from broker.states import ModelTensors
+from broker.modules import ModelTensors
 from learning import Measured, Task, blamed, evaluating, numbers_of
 
 

@@ -27,7 +27,8 @@ from aggregator.senders import Admission
 from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
 from aggregator.sums import Summing, specs_of_updates
 from broker import Source, Transport
-from broker.states import Encoding, MaskedEncoding, ModelTensors, State
+from broker.modules import ModelTensors
+from broker.states import Encoding, MaskedEncoding, State
 from broker.wire import MAX_ANSWERS, MAX_TENSORS, Masking, Specs, num_bytes_of
 from console import IS_SHOWN, SettingsError, malloc
 from learning import Task, made_by, prepare

@@ -14,7 +14,8 @@ from aggregator.opening.sound_model import go_back_to_sound_model
 from aggregator.rounds import companions_of, part_bytes_of
 from aggregator.state import Ledger, StateDirectory
 from broker import CONTROL, Transport
-from broker.states import ModelForm, ModelTensors, State, specs_of
+from broker.modules import ModelTensors
+from broker.states import ModelForm, State, specs_of
 from broker.wire import MAX_NUMBER, MAX_PART_BYTES, Buffer, Digest, Specs, tensor_sets
 from console import SettingsError, StateError
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from aggregator.opening.began_with import remembers_from
 from aggregator.rounds import MASTER
 from aggregator.state import Ledger, ModelFile, StateDirectory, companion_specs
-from broker.states import ModelTensors
+from broker.modules import ModelTensors
 from broker.wire import Specs
 from console import DamagedFile, StateError
 

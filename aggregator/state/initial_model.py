@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from broker.states import DTYPES, ModelTensors, State, first_not_finite
+from broker.modules import ModelTensors
+from broker.states import DTYPES, State, first_not_finite
 from broker.wire import Specs, TensorSpec
 from console import SettingsError, printable
 
@@ -39,7 +40,7 @@ class InitialModel:
         with self._in_reading(), safe_open(self.path, framework="pt") as file:
             given = set(file.keys())
             problems: list[str] = []
-            state: State = {}
+            state: dict[str, torch.Tensor] = {}
             for spec in shared:
                 names = [name for name in _names_of(spec, tensors) if name in given]
                 if problem := _put(state, spec, [file.get_tensor(name) for name in names], names):
@@ -75,7 +76,9 @@ def _names_of(spec: TensorSpec, tensors: ModelTensors) -> list[str]:
     return [spec.name, *(other for other, name in tensors.others.items() if name == spec.name)]
 
 
-def _put(state: State, spec: TensorSpec, found: Sequence[torch.Tensor], names: Sequence[str]) -> str | None:
+def _put(
+    state: dict[str, torch.Tensor], spec: TensorSpec, found: Sequence[torch.Tensor], names: Sequence[str]
+) -> str | None:
     """Adds a tensor that was found under these names to the state; or returns what is wrong with it."""
     if not found:
         return f"has no '{_short(spec.name)}'"

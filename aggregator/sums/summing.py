@@ -11,7 +11,8 @@ from aggregator.rounds import Accumulator
 from aggregator.state import ModelFile
 from aggregator.sums.totals import Totals
 from aggregator.weighing import Weigher, WeightLimits
-from broker.states import DTYPES, ModelTensors, chunks, first_not_finite
+from broker.modules import ModelTensors
+from broker.states import DTYPES, chunks, first_not_finite
 from broker.wire import Buffer, Compression, Operation, Purpose, Specs, update_specs
 from console import SettingsError, TaskError
 from learning import blamed, made_by

@@ -1,13 +1,12 @@
 """Named tensors on the wire: states as bytes, compressed or in part, and a model's body. Needs PyTorch."""
 
+from broker.states.batches import Batched
 from broker.states.compression import Encoding
 from broker.states.deltas import delta_of, has_diverged
 from broker.states.downlink import ModelForm
 from broker.states.grid import OnGrid, to_grid
 from broker.states.masked_form import MaskedEncoding, encoding_of
 from broker.states.model_body import read_model
-from broker.states.model_tensors import ModelTensors
-from broker.states.selection import ALL, selected
 from broker.states.tensors import (
     DTYPES,
     State,
@@ -21,12 +20,11 @@ from broker.states.tensors import (
 )
 
 __all__ = [
-    "ALL",
     "DTYPES",
+    "Batched",
     "Encoding",
     "MaskedEncoding",
     "ModelForm",
-    "ModelTensors",
     "OnGrid",
     "State",
     "chunks",
@@ -39,7 +37,6 @@ __all__ = [
     "is_finite",
     "raw",
     "read_model",
-    "selected",
     "specs_of",
     "to_grid",
 ]

@@ -1,38 +1,79 @@
 """Small tensors taken many at a time: a call into PyTorch costs as much as some thousand elements.
 
 A batch is a run of neighbours of one dtype, as long as they are small together; a larger tensor is a batch alone.
-Values go into all tensors of a module at once, where its own `load_state_dict()` would do nothing else. One that
-overrides what PyTorch does with a state dict, in any part of it, or has hooks for it, is left to itself.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
-from torch import nn
 
-from broker.wire import Specs, TensorSpec
-
-_MOST_BYTES = 2**18
-"""Of a batch of several: what is copied to bring them together stays in the processor's cache."""
-
-_METHODS = ("state_dict", "_save_to_state_dict", "load_state_dict", "_load_from_state_dict")
+from broker.wire import MAX_BATCH_BYTES, KeptSpecs, Specs, TensorSpec, kept
+from console import UnfitMessage
 
 
-def batches_of(specs: Specs) -> Iterator[Specs]:
-    """The specs, in their order, in batches."""
-    batch: list[TensorSpec] = []
-    room, dtype = 0, ""
-    for spec in specs:
-        num_bytes = spec.num_bytes
-        if batch and (num_bytes > room or spec.dtype != dtype):
-            yield tuple(batch)
-            batch = []
-        if not batch:
-            room, dtype = _MOST_BYTES, spec.dtype
-        batch.append(spec)
-        room -= num_bytes
-    if batch:
-        yield tuple(batch)
+class Batched(Mapping[str, torch.Tensor]):
+    """A state whose small tensors lie side by side: for each batch of ``specs``, one tensor.
+
+    It is flat where the batch is of several, which are views of it, made once, when the first is asked for.
+    """
+
+    def __init__(self, specs: Specs, batches: Sequence[torch.Tensor]) -> None:
+        self.specs, self.batches = kept(specs), batches
+
+    @cached_property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = {}
+        for specs, batch in zip(self.specs.batches, self.batches, strict=True):
+            views = (batch,) if len(specs) == 1 else _views(batch, specs)
+            tensors.update(zip(specs.names, views, strict=True))
+        return tensors
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def items(self) -> ItemsView[str, torch.Tensor]:
+        return self._tensors.items()
+
+    def to(self, device: str) -> "Batched":
+        """The same on a device."""
+        return Batched(self.specs, [batch.to(device) for batch in self.batches])
+
+
+def shaped(flat: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """A view of a flat tensor in the shape that the spec has. UnfitMessage where there can be none."""
+    try:
+        return flat.view(spec.shape)
+    except RuntimeError as error:  # no elements, but dimensions whose product overflows
+        raise UnfitMessage(f"tensor {spec.name!r} has an impossible shape {list(spec.shape)}") from error
+
+
+def _views(flat: torch.Tensor, specs: KeptSpecs) -> Sequence[torch.Tensor]:
+    shape = specs.shape_of_all
+    if shape is not None and specs.sizes[0]:
+        return torch.unbind(flat.view(len(specs), *shape))
+    views = torch.split(flat, specs.sizes)
+    return [view if len(spec.shape) == 1 else shaped(view, spec) for view, spec in zip(views, specs, strict=True)]
+
+
+def batches_of(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[tuple[KeptSpecs, torch.Tensor]]:
+    """(batch, its elements) of a state: one flat tensor where the batch is of several, else the tensor as it is."""
+    specs = kept(specs)
+    if isinstance(state, Batched) and state.specs == specs:
+        yield from zip(specs.batches, state.batches, strict=True)
+        return
+    for batch in specs.batches:
+        tensors = [state[name] for name in batch.names]
+        yield batch, tensors[0] if len(tensors) == 1 else joined(tensors)
 
 
 def alike(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
@@ -45,7 +86,7 @@ def alike(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
             yield batch
             batch = []
         if not batch:
-            room = _MOST_BYTES
+            room = MAX_BATCH_BYTES
         batch.append(tensor)
         room -= num_bytes
     if batch:
@@ -53,36 +94,9 @@ def alike(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 
 
 def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The elements of tensors of one dtype on one device, flat and one after the other, without their gradients."""
+    """The elements of tensors, flat and one after the other, without their gradients; on the device of the first."""
+    if len(set(map(torch.Tensor.get_device, tensors))) > 1:
+        tensors = [tensor.to(tensors[0].device) for tensor in tensors]
+    are_flat = all(tensor.dim() == 1 for tensor in tensors)
     with torch.no_grad():
-        return torch._C._nn.flatten_dense_tensors(list(tensors))
-
-
-def put_at_once(model: nn.Module, entries: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> bool:
-    """Copies ``values`` into those of a module's ``entries``, which are its memory; False: it has to do that itself."""
-    if not all(map(_is_plain, model.modules())):
-        return False
-    into = [entries.get(name) for name in values]
-    known = [tensor for tensor in into if type(tensor) is torch.Tensor]
-    if len(known) != len(into) or any(
-        tensor.shape != value.shape for tensor, value in zip(known, values.values(), strict=True)
-    ):
-        return False
-    if known:
-        with torch.no_grad():
-            torch._foreach_copy_(known, list(values.values()))
-    return True
-
-
-def _is_plain(module: nn.Module) -> bool:
-    has_hooks = (
-        module._state_dict_hooks
-        or module._state_dict_pre_hooks
-        or module._load_state_dict_pre_hooks
-        or module._load_state_dict_post_hooks
-    )
-    return not has_hooks and _is_of_torch(type(module)) and not any(name in module.__dict__ for name in _METHODS)
-
-
-def _is_of_torch(kind: type[nn.Module]) -> bool:
-    return all(getattr(kind, name).__module__.startswith("torch.nn.") for name in _METHODS)
+        return torch.cat(list(tensors)) if are_flat else torch._C._nn.flatten_dense_tensors(list(tensors))

@@ -24,6 +24,7 @@ with random numbers from a seed: the same delta and seed give the same bytes.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -31,7 +32,7 @@ import torch
 
 from broker.states.tensor_forms import Cast, Form, Int8, Piece, Random, Reader, TopK
 from broker.states.tensors import DTYPES, State, chunks
-from broker.wire import Buffer, Compression, Specs, TensorSpec, canonical, limb_bytes_of, num_bytes_of
+from broker.wire import Buffer, Compression, Specs, TensorSpec, canonical, kept, limb_bytes_of, num_bytes_of
 
 _FEW = 4096
 _TOO_MANY = 2**31
@@ -44,15 +45,24 @@ class Encoding:
         self.compression = compression
         self.specs = specs
         """Specs of the delta."""
-        self._places = {spec.name: place for place, spec in enumerate(specs)}
-        width = len(str(len(specs)))
-        self._forms = {spec.name: _form(spec, f"{index:0{width}d}", compression) for index, spec in enumerate(specs)}
-        self.encoded = canonical(spec for form in self._forms.values() for spec in form.encoded)
+        as_it_is = kept(specs) if compression.method == "none" else None
+        self.encoded = as_it_is or canonical(spec for form in self._forms.values() for spec in form.encoded)
         """Specs of what travels."""
-        self.folded = canonical(form.folded for form in self._forms.values())
+        self.folded = as_it_is or canonical(form.folded for form in self._forms.values())
         """Specs of what is decoded: the delta, in the dtypes of its decoded values."""
-        self.lossy = tuple(spec for spec in specs if self._forms[spec.name].is_lossy)
+        self.lossy = () if as_it_is else tuple(spec for spec in specs if self._forms[spec.name].is_lossy)
         """Specs of the delta's tensors that may be decoded to other values."""
+
+    @cached_property
+    def _forms(self) -> dict[str, Form]:
+        """Of each tensor; those of thousands take a while, and a delta that travels as it is needs none."""
+        width = len(str(len(self.specs)))
+        named = enumerate(self.specs)
+        return {spec.name: _form(spec, f"{index:0{width}d}", self.compression) for index, spec in named}
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {spec.name: place for place, spec in enumerate(self.specs)}
 
     @property
     def is_direct(self) -> bool:
@@ -66,7 +76,7 @@ class Encoding:
 
     def encode(self, delta: Mapping[str, torch.Tensor], *, seed: int) -> State:
         """What travels in place of a whole delta; see ``encode_tensor``."""
-        state: State = {}
+        state: dict[str, torch.Tensor] = {}
         for spec in self.specs:
             state |= self.encode_tensor(spec, delta[spec.name], seed=seed)
         return state

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Collection, Iterator
 
+from broker.states.batches import Batched
 from broker.states.downlink import ModelForm
-from broker.states.tensors import State, first_not_finite, state_from
+from broker.states.tensors import first_not_finite, state_from
 from broker.transport import Transport
 from broker.wire import Buffer, Digest, ModelHead
 from console import Transferring, UnfitMessage, with_progress
@@ -20,7 +21,7 @@ def read_model(
     *,
     trained: Collection[str],
     on_event: Callable[[Transferring], None] = _unwatched,
-) -> State:
+) -> Batched:
     """The model's state. Check the head's specs against your own model first: that bounds what is allocated.
 
     UnfitMessage if the body is not what the head says, or has NaN or infinity in a parameter that is ``trained``; other
@@ -42,9 +43,10 @@ def read_model(
     state = state_from(body, head.tensors)
     if digest.hex() != head.sha256:
         raise UnfitMessage("its body does not match its digest")
-    broken = first_not_finite({name: tensor for name, tensor in state.items() if name in trained})
-    if broken:
-        raise UnfitMessage(f"it has NaN or infinity in '{broken}'")
+    if first_not_finite(state) is not None:
+        broken = first_not_finite({name: tensor for name, tensor in state.items() if name in trained})
+        if broken is not None:
+            raise UnfitMessage(f"it has NaN or infinity in '{broken}'")
     return state
 
 

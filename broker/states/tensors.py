@@ -1,6 +1,6 @@
 """Named tensors as bytes: the payload of a model or an update.
 
-A state (``dict[str, torch.Tensor]``) is laid out as specs.py says. An update carries its delta as a state, or, in a
+A state (tensors by name) is laid out as specs.py says. An update carries its delta as a state, or, in a
 run that compresses, the state that compression.py makes of the delta.
 """
 
@@ -10,11 +10,11 @@ from typing import get_args
 
 import torch
 
-from broker.states.batches import alike, batches_of, joined
-from broker.wire import Digest, DtypeName, KeptSpecs, Specs, TensorSpec, canonical, num_bytes_of
+from broker.states.batches import Batched, alike, batches_of, joined, shaped
+from broker.wire import Digest, DtypeName, KeptSpecs, Specs, TensorSpec, canonical, kept
 from console import UnfitMessage
 
-State = dict[str, torch.Tensor]
+State = Mapping[str, torch.Tensor]
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DtypeName)}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -39,14 +39,8 @@ def chunks(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[memoryvi
 
     A chunk is a view of its tensor's memory; only small tensors, and what is not contiguous on the CPU, are copied.
     """
-    for batch in batches_of(specs):
-        tensors = [state[spec.name] for spec in batch]
-        if not all(tensor.is_cpu for tensor in tensors):
-            tensors = [tensor.detach().to("cpu") for tensor in tensors]
-        if len(tensors) > 1:
-            yield raw(joined(tensors))
-            continue
-        dense = tensors[0].detach().contiguous()
+    for _, batch in batches_of(state, specs):
+        dense = batch.detach().to("cpu").contiguous()
         yield raw(dense.as_strided((dense.numel(),), (1,)))  # one element or none is contiguous with any stride
 
 
@@ -69,32 +63,27 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hex()
 
 
-def state_from(payload: bytearray, specs: Specs) -> State:
+def state_from(payload: bytearray, specs: Specs) -> Batched:
     """The state whose payload this is. The tensors are views of ``payload``: nothing is copied.
 
-    A size that does not match the specs is an UnfitMessage.
+    A size that does not match the specs is an UnfitMessage, and so is a shape that no tensor can have.
     """
-    if len(payload) != num_bytes_of(specs):
-        raise UnfitMessage(f"payload has {len(payload)} bytes; its tensors need {num_bytes_of(specs)}")
-    state: State = {}
-    view = memoryview(payload)
-    for batch in batches_of(specs):
-        num_bytes = num_bytes_of(batch)
-        flat, view = flat_tensor(view[:num_bytes], batch[0].dtype), view[num_bytes:]
-        for spec, tensor in zip(batch, torch.split(flat, [spec.num_elements for spec in batch]), strict=True):
-            state[spec.name] = tensor if tensor.shape == spec.shape else _reshaped(tensor, spec)
-    return state
-
-
-def _reshaped(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    try:
-        return tensor.view(spec.shape)
-    except RuntimeError as error:  # no elements, but dimensions whose product overflows
-        raise UnfitMessage(f"tensor {spec.name!r} has an impossible shape {list(spec.shape)}") from error
+    specs = kept(specs)
+    if len(payload) != specs.num_bytes:
+        raise UnfitMessage(f"payload has {len(payload)} bytes; its tensors need {specs.num_bytes}")
+    batches, view = [], memoryview(payload)
+    for batch in specs.batches:
+        flat, view = flat_tensor(view[: batch.num_bytes], batch[0].dtype), view[batch.num_bytes :]
+        batches.append(shaped(flat, batch[0]) if len(batch) == 1 else flat)
+    for spec in specs.empty:
+        shaped(torch.empty(0), spec)
+    return Batched(specs, batches)
 
 
 def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
     """The name of a tensor that holds NaN or infinity, if there is one."""
+    if isinstance(state, Batched) and all(map(is_finite, state.batches)):
+        return None
     floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     if all(is_finite(batch[0] if len(batch) == 1 else joined(batch)) for batch in alike(floats.values())):
         return None

@@ -95,6 +95,7 @@ from broker.wire.signatures import (
     signed_text,
 )
 from broker.wire.specs import (
+    MAX_BATCH_BYTES,
     MAX_TENSOR_NAME,
     Digest,
     DtypeName,
@@ -136,6 +137,7 @@ __all__ = [
     "LOW_STEP",
     "MAX_ANSWER",
     "MAX_ANSWERS",
+    "MAX_BATCH_BYTES",
     "MAX_COMMAND_WORDS",
     "MAX_COUNTED",
     "MAX_EXCLUDED",

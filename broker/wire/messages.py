@@ -65,7 +65,7 @@ from broker.wire.headers import (
     last_counted,
 )
 from broker.wire.limbs import limb_bytes_of
-from broker.wire.specs import MAX_TENSOR_NAME, KeptSpecs, Specs, canonical, num_bytes_of, update_specs
+from broker.wire.specs import MAX_TENSOR_NAME, KeptSpecs, Specs, canonical, kept, num_bytes_of, update_specs
 from broker.wire.tensor_sets import MODEL, split_specs
 from broker.wire.topology import shard_of
 
@@ -311,7 +311,7 @@ class ModelHead(Tensors):
     def _what_is_not_trained_says_what_is_sent(self) -> Self:
         if (self.purpose == "train") != (not self.operations):
             raise ValueError("a model that is not to be trained names the tensors of its updates, and no other does")
-        missing = self.operations.keys() - {spec.name for spec in self.tensors}
+        missing = self.operations.keys() - kept(self.tensors).names
         if missing:
             raise ValueError(f"it asks for {sorted(missing)[0]!r}, which is no tensor of the model")
         return self

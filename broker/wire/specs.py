@@ -38,6 +38,9 @@ ITEM_BYTES: dict[DtypeName, int] = {
 MAX_TENSOR_NAME = 512
 """Characters."""
 
+MAX_BATCH_BYTES = 2**18
+"""Of several tensors that are taken at once: what is copied to bring them together stays in the processor's cache."""
+
 
 class TensorSpec(NamedTuple):
     """Name, dtype and shape of one tensor, without its values."""
@@ -81,7 +84,42 @@ class KeptSpecs(Specs):
 
     @cached_property
     def num_elements(self) -> int:
-        return sum(spec.num_elements for spec in self)
+        return sum(self.sizes)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(spec.name for spec in self)
+
+    @cached_property
+    def dtypes(self) -> tuple[DtypeName, ...]:
+        return tuple(spec.dtype for spec in self)
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(spec.shape for spec in self)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of elements of each tensor."""
+        return [spec.num_elements for spec in self]
+
+    @cached_property
+    def shape_of_all(self) -> tuple[int, ...] | None:
+        """The shape that all tensors have; None if they differ."""
+        return self[0].shape if len(set(self.shapes)) == 1 else None
+
+    @cached_property
+    def empty(self) -> tuple[TensorSpec, ...]:
+        """Those of tensors without elements, whose shapes no size bounds."""
+        return tuple(spec for spec, size in zip(self, self.sizes, strict=True) if not size)
+
+    @cached_property
+    def batches(self) -> tuple["KeptSpecs", ...]:
+        """The same, in their order, in runs of neighbours of one dtype that are small together, to be taken at once.
+
+        A larger tensor is a batch alone.
+        """
+        return tuple(map(KeptSpecs, _batches_of(self)))
 
     @cached_property
     def packed(self) -> bytes:
@@ -94,11 +132,33 @@ class KeptSpecs(Specs):
         return hashlib.sha256(self.packed).hexdigest()
 
     @cached_property
+    def by_sets(self) -> "dict[tuple[str, ...], dict[str, KeptSpecs]]":
+        """What ``split_specs`` has found, by the names of the sets."""
+        return {}
+
+    @cached_property
     def of_delta(self) -> "KeptSpecs":
         """What ``delta_specs`` returns."""
-        return canonical(
+        changed = canonical(
             spec if spec.is_float else spec._replace(dtype="int64") for spec in self if spec.dtype != "bool"
         )
+        return self if changed == self else changed
+
+
+def _batches_of(specs: Specs) -> Iterator[list[TensorSpec]]:
+    batch: list[TensorSpec] = []
+    room, dtype = 0, ""
+    for spec in specs:
+        num_bytes = spec.num_bytes
+        if batch and (num_bytes > room or spec.dtype != dtype):
+            yield batch
+            batch = []
+        if not batch:
+            room, dtype = MAX_BATCH_BYTES, spec.dtype
+        batch.append(spec)
+        room -= num_bytes
+    if batch:
+        yield batch
 
 
 def kept(specs: Specs) -> KeptSpecs:

@@ -8,7 +8,7 @@ The tensors of the model have the names that the model gives them. Names in anot
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from broker.wire.specs import KeptSpecs, Specs, TensorSpec, canonical
+from broker.wire.specs import KeptSpecs, Specs, TensorSpec, canonical, kept
 
 MODEL = "model"
 """The set that is always there, and whose names have no prefix."""
@@ -23,6 +23,13 @@ def join_specs(sets: Mapping[str, Specs]) -> KeptSpecs:
 
 def split_specs(specs: Specs, sets: Collection[str]) -> dict[str, KeptSpecs]:
     """The specs of each set of a payload, by the set's name; ``sets`` lists those besides the model's."""
+    known = kept(specs).by_sets
+    if tuple(sets) not in known:
+        known[tuple(sets)] = _split_specs(specs, sets)
+    return known[tuple(sets)]
+
+
+def _split_specs(specs: Specs, sets: Collection[str]) -> dict[str, KeptSpecs]:
     found: dict[str, list[TensorSpec]] = {name: [] for name in (MODEL, *sets)}
     for spec in specs:
         of_set, name = place(spec.name, sets)
@@ -35,13 +42,15 @@ def join(sets: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
     return {name_in(of_set, name): tensor for of_set, tensors in sets.items() for name, tensor in tensors.items()}
 
 
-def split(tensors: Mapping[str, T], sets: Collection[str]) -> dict[str, dict[str, T]]:
+def split(tensors: Mapping[str, T], sets: Collection[str]) -> dict[str, Mapping[str, T]]:
     """The inverse of ``join``: the tensors set by set."""
+    if not sets:
+        return {MODEL: tensors}
     found: dict[str, dict[str, T]] = {name: {} for name in (MODEL, *sets)}
     for full_name, tensor in tensors.items():
         of_set, name = place(full_name, sets)
         found[of_set][name] = tensor
-    return found
+    return {**found}
 
 
 def name_in(of_set: str, name: str) -> str:

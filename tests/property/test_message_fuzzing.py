@@ -32,8 +32,8 @@ from aggregator.rounds.intake import Expected, read_update
 from aggregator.rounds.open_round import add_to
 from aggregator.rounds.partial_sum import read_partial
 from broker.memory import MemoryBroker, MemoryTransport
+from broker.modules.selection import ALL
 from broker.states.compression import Encoding
-from broker.states.selection import ALL
 from broker.states.tensors import specs_of
 from broker.transport import Delivery, Source
 from broker.wire.codec import decode, encode

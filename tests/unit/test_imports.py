@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 _WIRE = ("console", "broker.wire", "broker")
 _STATES = (*_WIRE, "broker.states")
+_MODULES = (*_STATES, "broker.modules")
 ARROWS: dict[str, tuple[str, ...]] = {
     "console.errors": (),
     "console.flags": ("console.errors",),
@@ -33,6 +34,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "broker.wire": ("console", "broker.wire.headers"),
     "broker": ("console", "broker.wire"),
     "broker.states": _WIRE,
+    "broker.modules": _STATES,
     "broker.rabbitmq.links": _WIRE,
     "broker.rabbitmq": (*_WIRE, "broker.rabbitmq.links"),
     "broker.connecting": (*_WIRE, "broker.rabbitmq"),
@@ -57,7 +59,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "worker.masking": (*_STATES, "identities", "privacy"),
     "worker.watchers": (*_WIRE, "console.serving", "learning", "worker.events"),
     "worker.rounds": (
-        *_STATES,
+        *_MODULES,
         "identities",
         "learning",
         "learning.devices",
@@ -65,7 +67,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(f"worker.{room}" for room in ("state", "events", "algorithms", "masking")),
     ),
     "worker": (
-        *_STATES,
+        *_MODULES,
         "console.serving",
         "identities",
         "learning",
@@ -75,7 +77,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(f"worker.{room}" for room in ("state", "events", "algorithms", "masking", "watchers", "rounds")),
     ),
     "aggregator.state.ledger": (*_WIRE, "console.durable", "learning"),
-    "aggregator.state": (*_STATES, "console.durable", "learning", "aggregator.state.ledger"),
+    "aggregator.state": (*_MODULES, "console.durable", "learning", "aggregator.state.ledger"),
     "aggregator.events": (*_WIRE, "aggregator.state"),
     "aggregator.plans": ("console",),
     "aggregator.history": (*_STATES, "learning", "learning.sums", "aggregator.state", "aggregator.plans"),
@@ -106,7 +108,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(f"aggregator.{room}" for room in ("algorithms", "weighing", "rounds", "plans", "noising")),
     ),
     "aggregator.sums": (
-        *_STATES,
+        *_MODULES,
         "learning",
         "learning.sums",
         *(f"aggregator.{room}" for room in ("state", "algorithms", "weighing", "rounds", "config")),
@@ -133,7 +135,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *(f"aggregator.{room}" for room in ("state", "events", "history", "presence", "rounds", "settings")),
     ),
     "aggregator.opening": (
-        *_STATES,
+        *_MODULES,
         "learning",
         *(
             f"aggregator.{room}"
@@ -170,7 +172,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "simulation.tied",
         "simulation.secrecy",
         "keeper",
-        *_STATES,
+        *_MODULES,
         "console.errors",
         "identities",
         "learning",

@@ -107,4 +107,4 @@ def names_of(specs: Specs, trained: Collection[str]) -> list[str]:
 
 def own_model(carried: Carried, state: State) -> State:
     """The site's own model; at first the received one."""
-    return state | carried.sets.get(PERSONAL, {})
+    return {**state, **carried.sets.get(PERSONAL, {})}

@@ -69,8 +69,8 @@ def summand_of(
     """
     masking = encoding.masking
     ring = Ring(masking.bits, masking.step, masking.most)
-    integers: State = {EXTRAS: torch.from_numpy(extras)}
-    residual: State = {}
+    integers = {EXTRAS: torch.from_numpy(extras)}
+    residual: dict[str, torch.Tensor] = {}
     for spec in encoding.specs:
         values = totals[spec.name]
         is_in_reach = ring.reaches(values, weight=weight)

@@ -29,8 +29,8 @@ def compress(delta: State, residual: State, encoding: Encoding, *, seed: int) ->
     """The delta and the last round's residual, encoded. The same arguments give the same bits."""
     if encoding.compression.method == "none":
         return Compressed(delta, {})
-    encoded: State = {}
-    left: State = {}
+    encoded: dict[str, torch.Tensor] = {}
+    left: dict[str, torch.Tensor] = {}
     lossy = set(encoding.lossy)
     for spec in encoding.specs:  # tensor by tensor, so that memory holds no second whole delta
         if spec not in lossy:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from broker.states import ALL, ModelTensors, State, delta_of, first_not_finite, has_diverged, is_finite
+from broker.modules import ALL, ModelTensors
+from broker.states import Batched, State, delta_of, first_not_finite, has_diverged, is_finite
 from broker.wire import (
     MAX_METRIC_NAME,
     MAX_METRICS,
@@ -25,9 +26,10 @@ from broker.wire import (
     Specs,
     delta_specs,
     difference,
+    kept,
 )
 from console import Arguments, FedmqError, TaskError
-from learning import Measured, Plan, Task, blamed, evaluating, made_by, numbers_of, prepare
+from learning import Measured, Plan, Task, blamed, evaluating, forget_gradients, made_by, numbers_of, prepare
 from learning.devices import Parallel
 from learning.sums import SitsOut, arrays_of, is_sum_task, operations_of
 from worker.algorithms import Corrector, Terms
@@ -144,14 +146,18 @@ class Trainer:
         measured = Measured.of(returned)
         num_samples = _num_samples(measured.num_samples)
         shared = self.specs if shared is None else shared
-        trained = self.tensors.taken_from(self._model)
+        trained = self.tensors.within(self._model)
         delta, home = delta_of(trained, received, delta_specs(shared)), _rest(trained, shared)
         self._check_has_converged(delta, home, state)
         return Trained(delta, home, num_samples, train_s, _checked(measured.metrics), figures)
 
     def _on_device(self, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The state where the model is: on a GPU the delta is made there, and only that is copied back."""
-        return state if self.device == "cpu" else {name: tensor.to(self.device) for name, tensor in state.items()}
+        if self.device == "cpu":
+            return state
+        if isinstance(state, Batched):
+            return state.to(self.device)
+        return {name: tensor.to(self.device) for name, tensor in state.items()}
 
     def own(self, state: State, plan: Plan, terms: Terms) -> State:
         """The site's own model, trained from ``state``. Diverged if that ends in NaN or infinity."""
@@ -169,7 +175,7 @@ class Trainer:
         _seed_everything(plan.seed)
         self.tensors.put_into(self._model, state)
         self._model.train()
-        self._model.zero_grad()  # a task that never does this would add to the gradients of another training
+        forget_gradients(self._model)  # a task that never does this would add to the gradients of another training
         corrector = None if terms is None else Corrector(self._model, terms, others=self.tensors.others)
         parallel = Parallel(self.devices) if len(self.devices) > 1 else None
         if corrector is not None:
@@ -179,7 +185,7 @@ class Trainer:
         with blamed("the task's train()"):
             returned = self._task.train(self._model, plan)
             returned = dict(numbers_of(returned, "train"))
-        self._model.zero_grad()  # nobody needs them until the next training
+        forget_gradients(self._model)  # nobody needs them until the next training
         complaints = [each.complaint for each in (corrector, parallel) if each is not None and each.complaint]
         if complaints and not plan.cancelled():
             raise TaskError(complaints[0])
@@ -299,7 +305,9 @@ def _num_samples(value: float | None, method: str = "train") -> int:
 
 
 def _rest(state: Mapping[str, torch.Tensor], shared: Specs) -> State:
-    names = {spec.name for spec in shared}
+    names = set(kept(shared).names)
+    if names.issuperset(state):
+        return {}
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if name not in names}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -186,7 +187,7 @@ def _read(path: Path) -> Carried:
         raise StateError(f"{path} cannot be read: {error}; {_ADVICE}") from error
     if digest_of(state) != sha256:
         raise StateError(f"{path} is damaged: its digest is not the one written with it; {_ADVICE}")
-    sets: dict[str, State] = {}
+    sets: dict[str, dict[str, torch.Tensor]] = {}
     for full_name, tensor in state.items():
         of_set, _, name = full_name.partition(".")
         sets.setdefault(of_set, {})[name] = tensor

@@ -28,8 +28,8 @@ class Memory(MutableMapping[str, Any]):
 
     def sets(self) -> Mapping[str, State]:
         """What is to be carried, as it is now; a TaskError names a value that cannot be."""
-        tensors: State = {}
-        numbers: State = {}
+        tensors: dict[str, torch.Tensor] = {}
+        numbers: dict[str, torch.Tensor] = {}
         for name, value in self._values.items():
             if isinstance(value, torch.Tensor):
                 tensors[name] = _copied(name, value)

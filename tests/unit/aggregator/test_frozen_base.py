@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from aggregator.settings import AggregatorSettings
-from broker.states import ModelTensors
+from broker.modules import ModelTensors
 from broker.wire import Folded
 from learning import Site
 from simulation import simulate

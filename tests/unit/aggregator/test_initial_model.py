@@ -20,7 +20,7 @@ from aggregator.settings import AggregatorSettings
 from aggregator.state.checkpoint import StateDirectory, WrittenModel
 from aggregator.state.ledger import Ledger
 from broker import MemoryBroker
-from broker.states import ModelTensors
+from broker.modules import ModelTensors
 from console import SettingsError, StateError, TaskError
 from learning.scripts import ScriptedModel
 from operations.runs.model_cli import main as fl_model

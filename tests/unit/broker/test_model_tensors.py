@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from broker.states.model_tensors import ModelTensors
+from broker.modules.model_tensors import ModelTensors
 from console.errors import TaskError
 
 
@@ -144,6 +144,28 @@ def test_extra_state_stays_on_the_module() -> None:
     assert (model.word, model.weight.tolist()) == ("learned here", [[1, 1]])
     assert tensors.taken_from(model).keys() == {"weight", "bias"}
     assert tensors.what_stays() == "'_extra_state' (is not a tensor but of type dict)"
+
+
+class Counted(nn.Linear):
+    """Its extra state is a tensor, made anew whenever it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+        self.count = 3
+
+    def get_extra_state(self) -> Any:
+        return torch.tensor(self.count)
+
+    def set_extra_state(self, state: Any) -> None:
+        self.count = int(state)
+
+
+def test_extra_state_that_is_a_tensor_travels_and_goes_back_to_its_module() -> None:
+    model = nn.Sequential(Counted(), nn.Linear(1, 1))
+    tensors = ModelTensors.of(model)
+    state = {name: torch.full_like(tensor, 7) for name, tensor in tensors.taken_from(model).items()}
+    tensors.put_into(model, state)
+    assert (model[0].count, model[0].weight.tolist(), model[1].bias.tolist()) == (7, [[7, 7]], [7])
 
 
 @pytest.mark.filterwarnings("ignore:.*uantize")

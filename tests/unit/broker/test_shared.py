@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from broker.states.model_tensors import ModelTensors
-from broker.states.selection import ALL
+from broker.modules.model_tensors import ModelTensors
+from broker.modules.selection import ALL
 
 
 def model() -> nn.Module:

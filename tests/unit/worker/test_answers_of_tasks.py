@@ -12,7 +12,7 @@ from torch import nn
 from unit.simulation.small_federation import SmallFederation
 
 from aggregator.opening import CentralEvaluation
-from broker.states.model_tensors import ModelTensors
+from broker.modules.model_tensors import ModelTensors
 from console.errors import TaskError
 from learning import Plan
 from learning.metrics import numbers_of

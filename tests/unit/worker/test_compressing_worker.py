@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from unit.worker.test_worker_service import TOPOLOGY
 
 from broker.memory import MemoryBroker, MemoryTransport
+from broker.modules.model_tensors import ModelTensors
 from broker.states.compression import Encoding
-from broker.states.model_tensors import ModelTensors
 from broker.states.tensors import DTYPES, State, chunks, digest_of, specs_of, state_from
 from broker.transport import Source
 from broker.wire import zstd

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from aggregator.opening import CentralEvaluation
-from broker.states.model_tensors import ModelTensors
+from broker.modules.model_tensors import ModelTensors
 from broker.states.tensors import digest_of
 from learning import Plan, Site, Split, Supervised
 from worker.rounds.trainer import Trainer

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from broker.states.batches import put_at_once
-from broker.states.memory_places import overlapping, place_of, repeats_elements, tied
-from broker.states.selection import matched, selected
-from broker.states.tensors import DTYPES, State, digest_of, specs_of
+from broker.modules.entries import Entries, one_line, state_dict_of
+from broker.modules.memory_places import overlapping, place_of, repeats_elements, tied
+from broker.modules.selection import matched, selected
+from broker.states import DTYPES, Batched, State, digest_of, specs_of
 from broker.wire import MAX_TENSOR_NAME, KeptSpecs, Specs, TensorSpec, canonical
 from console import TaskError, printable, some_of
 
 _MOST_LISTED = 12
+_DTYPES = {dtype: name for name, dtype in DTYPES.items()}
 _RESERVED = "__metadata__"
 """What a safetensors file calls its own notes."""
 
@@ -30,7 +31,7 @@ _RESERVED = "__metadata__"
 class ModelTensors:
     """The entries of a state dict by name, without their values."""
 
-    names: Sequence[str]
+    names: tuple[str, ...]
     """All entries, in their order."""
     specs: KeptSpecs
     """The tensors that can travel, each once."""
@@ -50,7 +51,7 @@ class ModelTensors:
     @classmethod
     def of(cls, model: nn.Module) -> "ModelTensors":
         """Of a model as its task makes it, before it moves to a device. TaskError if it is not finished."""
-        entries = _entries(model)
+        entries = Entries.of(model).by_name
         staying = {name: why for name, entry in entries.items() if (why := _obstacle(name, entry)) is not None}
         state: State = {name: entry for name, entry in entries.items() if name not in staying}
         others = tied(state)
@@ -122,9 +123,13 @@ class ModelTensors:
 
     def taken_from(self, model: nn.Module) -> State:
         """The tensors that can travel, each once; they are the module's own memory. TaskError if they have changed."""
-        entries = _entries(model)
+        return {name: tensor.detach() for name, tensor in self.within(model).items()}
+
+    def within(self, model: nn.Module) -> State:
+        """The same, with parameters as they are: what is reckoned with them may ask for gradients."""
+        entries = Entries.of(model).by_name
         self._check_unchanged(model, entries)
-        return {spec.name: entries[spec.name] for spec in self.specs}
+        return {name: entries[name] for name in self.specs.names}
 
     def base_sha256(self, state: Mapping[str, torch.Tensor], shared: Specs) -> str | None:
         """The digest of the parameters that neither travel nor are trained: a frozen base. None if there are none.
@@ -140,12 +145,15 @@ class ModelTensors:
 
         TaskError if the module is not any more what it was, or does not take its own state dict.
         """
-        entries = _entries(model)
-        self._check_unchanged(model, entries)
-        values = {spec.name: state[spec.name] for spec in self.specs if spec.name in state}
-        values |= {other: state[name] for other, name in self.others.items() if name in state}
-        if not self.staying and put_at_once(model, entries, values):
+        now, given = Entries.of(model), dict(state.items())
+        self._check_unchanged(model, now.by_name)
+        fits = isinstance(state, Batched) and state.specs == self.specs
+        values = given if fits else {name: given[name] for name in self.specs.names if name in given}
+        fits = fits or all(values[spec.name].shape == spec.shape for spec in self.specs if spec.name in values)
+        values |= {other: given[name] for other, name in self.others.items() if name in given}
+        if fits and not self.staying and now.put(values):
             return
+        entries = state_dict_of(model)
         for name in self.staying:  # what is no tensor, as packed weights, goes in with the others
             if isinstance(entries.get(name), torch.Tensor):
                 del entries[name]
@@ -153,7 +161,7 @@ class ModelTensors:
         try:
             result = model.load_state_dict(entries, strict=False)
         except Exception as error:  # an overridden method may raise anything
-            raise TaskError(f"the model does not take its own state dict: {_one_line(error)}") from error
+            raise TaskError(f"the model does not take its own state dict: {one_line(error)}") from error
         unexpected = getattr(result, "unexpected_keys", ())
         if unexpected:
             raise TaskError(
@@ -162,16 +170,10 @@ class ModelTensors:
             )
 
     def _check_unchanged(self, model: nn.Module, entries: Mapping[str, Any]) -> None:
-        changes = [change for spec in self.specs if (change := _change(spec, entries.get(spec.name))) is not None]
-        changes += [
-            f"'{other}' and '{name}' were one tensor and differ"
-            for other, name in self.others.items()
-            if not changes and not _are_equal(entries.get(other), entries[name])
-        ]
-        new = entries.keys() - self.names - self.staying.keys()
-        if (
-            new
-        ):  # a buffer may be added, as a table that forward() keeps, but what is trained would be averaged by nobody
+        changes = self._changes(entries)
+        if tuple(entries) != self.names:
+            # a buffer may be added, as a table that forward() keeps, but what is trained would be averaged by nobody
+            new = entries.keys() - self.names
             changes += [f"'{_short(name)}' is new, and trained" for name in sorted(new & _trained(model, entries)[0])]
         if changes:
             more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
@@ -180,16 +182,24 @@ class ModelTensors:
                 f" {'; '.join(changes[:3])}{more}"
             )
 
+    def _changes(self, entries: Mapping[str, Any]) -> list[str]:
+        tensors = [entries.get(name) for name in self.specs.names]
+        if not _are_as_specified(tensors, self.specs):
+            return [change for spec in self.specs if (change := _change(spec, entries.get(spec.name))) is not None]
+        return [
+            f"'{other}' and '{name}' were one tensor and differ"
+            for other, name in self.others.items()
+            if not _are_equal(entries.get(other), entries[name])
+        ]
 
-def _entries(model: nn.Module) -> dict[str, Any]:
-    """The state dict, a new one, with its notes on versions."""
-    try:
-        entries: Any = model.state_dict()
-    except Exception as error:  # an overridden method may raise anything
-        raise TaskError(f"the model's state_dict() failed: {_one_line(error)}") from error
-    if not isinstance(entries, dict) or not all(isinstance(name, str) and name for name in entries):
-        raise TaskError(f"the model's state_dict() gave {type(entries).__name__}; expected a dict of names to tensors")
-    return entries
+
+def _are_as_specified(entries: Sequence[Any], specs: KeptSpecs) -> bool:
+    """Whether these are tensors of these dtypes and shapes; all at once, since nearly always they are."""
+    return (
+        all(issubclass(kind, torch.Tensor) for kind in set(map(type, entries)))
+        and tuple(entry.shape for entry in entries) == specs.shapes
+        and tuple(_DTYPES.get(entry.dtype) for entry in entries) == specs.dtypes
+    )
 
 
 def _trained(model: nn.Module, entries: Mapping[str, Any]) -> tuple[set[str], list[str]]:
@@ -255,7 +265,3 @@ def _short(name: str) -> str:
 
 def _pattern(name: str) -> str:
     return name if len(name) <= 60 else f"{name[:60]}*"
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
