@@ -44,6 +44,7 @@ from broker.wire import (
     MAX_LOW,
     MAX_SUM,
     Buffer,
+    KeptSpecs,
     Specs,
     TensorSpec,
     limb_bytes_of,
@@ -239,14 +240,7 @@ class ExactSum:
 
     def spans(self, specs: Specs) -> Iterator[Specs]:
         """Groups tensors that can be taken at once: those that follow each other both in the model and in the sum."""
-        return spans_of(specs, lambda before, spec: self._follows(before.name, spec.name))
-
-    def _follows(self, before: str, name: str) -> bool:
-        """Whether a tensor's sum lies directly after another's."""
-        if before not in self or name not in self:
-            return False
-        (one, place), (other, next_place) = self._groups.places[before], self._groups.places[name]
-        return bool(one == other and place.stop == next_place.start)
+        return iter(_spans_in(self._groups, specs))
 
     def means(
         self, span: Specs, divisor: float, *, start: int = 0, num: int | None = None
@@ -397,6 +391,13 @@ class _Groups:
             self.sizes[group.name] = self.sizes.get(group.name, 0) + 1
         self.layout = Layout(self.specs)
 
+    def follows(self, before: TensorSpec, spec: TensorSpec) -> bool:
+        """Whether a tensor's sum lies directly after another's."""
+        if before.name not in self.places or spec.name not in self.places:
+            return False
+        (one, place), (other, next_place) = self.places[before.name], self.places[spec.name]
+        return bool(one == other and place.stop == next_place.start)
+
     def name_at(self, group: str, index: int) -> str:
         """The tensor that an element of a group belongs to."""
         places = self.places.items()
@@ -405,6 +406,12 @@ class _Groups:
 
 _groups_of = lru_cache(maxsize=2)(_Groups)
 """The same for every round of a run."""
+
+
+@lru_cache(maxsize=2)
+def _spans_in(groups: _Groups, specs: Specs) -> tuple[KeptSpecs, ...]:
+    """The same, too: what a sum's ``spans`` are of a model with these specs."""
+    return tuple(map(KeptSpecs, spans_of(specs, groups.follows)))
 
 
 class Layout:

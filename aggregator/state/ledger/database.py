@@ -29,6 +29,8 @@ class Database:
             self._epoch: int | None = None
             self._known: dict[Hashable, Any] = {}
             """What was asked since this aggregator last wrote anything."""
+            self._facts: dict[str, Any] = {}
+            """Those that were asked for since they were written."""
             self._hold = Hold(path.parent)
         except sqlite3.DatabaseError as error:
             raise StateError(f"{path} cannot be used as a ledger: {error}") from error
@@ -45,12 +47,14 @@ class Database:
             if self._db.total_changes != num_changes:
                 self._known.clear()
 
-    def _asked(self, key: Hashable, answer: Callable[[], Any]) -> Any:
-        """The answer to a question that is asked again and again; it stays the same until something is written.
+    @property
+    def _is_ours(self) -> bool:
+        """Whether what is read now stays so: nobody else writes to the ledger unless it claims it, nor takes back."""
+        return self._epoch is not None and not self._db.in_transaction
 
-        Once this aggregator has claimed the ledger, nobody else writes to it: whoever does claims it first.
-        """
-        if self._epoch is None or self._db.in_transaction:
+    def _asked(self, key: Hashable, answer: Callable[[], Any]) -> Any:
+        """The answer to a question that is asked again and again; it stays the same until something is written."""
+        if not self._is_ours:
             return answer()
         if key not in self._known:
             self._known[key] = answer()
@@ -62,7 +66,12 @@ class Database:
 
     def _fact(self, key: str) -> Any:
         """A single fact, for frequent look-ups; None if it was not recorded. It is not to be changed."""
-        return self._asked(("fact", key), lambda: self._fact_now(key))
+        if key in self._facts:
+            return self._facts[key]
+        value = self._fact_now(key)
+        if self._is_ours:
+            self._facts[key] = value
+        return value
 
     def _fact_now(self, key: str) -> Any:
         found = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
@@ -73,6 +82,8 @@ class Database:
             self._set(facts)
 
     def _set(self, facts: Mapping[str, Any]) -> None:
+        for key in facts:
+            self._facts.pop(key, None)
         self._db.executemany(
             "INSERT OR REPLACE INTO run VALUES (?, ?)",
             [(key, json.dumps(value)) for key, value in facts.items()],

@@ -44,7 +44,7 @@ from learning import plain
 _OF_UPDATE = UpdateRow.__slots__
 _INSERT_UPDATE = f"INSERT INTO updates ({', '.join(_OF_UPDATE)}) VALUES ({', '.join('?' * len(_OF_UPDATE))})"
 _VALUES_OF_UPDATE = attrgetter(*_OF_UPDATE)
-_SIMPLE = (str, int, float, type(None))
+_JSON_OF_UPDATE = [_OF_UPDATE.index(name) for name in ("train_metrics", "eval_metrics", "figures")]
 _MOST_DRAWS = 100
 """Of one round: there is a second one only where nobody could take part."""
 
@@ -346,7 +346,7 @@ class Ledger(Measurements):
             self._db.execute("DELETE FROM attempts WHERE message = ?", (message,))
 
     def _insert(self, rows: Iterable[UpdateRow]) -> None:
-        self._db.executemany(_INSERT_UPDATE, [tuple(map(_plain, _VALUES_OF_UPDATE(row))) for row in rows])
+        self._db.executemany(_INSERT_UPDATE, map(_values_of, rows))
 
     def _insert_kept(self, kept: Iterable[KeptBody]) -> None:
         self._db.executemany(
@@ -370,8 +370,9 @@ def _text_of(draws: Sequence[Draw]) -> str | None:
     return json.dumps([[draw.number, draw.threshold] for draw in draws]) if draws else None
 
 
-def _plain(value: object) -> object:
-    """As SQLite takes it: metrics as JSON, all else as it is."""
-    if isinstance(value, _SIMPLE) or not isinstance(value, Mapping):
-        return value
-    return json.dumps(plain(value), sort_keys=True) if value else "{}"
+def _values_of(row: UpdateRow) -> list[object]:
+    """As SQLite takes them: metrics as JSON, all else as it is."""
+    values = list(_VALUES_OF_UPDATE(row))
+    for index in _JSON_OF_UPDATE:
+        values[index] = json.dumps(plain(values[index]), sort_keys=True) if values[index] else "{}"
+    return values

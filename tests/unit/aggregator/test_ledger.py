@@ -148,6 +148,35 @@ def test_no_update_that_comes_is_looked_up_in_all_there_are(ledger: Ledger) -> N
     assert all(plan.startswith("SEARCH updates USING INDEX") for plan in plans), plans
 
 
+def test_what_is_asked_again_and_again_is_what_is_recorded_also_after_a_transaction_that_broke(ledger: Ledger) -> None:
+    ledger.claim()
+    ledger.record({"patience_s": 1.0})
+    assert [ledger.patience_s(), ledger.patience_s()] == [1.0, 1.0]
+
+    def break_off() -> None:
+        with ledger.transaction():
+            ledger._set({"patience_s": 2.0})
+            assert ledger.patience_s() == 2.0
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
+    assert ledger.patience_s() == 1.0
+    ledger.record({"patience_s": 3.0})
+    assert ledger.patience_s() == 3.0
+
+
+def test_a_closed_round_that_was_asked_for_shows_what_is_measured_of_it_later(ledger: Ledger) -> None:
+    ledger.claim()
+    ledger.open_round(1, now=1.0)
+    ledger.close_round(1, [row()], RESULT, next_round=2, install=lambda: None)
+    before = ledger.round(1)
+    before["num_samples"] = -1  # which is the caller's own
+    assert (ledger.round(1)["num_samples"], ledger.round(1)["worker_metrics"]) == (10, {})
+    ledger.close_evaluation(1, [row(round=2, base_round=2, verdict=Verdict.MEASURED, eval_metrics={"loss": 0.25})])
+    assert ledger.round(1)["worker_metrics"] == {"eval.loss": 0.25}
+
+
 def test_other_verdicts_may_repeat(ledger: Ledger) -> None:
     for verdict in (Verdict.LATE, Verdict.DUPLICATE, Verdict.REFUSED, Verdict.ABANDONED):
         ledger.commit([row(verdict=verdict), row(verdict=verdict)], None)
