@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from pydantic_settings import (
 
 from console.command import configure_logging
 from console.errors import SettingsError
-from console.flags import ENV_PREFIX, Arguments, flag_of, gathered, help_page
+from console.flags import ENV_PREFIX, Arguments, flag_of, gathered, help_page, is_word, meant
 from console.log_lines import LogFormat
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,8 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
 
     All problems are in one SettingsError. ``--help`` and unknown flags end the process, as argparse does.
     """
-    parser = _Parser(help_page(settings, prog=prog, description=description, examples=examples), prog=prog)
+    page = help_page(settings, prog=prog, description=description, examples=examples)
+    parser = _Parser(page, prog=prog, flags=["--config", "--help", *map(flag_of, settings.model_fields)])
     parser.add_argument("--config")
     words = _words(settings, sys.argv[1:] if argv is None else argv)
     flags: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
@@ -231,7 +232,8 @@ def read_settings(settings: type[S], argv: Sequence[str] | None, *, prog: str, d
     try:
         read = _sourced(settings, flags, config=known.config, own=prog)()
     except ValidationError as error:
-        raise SettingsError(explained(error, prog)) from error
+        words_of_line = {name for name, field in settings.model_fields.items() if is_word(field)}
+        raise SettingsError(explained(error, prog, words=words_of_line)) from error
     _warn_of_passwords(read, flags())
     return read
 
@@ -315,12 +317,19 @@ def _as_variable(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong without repeating a password that was part of it. Its help is a page of our own."""
+_UNKNOWN = "unrecognized arguments"
+"""How argparse begins what it says of flags that it does not know."""
 
-    def __init__(self, page: str, *, prog: str) -> None:
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong without repeating a password that was part of it. Its help is a page of our own.
+
+    Of an unknown flag it also says which one of ``flags`` may have been meant.
+    """
+
+    def __init__(self, page: str, *, prog: str, flags: Collection[str]) -> None:
         super().__init__(prog=prog, allow_abbrev=False)
-        self._page = page
+        self._page, self._flags = page, flags
 
     def format_help(self) -> str:
         return self._page
@@ -329,7 +338,10 @@ class _Parser(argparse.ArgumentParser):
         return self._page.partition("\n\n")[0] + "\n"
 
     def error(self, message: str) -> NoReturn:
-        super().error(without_password(message))
+        about, _, words = message.partition(": ")
+        unknown = [word.partition("=")[0] for word in words.split() if word.startswith("--")]
+        hint = meant(unknown, self._flags) if about == _UNKNOWN else ""
+        super().error(without_password(message) + hint)
 
 
 def _config_parser() -> argparse.ArgumentParser:
@@ -361,22 +373,26 @@ def _read_yaml(settings: type[S], path: str, own: str) -> dict[str, object]:
     unknown = sorted(set(content) - set(settings.model_fields))
     if unknown:
         raise SettingsError(
-            f"--config {path}: unknown setting {', '.join(unknown)}; known are {', '.join(settings.model_fields)}"
+            f"--config {path}: unknown setting {', '.join(unknown)}{meant(unknown, settings.model_fields)}"
+            f" (fl-{own} --help names all)"
         )
     return content
 
 
-def explained(error: ValidationError, prog: str) -> str:
-    """All that is wrong with the settings of a command, on one line, without passwords."""
-    return f"{problems_in(error)}. See {prog} --help."
+def explained(error: ValidationError, prog: str, *, words: Collection[str] = ()) -> str:
+    """All that is wrong with the settings of a command, on one line, without passwords.
+
+    ``words`` are the settings that are no flags, but have a place in the line.
+    """
+    return f"{problems_in(error, words=words)}. See {prog} --help."
 
 
-def problems_in(error: ValidationError) -> str:
+def problems_in(error: ValidationError, *, words: Collection[str] = ()) -> str:
     """The same without a hint at the command."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         given = "" if name in ("broker", "token", "password") or not name else f" (given: {problem['input']!r})"
-        flag = f"{flag_of(name)}: " if name else ""
+        flag = f"{name.upper() if name in words else flag_of(name)}: " if name else ""
         problems.append(f"{flag}{problem['msg'].removeprefix('Value error, ')}{given}")
     return "; ".join(problems)

@@ -37,7 +37,7 @@ from console import (
     read_settings,
     split_arguments,
 )
-from learning import Measured, Site, Task, load_task, made_by
+from learning import Measured, Site, Task, load_task, made_by, rank
 from learning.devices import deterministic
 from learning.scripts import ScriptedModel
 from learning.sums import is_sum_task
@@ -350,7 +350,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
         return evaluation_table(summary["evaluation"])
     final = summary["final"]
     federated = Measured.of(final.get("metrics") or final.get("worker_metrics") or {}).metrics
-    names = list(federated)
+    names = sorted(federated, key=rank)
     rounds = f"{final['round']} round{'' if final['round'] == 1 else 's'}"
     table = Table(title=f"after {rounds}, on {'central test data' if final.get('metrics') else 'sites'}")
     table.add_column("")

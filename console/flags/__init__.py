@@ -9,7 +9,8 @@ from console.flags.arguments import (
     PlanArgumentsAsText,
     gathered,
 )
-from console.flags.described import ENV_PREFIX, GROUP_OF, OWN, Setting, described, flag_of
+from console.flags.closest import meant
+from console.flags.described import ENV_PREFIX, GROUP_OF, OWN, Setting, described, flag_of, is_word
 from console.flags.help_page import help_page
 from console.flags.named import parse_named, text_of_named
 from console.flags.names import Names
@@ -30,6 +31,8 @@ __all__ = [
     "flag_of",
     "gathered",
     "help_page",
+    "is_word",
+    "meant",
     "parse_named",
     "text_of_named",
 ]

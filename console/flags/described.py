@@ -91,7 +91,7 @@ def words(settings: type[BaseSettings]) -> list[tuple[str, str]]:
     """The positional arguments of a command's line as its usage shows them, each with its description."""
     found = []
     for name, field in settings.model_fields.items():
-        if _is_word(field):
+        if is_word(field):
             word = name.upper() if field.is_required() else f"[{name.upper()} ...]"
             found.append((word, field.description or ""))
     return found
@@ -107,7 +107,7 @@ def _place(setting: Setting) -> tuple[int, int]:
 
 def _settings(settings: type[BaseSettings]) -> Iterator[Setting]:
     for name, field in settings.model_fields.items():
-        if field.annotation is not None and not _is_word(field):
+        if field.annotation is not None and not is_word(field):
             yield Setting(
                 name=field.alias or name,
                 group=_group_of(name, settings),
@@ -122,7 +122,8 @@ def _group_of(name: str, settings: type[BaseSettings]) -> str:
     return OWN if is_own else GROUP_OF.get(name, OWN)
 
 
-def _is_word(field: FieldInfo) -> bool:
+def is_word(field: FieldInfo) -> bool:
+    """Whether a setting is a positional argument of the command's line, and no flag."""
     return any("CliPositionalArg" in repr(mark) for mark in field.metadata)
 
 

@@ -227,7 +227,8 @@ def test_early_stop_settings_need_a_metric() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("rouns: 3\n", "unknown setting rouns"),
+        ("rouns: 3\n", "unknown setting rouns; did you mean rounds?"),
+        ("zzz: 3\n", "unknown setting zzz (fl-"),
         ("- 1\n", "expected `name: value` lines"),
         ("1: 2\n", "expected `name: value` lines"),
         ("rounds: [\n", "not valid YAML"),

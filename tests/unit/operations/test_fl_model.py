@@ -102,3 +102,8 @@ def test_a_card_names_the_settings_that_have_an_effect_and_no_others(tmp_path: P
         assert f"\n{line}\n" in card
     for name in ("privacy", "keeper", "dp_where", "robust", "correction", "zstd", "evaluate_only"):
         assert f"- {name}:" not in card
+
+
+def test_a_word_that_is_no_command_is_not_told_as_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exprt", "state", "--to", "model.pt"]) == 2
+    assert "fl-model: COMMAND: Input should be 'export' (given: 'exprt')" in capsys.readouterr().err
