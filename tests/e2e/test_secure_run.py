@@ -98,7 +98,8 @@ def test_a_partial_aggregator_sums_masked_updates_and_is_killed_without_losing_o
     flags = (*RUN, "--shards", "1", "--inline-cap", "0")
     aggregator = federation.aggregator(*flags, *members.of("aggregator"))
     workers = members.sites(federation)
-    partial.says("masked", times=len(SITES))  # summed up, and not sent, since nobody knows that there are no more
+    # summed up, and not sent, since nobody knows that there are no more
+    partial.says("says nothing of its site", times=len(SITES))
     partial.kill()
     partial = federation.partial(0, 1, *own, "--flush-s", "1")
     assert aggregator.ends() == ExitCode.OK, aggregator.tail
