@@ -106,7 +106,7 @@ class StateDirectory:
         except FileExistsError:  # a killed aggregator left it
             temporary.unlink()
             os.link(self.model_path(round_number), temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         temporary.unlink(missing_ok=True)  # renaming onto a link to the same file does nothing
 
     def keep_only(self, rounds: set[int]) -> None:
