@@ -42,14 +42,14 @@ def measure(
         has_roster = is_sealed or ring is not None
         keys = enrolled(room.folder / "keys", names, keepers=keepers) if has_roster else {}
         as_aggregator = settings | keys.get(AGGREGATOR, {})
-        aggregator = commands.product("aggregator.cli", *common, *rounds, *own, name="aggregator", **as_aggregator)
+        aggregator = commands.product("fl-aggregator", *common, *rounds, *own, name="aggregator", **as_aggregator)
         workers = [
-            commands.product("worker.cli", *common, "--name", name, name=name, **settings | keys.get(name, {}))
+            commands.product("fl-worker", *common, "--name", name, name=name, **settings | keys.get(name, {}))
             for name in names
         ]
         opening = [
             commands.product(
-                "keeper.cli",
+                "fl-keeper",
                 *("--queue", QUEUE, "--state", str(room.folder / name)),
                 name=name,
                 **settings | keys.get(name, {}),

@@ -152,9 +152,9 @@ def measure(flood: Flood, place: Place, sites: Sites) -> Measured:
             str(state),
         )
         settings = {"FEDMQ_BROKER": broker.url, "OMP_NUM_THREADS": "1", **sites.settings}
-        aggregator = commands.product("aggregator.cli", *common, *own, name="aggregator", **settings)
+        aggregator = commands.product("fl-aggregator", *common, *own, name="aggregator", **settings)
         workers = [
-            commands.product("worker.cli", *common, "--name", f"honest-{index}", name=f"honest-{index}", **settings)
+            commands.product("fl-worker", *common, "--name", f"honest-{index}", name=f"honest-{index}", **settings)
             for index in range(_WORKERS)
         ]
         spawned = multiprocessing.get_context("spawn")

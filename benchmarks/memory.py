@@ -143,7 +143,7 @@ def _start(commands: Commands, broker: Broker, num_bytes: int, num_workers: int,
         "none",
     )
     return commands.product(
-        "aggregator.cli",
+        "fl-aggregator",
         *flags,
         "--state",
         str(state),

@@ -109,11 +109,20 @@ class Commands:
         self._running.append(command)
         return command
 
-    def product(self, module: str, *flags: str, name: str, **settings: str) -> Command:
-        """Starts one of fedmq's own commands from these sources, with these environment variables."""
+    def product(self, command: str, *flags: str, name: str, **settings: str) -> Command:
+        """Starts a command of fedmq's, such as fl-worker, from these sources, with these environment variables."""
+        function = command.replace("-", "_")
+        start = f"import sys; from starting.commands import {function}; sys.exit({function}())"
+        return self._start_python("-c", start, *flags, name=name, **settings)
+
+    def script(self, module: str, *flags: str, name: str, **settings: str) -> Command:
+        """Starts a module of these sources as a program."""
+        return self._start_python("-m", module, *flags, name=name, **settings)
+
+    def _start_python(self, *args: str, name: str, **settings: str) -> Command:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("FEDMQ_")}
         env = inherited | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | settings
-        return self.start([sys.executable, "-m", module, *flags], name=name, env=env)
+        return self.start([sys.executable, *args], name=name, env=env)
 
     def end(self) -> None:
         for command in reversed(self._running):

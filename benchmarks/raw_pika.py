@@ -66,7 +66,7 @@ def measure_durable_round(workload: Workload, place: Place) -> Row:
         flags = ["--url", broker.url, "--folder", str(room.folder), "--workers", str(workload.num_workers)]
         flags += ["--bytes", str(workload.num_bytes), "--rounds", str(workload.rounds_to_run)]
         aggregator, *workers = [
-            commands.product("benchmarks.durable_round", role, *flags, name=f"bare-{role}")
+            commands.script("benchmarks.durable_round", role, *flags, name=f"bare-{role}")
             for role in ("aggregator", *["worker"] * workload.num_workers)
         ]
         return _watched(workload, DURABLE_ROUND, broker, aggregator, workers)
@@ -110,7 +110,7 @@ def _start(
         "index": index,
     }
     flags = [part for flag, number in numbers.items() for part in (f"--{flag}", str(number))]
-    return commands.product("benchmarks.raw_process", role, "--url", broker.url, *flags, name=f"raw-{role}-{index}")
+    return commands.script("benchmarks.raw_process", role, "--url", broker.url, *flags, name=f"raw-{role}-{index}")
 
 
 def _numbers(command: Command, *, num: int, timeout_s: float) -> list[float]:

@@ -11,6 +11,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from starting import memory
+
 INTERRUPTED = 130
 """As in console/errors.py, which cannot be had before it is imported."""
 
@@ -18,6 +20,7 @@ INTERRUPTED = 130
 def _run(module: str) -> int:
     """What the ``main`` of this module returns, its exit code; or that of a stop, if it is told to end before."""
     signal.signal(signal.SIGTERM, _ending_at_once(os.getpid()))  # until the command has something to finish
+    memory.prepare()
     gc.disable()
     try:
         command = importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Bodies of messages: in the message itself, or on their way from a blob into a file until all of it is there."""
+"""Bodies of messages: in the message itself, or on their way from a blob until all of it is there."""
 
 from aggregator.bodies.arrivals import Arrivals, Settled, WithBody
 from aggregator.bodies.body import Body, InMessage

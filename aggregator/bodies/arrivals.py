@@ -1,9 +1,10 @@
 """Bodies on their way: each waits for its turn, is read from its blob as the parts come, and is given back when whole.
 
 Reading holds up nobody. A few are read at a time, in the order in which their messages arrived, one of each sender; one
-whose parts do not come does not count among them. Every body has its limits: how long the next part may take, and the
-whole. Before one that is over its limit is given up, the broker is asked once more: a connection that is lost, or parts
-that have come while the service was busy, are not the sender's fault.
+whose parts do not come does not count among them. Those of moderate size wait in memory until they are whole, others in
+files. Every body has its limits: how long the next part may take, and the whole. Before one that is over its limit is
+given up, the broker is asked once more: a connection that is lost, or parts that have come while the service was busy,
+are not the sender's fault.
 
 Messages about the same update keep their order: a sum is refused as a whole if one of its updates is in already.
 """
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from aggregator.bodies.body import Body, InFile, InMessage
+from aggregator.bodies.body import Body, ComingBody, InFile, InMemory, InMessage
 from aggregator.bodies.limits import BodyLimits
 from broker import BlobNews, Delivery, Transport
 from broker.wire import BlobRef, Seal, Tensors
 from console import Progress, Transferring, UnfitMessage
+
+_MOST_PARTS = 2**12
+"""In which a body may come and still be in memory, where each part takes some 300 bytes beside its own."""
 
 
 class WithBody(Protocol):
@@ -74,7 +78,7 @@ class _Waiting(Generic[M]):
 class _Reading(Generic[M]):
     name: str
     waiting: _Waiting[M]
-    body: InFile
+    body: ComingBody
     progress: Progress
     begun_at: float
     last_at: float
@@ -83,7 +87,7 @@ class _Reading(Generic[M]):
 
 
 class Arrivals(Generic[M]):
-    """The messages whose bodies are on their way. Stored are these in ``folder``, see ``InFile``."""
+    """The messages whose bodies are on their way. The files of these are in ``folder``, see ``InFile``."""
 
     def __init__(
         self,
@@ -219,9 +223,31 @@ class Arrivals(Generic[M]):
             if blob is None:
                 self._waiting.remove(waiting)
                 self._settled.append(Settled(waiting.message, waiting.delivery, waiting.message.in_message))
-            elif self._num_active(now) < self._limits.num_active:
+            elif self._may_begin(waiting.message.head, now):
                 self._waiting.remove(waiting)
                 self._begin(waiting, blob, now)
+
+    def _may_begin(self, head: Tensors, now: float) -> bool:
+        """Whether it is not too many at a time; one that could be in memory waits for it while parts come there."""
+        active = self._active(now)
+        if len(active) >= self._limits.num_active:
+            return False
+        has_to_wait = not self._is_for_memory(head, self._free_bytes()) and self._is_for_memory(
+            head, self._limits.memory_bytes
+        )
+        return not (has_to_wait and any(isinstance(reading.body, InMemory) for reading in active))
+
+    def _free_bytes(self) -> int:
+        """Of the memory for bodies."""
+        bodies = [each for each in self._reading.values() if isinstance(each.body, InMemory)]
+        return self._limits.memory_bytes - sum(each.waiting.message.head.num_bytes for each in bodies)
+
+    @staticmethod
+    def _is_for_memory(head: Tensors, num_bytes: int) -> bool:
+        """Whether a body is to be in memory that has so much room: not in thousands of little parts."""
+        return (
+            head.num_bytes <= num_bytes and head.blob is not None and head.blob.num_parts(head.num_bytes) <= _MOST_PARTS
+        )
 
     def _ready(self) -> list[_Waiting[M]]:
         """Those that wait for no other message, in order."""
@@ -265,13 +291,14 @@ class Arrivals(Generic[M]):
     def _active(self, now: float) -> list[_Reading[M]]:
         return [each for each in self._reading.values() if now < each.last_at + self._limits.active_s]
 
-    def _num_active(self, now: float) -> int:
-        return len(self._active(now))
-
     def _begin(self, waiting: _Waiting[M], blob: BlobRef, now: float) -> None:
         head = waiting.message.head
         message = waiting.message
-        body = InFile(head, is_zstd=message.is_zstd, folder=self._folder, seal=message.seal)
+        body: ComingBody
+        if self._is_for_memory(head, self._free_bytes()):
+            body = InMemory(head, is_zstd=message.is_zstd, seal=message.seal)
+        else:
+            body = InFile(head, is_zstd=message.is_zstd, folder=self._folder, seal=message.seal)
         progress = Progress(self._on_event, what=str(waiting.message), is_upload=False, total_bytes=head.num_bytes)
         self._reading[blob.name] = _Reading(blob.name, waiting, body, progress, begun_at=now, last_at=now)
         self._transport.fetch(blob.name, blob.num_parts(head.num_bytes))

@@ -11,7 +11,7 @@ from broker.wire import Buffer, Incoming, Seal, Tensors
 from console import StateError
 
 _PIECE_BYTES = 2**20
-"""What is read from a file at a time: it stays in the processor's cache while it is added up."""
+"""What is given of a body at a time: it stays in the processor's cache while it is added up."""
 
 
 class Body(Protocol):
@@ -58,6 +58,50 @@ class InMessage:
         self._opened = None  # the message is not its own
 
 
+class ComingBody(Body, Protocol):
+    """A body that comes in parts."""
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of it that are there, without zstd."""
+
+    def add(self, part: Buffer) -> None:
+        """Stores the next part. UnfitMessage if it is not of the announced size, or at the end not of the digest."""
+
+
+class InMemory:
+    """A body that comes in parts, which stay as they came."""
+
+    def __init__(self, head: Tensors, *, is_zstd: bool, seal: Seal | None = None) -> None:
+        self._incoming = Incoming(head, are_zstd=is_zstd, seal=seal)
+        self._pieces: list[tuple[int, memoryview]] = []
+        self.num_bytes = self.num_blob_bytes = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self._incoming.is_complete
+
+    def add(self, part: Buffer) -> None:
+        offset, piece = self._incoming.take(part)
+        self._pieces.append((offset, memoryview(piece)))
+        self.num_bytes += len(piece)
+        self.num_blob_bytes += len(part)
+
+    def pieces(self) -> Iterator[tuple[int, Buffer]]:
+        for offset, piece in self._pieces:
+            for begin in range(0, len(piece), _PIECE_BYTES):
+                yield offset + begin, piece[begin : begin + _PIECE_BYTES]
+
+    def take_name(self, path: Path) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._pieces.clear()
+
+
 class InFile:
     """A body that comes in parts, written into a file without a name in ``folder`` (None: the system's for such files).
 
@@ -69,8 +113,7 @@ class InFile:
             raise ValueError("its body is in the message")
         self._incoming = Incoming(head, are_zstd=is_zstd, seal=seal)
         self._folder = folder
-        self._num_bytes = 0
-        self.num_blob_bytes = 0
+        self.num_bytes = self.num_blob_bytes = 0
         try:
             self._file = _nameless(folder)
         except OSError as error:
@@ -80,16 +123,10 @@ class InFile:
     def is_complete(self) -> bool:
         return self._incoming.is_complete
 
-    @property
-    def num_bytes(self) -> int:
-        """The bytes of it that are there, without zstd."""
-        return self._num_bytes
-
     def add(self, part: Buffer) -> None:
-        """Stores the next part. UnfitMessage if it is not of the announced size, or at the end not of the digest."""
         _, piece = self._incoming.take(part)
         self._write(piece)
-        self._num_bytes += len(piece)
+        self.num_bytes += len(piece)
         self.num_blob_bytes += len(part)
 
     def _write(self, piece: Buffer) -> None:
@@ -105,14 +142,14 @@ class InFile:
         return StateError(f"cannot store the body of an update in {folder}: {error.strerror}")
 
     def pieces(self) -> Iterator[tuple[int, Buffer]]:
-        buffer = memoryview(bytearray(min(_PIECE_BYTES, self._num_bytes)))
+        buffer = memoryview(bytearray(min(_PIECE_BYTES, self.num_bytes)))
         offset = 0
-        while offset < self._num_bytes:
-            num_read = os.preadv(self._file.fileno(), [buffer[: self._num_bytes - offset]], offset)
-            if num_read % 8 and offset + num_read < self._num_bytes:
+        while offset < self.num_bytes:
+            num_read = os.preadv(self._file.fileno(), [buffer[: self.num_bytes - offset]], offset)
+            if num_read % 8 and offset + num_read < self.num_bytes:
                 num_read -= num_read % 8
             if num_read <= 0:
-                raise StateError(f"the stored body of an update ends after {offset} of {self._num_bytes} bytes")
+                raise StateError(f"the stored body of an update ends after {offset} of {self.num_bytes} bytes")
             yield offset, buffer[:num_read]
             offset += num_read
 

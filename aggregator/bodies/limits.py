@@ -13,7 +13,10 @@ class BodyLimits:
     bytes_per_s: int = 256 * 2**10
     """A whole body may take ``base_s``, and a second more for each ``bytes_per_s`` of it."""
     num_active: int = 2
-    """Bodies read at a time, which bounds the disk they take, as long as their parts come."""
+    """Bodies read at a time, as long as their parts come."""
+    memory_bytes: int = 128 * 2**20
+    """Of bodies in memory while they are read, all together. Larger ones are read into files, as are those that have
+    to pass one in memory whose parts do not come."""
     active_s: float = 0.5
     """Without a new part for this long, a body does not keep others from being read."""
     num_of_sender: int = 4

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -110,12 +110,14 @@ def opened(
         bodies.remove_all(but=ledger.kept_files())
         prepare(task, run.statistics)
         steering = Steering(config, ledger)
+        keeps_bodies = config.can_withdraw and admission.looks_every_s is not None
+        limits = replace(config.body_limits, memory_bytes=0) if keeps_bodies else config.body_limits
         stores = Stores(
             epoch=run.epoch,
             directory=directory,
             ledger=ledger,
             bodies=bodies,
-            keeps_bodies=config.can_withdraw and admission.looks_every_s is not None,
+            keeps_bodies=keeps_bodies,
             transport=transport,
             encoding=encoding,
             new_accumulator=config.new_accumulator,
@@ -135,7 +137,7 @@ def opened(
             steering=steering,
             stores=stores,
             expected=_expected(config, run, encoding, ledger),
-            bodies=Arrivals(transport, folder=config.state, limits=config.body_limits, clock=clock, on_event=on_event),
+            bodies=Arrivals(transport, folder=config.state, limits=limits, clock=clock, on_event=on_event),
             prefetch=prefetch,
             broadcaster=Broadcaster(run, config, stores, conflicts, steering, counting, summing, spending),
             counting=counting,

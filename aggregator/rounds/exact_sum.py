@@ -21,7 +21,6 @@ bottleneck is then the memory traffic of the limbs, 24 bytes a parameter.
 """
 
 import math
-import mmap
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from numpy.typing import NDArray
 from aggregator.rounds.accumulator import Floats, Key, NoiseAt, spans_of
 from aggregator.rounds.fold_kernel import Kernel
 from aggregator.state import Accumulated, StateDirectory, Vote
-from broker.states import OnGrid
+from broker.states import OnGrid, memory_of
 from broker.wire import (
     HIGH_STEP,
     LOW_BITS,
@@ -65,7 +64,6 @@ _SMALL = 2.0**18
 _BLOCK = 2**15
 """Elements worked on at a time: the two float64 blocks of a Scratch stay in a second-level cache of 1 MiB. Half as many
 cost more in calls, twice as many fall out of the cache."""
-_OWN_MEMORY_BYTES = 2**20
 _EXACT_UNCARRIED = 2.0**20
 """Below it, a quotient does not depend on what was carried; above, only equal limbs give equal quotients."""
 
@@ -268,7 +266,7 @@ class ExactSum:
         return OnGrid(high[start : start + num], low[start : start + num].astype(np.int64))
 
     def forget(self, span: Specs) -> None:
-        """Their sums are no longer needed: frees the memory of each group once its last tensor is forgotten."""
+        """Their sums are no longer needed; the memory of a group is free once its last tensor is forgotten."""
         for spec in span:
             name, _ = self._groups.places[spec.name]
             self._num_kept[name] -= 1
@@ -448,12 +446,9 @@ _Slices = Sequence[tuple[TensorSpec, int, NDArray[Any]]]
 
 
 def _zeros(num: int, dtype: type[Integer]) -> NDArray[Integer]:
-    """Zeros in memory of their own, which goes back to the system as soon as it is released."""
-    num_bytes = num * np.dtype(dtype).itemsize
-    if num_bytes < _OWN_MEMORY_BYTES:
-        return np.zeros(num, dtype)
-    # private: shareable memory, the default, takes twice as long to obtain and to give back
-    return np.frombuffer(mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype)
+    zeros = np.frombuffer(memory_of(num * np.dtype(dtype).itemsize), dtype)
+    zeros.fill(0)
+    return zeros
 
 
 def _add_small(

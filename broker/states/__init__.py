@@ -7,6 +7,7 @@ from broker.states.downlink import ModelForm
 from broker.states.grid import OnGrid, to_grid
 from broker.states.masked_form import MaskedEncoding, encoding_of
 from broker.states.model_body import read_model
+from broker.states.rooms import memory_of
 from broker.states.tensors import (
     DTYPES,
     State,
@@ -35,6 +36,7 @@ __all__ = [
     "flat_tensor",
     "has_diverged",
     "is_finite",
+    "memory_of",
     "raw",
     "read_model",
     "specs_of",

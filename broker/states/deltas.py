@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from broker.states.batches import Batched, batches_of
+from broker.states.rooms import memory_of
 from broker.states.tensors import is_finite
 from broker.wire import Specs, kept
 
@@ -24,11 +25,18 @@ def _difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     new = new.to(old.device)
     if not new.is_floating_point():
         return new.to(torch.int64) - old.to(torch.int64)
-    delta = new - old
+    delta = _subtracted(new, old)
     if is_finite(delta):
         return delta
     has_not_moved = ~torch.isfinite(old) & ((new == old) | (new.isnan() & old.isnan()))
     return torch.where(has_not_moved, torch.zeros_like(delta), delta)
+
+
+def _subtracted(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    if not (new.is_cpu and new.dtype == old.dtype and new.is_contiguous() and new.numel()):
+        return new - old
+    delta = torch.frombuffer(memory_of(new.nbytes), dtype=new.dtype).view(new.shape)
+    return torch.sub(new, old, out=delta)
 
 
 def has_diverged(new: torch.Tensor, old: torch.Tensor) -> bool:

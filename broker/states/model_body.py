@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from broker.states.batches import Batched
 from broker.states.downlink import ModelForm
+from broker.states.rooms import memory_of
 from broker.states.tensors import first_not_finite, state_from
 from broker.transport import Transport
 from broker.wire import Buffer, Digest, ModelHead
@@ -28,15 +29,14 @@ def read_model(
     tensors, such as masks, may have them. BlobLost if its blob cannot be read.
     """
     digest, form = Digest(head.tensors), ModelForm.of(head)
-    body, reader = bytearray(head.num_bytes), form.reader()
-    view = memoryview(body)
+    body, reader = memory_of(head.num_bytes), form.reader()
     size = begin = 0
     for piece in [payload] if head.blob is None else _parts(head, form.num_bytes, transport, on_event):
         size += len(piece)
         if size > form.num_bytes:
             break
-        end = begin + reader.read(piece, view[begin:])
-        digest.add(view[begin:end])  # while the next part comes in
+        end = begin + reader.read(piece, body[begin:])
+        digest.add(body[begin:end])  # while the next part comes in
         begin = end
     if size != form.num_bytes:
         raise UnfitMessage(f"payload has {size} bytes; its tensors need {form.num_bytes}")

@@ -63,7 +63,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hex()
 
 
-def state_from(payload: bytearray, specs: Specs) -> Batched:
+def state_from(payload: bytearray | memoryview, specs: Specs) -> Batched:
     """The state whose payload this is. The tensors are views of ``payload``: nothing is copied.
 
     A size that does not match the specs is an UnfitMessage, and so is a shape that no tensor can have.

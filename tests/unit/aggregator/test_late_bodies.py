@@ -405,3 +405,56 @@ def test_of_more_than_a_few_of_one_worker_the_oldest_is_given_up(bench: Callable
     (given_up,) = at.arrivals.settle()
     assert given_up.message.head.instance == "aaaaaaaa"
     assert given_up.reason == "the bodies of 2 newer updates of 'a' are on their way"
+
+
+def places(at: Bench) -> list[str]:
+    """Where the bodies that are being read go."""
+    return [type(reading.body).__name__ for reading in at.arrivals._reading.values()]
+
+
+def test_bodies_are_read_in_memory_as_far_as_it_goes(bench: Callable[..., Bench]) -> None:
+    at = bench(memory_bytes=32)
+    names = [at.expect(worker) for worker in "ab"]
+    at.settle()
+    at.part(names[0])
+    at.settle()
+    assert places(at) == ["InMemory"]  # the other one waits for its room
+    for index in range(1, NUM_PARTS):
+        at.part(names[0], index)
+    (settled,) = at.arrivals.settle()
+    assert settled.body is not None
+    assert b"".join(piece for _, piece in settled.body.pieces()) == payload_of(ONE)
+    assert [offset for offset, _ in settled.body.pieces()] == [0, 8, 16, 24]
+    settled.body.close()
+    assert places(at) == ["InMemory"]
+    assert at.transport.fetched == names
+
+
+def test_one_that_stands_still_in_memory_is_passed_by_others_in_files(bench: Callable[..., Bench]) -> None:
+    at = bench(memory_bytes=32)
+    names = [at.expect(worker) for worker in "abc"]
+    at.settle()
+    at.run.clock.now += 0.5
+    at.settle()
+    assert places(at) == ["InMemory", "InFile", "InFile"]
+    for index in range(NUM_PARTS):
+        at.part(names[1], index)
+    assert at.settle() == ["update of b"]
+
+
+def test_large_bodies_are_read_into_files(bench: Callable[..., Bench]) -> None:
+    at = bench(memory_bytes=31)
+    for worker in "ab":
+        at.expect(worker)
+    at.settle()
+    assert places(at) == ["InFile", "InFile"]
+
+
+def test_a_body_in_thousands_of_little_parts_is_read_into_a_file(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aggregator.bodies.arrivals._MOST_PARTS", NUM_PARTS - 1)
+    at = bench()
+    at.expect("a")
+    at.settle()
+    assert places(at) == ["InFile"]
