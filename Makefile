@@ -60,6 +60,7 @@ chaos: $(VENV)/.installed-test system
 
 cluster: $(VENV)/.installed-test system
 	PYTHONPATH=tests:. $(BIN)/python -m cluster $(CLUSTER_ARGS)
+	PYTHONPATH=tests:. $(BIN)/python -m cluster --points
 	PYTHONPATH=tests:. $(BIN)/python -m chaos.storm --cluster $(CHAOS_ARGS)
 
 soak: $(VENV)/.installed-test system

@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,18 +34,34 @@ cluster_formation.randomized_startup_delay_range.max = 1
 
 
 class RabbitCluster:
-    """Nodes that form a cluster below ``folder``; each keeps its ports and data while it is down."""
+    """Nodes that form a cluster below ``folder``; each keeps its ports and data while it is down.
 
-    def __init__(self, folder: Path, *, num_nodes: int = 3, extra_config: str = "") -> None:
+    ``own_config`` has further lines of rabbitmq.conf for each node.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        num_nodes: int = 3,
+        own_config: Sequence[str] = (),
+        net_ticktime_s: int | None = None,
+    ) -> None:
         self.peers = Peers(cookie=secrets.token_hex(16), epmd_port=free_port())
         names = [f"fedmq-{secrets.token_hex(4)}@localhost" for _ in range(num_nodes)]
         members = "".join(
             f"cluster_formation.classic_config.nodes.{number} = {name}\n" for number, name in enumerate(names, start=1)
         )
-        config = f"{_CONFIG}{members}{'' if _is_4() else _AT_ONCE}{extra_config}"
+        config = f"{_CONFIG}{members}{'' if _is_4() else _AT_ONCE}"
         self.nodes = [
-            RabbitNode(folder / name.partition("@")[0], name=name, extra_config=config, peers=self.peers)
-            for name in names
+            RabbitNode(
+                folder / name.partition("@")[0],
+                name=name,
+                extra_config=config + own,
+                advanced_config="" if net_ticktime_s is None else f"{{kernel, [{{net_ticktime, {net_ticktime_s}}}]}}",
+                peers=self.peers,
+            )
+            for name, own in zip(names, own_config or [""] * num_nodes, strict=True)
         ]
 
     @property

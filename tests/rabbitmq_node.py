@@ -153,6 +153,7 @@ class RabbitNode:
     """One RabbitMQ node below `folder`.
 
     `extra_config` holds further lines of rabbitmq.conf; a key given there replaces this class's own value.
+    `advanced_config` holds Erlang terms for advanced.config.
     The plain listener on `port` always stays. `plugins` names the plugins to enable, none by default.
     Nodes with the same `peers` can form a cluster; the first that starts brings the epmd of all, and has to stop last.
     The node keeps its ports and its data over `stop()`, `kill()` and `restart()`.
@@ -164,13 +165,14 @@ class RabbitNode:
         *,
         name: str | None = None,
         extra_config: str = "",
+        advanced_config: str = "",
         plugins: Sequence[str] = (),
         peers: Peers | None = None,
     ) -> None:
         self.folder = folder.resolve()
         self.port = free_port()
         self.name = name or f"fedmq-{secrets.token_hex(4)}@localhost"
-        self._extra_config = extra_config
+        self._extra_config, self._advanced_config = extra_config, advanced_config
         self._plugins = tuple(plugins)
         self._cookie = secrets.token_hex(16) if peers is None else peers.cookie
         self._epmd_port = free_port() if peers is None else peers.epmd_port
@@ -206,6 +208,7 @@ class RabbitNode:
         """Start the node and return when it speaks AMQP on `port`."""
         if self.is_running:
             return
+        self.kill()  # what is left of one that somebody else killed
         scripts = self._scripts()
         self.bring_epmd()
         self._beam = GuardedProcess([*INSIDE, scripts / "rabbitmq-server"], self._env(), self._log / "console.log")
@@ -318,7 +321,7 @@ class RabbitNode:
         etc = self.folder / "etc"
         (etc / "rabbitmq.conf").write_text(self._config())
         (etc / "rabbitmq-env.conf").touch()
-        (etc / "advanced.config").write_text("[].\n")
+        (etc / "advanced.config").write_text(f"[{self._advanced_config}].\n")
         (etc / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
 
     def _config(self) -> str:

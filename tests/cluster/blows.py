@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
-from crash.fleet import AGGREGATOR, Fleet
+from crash.fleet import AGGREGATOR, STANDBY, Fleet
 from rabbitmq_cluster import RabbitCluster
 from rabbitmq_node import RabbitNode, wait_until
 
@@ -21,6 +21,14 @@ _ROUND_WITHIN_S = 90.0
 def kill_leaders_node(cluster: RabbitCluster, fleet: Fleet) -> None:
     """SIGKILL of the node where the aggregator is: there it leads, and has declared queues and streams."""
     node_of(AGGREGATOR, cluster, fleet).kill()
+
+
+def kill_leaders_node_with_the_leader(cluster: RabbitCluster, fleet: Fleet) -> None:
+    """SIGKILL of the aggregator and of the node where it leads, as when their machine is lost; a standby is there."""
+    node = node_of(AGGREGATOR, cluster, fleet)
+    fleet.members[AGGREGATOR].kill()
+    node.kill()
+    fleet.members[AGGREGATOR] = fleet.members.pop(STANDBY)
 
 
 def kill_workers_node(cluster: RabbitCluster, fleet: Fleet) -> None:
@@ -77,6 +85,7 @@ class Blow:
     name: str
     strike: Strike
     lasts_s: float
+    has_standby: bool = False
     hangs_s: float = 0.0
     """How long a round stands still that needs these nodes, until they are back or the others have noticed it."""
 
@@ -85,6 +94,7 @@ BLOWS = {
     blow.name: blow
     for blow in (
         Blow("kill -9 of the leaders' node", kill_leaders_node, 1.0),
+        Blow("kill -9 of leader and its node", kill_leaders_node_with_the_leader, 1.0, has_standby=True),
         Blow("kill -9 of a worker's node", kill_workers_node, 1.0),
         Blow("kill -9 of each in turn", kill_each_in_turn, 200.0),
         Blow("rolling restart", restart_each_in_turn, 200.0),

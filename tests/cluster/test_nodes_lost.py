@@ -2,13 +2,25 @@
 changes. `make cluster` does more of it, and longer."""
 
 import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
+from certificates import Authority
 from cluster.blows import BLOWS, Blow, restart_each_in_turn
+from cluster.struck import LEADERS, OWN, NodeCell, cells, struck, undisturbed
 from cluster.trial import calm, disturbed
+from pydantic import SecretStr
 from rabbitmq_cluster import RabbitCluster
+from rabbitmq_node import RabbitNode, free_port, skip_without_rabbitmq
 
+from broker.connecting import connect
+from broker.settings import BrokerSettings
+from broker.transport import Source
 from console.errors import ExitCode
 from operations.status_cli import main
 
@@ -16,8 +28,53 @@ pytestmark = pytest.mark.cluster
 NUM_ROUNDS = 20
 SHORT_RESTART = Blow("rolling restart", restart_each_in_turn, lasts_s=40.0)
 """On a slow machine, the run is over before the last node is back."""
+SOON_S = 60.0
+A_FEW = [
+    cell
+    for cell in cells()
+    if (cell.point.name, cell.size, cell.whose)
+    in (
+        ("update on the wire, not confirmed", "small", OWN),
+        ("update blob, middle part", "blob", LEADERS),
+        ("model's blob, middle part", "blob", OWN),
+    )
+]
 MOST_GAP_S = 30.0
 """Three times what is asked of a machine that does nothing else."""
+
+
+@dataclass(frozen=True)
+class Secured:
+    """Three nodes, each of which speaks TLS at an address of its own, with a certificate for that address alone."""
+
+    cluster: RabbitCluster
+    ca: Path
+    urls: tuple[str, ...]
+
+    def node_of(self, url: str) -> RabbitNode:
+        return self.cluster.nodes[self.urls.index(url)]
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    skip_without_rabbitmq()
+    folder, port = tmp_path_factory.mktemp("cluster"), free_port()
+    authority, hosts = Authority(folder, "ours"), [f"127.0.0.{number}" for number in (2, 3, 4)]
+    pairs = [authority.issue(f"node-{host}", host) for host in hosts]
+    own = [
+        f"listeners.ssl.1 = {host}:{port}\n"
+        f"ssl_options.cacertfile = {authority.cert}\n"
+        f"ssl_options.certfile = {pair.cert}\n"
+        f"ssl_options.keyfile = {pair.key}\n"
+        for host, pair in zip(hosts, pairs, strict=True)
+    ]
+    with RabbitCluster(folder, own_config=own) as running:
+        yield Secured(running, authority.cert, tuple(f"amqps://guest:guest@{host}:{port}/" for host in hosts))
+
+
+@pytest.fixture(scope="module")
+def cluster(secured: Secured) -> RabbitCluster:
+    return secured.cluster
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +102,43 @@ def test_the_node_that_the_aggregator_leads_at_is_killed_in_mid_round(
 def test_a_rolling_restart_ends_nobody(cluster: RabbitCluster, expected: str, tmp_path: Path, queue: str) -> None:
     outcome = disturbed(tmp_path, cluster, SHORT_RESTART, queue=queue, rounds=NUM_ROUNDS, expected=expected)
     assert outcome.is_right, outcome
+
+
+@pytest.fixture(scope="module")
+def expected_of_points(cluster: RabbitCluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"), cluster, queue="undisturbed")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("cell", A_FEW, ids=lambda cell: cell.name)
+def test_a_node_is_killed_at_a_point_where_a_member_and_the_broker_meet(
+    cluster: RabbitCluster, expected_of_points: str, tmp_path: Path, queue: str, cell: NodeCell
+) -> None:
+    outcome = struck(cell, tmp_path, cluster, queue=queue, expected=expected_of_points)
+    assert not outcome.problems, str(outcome)
+
+
+@pytest.mark.timeout(120)
+def test_over_tls_the_next_node_is_known_by_its_own_certificate(
+    secured: Secured, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = BrokerSettings(broker=SecretStr(",".join(secured.urls)), queue=queue, tls_ca=secured.ca)
+    with closing(connect(settings, role="aggregator")) as aggregator:
+        aggregator.declare()
+        aggregator.listen(Source.UPDATES)
+        for number in range(2):
+            aggregator.send(bytes([number]), worker="a")
+            delivery = aggregator.receive(SOON_S)
+            assert delivery is not None
+            assert bytes(delivery.body) == bytes([number])
+            aggregator.ack([delivery])
+            if number == 0:
+                _node_of_this_process(secured).kill()
+
+
+def _node_of_this_process(secured: Secured) -> RabbitNode:
+    hosts = [each.raddr.ip for each in psutil.Process().net_connections("tcp") if each.raddr]
+    return next(secured.node_of(url) for url in secured.urls if urlsplit(url).hostname in hosts)
 
 
 @pytest.mark.timeout(120)

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +54,11 @@ class Outcome:
         return max(0.0, self.longest_gap_s - self.usual_s)
 
 
-def calm(folder: Path, cluster: RabbitCluster, *, queue: str, rounds: int) -> str:
+def calm(folder: Path, cluster: RabbitCluster, *, queue: str, rounds: int, flags: Sequence[str] = FLAGS) -> str:
     """The digest of the same run when nothing happens."""
-    with _fleet(folder, cluster, queue=queue, rounds=rounds) as fleet:
+    with _fleet(folder, cluster, queue=queue, rounds=rounds, flags=flags) as fleet:
         _start(fleet)
-        statuses = _ends(fleet)
+        statuses = ends(fleet)
         assert set(statuses.values()) == {0}, fleet.logs()
         sha256 = fleet.final_sha256
     assert sha256 is not None
@@ -72,12 +73,15 @@ def disturbed(
     queue: str,
     rounds: int,
     expected: str,
+    flags: Sequence[str] = FLAGS,
 ) -> Outcome:
     """A run to which this happens from its third round on; its rounds are long enough for it to outlast the blow."""
     outcome = Outcome(blow.name, rounds)
     pace_s = max(QUICK_S, blow.lasts_s * _SLACK / (rounds - FROM_ROUND))
-    with _fleet(folder, cluster, queue=queue, rounds=rounds, pace_s=pace_s) as fleet:
+    with _fleet(folder, cluster, queue=queue, rounds=rounds, pace_s=pace_s, flags=flags) as fleet:
         _start(fleet)
+        if blow.has_standby:
+            fleet.stand_by()
         if not wait_until(lambda: fleet.num_opened_rounds() >= FROM_ROUND, timeout_s=ENDS_WITHIN_S):
             outcome.problems += [f"round {FROM_ROUND} was never opened", fleet.logs()]
             return outcome
@@ -85,15 +89,17 @@ def disturbed(
         struck_at = time.time()
         blow.strike(cluster, fleet)
         outcome.is_over_too_soon = not fleet.members[AGGREGATOR].is_running
-        statuses = _ends(fleet)
+        statuses = ends(fleet)
         outcome.problems += [f"{each} ended with {status}" for each, status in statuses.items() if status != 0]
         miscounted = fleet.miscounted()
         outcome.num_lost = sum(number == 0 for number in miscounted.values())
         outcome.num_doubled = sum(number > 1 for number in miscounted.values())
         outcome.num_abandoned = fleet.rows("SELECT count(*) FROM rounds WHERE closed_by != 'quorum'")[0][0]
         outcome.is_equal = fleet.final_sha256 == expected
-        ends = [float(row[0]) for row in fleet.rows("SELECT closed_at FROM rounds WHERE closed_at > 0 ORDER BY round")]
-        gaps = [(end, end - before) for before, end in itertools.pairwise(ends)]
+        closed_at = [
+            float(row[0]) for row in fleet.rows("SELECT closed_at FROM rounds WHERE closed_at > 0 ORDER BY round")
+        ]
+        gaps = [(end, end - before) for before, end in itertools.pairwise(closed_at)]
         outcome.longest_gap_s = max((gap for end, gap in gaps if end > struck_at), default=0.0)
         outcome.usual_s = max((gap for end, gap in gaps if end <= struck_at), default=0.0)
         if outcome.problems:
@@ -101,9 +107,11 @@ def disturbed(
     return outcome
 
 
-def _fleet(folder: Path, cluster: RabbitCluster, *, queue: str, rounds: int, pace_s: float = QUICK_S) -> Fleet:
+def _fleet(
+    folder: Path, cluster: RabbitCluster, *, queue: str, rounds: int, flags: Sequence[str], pace_s: float = QUICK_S
+) -> Fleet:
     paces = dict.fromkeys(NAMES, pace_s)
-    return Fleet(folder, url=cluster.url, queue=queue, names=NAMES, rounds=rounds, flags=FLAGS, paces=paces)
+    return Fleet(folder, url=cluster.url, queue=queue, names=NAMES, rounds=rounds, flags=flags, paces=paces)
 
 
 def _start(fleet: Fleet) -> None:
@@ -111,7 +119,7 @@ def _start(fleet: Fleet) -> None:
         fleet.start(name)
 
 
-def _ends(fleet: Fleet) -> dict[str, int | None]:
+def ends(fleet: Fleet) -> dict[str, int | None]:
     """Member -> its exit code; None: it goes on although time is up, or nobody leads any more."""
     members = fleet.members
     wait_until(

@@ -12,8 +12,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import psutil
 
 
 def run(program: str, argv: Sequence[str], trigger: dict[str, Any] | None, constants: dict[str, Any]) -> int:
@@ -30,14 +33,27 @@ def run(program: str, argv: Sequence[str], trigger: dict[str, Any] | None, const
     return int(importlib.import_module(program).main(argv))
 
 
-def arm(target: str, when: str, call: int, about: str, victim: int = 0, delay_s: float = 0.0) -> None:
+def arm(
+    target: str,
+    when: str,
+    call: int,
+    about: str,
+    victim: int = 0,
+    delay_s: float = 0.0,
+    nodes: Mapping[str, int] | None = None,
+    guest: int = 0,
+) -> None:
     """Has this process die ``when`` (before, after) the ``call``-th call whose arguments show ``about`` is made.
 
-    With ``victim``, the process of this id dies in its place, ``delay_s`` later.
+    With ``victim``, the process of this id dies in its place, ``delay_s`` later; with ``nodes`` (port: process), the
+    one of them that this process is connected to, or the process ``guest``.
     """
     owner, name = owner_of(target)
     function = getattr(owner, name)
     count, lock = itertools.count(1), threading.Lock()
+
+    def strike() -> None:
+        die(victim if nodes is None else _node_of(guest or os.getpid(), nodes), delay_s)
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -46,10 +62,10 @@ def arm(target: str, when: str, call: int, about: str, victim: int = 0, delay_s:
             with lock:
                 is_it = next(count) == call
         if is_it and when == "before":
-            die(victim, delay_s)
+            strike()
         result = function(*args, **kwargs)
-        if is_it:
-            die(victim, delay_s)
+        if is_it and when == "after":
+            strike()
         return result
 
     setattr(owner, name, wrapped)
@@ -58,6 +74,12 @@ def arm(target: str, when: str, call: int, about: str, victim: int = 0, delay_s:
 def die(victim: int, delay_s: float) -> None:
     time.sleep(delay_s)
     os.kill(victim or os.getpid(), signal.SIGKILL)
+
+
+def _node_of(pid: int, nodes: Mapping[str, int]) -> int:
+    """The process of the node where most connections of this one are."""
+    ports = [str(each.raddr.port) for each in psutil.Process(pid).net_connections("tcp") if each.raddr]
+    return Counter(nodes[port] for port in ports if port in nodes).most_common(1)[0][0]
 
 
 def owner_of(target: str) -> tuple[Any, str]:

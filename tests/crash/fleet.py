@@ -19,10 +19,12 @@ from typing import Any
 
 import pika
 import psutil
+from rabbitmq_node import wait_until
 from zygote import Forked, zygote
 
 TASK = f"{Path(__file__).with_name('tiny_task.py')}:Tiny"
 AGGREGATOR = "aggregator"
+STANDBY = "standby"
 PARTIAL = "partial-"
 PART_BYTES = 192
 BLOB = ("--inline-cap", "0")
@@ -85,7 +87,12 @@ class Fleet:
         return (AGGREGATOR, *self._partials, *self.names)
 
     def start(
-        self, name: str, trigger: Mapping[str, Any] | None = None, *, constants: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        trigger: Mapping[str, Any] | None = None,
+        *,
+        constants: Mapping[str, Any] | None = None,
+        log: str = "",
     ) -> Forked:
         """Starts a member, or the same command again; with ``trigger``, it will die at that point (see `armed`)."""
         if name == AGGREGATOR:
@@ -99,9 +106,18 @@ class Fleet:
         url, pace_s = self._urls.get(name, self._url), self._paces.get(name, 0.0)
         env = {"FEDMQ_BROKER": url, "PACE": str(pace_s), "TOYS": self._toys}
         arguments = (program, [*own, *self._flags], dict(trigger) if trigger else None, dict(constants or {}))
-        log = self.folder / f"{name}.log"
-        self.members[name] = zygote().start("crash.armed:run", *arguments, log=log, env=env)
+        path = self.folder / f"{log or name}.log"
+        self.members[name] = zygote().start("crash.armed:run", *arguments, log=path, env=env)
         return self.members[name]
+
+    def stand_by(self) -> Forked:
+        """Starts the aggregator's command a second time; returns once it waits for the first."""
+        leader = self.members[AGGREGATOR]
+        self.start(AGGREGATOR, log=STANDBY)
+        self.members |= {AGGREGATOR: leader, STANDBY: self.members[AGGREGATOR]}
+        standby = self.members[STANDBY]
+        assert wait_until(lambda: "standing by" in standby.said, timeout_s=60.0), standby.said
+        return standby
 
     def show_stack(self, name: str) -> None:
         """Has a member that hangs write where it is into its log."""
