@@ -8,11 +8,12 @@ from aggregator.history.history import History
 from aggregator.history.overview import tiles_of_privacy
 from aggregator.plans import SCHEDULED, schedule_of
 from console import StateError, printable
+from learning import Measured, rank
 
 SHOWN_SETTINGS = (
     *("rounds", "quorum", "deadline_s", "grace_s", "min_updates", "on_short", "max_staleness", "sample"),
     *("weighting", "max_samples", "max_weight", "clip_norm", "robust"),
-    *("server_optimizer", "server_lr", "server_state", "correction"),
+    *("server_optimizer", "server_lr", "correction"),
     *("shared", "require_same_base", "compression", "zstd", "downlink", "shards"),
     *("privacy", "keeper", "min_sites", "ring", "ring_range", "most_updates"),
     *("dp_clip", "dp_noise", "dp_epsilon", "dp_delta", "dp_spent", "dp_where"),
@@ -60,14 +61,17 @@ def _lines(history: History, rounds: Mapping[int, Mapping[str, Any]], number: in
 
 
 def _metrics(row: Mapping[str, Any]) -> Iterator[str]:
-    found = {**row["metrics"], **row["worker_metrics"]}
+    central = Measured.of(row["metrics"])
+    found = {**central.metrics, **row["worker_metrics"]}
     if not found:
         return
     yield "## Metrics of that round"
     yield ""
     yield "| metric | value |"
     yield "| --- | --- |"
-    yield from (f"| {name} | {value:.6g} |" for name, value in found.items())
+    yield from (f"| {name} | {found[name]:.6g} |" for name in sorted(found, key=lambda name: (rank(name), name)))
+    if central.num_samples is not None:
+        yield f"| samples of central test data | {central.num_samples:g} |"
     yield ""
 
 

@@ -127,7 +127,8 @@ class WorkerView:
             num_closed = head.num_rounds if self.is_over else head.round - 1
             words = f"round {head.round} of {head.num_rounds}"
             rows.bar("rounds", num_closed, head.num_rounds, "finished" if self.is_over else words)
-        self._show_state(rows, now)
+        if not (self.is_over and self._state == "leaving"):  # which the rounds have said
+            self._show_state(rows, now)
         rows.trends([self._trends[name] for name in sorted(self._trends)])
         if self._num_sent or self._received_bytes:
             words = f"{self._num_sent} updates, {decimal(self._sent_bytes)}"

@@ -74,7 +74,7 @@ NOT_ON_THE_CARD = {
     *("role", "shard", "flush_s", "compiled_fold", "commit_every_s", "keep_every", "keeper_wait_s", "masked_metrics"),
     *("part_bytes", "inline_cap", "connect_timeout_s", "heartbeat_s", "blocked_timeout_s", "tls_ca", "tls_cert"),
     *("tls_key", "trusted_network", "token", "allowed_hosts", "roster", "roster_key", "key", "opening_key"),
-    *("workers_allowed", "take_over", "trust_state", "log_level", "log_format", "live", "metrics_port"),
+    *("workers_allowed", "take_over", "trust_state", "server_state", "log_level", "log_format", "live", "metrics_port"),
     *("metrics_host", "hung_after_s", "tensorboard", "mlflow"),
 }
 """What the card says elsewhere, or what makes no difference to the model."""
