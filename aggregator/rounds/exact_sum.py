@@ -267,11 +267,10 @@ class ExactSum:
 
     def forget(self, span: Specs) -> None:
         """Their sums are no longer needed; the memory of a group is free once its last tensor is forgotten."""
-        for spec in span:
-            name, _ = self._groups.places[spec.name]
-            self._num_kept[name] -= 1
-            if not self._num_kept[name]:
-                del self._high[name], self._low[name]
+        name, _ = self._groups.places[span[0].name]
+        self._num_kept[name] -= len(span)
+        if not self._num_kept[name]:
+            del self._high[name], self._low[name]
 
     def limbs(self) -> dict[str, NDArray[Any]]:
         """The whole sum, carried, as named flat arrays; they are the sum's own memory."""

@@ -26,11 +26,11 @@ from aggregator.rounds.accumulator import Accumulator
 from aggregator.state import ModelFile
 from aggregator.weighing import Divisors
 from broker.states import DTYPES, OnGrid, is_finite
-from broker.wire import Specs, TensorSpec, num_elements_of
+from broker.wire import Specs, TensorSpec, kept, num_elements_of
 
 MASTER = "master"
 """The companion with the values of a model in half precision before they were rounded."""
-_HALVES = ("float16", "bfloat16")
+_HALVES = frozenset({"float16", "bfloat16"})
 
 
 class LeavesRange(Exception):
@@ -74,7 +74,9 @@ class Stepping:
 
 def companions_of(step: Step, specs: Specs, stepped: Collection[str]) -> tuple[str, ...]:
     """The names of what is saved beside a model with these specs."""
-    has_halves = any(spec.dtype in _HALVES and spec.name in stepped for spec in specs)
+    has_halves = not _HALVES.isdisjoint(kept(specs).dtypes) and any(
+        spec.dtype in _HALVES and spec.name in stepped for spec in specs
+    )
     return (*state_names(step), *((MASTER,) if has_halves else ()))
 
 

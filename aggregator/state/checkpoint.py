@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 
 from aggregator.state.safetensors_file import SafetensorsData, SafetensorsFile
 from broker.states import State, chunks, flat_tensor, specs_of
-from broker.wire import Buffer, Digest, Specs, TensorSpec, difference, num_bytes_of, num_elements_of
+from broker.wire import Buffer, Digest, Specs, TensorSpec, difference, kept, num_bytes_of, num_elements_of
 from console import DamagedFile, StateError
 from console.durable import sync_folder
 
@@ -338,7 +338,7 @@ class ModelFile:
     def halves(self, specs: Specs) -> dict[str, NDArray[np.float16]]:
         """The float16 tensors of a model with these specs, flat, by name; read from the file as they are looked at."""
         found: dict[str, NDArray[np.float16]] = {}
-        if all(spec.dtype != "float16" for spec in specs):
+        if "float16" not in kept(specs).dtypes:
             return found
         start = 0
         with self._data(specs) as data:

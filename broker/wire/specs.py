@@ -78,6 +78,13 @@ class KeptSpecs(Specs):
     is_valid = False
     """Whether they have been checked, and may travel."""
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
     @cached_property
     def num_bytes(self) -> int:
         return sum(spec.num_bytes for spec in self)
