@@ -35,7 +35,7 @@ A_FEW = [
     if (cell.point.name, cell.size, cell.whose)
     in (
         ("update on the wire, not confirmed", "small", OWN),
-        ("update blob, middle part", "blob", LEADERS),
+        ("update on the wire, not confirmed", "small", LEADERS),
         ("model's blob, middle part", "blob", OWN),
     )
 ]
