@@ -11,8 +11,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from starting import memory
-
+_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""PyTorch's variable, read when the first tensor is made: large tensors lie in huge pages where the system has them."""
 INTERRUPTED = 130
 """As in console/errors.py, which cannot be had before it is imported."""
 
@@ -20,7 +20,7 @@ INTERRUPTED = 130
 def _run(module: str) -> int:
     """What the ``main`` of this module returns, its exit code; or that of a stop, if it is told to end before."""
     signal.signal(signal.SIGTERM, _ending_at_once(os.getpid()))  # until the command has something to finish
-    memory.prepare()
+    os.environ.setdefault(_HUGE_PAGES, "1")
     gc.disable()
     try:
         command = importlib.import_module(module)
