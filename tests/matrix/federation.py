@@ -170,7 +170,7 @@ class Federation:
             self._bury(name, member)
             return False
         except StateError:
-            if member.line.lost is None or member.service._opened is not None:
+            if member.line.lost is None or member.service._course.has_begun:
                 raise
             self._bury(name, member, is_frozen=True)  # in its start, where it has no epoch to know that it lost it by
         except LeadershipLost:

@@ -269,17 +269,18 @@ def _has_accelerator() -> bool:
 def _figures_in(returned: dict[str, float], plan: Plan) -> dict[str, float]:
     """Takes what the plan asks for out of what a training returned; a TaskError names what is missing or useless.
 
-    A training that was cancelled may lack some. Only then is it asked whether it was: whoever is told that its round is
-    over does not send the update, and late ones are to be told at the aggregator.
+    A training that was cancelled may lack some, or have taken no step. Only then is it asked whether it was: whoever is
+    told that its round is over does not send the update, and late ones are to be told at the aggregator.
     """
     figures: dict[str, float] = {}
     for name in sorted(plan.figures):
         value = returned.pop(name, None)
-        if value is None and plan.cancelled():
+        is_of_use = value is not None and 0 <= value < math.inf and (value > 0 or name == "loss_before")
+        if not is_of_use and plan.cancelled():
             return {}
         if value is None:
             raise TaskError(f"the task's train() must return {name}, by which this run weighs updates; {_HINTS[name]}")
-        if not 0 <= value < math.inf or (value == 0 and name != "loss_before"):
+        if not is_of_use:
             raise TaskError(f"the task's train() returned {name} {value:g}; {_HINTS[name]}")
         figures[name] = float(value)
     return figures

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from unit.simulation.small_federation import SmallFederation
 
 from console.errors import TaskError
 from learning import Plan, Site, Split, Supervised
+from worker.rounds.trainer import Trainer
 
 SIZES = {"a": 5, "b": 20}
 
@@ -94,6 +96,16 @@ def test_a_task_weighs_its_own_updates(tmp_path: Path) -> None:
 def test_a_task_without_a_usable_weight_is_told(tmp_path: Path, returned: dict[str, float]) -> None:
     with pytest.raises(TaskError, match="aggregation_weight"):
         SmallFederation(tmp_path, lambda name: Own(name, returned), weighting="task").run()
+
+
+@pytest.mark.parametrize("returned", [{}, {"update_norm1": 0.0}])
+def test_a_training_that_is_cancelled_before_its_first_step_is_no_fault_of_the_task(returned: dict[str, float]) -> None:
+    trainer = Trainer(Own("a", returned))
+    state = {"weight": torch.zeros(1, 1)}
+    plan = Plan(round=1, seed=0, lr=0.1, figures=frozenset({"update_norm1"}))
+    assert trainer.train(state, replace(plan, cancelled=lambda: True)).figures == {}
+    with pytest.raises(TaskError, match="update_norm1"):
+        trainer.train(state, plan)
 
 
 def test_updates_are_clipped_to_their_length(tmp_path: Path) -> None:

@@ -14,9 +14,13 @@ ROOT = Path(commands.__file__).parent.parent
 SLOW = "import sys\nprint('importing', flush=True)\nsys.stdin.read()\n"
 FORKING = """
 import os, signal, time
+reads, writes = os.pipe()
 child = os.fork()
+if child == 0:
+    os.write(writes, b".")  # Python forgets a signal that comes while it forks
 while child == 0:
     time.sleep(0.01)
+os.read(reads, 1)
 os.kill(child, signal.SIGTERM)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 def main():
