@@ -233,13 +233,15 @@ class Arrivals(Generic[M]):
         if len(active) >= self._limits.num_active:
             return False
         has_to_wait = not self._is_for_memory(head, self._free_bytes()) and self._is_for_memory(
-            head, self._limits.memory_bytes
+            head, self._limits.alone_bytes
         )
         return not (has_to_wait and any(isinstance(reading.body, InMemory) for reading in active))
 
     def _free_bytes(self) -> int:
         """Of the memory for bodies."""
         bodies = [each for each in self._reading.values() if isinstance(each.body, InMemory)]
+        if not bodies:
+            return self._limits.alone_bytes
         return self._limits.memory_bytes - sum(each.waiting.message.head.num_bytes for each in bodies)
 
     @staticmethod

@@ -15,8 +15,10 @@ class BodyLimits:
     num_active: int = 2
     """Bodies read at a time, as long as their parts come."""
     memory_bytes: int = 128 * 2**20
-    """Of bodies in memory while they are read, all together. Larger ones are read into files, as are those that have
-    to pass one in memory whose parts do not come."""
+    """Of bodies in memory while they are read, all together."""
+    alone_bytes: int = 512 * 2**20
+    """Of a body that is alone in memory. Larger ones are read into files, as are those that have to pass one in memory
+    whose parts do not come."""
     active_s: float = 0.5
     """Without a new part for this long, a body does not keep others from being read."""
     num_of_sender: int = 4

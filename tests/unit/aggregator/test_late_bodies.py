@@ -443,11 +443,19 @@ def test_one_that_stands_still_in_memory_is_passed_by_others_in_files(bench: Cal
 
 
 def test_large_bodies_are_read_into_files(bench: Callable[..., Bench]) -> None:
-    at = bench(memory_bytes=31)
+    at = bench(memory_bytes=32, alone_bytes=31)
     for worker in "ab":
         at.expect(worker)
     at.settle()
     assert places(at) == ["InFile", "InFile"]
+
+
+def test_one_alone_in_memory_may_be_larger_than_several(bench: Callable[..., Bench]) -> None:
+    at = bench(memory_bytes=1, alone_bytes=32)
+    for worker in "ab":
+        at.expect(worker)
+    at.settle()
+    assert places(at) == ["InMemory"]
 
 
 def test_a_body_in_thousands_of_little_parts_is_read_into_a_file(
