@@ -22,7 +22,7 @@ from broker.wire import BlobRef, Seal, Tensors
 from console import Progress, Transferring, UnfitMessage
 
 _MOST_PARTS = 2**12
-"""In which a body may come and still be in memory, where each part takes some 300 bytes beside its own."""
+"""Of a body that is in memory: each takes some 300 bytes beside its own."""
 
 
 class WithBody(Protocol):
@@ -223,19 +223,24 @@ class Arrivals(Generic[M]):
             if blob is None:
                 self._waiting.remove(waiting)
                 self._settled.append(Settled(waiting.message, waiting.delivery, waiting.message.in_message))
-            elif self._may_begin(waiting.message.head, now):
+            elif (body := self._body_for(waiting.message, now)) is not None:
                 self._waiting.remove(waiting)
-                self._begin(waiting, blob, now)
+                self._begin(waiting, blob, body, now)
 
-    def _may_begin(self, head: Tensors, now: float) -> bool:
-        """Whether it is not too many at a time; one that could be in memory waits for it while parts come there."""
-        active = self._active(now)
+    def _body_for(self, message: M, now: float) -> ComingBody | None:
+        """Where a body goes that is read from now on. None if it has to wait, since too many are being read.
+
+        Or since others take the memory that it could be in, and their parts come.
+        """
+        active, head = self._active(now), message.head
         if len(active) >= self._limits.num_active:
-            return False
-        has_to_wait = not self._is_for_memory(head, self._free_bytes()) and self._is_for_memory(
-            head, self._limits.alone_bytes
-        )
-        return not (has_to_wait and any(isinstance(reading.body, InMemory) for reading in active))
+            return None
+        if self._is_for_memory(head, self._free_bytes()):
+            return InMemory(head, is_zstd=message.is_zstd, seal=message.seal)
+        are_in_memory = any(isinstance(reading.body, InMemory) for reading in active)
+        if are_in_memory and self._is_for_memory(head, self._limits.alone_bytes):
+            return None
+        return InFile(head, is_zstd=message.is_zstd, folder=self._folder, seal=message.seal)
 
     def _free_bytes(self) -> int:
         """Of the memory for bodies."""
@@ -293,14 +298,8 @@ class Arrivals(Generic[M]):
     def _active(self, now: float) -> list[_Reading[M]]:
         return [each for each in self._reading.values() if now < each.last_at + self._limits.active_s]
 
-    def _begin(self, waiting: _Waiting[M], blob: BlobRef, now: float) -> None:
-        head = waiting.message.head
-        message = waiting.message
-        body: ComingBody
-        if self._is_for_memory(head, self._free_bytes()):
-            body = InMemory(head, is_zstd=message.is_zstd, seal=message.seal)
-        else:
-            body = InFile(head, is_zstd=message.is_zstd, folder=self._folder, seal=message.seal)
-        progress = Progress(self._on_event, what=str(waiting.message), is_upload=False, total_bytes=head.num_bytes)
+    def _begin(self, waiting: _Waiting[M], blob: BlobRef, body: ComingBody, now: float) -> None:
+        message, num_bytes = waiting.message, waiting.message.head.num_bytes
+        progress = Progress(self._on_event, what=str(message), is_upload=False, total_bytes=num_bytes)
         self._reading[blob.name] = _Reading(blob.name, waiting, body, progress, begun_at=now, last_at=now)
-        self._transport.fetch(blob.name, blob.num_parts(head.num_bytes))
+        self._transport.fetch(blob.name, blob.num_parts(num_bytes))

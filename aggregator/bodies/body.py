@@ -58,78 +58,74 @@ class InMessage:
         self._opened = None  # the message is not its own
 
 
-class ComingBody(Body, Protocol):
-    """A body that comes in parts."""
-
-    @property
-    def is_complete(self) -> bool: ...
-
-    @property
-    def num_bytes(self) -> int:
-        """The bytes of it that are there, without zstd."""
-
-    def add(self, part: Buffer) -> None:
-        """Stores the next part. UnfitMessage if it is not of the announced size, or at the end not of the digest."""
-
-
-class InMemory:
-    """A body that comes in parts, which stay as they came."""
+class ComingBody:
+    """What a body that comes in parts has in memory and in a file alike."""
 
     def __init__(self, head: Tensors, *, is_zstd: bool, seal: Seal | None = None) -> None:
+        if head.blob is None:
+            raise ValueError("its body is in the message")
         self._incoming = Incoming(head, are_zstd=is_zstd, seal=seal)
-        self._pieces: list[tuple[int, memoryview]] = []
         self.num_bytes = self.num_blob_bytes = 0
+        """``num_bytes``: those of it that are there, without zstd."""
 
     @property
     def is_complete(self) -> bool:
         return self._incoming.is_complete
 
     def add(self, part: Buffer) -> None:
+        """Stores the next part. UnfitMessage if it is not of the announced size, or at the end not of the digest."""
         offset, piece = self._incoming.take(part)
-        self._pieces.append((offset, memoryview(piece)))
+        self._store(offset, piece)
         self.num_bytes += len(piece)
         self.num_blob_bytes += len(part)
+
+    def _store(self, offset: int, piece: Buffer) -> None:
+        raise NotImplementedError
+
+    def pieces(self) -> Iterator[tuple[int, Buffer]]:
+        raise NotImplementedError
+
+    def take_name(self, path: Path) -> bool:
+        return False
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class InMemory(ComingBody):
+    """Parts that stay as they came."""
+
+    def __init__(self, head: Tensors, *, is_zstd: bool, seal: Seal | None = None) -> None:
+        super().__init__(head, is_zstd=is_zstd, seal=seal)
+        self._pieces: list[tuple[int, memoryview]] = []
+
+    def _store(self, offset: int, piece: Buffer) -> None:
+        self._pieces.append((offset, memoryview(piece)))
 
     def pieces(self) -> Iterator[tuple[int, Buffer]]:
         for offset, piece in self._pieces:
             for begin in range(0, len(piece), _PIECE_BYTES):
                 yield offset + begin, piece[begin : begin + _PIECE_BYTES]
 
-    def take_name(self, path: Path) -> bool:
-        return False
-
     def close(self) -> None:
         self._pieces.clear()
 
 
-class InFile:
-    """A body that comes in parts, written into a file without a name in ``folder`` (None: the system's for such files).
+class InFile(ComingBody):
+    """Parts written into a file without a name in ``folder`` (None: the system's for such files).
 
     The file is gone with the process, however that ends, unless it is given a name.
     """
 
     def __init__(self, head: Tensors, *, is_zstd: bool, folder: Path | None, seal: Seal | None = None) -> None:
-        if head.blob is None:
-            raise ValueError("its body is in the message")
-        self._incoming = Incoming(head, are_zstd=is_zstd, seal=seal)
+        super().__init__(head, is_zstd=is_zstd, seal=seal)
         self._folder = folder
-        self.num_bytes = self.num_blob_bytes = 0
         try:
             self._file = _nameless(folder)
         except OSError as error:
             raise self._not_stored(error) from error
 
-    @property
-    def is_complete(self) -> bool:
-        return self._incoming.is_complete
-
-    def add(self, part: Buffer) -> None:
-        _, piece = self._incoming.take(part)
-        self._write(piece)
-        self.num_bytes += len(piece)
-        self.num_blob_bytes += len(part)
-
-    def _write(self, piece: Buffer) -> None:
+    def _store(self, offset: int, piece: Buffer) -> None:
         left = memoryview(piece)
         try:
             while left:

@@ -1,6 +1,6 @@
 """How long a body may take, and how many are read at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,14 +15,18 @@ class BodyLimits:
     num_active: int = 2
     """Bodies read at a time, as long as their parts come."""
     memory_bytes: int = 128 * 2**20
-    """Of bodies in memory while they are read, all together."""
+    """The most that bodies take in memory, all together, while they are read."""
     alone_bytes: int = 512 * 2**20
-    """Of a body that is alone in memory. Larger ones are read into files, as are those that have to pass one in memory
+    """The most that a single one takes there. Larger ones are read into files, as are those that overtake one in memory
     whose parts do not come."""
     active_s: float = 0.5
     """Without a new part for this long, a body does not keep others from being read."""
     num_of_sender: int = 4
     """Updates of one worker whose bodies are waited for; for one more, the oldest is given up."""
+
+    def in_files(self) -> "BodyLimits":
+        """The same, with no body in memory."""
+        return replace(self, memory_bytes=0, alone_bytes=0)
 
     def longest_s(self, num_bytes: int) -> float:
         """The longest that a body of this size may take."""

@@ -43,6 +43,7 @@ def masking_text(masking: Masking | None) -> str:
 
 
 def check_is_ours(config: AggregatorConfig, facts: dict[str, Any], directory: StateDirectory) -> None:
+    """A StateError if the directory holds another run, or one that began with other settings."""
     facts = BEFORE | facts
     wanted = {"run": config.run, "queue": config.topology.queue, "task": config.task, "seed": config.seed}
     wanted |= {"correction": str(config.correction)}

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ def opened(
         prepare(task, run.statistics)
         steering = Steering(config, ledger)
         keeps_bodies = config.can_withdraw and admission.looks_every_s is not None
-        limits = replace(config.body_limits, memory_bytes=0, alone_bytes=0) if keeps_bodies else config.body_limits
+        limits = config.body_limits.in_files() if keeps_bodies else config.body_limits
         stores = Stores(
             epoch=run.epoch,
             directory=directory,

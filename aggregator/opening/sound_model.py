@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 def go_back_to_sound_model(
     directory: StateDirectory, ledger: Ledger, tensors: ModelTensors, specs: Specs, companions: Collection[str]
 ) -> None:
+    """Has the ledger's last closed round be one whose model is whole. DamagedFile if that of the beginning is not."""
     while True:
         last = ledger.last_closed_round()
         try:

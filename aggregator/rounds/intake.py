@@ -125,16 +125,8 @@ class Update:
     def __str__(self) -> str:
         return f"update of {self.head.worker}"
 
-    def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
-        """The ledger row of this update in the open round, still without reason and weight."""
-        return row_of(
-            claim,
-            verdict,
-            base_round=self.base_round,
-            received_at=received_at,
-            round_number=round_number,
-            num_bytes=self.num_wire_bytes,
-        )
+    def size_of(self, claim: UpdateHead | Folded) -> int:
+        return self.num_wire_bytes
 
     def received(self, num_bytes: int) -> None:
         self.num_wire_bytes += num_bytes

@@ -23,6 +23,7 @@ from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdr
 from aggregator.rounds.accumulator import Accumulator, Key, NewAccumulator
 from aggregator.rounds.answers import AnswerDecision, Excuse, ReceivedAnswer
 from aggregator.rounds.directions import Directions, Length
+from aggregator.rounds.intake import row_of
 from aggregator.rounds.verdicts import Decision, Duplicate, Fold, Late, Refuse, Unselected
 from aggregator.state import (
     Accumulated,
@@ -97,8 +98,8 @@ class Contribution(WithBody, Protocol):
     def received(self, num_bytes: int) -> None:
         """Has it count bytes of its blob."""
 
-    def row(self, claim: Claim, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
-        """The ledger row of one of its updates in the open round, still without reason and weight."""
+    def size_of(self, claim: Claim) -> int:
+        """How many bytes one of its updates was on the wire."""
 
     def pieces(self, body: Body) -> Iterator[Piece]:
         """What is added from it; an UnfitMessage if it is not what was announced. The same each time."""
@@ -429,7 +430,15 @@ class OpenRound:
         self._remember(contribution, rows, delivery)
 
     def _row_of(self, contribution: Contribution, claim: Claim, verdict: Verdict, *, received_at: float) -> UpdateRow:
-        row = contribution.row(claim, verdict, received_at=received_at, round_number=self.number)
+        """The row of one of its updates, still without reason and weight."""
+        row = row_of(
+            claim,
+            verdict,
+            base_round=contribution.base_round,
+            received_at=received_at,
+            round_number=self.number,
+            num_bytes=contribution.size_of(claim),
+        )
         return row if self._stores.tells_of_sites else row.untold
 
     def _remember(

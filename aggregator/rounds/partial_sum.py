@@ -6,8 +6,7 @@ from typing import Protocol
 
 from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
-from aggregator.rounds.intake import Expected, Update, check_body, check_masked, foreign_sets, row_of, seal_of
-from aggregator.state import UpdateRow, Verdict
+from aggregator.rounds.intake import Expected, Update, check_body, check_masked, foreign_sets, seal_of
 from broker import BodySender, Delivery, Transport
 from broker.wire import (
     Buffer,
@@ -178,16 +177,8 @@ class PartialSum:
     def __str__(self) -> str:
         return f"sum of shard {self.head.shard}"
 
-    def row(self, claim: UpdateHead | Folded, verdict: Verdict, *, received_at: float, round_number: int) -> UpdateRow:
-        """The ledger row of one update in it, in the open round, still without reason and weight."""
-        return row_of(
-            claim,
-            verdict,
-            base_round=self.base_round,
-            received_at=received_at,
-            round_number=round_number,
-            num_bytes=claim.num_bytes,
-        )
+    def size_of(self, claim: UpdateHead | Folded) -> int:
+        return claim.num_bytes
 
     def received(self, num_bytes: int) -> None:
         """Its updates say themselves how large they were."""

@@ -5,10 +5,11 @@ A batch is a run of neighbours of one dtype, as long as they are small together;
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 
 import torch
 
-from broker.wire import MAX_BATCH_BYTES, KeptSpecs, Specs, TensorSpec, kept
+from broker.wire import KeptSpecs, Specs, TensorSpec, kept, small_together
 from console import UnfitMessage
 
 
@@ -78,19 +79,7 @@ def batches_of(state: Mapping[str, torch.Tensor], specs: Specs) -> Iterator[tupl
 
 def alike(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """The tensors, in their order, in batches of one dtype that are on one device."""
-    batch: list[torch.Tensor] = []
-    room = 0
-    for tensor in tensors:
-        num_bytes = tensor.nbytes
-        if batch and (num_bytes > room or tensor.dtype != batch[0].dtype or tensor.device != batch[0].device):
-            yield batch
-            batch = []
-        if not batch:
-            room = MAX_BATCH_BYTES
-        batch.append(tensor)
-        room -= num_bytes
-    if batch:
-        yield batch
+    return small_together(tensors, num_bytes=attrgetter("nbytes"), kind=attrgetter("dtype", "device"))
 
 
 def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

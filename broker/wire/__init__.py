@@ -95,7 +95,6 @@ from broker.wire.signatures import (
     signed_text,
 )
 from broker.wire.specs import (
-    MAX_BATCH_BYTES,
     MAX_TENSOR_NAME,
     Digest,
     DtypeName,
@@ -108,6 +107,7 @@ from broker.wire.specs import (
     kept,
     num_bytes_of,
     num_elements_of,
+    small_together,
     update_specs,
 )
 from broker.wire.topology import (
@@ -137,7 +137,6 @@ __all__ = [
     "LOW_STEP",
     "MAX_ANSWER",
     "MAX_ANSWERS",
-    "MAX_BATCH_BYTES",
     "MAX_COMMAND_WORDS",
     "MAX_COUNTED",
     "MAX_EXCLUDED",
@@ -249,6 +248,7 @@ __all__ = [
     "shard_in",
     "shard_of",
     "signed_text",
+    "small_together",
     "tensor_sets",
     "threshold_of_count",
     "threshold_of_share",

@@ -12,14 +12,17 @@ Nothing here needs PyTorch, which takes seconds to import: a command that only l
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple
+from operator import attrgetter
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgpack
 from pydantic import Field, StrictInt, StrictStr
 
 from broker.wire.buffers import Buffer
+
+T = TypeVar("T")
 
 DtypeName = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 ITEM_BYTES: dict[DtypeName, int] = {
@@ -126,7 +129,8 @@ class KeptSpecs(Specs):
 
         A larger tensor is a batch alone.
         """
-        return tuple(map(KeptSpecs, _batches_of(self)))
+        together = small_together(self, num_bytes=attrgetter("num_bytes"), kind=attrgetter("dtype"))
+        return tuple(map(KeptSpecs, together))
 
     @cached_property
     def packed(self) -> bytes:
@@ -152,18 +156,21 @@ class KeptSpecs(Specs):
         return self if changed == self else changed
 
 
-def _batches_of(specs: Specs) -> Iterator[list[TensorSpec]]:
-    batch: list[TensorSpec] = []
-    room, dtype = 0, ""
-    for spec in specs:
-        num_bytes = spec.num_bytes
-        if batch and (num_bytes > room or spec.dtype != dtype):
+def small_together(
+    items: Iterable[T], *, num_bytes: Callable[[T], int], kind: Callable[[T], object]
+) -> Iterator[list[T]]:
+    """The items, in their order, in runs of neighbours of one kind, of at most ``MAX_BATCH_BYTES`` or of one item."""
+    batch: list[T] = []
+    room, kind_of_batch = 0, None
+    for item in items:
+        size, its_kind = num_bytes(item), kind(item)
+        if batch and (size > room or its_kind != kind_of_batch):
             yield batch
             batch = []
         if not batch:
-            room, dtype = MAX_BATCH_BYTES, spec.dtype
-        batch.append(spec)
-        room -= num_bytes
+            room, kind_of_batch = MAX_BATCH_BYTES, its_kind
+        batch.append(item)
+        room -= size
     if batch:
         yield batch
 

@@ -5,13 +5,13 @@ remembered: a forged one could otherwise lock genuine heads out.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from broker.wire import ModelHead
 from console import StateError
+from console.durable import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class Positions:
             return
         self._newest = accepted
         if self._path is not None:
-            _write(self._path, accepted)
+            text = json.dumps(accepted.fields)
+            replace_file(self._path, lambda new: new.write_text(text, encoding="utf-8"))
 
 
 def _read(path: Path) -> _Accepted | None:
@@ -81,16 +82,3 @@ def _read(path: Path) -> _Accepted | None:
             f"{path} cannot be read: {error}; it says which models this worker has seen: restore it, or remove it and"
             " check with the aggregator that the next model is the newest"
         ) from error
-
-
-def _write(path: Path, accepted: _Accepted) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(accepted.fields))
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave an empty file, and the worker would not start
-        temporary.replace(path)
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror}; make room, and the same command goes on") from error

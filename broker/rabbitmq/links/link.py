@@ -155,9 +155,8 @@ class Link:
             if waited_s >= within_s:
                 self._is_stuck = True
                 raise BrokerUnreachable(self._no_answer(within_s))
-            if (
-                waited_s >= (num_told + 1) * _TOLD_EVERY_S
-            ):  # pika reports a blocked connection only after what it blocks
+            if waited_s >= (num_told + 1) * _TOLD_EVERY_S:
+                # pika reports a blocked connection only after what it blocks
                 num_told += 1
                 words = "no answer for %.0f s: broker away, or short of memory or disk"
                 log.log(self._told_at, f"%s: {words}", self._name, waited_s)
