@@ -9,22 +9,66 @@ from functools import partial
 from typing import Any
 
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
 from broker.rabbitmq.links import Kind, Link, of_channel
 from broker.rabbitmq.properties import PART_HEADER, durable
+from broker.rabbitmq.queues import BLOB
 from broker.transport import BlobNews
 from broker.wire import Topology
-from console import BlobLost, BrokerRefused, BrokerUnreachable, QueueMissing
+from console import BlobLost, BrokerFault, BrokerRefused, BrokerUnreachable, QueueMissing
 
 log = logging.getLogger(__name__)
 
 _LOCKED, _UNFIT = 405, 406
+_DECLARE = "declare"
 _PREFETCH = 2
 _TRIES_HERE, _SETTLES_S = 3, 0.3
 """How often one node is asked for a blob that it cannot give just now, and the pauses between."""
 _PARTS_ON_THEIR_WAY = 1
 """Parts that wait for the writer, besides the one it is sending, while the next is prepared."""
+
+
+class Making:
+    """A job that makes a new, empty stream of this name, filled by way of the exchange; False if another connection
+    holds a queue of this name for itself.
+
+    If the connection is lost meanwhile, as its node died, the stream may be half made. On a cluster that goes on
+    without the node, RabbitMQ 4 answers the deletion of such a stream only after a minute, with an error; so when the
+    job is done again there, it raises a BrokerFault at once, and the blob gets another name.
+    """
+
+    def __init__(self, topology: Topology, name: str, *, is_of_cluster: bool) -> None:
+        self._topology, self._name, self._is_of_cluster = topology, name, is_of_cluster
+        self._may_be_half_made = False
+
+    def __call__(self, link: Link) -> bool:
+        if self._may_be_half_made and self._is_of_cluster:
+            raise BrokerFault("the connection was lost while it was being made")
+        try:
+            return self._make(link)
+        except AMQPConnectionError:
+            self._may_be_half_made = True
+            raise
+
+    def _make(self, link: Link) -> bool:
+        if not delete_stream(link, self._name):
+            return False
+        channel = link.channel(_DECLARE)
+        channel.queue_declare(self._name, durable=True, arguments=BLOB)
+        channel.queue_bind(self._name, self._topology.inbound, self._topology.blob_key(self._name))
+        return True
+
+
+def delete_stream(link: Link, name: str) -> bool:
+    """False if another connection holds a queue of this name for itself."""
+    try:
+        link.channel(_DECLARE).queue_delete(name)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _LOCKED:
+            raise
+        return False
+    return True
 
 
 class Upload:

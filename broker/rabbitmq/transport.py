@@ -19,12 +19,12 @@ from pika.exceptions import ChannelClosedByBroker
 from broker.addresses import addresses_of
 from broker.rabbitmq.acks import Acks, Dropped, Mark
 from broker.rabbitmq.aside import Aside
-from broker.rabbitmq.blobs import BlobConsumer, Part, Upload, ack_of
+from broker.rabbitmq.blobs import BlobConsumer, Making, Part, Upload, ack_of, delete_stream
 from broker.rabbitmq.counts import COUNT_LAGS_S, is_there, num_waiting, queued
 from broker.rabbitmq.links import Link, Turns
 from broker.rabbitmq.newest_status import NewestStatus
 from broker.rabbitmq.properties import RETURNS_HEADER, durable, fleeting, key_text
-from broker.rabbitmq.queues import BLOB, bindings, exchanges, queues
+from broker.rabbitmq.queues import bindings, exchanges, queues
 from broker.rabbitmq.signs import Signs
 from broker.settings import BrokerSettings
 from broker.transport import (
@@ -492,17 +492,9 @@ class RabbitMQ(Transport):
         """Makes a new, empty stream of this name, filled by way of the exchange; or of the next name, if a kill in
         mid-declare left this one half made, or another connection holds it for itself."""
         for candidate in names_of(name):
-
-            def declare(link: Link, candidate: str = candidate) -> bool:
-                if not _delete(link, candidate):
-                    return False
-                channel = link.channel("declare")
-                channel.queue_declare(candidate, durable=True, arguments=BLOB)
-                channel.queue_bind(candidate, self._topology.inbound, self._topology.blob_key(candidate))
-                return True
-
+            making = Making(self._topology, candidate, is_of_cluster=len(self._turns) > 1)
             try:
-                if self._writer.call(declare, raises_fault=True, waits_for_queue=not self._declares):
+                if self._writer.call(making, raises_fault=True, waits_for_queue=not self._declares):
                     return candidate
                 log.warning("stream %s is held by another connection", candidate)
             except BrokerFault as error:
@@ -597,7 +589,7 @@ class RabbitMQ(Transport):
     def delete_blobs(self, names: Sequence[str]) -> None:
         for name in names:
             try:
-                if not self._writer.call(partial(_delete, name=name), raises_fault=True):
+                if not self._writer.call(partial(delete_stream, name=name), raises_fault=True):
                     log.warning("stream %s is held by another connection and stays", name)
             except BrokerFault as error:
                 log.warning("stream %s cannot be deleted and stays: %s", name, error)
@@ -621,14 +613,3 @@ class RabbitMQ(Transport):
         if self._reader is None:
             raise RuntimeError("listen() comes first")
         return self._reader
-
-
-def _delete(link: Link, name: str) -> bool:
-    """False if another connection holds a queue of this name for itself."""
-    try:
-        link.channel("declare").queue_delete(name)
-    except ChannelClosedByBroker as error:
-        if error.reply_code != _LOCKED:
-            raise
-        return False
-    return True

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from chaos.tcp_proxy import Proxy
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker, NackError
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker, NackError, StreamLostError
+from pydantic import SecretStr
 from rabbitmq_node import RabbitNode
 
 from broker.rabbitmq.links import link
@@ -390,6 +391,32 @@ def test_a_blob_whose_name_the_broker_cannot_use_any_more_gets_the_next_one(
     assert [bytes(part) for part in reader.read_blob(name, 2)] == [b"part one", b"part two"]
     assert said(caplog, "stream t-half-made cannot be used any more")
     writer.delete_blobs([name])
+
+
+@pytest.mark.parametrize(("of_cluster", "suffix"), [(True, ".1"), (False, "")])
+def test_a_stream_that_a_lost_node_left_half_made_is_deleted_on_one_broker_and_left_alone_on_a_cluster(
+    node: RabbitNode, queue: str, of_cluster: bool, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster, RabbitMQ 4 takes a minute to say that it cannot delete it."""
+    declare, made = BlockingChannel.queue_declare, list[str]()
+
+    def failing(channel: BlockingChannel, queue: str, *args: Any, **kwargs: Any) -> Any:
+        result = declare(channel, queue, *args, **kwargs)
+        made.append(queue)
+        if made == [blob]:
+            channel.connection.close()
+            raise StreamLostError("the node was killed")
+        return result
+
+    blob = f"{queue}.blob.t"
+    addresses = [node.url, node.url.replace("127.0.0.1", "localhost")]
+    settings = BrokerSettings(broker=SecretStr(",".join(addresses[: 1 + of_cluster])), queue=queue)
+    with closing(RabbitMQ(settings, role="aggregator")) as aggregator:
+        aggregator.declare()
+        monkeypatch.setattr(BlockingChannel, "queue_declare", failing)
+        assert aggregator.write_blob(blob, [b"part one"]) == f"{blob}{suffix}"
+        assert made == [blob, f"{blob}{suffix}"]
+        aggregator.delete_blobs([blob, f"{blob}.1"])
 
 
 def test_who_reads_a_blob_that_does_not_end_hears_at_once_that_it_should_give_up(
