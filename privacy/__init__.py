@@ -6,7 +6,7 @@ It knows no federation: numbers and arrays in, numbers and arrays out.
 from privacy.accountant import delta_of, epsilon_of, mu2_of, mu_of, noise_for
 from privacy.adaptive_clip import AdaptiveClip, count_noise, model_noise, share_within
 from privacy.budget import UNIT, Budget, spoken
-from privacy.clipping import norm_of, scale_to
+from privacy.clipping import largest_of, norm_of, scale_to
 from privacy.gaussian_noise import LEAST_SIGMA, MOST_SIGMA, MOST_SIGMA_IN_HALVES, GaussianNoise, count_draw, release_key
 from privacy.keystream import words
 from privacy.masks import SEED_BYTES, Mask, fresh_seed
@@ -31,6 +31,7 @@ __all__ = [
     "epsilon_of",
     "fingerprint_of",
     "fresh_seed",
+    "largest_of",
     "model_noise",
     "mu2_of",
     "mu_of",

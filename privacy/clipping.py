@@ -25,7 +25,7 @@ def norm_of(tensors: Iterable[Floats]) -> float:
     It is never below the true norm, and above it by at most 2^-39 of it. The bits depend on no order of the tensors.
     """
     flat = [np.ascontiguousarray(tensor).reshape(-1) for tensor in tensors]
-    largest = max((_largest(tensor) for tensor in flat), default=0.0)
+    largest = max((largest_of(tensor) for tensor in flat), default=0.0)
     if largest == 0:
         return 0.0
     exponent = math.frexp(largest)[1]  # divided by a power of two first: no square leaves float64's range
@@ -33,18 +33,19 @@ def norm_of(tensors: Iterable[Floats]) -> float:
     return math.ldexp(math.sqrt(squares) * _ABOVE_ALL_ROUNDING, exponent)
 
 
+def largest_of(tensor: Floats) -> float:
+    """The largest magnitude of a flat array; 0 if it has none. A ValueError if one is not finite."""
+    largest = float(max(tensor.max(), -tensor.min())) if len(tensor) else 0.0
+    if not math.isfinite(largest):
+        raise ValueError("there are elements that are not finite, and no length to clip to")
+    return largest
+
+
 def scale_to(clip: float, norm: float) -> float:
     """What to multiply every element by, at most 1, so that the norm is at most ``clip``: the weight in the ring."""
     if not 0 < clip < math.inf:
         raise ValueError(f"the clip must be above 0, not {clip:g}")
     return 1.0 if norm <= clip else clip / norm
-
-
-def _largest(tensor: Floats) -> float:
-    largest = float(max(tensor.max(), -tensor.min())) if len(tensor) else 0.0
-    if not math.isfinite(largest):
-        raise ValueError("there are elements that are not finite, and no length to clip to")
-    return largest
 
 
 def _sum_of_squares(tensor: Floats, exponent: int) -> float:

@@ -10,6 +10,7 @@ that, whatever the masked summands are. ``step_of`` gives a step for which it is
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ Integers = NDArray[np.int64] | NDArray[np.int32]
 
 RING64_STEP = 2.0**-32
 """For integers of 64 bits: the sum's range is then 2^31, and an update adds less than 2^-32 of error to it."""
-_BATCH = 2**15
+_BATCH = 2**14
 """Elements worked on at a time: they stay in the cache."""
 
 
@@ -45,44 +46,47 @@ class Ring:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(f"<i{self.bits // 8}")
 
-    def integers(self, values: Floats, *, weight: float, is_in_reach: bool = False) -> Integers:
-        """A flat array of finite elements as integers of the ring. The same bits on every machine.
+    def integers(
+        self, values: Floats, *, weight: float, is_in_reach: bool = False, out: Integers | None = None
+    ) -> Integers:
+        """A flat array of finite elements as integers of the ring, in ``out`` if it is given. The same bits everywhere.
 
         ``is_in_reach``: it is known that nothing is to be cut off.
         """
-        out = np.empty(len(values), self.dtype)
-        units, largest = weight / self.step, float(math.floor(self.most / self.step))
-        scratch = np.empty(min(_BATCH, len(values)))
-        for start in range(0, len(values), _BATCH):
-            batch = values[start : start + _BATCH]
-            scaled = scratch[: len(batch)]
-            scaled[:] = batch
-            scaled *= units
-            if not is_in_reach:
-                np.clip(scaled, -largest, largest, out=scaled)
-            out[start : start + _BATCH] = scaled  # conversion cuts towards zero
-        return out
+        found: Integers = np.empty(len(values), self.dtype) if out is None else out
+        for batch, scaled in _batches(len(values)):
+            scaled[:] = values[batch]
+            self._cut(scaled, found[batch], weight=weight, is_in_reach=is_in_reach)
+        return found
+
+    def split(self, values: Floats, *, weight: float, is_in_reach: bool = False, out: Integers, left: Floats) -> None:
+        """The same, and ``left`` becomes what the integers lack of the elements, in the elements' own precision."""
+        wide = np.empty(min(_BATCH, len(values)))
+        for batch, scaled in _batches(len(values)):
+            given = wide[: len(scaled)]
+            given[:] = scaled[:] = values[batch]
+            self._cut(scaled, out[batch], weight=weight, is_in_reach=is_in_reach)
+            scaled[:] = out[batch]
+            scaled *= self.step
+            if weight != 1:
+                scaled /= weight
+            left[batch] = np.subtract(given, scaled, out=scaled)
+
+    def _cut(self, elements: NDArray[np.float64], out: Integers, *, weight: float, is_in_reach: bool) -> None:
+        """Makes ``out`` the integers of a batch; ``elements`` are used up."""
+        elements *= weight / self.step
+        if not is_in_reach:
+            largest = float(math.floor(self.most / self.step))
+            np.clip(elements, -largest, largest, out=elements)
+        out[:] = elements  # conversion cuts towards zero
 
     def values(self, integers: Integers, *, weight: float) -> NDArray[np.float64]:
         """What such integers stand for: of an update its elements, of a sum of updates their weighted mean."""
         return np.multiply(integers, self.step, dtype=np.float64) / weight
 
-    def left(self, values: Floats, integers: Integers, *, weight: float) -> Floats:
-        """What these integers lack of the elements that they stand for, in the elements' own precision."""
-        out = np.empty_like(values)
-        scratch = np.empty(min(_BATCH, len(values)))
-        for start in range(0, len(values), _BATCH):
-            batch = slice(start, start + _BATCH)
-            stood_for = scratch[: len(values[batch])]
-            np.multiply(integers[batch], self.step, out=stood_for, dtype=np.float64)
-            if weight != 1:
-                stood_for /= weight
-            out[batch] = np.subtract(values[batch], stood_for, out=stood_for)
-        return out
-
-    def reaches(self, values: Floats, *, weight: float) -> bool:
-        """Whether nothing of these elements would be cut off."""
-        return not len(values) or float(max(-values.min(), values.max())) * weight <= self.most
+    def reaches(self, largest: float, *, weight: float) -> bool:
+        """Whether nothing is cut off of elements of at most this magnitude."""
+        return largest * weight <= self.most
 
 
 def step_of(bits: Literal[64, 32], most: float) -> float:
@@ -93,3 +97,10 @@ def step_of(bits: Literal[64, 32], most: float) -> float:
     if bits == 64:
         return RING64_STEP
     return 2.0 ** (math.frexp(most)[1] - (bits - 1))
+
+
+def _batches(num: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """(which elements, memory for as many numbers), over all of them."""
+    scratch = np.empty(min(_BATCH, num))
+    for start in range(0, num, _BATCH):
+        yield slice(start, start + _BATCH), scratch[: num - start]

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from broker.states import MaskedEncoding, State
+from broker.states import MaskedEncoding, State, memory_of
 from broker.wire import EXTRAS
 from console import FedmqError
-from privacy import Ring
+from privacy import Ring, largest_of
 
 Floats = NDArray[np.floating[Any]]
 
@@ -40,23 +40,33 @@ class Summand:
     """What is left of each tensor for the next round, with integers of 32 bits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A tensor of the delta with what the last integers left out, flat."""
+
+    values: Floats
+    largest: float
+    """The largest magnitude."""
+
+
 def totals_of(
     delta: Mapping[str, torch.Tensor], residual: Mapping[str, torch.Tensor], encoding: MaskedEncoding
-) -> dict[str, Floats]:
-    """The delta with what the last integers left out; flat arrays. CannotBeSummed if one is not finite."""
+) -> dict[str, Total]:
+    """The delta with what the last integers left out. CannotBeSummed if it is not finite."""
     totals = {}
     for spec in encoding.specs:
         values = elements_of(delta[spec.name])
         if encoding.masking.bits == 32 and spec.name in residual:
-            values = values + elements_of(residual[spec.name])
-        if not np.isfinite(values).all():
-            raise CannotBeSummed(f"the delta of '{spec.name}' is not finite")
-        totals[spec.name] = values
+            values = np.add(values, elements_of(residual[spec.name]), out=_room_for(len(values), values.dtype))
+        try:
+            totals[spec.name] = Total(values, largest_of(values))
+        except ValueError as error:
+            raise CannotBeSummed(f"the delta of '{spec.name}' is not finite") from error
     return totals
 
 
 def summand_of(
-    totals: Mapping[str, Floats],
+    totals: Mapping[str, Total],
     extras: NDArray[np.int64],
     encoding: MaskedEncoding,
     *,
@@ -72,19 +82,23 @@ def summand_of(
     integers = {EXTRAS: torch.from_numpy(extras)}
     residual: dict[str, torch.Tensor] = {}
     for spec in encoding.specs:
-        values = totals[spec.name]
-        is_in_reach = ring.reaches(values, weight=weight)
+        values = totals[spec.name].values
+        is_in_reach = ring.reaches(totals[spec.name].largest, weight=weight)
         if masking.bits == 64 and not is_in_reach:
             raise CannotBeSummed(
                 f"the delta of '{spec.name}', times its weight, leaves the range of this run's integers"
                 f" ({masking.most:g}); a smaller --lr may help"
             )
-        own = ring.integers(values, weight=weight, is_in_reach=is_in_reach)
-        integers[spec.name] = torch.from_numpy(own).reshape(spec.shape)
-        if masking.bits == 32:
-            left = ring.left(values, own, weight=weight)
-            left *= carried
+        own = _room_for(len(values), ring.dtype)
+        if masking.bits == 64:
+            ring.integers(values, weight=weight, is_in_reach=is_in_reach, out=own)
+        else:
+            left = _room_for(len(values), values.dtype)
+            ring.split(values, weight=weight, is_in_reach=is_in_reach, out=own, left=left)
+            if carried != 1:
+                left *= carried
             residual[spec.name] = torch.from_numpy(left).reshape(spec.shape)
+        integers[spec.name] = torch.from_numpy(own).reshape(spec.shape)
     return Summand(integers, residual)
 
 
@@ -94,3 +108,8 @@ def elements_of(tensor: torch.Tensor) -> Floats:
     wide = tensor.detach().to("cpu", torch.float32 if is_short else torch.float64)
     flat: Floats = wide.contiguous().reshape(-1).numpy()
     return flat
+
+
+def _room_for(num: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory for so many elements, which may have been used before."""
+    return np.frombuffer(memory_of(num * dtype.itemsize), dtype)

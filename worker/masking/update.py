@@ -35,7 +35,7 @@ def integers_of(
     if privacy is None:
         weight = min(num_samples, masking.most_samples or num_samples) if head.weighting == "samples" else 1
         return summand_of(totals, extras_of(masking.metrics, metrics, weight=weight), encoding, weight=weight)
-    scale = scale_to(privacy.clip, norm_of(totals.values()))
+    scale = scale_to(privacy.clip, norm_of(total.values for total in totals.values()))
     is_within = None if privacy.quantile is None else scale == 1
     extras = extras_of(masking.metrics, metrics, weight=1, is_within=is_within)
     summand = summand_of(totals, extras, encoding, weight=scale, carried=scale)

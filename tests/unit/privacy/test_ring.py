@@ -30,10 +30,9 @@ def test_elements_are_cut_towards_zero() -> None:
 def test_what_is_beyond_the_most_is_cut_off() -> None:
     ring = Ring(32, 0.25, 3.1)
     assert ring.integers(array([3.0, 3.1, 3.3, -1e30, 1e300]), weight=1).tolist() == [12, 12, 12, -12, 12]
-    assert ring.reaches(array([3.1, -3.1]), weight=1)
-    assert ring.reaches(array([]), weight=1)
-    assert not ring.reaches(array([0.0, -3.2]), weight=1)
-    assert not ring.reaches(array([1.6]), weight=2)
+    assert ring.reaches(3.1, weight=1)
+    assert not ring.reaches(3.2, weight=1)
+    assert not ring.reaches(1.6, weight=2)
 
 
 @given(st.lists(st.floats(-100, 100, width=32), max_size=20), st.integers(1, 1000))
@@ -85,6 +84,17 @@ def test_elements_are_worked_on_in_batches_that_leave_no_seam() -> None:
 @given(st.lists(st.floats(-100, 100, width=32), max_size=20), st.integers(1, 1000), st.sampled_from([RING64, RING32]))
 def test_integers_and_what_they_lack_are_what_was_given(values: list[float], weight: int, ring: Ring) -> None:
     given_ = array(values)
-    integers = ring.integers(given_, weight=weight)
-    left = ring.left(given_, integers, weight=weight)
+    integers, left = np.empty(len(values), ring.dtype), np.empty(len(values))
+    ring.split(given_, weight=weight, out=integers, left=left)
+    assert integers.tolist() == ring.integers(given_, weight=weight).tolist()
     assert left + ring.values(integers, weight=weight) == pytest.approx(given_, rel=1e-15, abs=1e-18)
+
+
+def test_a_long_array_is_split_as_its_elements_are_one_by_one() -> None:
+    values = np.random.default_rng(1).standard_normal(40_001).astype(np.float32)
+    integers, left = np.empty(len(values), np.int32), np.empty_like(values)
+    RING32.split(values, weight=3, out=integers, left=left)
+    wide = values.astype(np.float64)
+    cut = np.clip(np.trunc(wide * (3 / RING32.step)), -(1.5 // RING32.step), 1.5 // RING32.step)
+    assert integers.tolist() == cut.tolist()
+    assert left.tolist() == (wide - cut * RING32.step / 3).astype(np.float32).tolist()

@@ -76,7 +76,7 @@ def test_with_32_bits_the_grid_s_rest_is_carried_and_what_was_clipped_is_gone() 
     total = torch.zeros(2, 2, dtype=torch.float64)
     for _ in range(50):
         totals = totals_of(delta, residual, encoding)
-        scale = 2.0 / norm_of(totals)
+        scale = 2.0 / norm_of({name: total.values for name, total in totals.items()})
         summand = summand_of(totals, extras_of((), {}, weight=1), encoding, weight=scale, carried=scale)
         residual = summand.residual
         total += summand.integers["w"] * encoding.masking.step
