@@ -63,7 +63,8 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
     """Makes the next model and commits it as the end of the round. The folded updates are still to be acked.
 
     If their mean takes the model out of its range, or there are too few for a robust rule, the round is abandoned:
-    whatever updates contain, the run goes on.
+    whatever updates contain, the run goes on. A clip that adapts moves all the same, once the count that it follows had
+    its noise: that is charged, belongs to the round's frozen set, and is the same after a kill.
     """
     plan = plan_of(current.number, by, num_folded=current.updates.num_folded, ending=config.ending)
     unmasking, means, next_clip = current.unmasking, None, None

@@ -10,6 +10,7 @@ from aggregator.corrections import control_specs, with_control
 from aggregator.opening.began_with import BEFORE, check_began_from, check_is_ours, remembers_from, statistics_in
 from aggregator.opening.beginning import beginning
 from aggregator.opening.on_stream import newest_head
+from aggregator.opening.read_back import read_back
 from aggregator.opening.sound_model import go_back_to_sound_model
 from aggregator.rounds import companions_of, part_bytes_of
 from aggregator.state import Ledger, StateDirectory
@@ -68,9 +69,9 @@ def open_run(
 
     ``initial`` are the shared tensors of the task's own model, which a new run begins with unless the configuration
     names a file; ``tensors`` says what the model has.
-    The newest model is verified; if it is damaged, the run goes back to the one before. A StateError if the directory
-    belongs to another run; and if it is empty while such a run is open, or behind the stream, unless the configuration
-    says which of the two is to be believed.
+    The newest model is verified; if it is damaged, it is read back from the stream, or the run goes back to the one
+    before. A StateError if the directory belongs to another run; and if it is empty while such a run is open, or behind
+    the stream, unless the configuration says which of the two is to be believed.
     """
     specs = specs_of(initial)
     on_stream = newest_head(transport, config.membership.trust)
@@ -90,7 +91,14 @@ def open_run(
     if stepped is None:  # the run begins, or 0.1.0 began it
         stepped = sorted(spec.name for spec in specs if spec.is_float and spec.name in tensors.trained)
         ledger.record({"stepped": stepped})
-    go_back_to_sound_model(directory, ledger, tensors, specs, companions_of(config.step, specs, stepped))
+    go_back_to_sound_model(
+        directory,
+        ledger,
+        tensors,
+        specs,
+        companions_of(config.step, specs, stepped),
+        from_stream=lambda: read_back(directory, ledger, tensors, specs, transport, on_stream),
+    )
     caps, part_bytes = [config.inline_cap], {MAX_PART_BYTES, config.part_bytes, *facts.get("part_bytes", ())}
     if on_stream is not None and on_stream[0].run_id == facts["run_id"]:
         caps.append(on_stream[0].cap(config.inline_cap))

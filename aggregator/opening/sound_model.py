@@ -1,7 +1,11 @@
-"""The newest model that is whole on the disk: where one is damaged, its round is done again from the one before."""
+"""The newest model that is whole on the disk.
+
+One that is damaged is read back from the stream, where it is. Where it is not, its round is done again from the model
+before: with the masked updates that it had, or by the workers.
+"""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from aggregator.opening.began_with import remembers_from
 from aggregator.rounds import MASTER
@@ -14,22 +18,46 @@ log = logging.getLogger(__name__)
 
 
 def go_back_to_sound_model(
-    directory: StateDirectory, ledger: Ledger, tensors: ModelTensors, specs: Specs, companions: Collection[str]
+    directory: StateDirectory,
+    ledger: Ledger,
+    tensors: ModelTensors,
+    specs: Specs,
+    companions: Collection[str],
+    *,
+    from_stream: Callable[[], bool],
 ) -> None:
-    """Has the ledger's last closed round be one whose model is whole. DamagedFile if that of the beginning is not."""
-    while True:
-        last = ledger.last_closed_round()
+    """Has the ledger's last closed round be one whose model is whole. DamagedFile if there is none.
+
+    ``from_stream`` puts the last one in its place again, and returns whether it could.
+    """
+    damaged: dict[int, DamagedFile] = {}
+    for number in range(ledger.last_closed_round(), ledger.base_round() - 1, -1):
         try:
-            _check_has_tied_once(directory.model(last), tensors)
-            directory.model(last).check(specs, ledger.model_sha256(last))
-            _check_companions(directory, ledger, specs, companions, last)
-            return
+            try:
+                _check_model(directory, ledger, tensors, specs, number)
+            except DamagedFile as error:
+                if damaged or not from_stream():
+                    raise
+                log.warning("%s; it is read back from the broker", error)
+            _check_companions(directory, ledger, specs, companions, number)
+            break
         except DamagedFile as error:
-            if last == ledger.base_round():
-                raise
-            log.error("%s; doing round %d again from the model before", error, last)
-            if ledger.undo_from(last):
-                log.info("round %d goes on with the masked updates that it had; its keepers are asked once more", last)
+            damaged[number] = error
+    else:  # nothing is undone: a copy that is put back goes on where the run was
+        raise DamagedFile(
+            f"{next(iter(damaged.values()))}, and no model before it is whole: put back a copy of {directory.folder},"
+            " or begin another run (--run, with another --state) with a model that is left (--init)"
+        )
+    for number, problem in damaged.items():
+        log.error("%s; doing round %d again from the model before", problem, number)
+        if ledger.undo_from(number):
+            log.info("round %d goes on with the masked updates that it had; its keepers are asked once more", number)
+
+
+def _check_model(directory: StateDirectory, ledger: Ledger, tensors: ModelTensors, specs: Specs, number: int) -> None:
+    """A DamagedFile unless the model after this round is what it was."""
+    _check_has_tied_once(directory.model(number), tensors)
+    directory.model(number).check(specs, ledger.model_sha256(number))
 
 
 def _check_has_tied_once(model: ModelFile, tensors: ModelTensors) -> None:
@@ -45,17 +73,17 @@ def _check_has_tied_once(model: ModelFile, tensors: ModelTensors) -> None:
 
 
 def _check_companions(
-    directory: StateDirectory, ledger: Ledger, specs: Specs, wanted: Collection[str], last: int
+    directory: StateDirectory, ledger: Ledger, specs: Specs, wanted: Collection[str], number: int
 ) -> None:
-    """A DamagedFile unless the step's state after the last round is there; a StateError if it is another step's."""
-    recorded = ledger.companions(last)
-    if last < remembers_from(ledger):  # they are another optimizer's, but for the master
+    """A DamagedFile unless the step's state after this round is there; a StateError if it is another step's."""
+    recorded = ledger.companions(number)
+    if number < remembers_from(ledger):  # they are another optimizer's, but for the master
         wanted = recorded = {name: sha256 for name, sha256 in recorded.items() if name == MASTER}
     is_of_0_1_0 = not recorded and set(wanted) == {MASTER}  # which kept none beside models in half precision
-    if last > ledger.base_round() and recorded.keys() != set(wanted) and not is_of_0_1_0:
+    if number > ledger.base_round() and recorded.keys() != set(wanted) and not is_of_0_1_0:
         raise StateError(
-            f"{directory.folder} holds this step state for round {last}: {', '.join(sorted(recorded)) or 'nothing'};"
+            f"{directory.folder} holds this step state for round {number}: {', '.join(sorted(recorded)) or 'nothing'};"
             f" this run's server step needs: {', '.join(sorted(wanted)) or 'nothing'}; use the one it began with"
         )
     for name, sha256 in recorded.items():
-        directory.companion(last, name).check(companion_specs(name, specs), sha256)
+        directory.companion(number, name).check(companion_specs(name, specs), sha256)

@@ -3,13 +3,15 @@
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from unit.aggregator.conftest import Begin
-from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
+from unit.aggregator.embedded_run import EmbeddedRun, StateTask, payload_of, state_of
 
 from broker.states.tensors import State
+from broker.wire import Digest, encode
 from console.errors import StateError
 
 ZERO = StateTask(state_of(w=[0.0, 0.0, 0.0]))
@@ -237,16 +239,49 @@ def test_the_directory_of_another_model_is_refused(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_damaged_model_means_that_its_round_is_done_again(begin: Begin, damage: str) -> None:
+@pytest.mark.parametrize("changes", [{}, {"inline_cap": 4, "part_bytes": 8}], ids=["in the head", "in a blob"])
+def test_a_damaged_model_is_read_back_from_the_stream(begin: Begin, damage: str, changes: dict[str, Any]) -> None:
+    run = begin(ZERO, **changes)
+    run.fold_all([("a", delta(0)), ("b", delta(1))])
+    path, head = run.folder / "models" / "round-00001.safetensors", run.broker.heads[-1]
+    whole = path.read_bytes()
+    _damage(path, damage)
+    again = resumed(run)
+    assert path.read_bytes() == whole
+    assert (run.folder / "models" / "last.safetensors").read_bytes() == whole
+    assert again.broker.heads[-1] == head
+    again.fold_all([("a", delta(0)), ("b", delta(1))])
+    assert again.round == 3
+    again.aggregator.close()
+
+
+def test_a_model_on_the_stream_that_is_another_than_the_ledger_s_takes_no_place(begin: Begin) -> None:
+    run = begin(ZERO)
+    run.fold_all([("a", delta(0)), ("b", delta(1))])
+    other = state_of(w=[7.0, 7.0, 7.0])
+    digest = Digest(run.head.tensors)
+    digest.add(payload_of(other))
+    head = run.head.model_copy(update={"sha256": digest.hex()})
+    run.broker.heads[-1] = encode(head, payload_of(other))
+    _damage(run.folder / "models" / "round-00001.safetensors", "changed")
+    again = resumed(run)
+    assert (again.head.round, again.model["w"].tolist()) == (1, [0.0, 0.0, 0.0])
+    again.aggregator.close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_model_that_the_stream_lacks_has_its_round_done_again(begin: Begin, damage: str) -> None:
     run = begin(ZERO)
     run.fold_all([("a", delta(0)), ("b", delta(1))])
     assert run.round == 2
+    before = run.head.sha256
     _damage(run.folder / "models" / "round-00001.safetensors", damage)
+    run.broker.heads.clear()
     again = resumed(run)
     assert (again.head.round, again.head.epoch) == (1, 2)
     assert again.model["w"].tolist() == [0.0, 0.0, 0.0]
     again.fold_all([("a", delta(0)), ("b", delta(1))])
-    assert again.head.sha256 == run.head.sha256
+    assert again.head.sha256 == before
     again.aggregator.close()
 
 
@@ -264,12 +299,25 @@ def test_a_damaged_sum_means_that_the_open_round_is_done_again(begin: Begin, dam
     again.aggregator.close()
 
 
-def test_a_damaged_first_model_cannot_be_mended(begin: Begin) -> None:
-    run = begin(ZERO)
-    _damage(run.folder / "models" / "round-00000.safetensors", "changed")
+def test_where_no_model_is_whole_the_run_stays_as_it_was_and_one_line_says_what_to_do(begin: Begin) -> None:
+    run = begin(ZERO, rounds=9)
+    for _ in range(3):
+        run.fold_all([("a", delta(0)), ("b", delta(1))])
+    run.aggregator.close()
+    models = {path: path.read_bytes() for path in (run.folder / "models").glob("round-*")}
+    for path in models:
+        _damage(path, "changed")
+    run.broker.heads.clear()
     again = run.crash()
-    with pytest.raises(StateError, match="damaged"):
+    with pytest.raises(
+        StateError, match=r"round-00003.* is damaged.*, and no model before it is whole: put back a copy"
+    ):
         again.start()
+    again.aggregator.close()
+    for path, content in models.items():
+        path.write_bytes(content)
+    again = run.crash().start()
+    assert again.round == 4
     again.aggregator.close()
 
 

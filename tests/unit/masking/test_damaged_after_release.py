@@ -50,6 +50,11 @@ def damage(path: Path) -> bytes:
     return content
 
 
+def lose_stream(kept: KeptRun) -> None:
+    """The broker has no model any more, from which one that is damaged could be read back."""
+    kept.masked.run.broker.heads.clear()
+
+
 def sums(kept: KeptRun) -> list[Path]:
     return sorted(kept.masked.run.folder.glob("sum-*"))
 
@@ -62,6 +67,7 @@ def test_the_round_has_the_same_bits_again_without_any_worker_and_nothing_more_i
     for value in (0.01, 0.02):
         send_all(kept, value)
     whole, head, given = damage(model(kept, 2)), kept.masked.head, kept.releases("round, set_sha256")
+    lose_stream(kept)
     kept.crash()
     assert kept.masked.head.round == 2
     kept.settle()
@@ -78,6 +84,7 @@ def test_the_round_has_the_same_bits_again_without_any_worker_and_nothing_more_i
 def test_killed_anywhere_while_it_is_made_again_it_still_has_the_same_bits(kept: KeptRun) -> None:
     send_all(kept, 0.01)
     whole = damage(model(kept, 1))
+    lose_stream(kept)
     kept.crash()  # it is decided again
     kept.crash()
     kept.serve()  # the keeper has answered
@@ -86,6 +93,7 @@ def test_killed_anywhere_while_it_is_made_again_it_still_has_the_same_bits(kept:
     kept.settle()
     assert model(kept, 1).read_bytes() == whole
     damage(model(kept, 1))  # and once more
+    lose_stream(kept)
     kept.crash()
     kept.settle()
     assert model(kept, 1).read_bytes() == whole
@@ -97,6 +105,7 @@ def test_what_came_for_the_next_round_is_asked_for_again(kept: KeptRun) -> None:
         kept.masked.send(site, state_of(w=torch.ones(40), b=torch.ones(3)), weight=1.0)
     kept.masked.run.aggregator._current.commit()
     whole = damage(model(kept, 1))
+    lose_stream(kept)
     kept.crash()
     kept.settle()
     assert model(kept, 1).read_bytes() == whole
@@ -107,12 +116,28 @@ def test_what_came_for_the_next_round_is_asked_for_again(kept: KeptRun) -> None:
     assert before is None or clip(kept) != before
 
 
+def test_models_damaged_in_a_row_and_a_lost_sum_change_nothing_while_the_broker_has_the_newest(kept: KeptRun) -> None:
+    for value in (0.01, 0.02):
+        send_all(kept, value)
+    before, head, given = clip(kept), kept.masked.head, kept.releases("round, set_sha256")
+    whole = [damage(model(kept, number)) for number in (1, 2)][-1]
+    (file,) = sums(kept)
+    file.unlink()
+    kept.crash()
+    kept.settle()
+    assert model(kept, 2).read_bytes() == whole
+    assert (kept.masked.head, clip(kept), kept.releases("round, set_sha256")) == (head, before, given)
+    send_all(kept, 0.03)
+    assert kept.masked.run.closed() == [(1, "quorum"), (2, "quorum"), (3, "quorum")]
+
+
 def test_two_damaged_models_are_more_than_that_covers_and_the_older_round_is_abandoned(kept: KeptRun) -> None:
     for value in (0.01, 0.02):
         send_all(kept, value)
     before = clip(kept)
     for number in (1, 2):
         damage(model(kept, number))
+    lose_stream(kept)
     kept.crash()
     assert kept.masked.head.round == 1
     send_all(kept, 0.03)
@@ -128,6 +153,7 @@ def test_without_the_sum_s_file_the_round_is_done_again_as_far_as_keepers_let_it
     (file,) = sums(kept)
     file.unlink()
     damage(model(kept, 1))
+    lose_stream(kept)
     kept.crash()
     send_all(kept, 0.02)
     assert kept.masked.run.closed() == [(1, "abandoned")]

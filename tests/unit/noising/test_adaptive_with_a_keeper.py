@@ -31,6 +31,8 @@ DP: dict[str, Any] = {
     "rounds": 30,
 }
 KEEPERS = Noise(multiplier=1.0, epsilon=50.0, delta=1e-5)
+LEAVES_RANGE = 1e44
+"""A --server-lr with which any mean takes the model out of float32."""
 DELTA: State = state_of(w=torch.full((500,), 1e-3), b=torch.zeros(3))
 
 
@@ -125,6 +127,60 @@ def test_so_is_one_whose_noise_is_the_aggregator_s(tmp_path: Path) -> None:
     assert run.closed("closed_by") == [("abandoned",)]
     assert run.head.privacy is not None
     assert run.head.privacy.clip == 0.8
+
+
+def test_a_round_whose_model_leaves_its_range_is_abandoned_and_its_noised_count_moves_the_clip_once(
+    tmp_path: Path,
+) -> None:
+    """The count had its noise, and that was charged: a kill before the commit or after it, and a takeover, keep it."""
+    kept = begin(tmp_path, server_lr=LEAVES_RANGE)
+    ledger = kept.masked.run.aggregator._ledger
+    seen: list[float | None] = []
+
+    def dies(*arguments: Any, **named: Any) -> None:
+        seen.append(arguments[2].next_clip)
+        raise KeyboardInterrupt
+
+    ledger.close_round = dies  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        send_all(kept, 3)
+    kept.crash()
+    kept.settle()
+    assert kept.masked.run.closed("closed_by") == [("abandoned",)]
+    (once,) = seen
+    assert privacy_of(kept).clip == once != 0.8
+    assert kept.releases("round, noise") == [(1, 1.0)]
+    kept.crash()
+    kept.settle()
+    assert (kept.masked.head.round, privacy_of(kept).clip) == (2, once)
+    other = kept.masked.taken_over(tmp_path / "standby")
+    assert other.head.privacy is not None
+    assert other.head.privacy.clip == once
+    kept.close()
+
+
+def test_so_does_the_count_with_the_aggregator_s_noise(tmp_path: Path) -> None:
+    run = EmbeddedRun.make(
+        tmp_path, StateTask(INITIAL), **(DP | {"privacy": "none", "server_lr": LEAVES_RANGE})
+    ).start()
+    ledger = run.aggregator._ledger
+    seen: list[float | None] = []
+
+    def dies(*arguments: Any, **named: Any) -> None:
+        seen.append(arguments[2].next_clip)
+        raise KeyboardInterrupt
+
+    ledger.close_round = dies  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.fold_all([(site, DELTA) for site in SITES], train_s=0.0, figures={"within": 1.0})
+    run = run.crash().start()
+    run.settle()
+    assert run.closed("closed_by") == [("abandoned",)]
+    assert run.head.privacy is not None
+    assert [run.head.privacy.clip] == seen
+    assert run.head.privacy.clip != 0.8
+    assert len(run.query("SELECT * FROM releases")) == 1
+    run.aggregator.close()
 
 
 def test_a_clip_that_would_leave_its_noise_no_room_stays_where_it_has_some(tmp_path: Path) -> None:

@@ -120,8 +120,11 @@ def killed_at_random(chance: random.Random, role: str, points: tuple[str, ...]) 
         yield
 
 
-def damage(folder: Path) -> None:
-    """Changes a byte of the newest model that there is beside the first."""
+def damage(run: EmbeddedRun, chance: random.Random) -> None:
+    """Changes a byte of the newest model that there is beside the first, and perhaps takes it off the broker, too."""
+    folder = run.folder
+    if chance.random() < 0.7:
+        run.broker.heads.clear()
     models = sorted((folder / "models").glob("round-*.safetensors"))
     if len(models) > 1:
         content = bytearray(models[-1].read_bytes())
@@ -141,7 +144,7 @@ def next_of(run: Any, folder: Path, chance: random.Random, number: int) -> Any:
         return run.taken_over(folder / f"standby-{number}")
     if what < 0.6:
         run.aggregator.close()
-        damage(run.folder)
+        damage(run, chance)
     return run.crash()
 
 
@@ -210,5 +213,5 @@ def _next_masked(masked: MaskedRun, folder: Path, chance: random.Random, number:
         return masked.taken_over(folder / f"standby-{number}")
     if what < 0.5:
         masked.run.aggregator.close()
-        damage(masked.run.folder)
+        damage(masked.run, chance)
     return masked.crash()
