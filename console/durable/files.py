@@ -1,4 +1,4 @@
-"""Files that a kill leaves whole: the old one or the new one, never a part."""
+"""Files that a kill leaves whole, the old one or the new one, and files that grow by a line."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,21 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
-        raise StateError(f"cannot write {path}: {error}; make room, and the same command goes on") from error
+        raise _cannot_write(path, error) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file, and syncs it. StateError if that fails; then it may be there in part."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        sync(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: Exception) -> StateError:
+    return StateError(f"cannot write {path}: {error}; make room, and the same command goes on")
 
 
 def sync_folder(folder: Path) -> None:

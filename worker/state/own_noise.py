@@ -7,6 +7,7 @@ A charge is on the disk before its noise exists. So one may be unused after a ki
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class OwnNoise:
 
 
 def _budget(privacy: DifferentialPrivacy, charges: Sequence[Charge]) -> Budget:
-    noises = tuple(charge.noise for charge in charges)
+    noises = Counter(charge.noise for charge in charges)
     return Budget(privacy.clip, privacy.noise, privacy.epsilon, privacy.delta, charges=noises)
 
 

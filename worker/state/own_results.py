@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,6 +19,7 @@ from broker.states import State
 from console import StateError
 from console.durable import replace_file
 from learning import Direction, plain, rank, restored
+from worker.state.evaluations import Evaluations
 
 _STOP_METRIC = "loss"
 """What decides on the best model; of a task without it, the most usual of its metrics does."""
@@ -31,7 +31,7 @@ class OwnResults:
     def __init__(self, folder: Path, worker: str) -> None:
         self._folder = folder / worker
         self._run_id = ""
-        self._rows: dict[int, Mapping[str, Any]] = {}
+        self._evaluations: Evaluations | None = None
         self._best: float | None = None
 
     def measured(self, run_id: str, round_number: int, model: State, metrics: Mapping[str, float]) -> None:
@@ -39,10 +39,8 @@ class OwnResults:
 
         StateError if it cannot be written, or if what was written before cannot be read.
         """
-        folder = self._opened(run_id)
-        self._rows = {**self._rows, round_number: plain(metrics)}
-        lines = [json.dumps({"round": number, "metrics": row}) for number, row in sorted(self._rows.items())]
-        replace_file(folder / "evaluations.jsonl", lambda path: path.write_text("\n".join(lines) + "\n", "utf-8"))
+        folder, evaluations = self._of(run_id), self._opened(run_id)
+        evaluations.add(round_number, plain(metrics))
         last = folder / "last.safetensors"
         save_model(last, model, round_number=round_number, run_id=run_id, metrics=metrics)
         metric = _metric_of(metrics)
@@ -52,22 +50,19 @@ class OwnResults:
 
     def finished(self, run_id: str, round_number: int, model: State) -> None:
         """Keeps the run's final model as the last one."""
-        metrics = restored(self._rows_of(run_id).get(round_number, {}))
+        metrics = restored(self._opened(run_id).newest(round_number))
         save_model(
             self._of(run_id) / "last.safetensors", model, round_number=round_number, run_id=run_id, metrics=metrics
         )
 
-    def _rows_of(self, run_id: str) -> Mapping[int, Mapping[str, Any]]:
-        self._opened(run_id)
-        return self._rows
-
-    def _opened(self, run_id: str) -> Path:
-        """The run's folder, once what lies there is known."""
-        folder = self._of(run_id)
-        if run_id != self._run_id:
-            self._rows, self._best = _read_rows(folder / "evaluations.jsonl"), _read_best(folder / "best.safetensors")
+    def _opened(self, run_id: str) -> Evaluations:
+        """The run's evaluations, once what lies in its folder is known."""
+        if self._evaluations is None or run_id != self._run_id:
+            folder = self._of(run_id)
+            self._evaluations = Evaluations(folder / "evaluations.jsonl")
+            self._best = _read_best(folder / "best.safetensors")
             self._run_id = run_id
-        return folder
+        return self._evaluations
 
     def _of(self, run_id: str) -> Path:
         return self._folder / f"run-{run_id}"
@@ -102,16 +97,6 @@ def _link(last: Path, path: Path) -> None:
         os.link(last, path)
     except OSError:  # a file system without such links
         path.write_bytes(last.read_bytes())
-
-
-def _read_rows(path: Path) -> dict[int, Mapping[str, Any]]:
-    try:
-        rows: list[Any] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {int(row["round"]): dict(row["metrics"]) for row in rows}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StateError(f"{path} cannot be read: {error}; move it away, and the run goes on without it") from error
 
 
 def _read_best(path: Path) -> float | None:
