@@ -119,6 +119,7 @@ def close_round(current: CurrentRound, by: ClosedBy, *, config: AggregatorConfig
         install=written.install,
         num_present=current.num_present,
     )
+    opened.best.measured(measured, last=current.number)
     for number in measured:
         opened.stores.on_event(SitesMeasured(row=opened.stores.ledger.round(number)))
     if outvoted:
@@ -304,7 +305,7 @@ def _discarded_on_error(new: NewModel) -> Iterator[None]:
 def reason_to_end(last: int, *, config: AggregatorConfig, opened: OpenedRun) -> str | None:
     """Why the run is to end after round ``last``, in words; None to go on."""
     ledger = opened.stores.ledger
-    reason = config.ending.reason_after(last, ledger.rounds()) or ledger.keepers_end(last)
+    reason = config.ending.reason_after(last, opened.best.after) or ledger.keepers_end(last)
     return reason if reason is not None or opened.spending is None else opened.spending.reason_to_end()
 
 

@@ -105,8 +105,8 @@ class Decisions:
         return Past(
             charged=ledger.charged(request.run_id, request.round),
             used=frozenset(ledger.used(request.run_id, request.round)),
-            noises=tuple(ledger.noises()),
-            noises_of_run=tuple(ledger.noises(request.run_id)),
+            noises=ledger.noises(),
+            noises_of_run=ledger.noises(request.run_id),
             num_without_noise=ledger.num_without_noise(request.run_id),
         )
 

@@ -146,12 +146,14 @@ class Ledger:
         """Whether no run was ever heard of: then nothing is known of what an earlier ledger gave."""
         return self._db.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None
 
-    def noises(self, run_id: str | None = None) -> list[float]:
-        """The noise multipliers of all answers of this run (None: of all runs) that had noise."""
+    def noises(self, run_id: str | None = None) -> dict[float, int]:
+        """Noise multiplier -> how many answers of this run (None: of all runs) had that noise."""
         rows = self._db.execute(
-            "SELECT noise FROM releases WHERE noise IS NOT NULL AND run_id = ifnull(?, run_id)", (run_id,)
+            "SELECT noise, count(*) FROM releases WHERE noise IS NOT NULL AND run_id = ifnull(?, run_id)"
+            " GROUP BY noise",
+            (run_id,),
         )
-        return [float(noise) for (noise,) in rows]
+        return {float(noise): int(number) for noise, number in rows}
 
     def num_without_noise(self, run_id: str | None = None) -> int:
         """How many answers of this run (None: of all runs) had no noise."""

@@ -48,9 +48,9 @@ class Past:
     """The answer for this round."""
     used: frozenset[str] = frozenset()
     """Workers whose seeds for this round are in an answer."""
-    noises: tuple[float, ...] = ()
-    """The noise multipliers of all answers that had noise, of all runs."""
-    noises_of_run: tuple[float, ...] = ()
+    noises: Mapping[float, int] = field(default_factory=dict)
+    """Noise multiplier -> how many answers had that noise, of all runs."""
+    noises_of_run: Mapping[float, int] = field(default_factory=dict)
     """Those of this run alone."""
     num_without_noise: int = 0
     """How many answers of this run had none."""

@@ -255,7 +255,7 @@ class Keeper:
     def _tell_of_budget(self) -> None:
         noise = self._config.noise
         if noise is not None:
-            charges = tuple(self._ledger.noises())
+            charges = self._ledger.noises()
             budget = Budget(1.0, noise.multiplier, noise.epsilon, noise.delta, noise.spent_mu2, charges)
             self._on_event(Charged(budget.epsilon_so_far, noise.delta, budget.releases_left))
 

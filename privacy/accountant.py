@@ -11,7 +11,8 @@ Everybody takes part in every round here, as far as this is concerned: no privac
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 LEAST_NOISE, MOST_NOISE = 1e-6, 1e6
 _SERIES_FROM = 6.0
@@ -34,9 +35,23 @@ def mu_of(noises: Iterable[float], *, spent_mu2: float = 0.0) -> float:
 
 def mu2_of(noises: Iterable[float], *, spent_mu2: float = 0.0) -> float:
     """The same squared, which is what adds up: the sum of 1/z^2, rounded once, in whatever order they come."""
+    return mu2_of_counted(Counter(noises), spent_mu2=spent_mu2)
+
+
+def mu2_of_counted(releases: Mapping[float, int], *, spent_mu2: float = 0.0) -> float:
+    """The same, to the bit, of noise multipliers with how many releases had each.
+
+    n charges are added as c 2^k for the binary digits of n, so the sum is exact.
+    """
     if not 0 <= spent_mu2 < math.inf:
         raise ValueError(f"what was spent before is mu^2, a number from 0 on, not {spent_mu2:g}")
-    return math.fsum([spent_mu2, *map(charge_of, noises)])
+    parts = [
+        charge_of(noise) * 2.0**digit
+        for noise, num in releases.items()
+        for digit in range(num.bit_length())
+        if num >> digit & 1
+    ]
+    return math.fsum([spent_mu2, *parts])
 
 
 def delta_of(epsilon: float, mu: float) -> float:

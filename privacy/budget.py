@@ -1,10 +1,12 @@
 """A privacy budget as a value: how much may be given away, what has been, and how many releases that leaves."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from privacy.accountant import charge_of, check_delta, epsilon_of, mu2_of, mu_within
+from privacy.accountant import charge_of, check_delta, epsilon_of, mu2_of_counted, mu_within
 
 UNIT = "one worker, zeroed out or not"
 """Whom epsilon speaks of, and which two data sets it compares."""
@@ -16,8 +18,8 @@ UNIT_REPLACED = "one worker, replaced by any other"
 class Budget:
     """Every sum is of what was clipped to ``clip``, and has noise of ``noise * clip`` on each coordinate.
 
-    ``charges`` has the noise multiplier of each release so far, in any order; ``spent_mu2`` is the sum of 1/z^2 of
-    earlier runs on the same data. A number that makes no sense is a ValueError.
+    ``charges`` has how many releases so far had which noise multiplier; ``spent_mu2`` is the sum of 1/z^2 of earlier
+    runs on the same data. A number that makes no sense is a ValueError.
     """
 
     clip: float
@@ -25,7 +27,7 @@ class Budget:
     epsilon: float
     delta: float
     spent_mu2: float = 0.0
-    charges: tuple[float, ...] = ()
+    charges: Mapping[float, int] = field(default_factory=dict)
     _most_mu: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -33,17 +35,22 @@ class Budget:
             raise ValueError(f"the clip must be above 0, not {self.clip:g}")
         charge_of(self.noise)
         check_delta(self.delta)
-        mu2_of(self.charges, spent_mu2=self.spent_mu2)
+        mu2_of_counted(self.charges, spent_mu2=self.spent_mu2)
         object.__setattr__(self, "_most_mu", mu_within(self.epsilon, self.delta))
 
     def charged(self, noise: float | None = None) -> Self:
         """The budget after one release more, by default one with its own ``noise``."""
-        return replace(self, charges=(*self.charges, self.noise if noise is None else noise))
+        return replace(self, charges=self._with(1, self.noise if noise is None else noise))
 
     @property
     def mu2(self) -> float:
         """The sum of 1/z^2 so far, with what was spent before: what the next run on this data begins with."""
-        return mu2_of(self.charges, spent_mu2=self.spent_mu2)
+        return mu2_of_counted(self.charges, spent_mu2=self.spent_mu2)
+
+    @property
+    def num_releases(self) -> int:
+        """How many there were so far."""
+        return sum(self.charges.values())
 
     @property
     def epsilon_so_far(self) -> float:
@@ -72,13 +79,16 @@ class Budget:
 
     def __str__(self) -> str:
         """One sentence for people, with all without which epsilon says nothing."""
-        return spoken(self.epsilon_so_far, self.delta, len(self.charges), spent_mu2=self.spent_mu2)
+        return spoken(self.epsilon_so_far, self.delta, self.num_releases, spent_mu2=self.spent_mu2)
 
     def _holds(self, releases: int) -> bool:
-        """Whether so many more do. n charges are added as c 2^k for the binary digits of n, so the sum is exact."""
-        charge = charge_of(self.noise)
-        more = [charge * 2.0**digit for digit in range(releases.bit_length()) if releases >> digit & 1]
-        return math.fsum([self.spent_mu2, *map(charge_of, self.charges), *more]) <= self._most_mu * self._most_mu
+        """Whether so many more do."""
+        mu2 = mu2_of_counted(self._with(releases, self.noise), spent_mu2=self.spent_mu2)
+        return mu2 <= self._most_mu * self._most_mu
+
+    def _with(self, num: int, noise: float) -> Mapping[float, int]:
+        """The charges with so many more."""
+        return Counter(self.charges) + Counter({noise: num})
 
 
 def spoken(

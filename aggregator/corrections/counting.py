@@ -1,6 +1,9 @@
-"""What the ledger knows for a correction: since when all began at zero, who counted since, and in which round."""
+"""What the ledger knows for a correction: since when all began at zero, who counted since, and in which round.
 
-from collections.abc import Callable, Sequence
+Rows of closed rounds do not change, so each is read once while the run goes on.
+"""
+
+from collections.abc import Callable, Sequence, Set
 
 from aggregator.corrections.control_epoch import ControlEpoch
 from aggregator.corrections.serving import step_of
@@ -20,7 +23,11 @@ class Counting:
         self._first = ControlEpoch(int(facts.get("control_epoch", 0)), int(facts.get("base_round", 0)))
         self._before = unpack_counted(bytes.fromhex(facts.get("counted", "")))
         """What counted before the run was taken over, by ``hash64``."""
-        self._last: tuple[int, dict[int, int]] = (-1, {})
+        self._number = -1
+        """The open round that ``_last`` is for."""
+        self._last: dict[int, int] = {}
+        """By ``hash64``: the round of the last update that came to count."""
+        self._members = _Members(ledger)
 
     def epoch(self, number: int) -> ControlEpoch:
         """That of an open round."""
@@ -36,13 +43,13 @@ class Counting:
 
     def _rounds(self, number: int) -> dict[int, int]:
         """By ``hash64``. It does not change while this round is open."""
-        if self._last[0] != number:
-            self._last = (number, self._look_up(number))
-        return self._last[1]
-
-    def _look_up(self, number: int) -> dict[int, int]:
-        rows = self._ledger.counted(before=number)
-        return self._before | {hash64(worker): counted for worker, counted in rows.items()}
+        if number < self._number or self._number < 0:
+            self._number, self._last = 0, dict(self._before)
+        if number > self._number:
+            rows = self._ledger.counted(first=self._number, before=number)
+            self._last |= {hash64(worker): counted for worker, counted in rows.items()}
+            self._number = number
+        return self._last
 
     def population_with(self, number: int, folded: Sequence[FoldedUpdate]) -> int:
         """How many workers count in this epoch, those whose updates are folded in this round among them."""
@@ -62,8 +69,8 @@ class Counting:
         """What is kept of the epoch with this round."""
         return self.epoch(number).after(number, begins_anew=begins_anew).scalars if self._adds_up else {}
 
-    def _known(self, number: int) -> set[str]:
-        return self._ledger.workers_between(self.epoch(number).since, number)
+    def _known(self, number: int) -> Set[str]:
+        return self._members.between(self.epoch(number).since, number)
 
     def check_room(
         self,
@@ -85,3 +92,20 @@ class Counting:
                 f"{MAX_COUNTED:,} workers have counted in this run, and with --correction {self.correction} there is"
                 " no room for more"
             )
+
+
+class _Members:
+    """Whose updates are folded in the rounds between two, of which the later one moves on."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._after, self._before = -1, 0
+        self._workers: set[str] = set()
+
+    def between(self, after: int, before: int) -> Set[str]:
+        if after != self._after or before < self._before:
+            self._after, self._before, self._workers = after, after + 1, set()
+        if before > self._before:
+            self._workers |= self._ledger.workers_between(self._before - 1, before)
+            self._before = before
+        return self._workers

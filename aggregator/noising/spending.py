@@ -53,7 +53,7 @@ class Noising:
             epsilon=budget.epsilon,
             delta=budget.delta,
             spent=budget.mu2,
-            num_releases=len(budget.charges),
+            num_releases=budget.num_releases,
             where=self.where,
             quantile=None if self.adaptive is None else self.adaptive.quantile,
         )
@@ -79,7 +79,7 @@ class Spending:
         """As it is now, with everything that was charged."""
         begun = self.noising.budget
         spent = begun.spent_mu2 + self.ledger.spent_before()
-        return replace(begun, spent_mu2=spent, charges=tuple(self.ledger.charges()), clip=self.clip)
+        return replace(begun, spent_mu2=spent, charges=self.ledger.charges(), clip=self.clip)
 
     @property
     def clip(self) -> float:
@@ -109,7 +109,7 @@ class Spending:
             "budget": budget.epsilon,
             "noise": budget.noise,
             "clip": budget.clip,
-            "releases": len(budget.charges),
+            "releases": budget.num_releases,
             "mu2": budget.mu2,
             "where": self.noising.where,
         }

@@ -24,7 +24,7 @@ from aggregator.presence import NameConflicts
 from aggregator.robust import Robust
 from aggregator.rounds import Contribution, Expected, Stores, affordable_prefetch, largest_message
 from aggregator.senders import Admission
-from aggregator.state import KeptBodies, Ledger, Retention, StateDirectory
+from aggregator.state import BestSoFar, KeptBodies, Ledger, Retention, StateDirectory
 from aggregator.sums import Summing, specs_of_updates
 from broker import Source, Transport
 from broker.modules import ModelTensors
@@ -58,6 +58,8 @@ class OpenedRun:
     summing: Summing | None
     """How its updates become the next model; None: by their mean."""
     retention: Retention
+    best: BestSoFar
+    """By which it may end."""
     keepers: Keepers | None = None
     """Who holds the seeds of the masks of its updates; None: these are not masked."""
     spending: Spending | None = None
@@ -144,6 +146,7 @@ def opened(
             evaluate=CentralEvaluation(task, model, tensors),
             summing=summing,
             retention=Retention(directory, ledger, aim=config.ending.aim, keep_every=config.keep_every),
+            best=BestSoFar(ledger),
             keepers=_keepers(config, run, encoding, transport),
             spending=spending,
         )

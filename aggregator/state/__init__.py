@@ -1,5 +1,6 @@
 """What survives a kill of the run's aggregator: ledger, model files, and what follows from them alone."""
 
+from aggregator.state.best_so_far import BestSoFar
 from aggregator.state.checkpoint import (
     UNFINISHED_UPDATE,
     ModelFile,
@@ -43,6 +44,7 @@ __all__ = [
     "Accumulated",
     "Aim",
     "BestBy",
+    "BestSoFar",
     "Charge",
     "ClosedBy",
     "CommandRow",

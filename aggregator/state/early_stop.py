@@ -1,12 +1,14 @@
 """When a run ends: after its last round, or earlier on a metric. A pure function of the rounds, so a restart agrees."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from learning import AT_SITES, IN_TRAINING, Direction, bare, but_at_sites
 
+Best = tuple[int, float]
+"""A round, and the value for which it is the best."""
 BestBy = Literal["median", "weighted"]
 """How what several workers measured becomes one value, by which models are compared."""
 
@@ -47,18 +49,21 @@ class Ending:
     only_evaluates: bool = False
     """There is nothing but the evaluation of a model."""
 
-    def reason_after(self, last_round: int, rounds: Iterable[Mapping[str, Any]]) -> str | None:
-        """Why the run is to end after ``last_round``, in words; None to go on. ``rounds`` are the closed ones."""
+    def reason_after(self, last_round: int, best_after: Callable[[int, Aim], Best | None]) -> str | None:
+        """Why the run is to end after ``last_round``, in words; None to go on.
+
+        ``best_after`` says which of the rounds up to one is the best by a metric; see best_so_far.py.
+        """
         if self.only_evaluates:
             return f"the model after round {last_round} was only measured (--evaluate-only)"
         if self.finish_after is not None and last_round >= self.finish_after and last_round < self.rounds:
             return f"asked to finish (fl-run finish) after round {last_round} of {self.rounds}"
         if last_round >= self.rounds:
             return f"all {self.rounds} rounds are done"
-        if last_round == 0:
+        if last_round == 0 or self.aim.metric is None:
             return None
-        known = (without_sites(row) if row["round"] == last_round else row for row in rounds)
-        return reason_to_stop(known, self.aim, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
+        best = best_after(last_round, self.aim)
+        return reason_to_stop(best, self.aim, stop_at=self.stop_at, patience=self.patience, last_round=last_round)
 
     def goes_on_after(self, round_number: int) -> bool:
         """Whether another round is certain to follow, whatever is measured."""
@@ -104,11 +109,19 @@ def weighted_mean_of(row: Mapping[str, Any], metric: str, direction: Direction) 
 
 
 def best_round(
-    rounds: Iterable[Mapping[str, Any]], metric: str, direction: Direction, *, by: BestBy = "median"
-) -> tuple[int, float] | None:
-    """The first round with the best value, and that value; None if no round has the metric."""
+    rounds: Iterable[Mapping[str, Any]],
+    metric: str,
+    direction: Direction,
+    *,
+    by: BestBy = "median",
+    known: Best | None = None,
+) -> Best | None:
+    """The first round with the best value, and that value; None if no round has the metric.
+
+    ``known`` is the same of earlier rounds.
+    """
     value_of = metric_of if by == "median" else weighted_mean_of
-    best: tuple[int, float] | None = None
+    best = known
     for row in rounds:
         value = value_of(row, metric, direction)
         if value is not None and (best is None or direction.is_better(value, best[1])):
@@ -116,18 +129,12 @@ def best_round(
     return best
 
 
-def reason_to_stop(
-    rounds: Iterable[Mapping[str, Any]], aim: Aim, *, stop_at: float | None, patience: int, last_round: int
-) -> str | None:
-    """Why the run is to end after ``last_round``, in words; None to go on."""
-    if aim.metric is None:
-        return None
-    direction = aim.direction_of(aim.metric)
-    best = best_round(rounds, aim.metric, direction)
-    if best is None:
+def reason_to_stop(best: Best | None, aim: Aim, *, stop_at: float | None, patience: int, last_round: int) -> str | None:
+    """Why the run is to end after ``last_round``, in words, with this best round by the aim's metric; None to go on."""
+    if best is None or aim.metric is None:
         return None
     number, value = best
-    if stop_at is not None and not direction.is_better(stop_at, value):
+    if stop_at is not None and not aim.direction_of(aim.metric).is_better(stop_at, value):
         return f"{named(aim.metric)} reached {value:.4g} in round {number}"
     if patience and last_round - number >= patience:
         return f"{named(aim.metric)} was not better than in round {number} ({value:.4g}) for {patience} rounds"

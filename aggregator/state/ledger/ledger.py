@@ -37,7 +37,7 @@ from aggregator.state.ledger.rows import (
     UpdateRow,
     Verdict,
 )
-from aggregator.state.ledger.schema import COMPANIONS, FORMAT
+from aggregator.state.ledger.schema import COMPANIONS, FORMAT, WITH_SETTINGS
 from broker.wire import Draw, packed_seeds
 from learning import plain
 
@@ -264,7 +264,8 @@ class Ledger(Measurements):
     def _if_changed(self, number: int, settings: Mapping[str, Any]) -> str | None:
         """These settings as text, if they are not those of the round before; else None."""
         last = self._db.execute(
-            "SELECT settings FROM rounds WHERE round < ? AND settings IS NOT NULL ORDER BY round DESC LIMIT 1",
+            f"SELECT settings FROM rounds INDEXED BY {WITH_SETTINGS}"
+            " WHERE round < ? AND settings IS NOT NULL ORDER BY round DESC LIMIT 1",
             (number,),
         ).fetchone()
         text = json.dumps(dict(settings), sort_keys=True)

@@ -3,8 +3,10 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from aggregator.state.ledger.charged import Charged
 from aggregator.state.ledger.database import Database
 from aggregator.state.ledger.rows import (
     Accumulated,
@@ -24,15 +26,19 @@ from learning import Measured, restored
 class Records(Database):
     """Everything that is asked of a ledger, besides what workers measured."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._charged = Charged()
+
     def draws(self, number: int) -> tuple[Draw, ...]:
         """The draws of a round; none if everybody takes part in it, or if it is not known here."""
         found = self._db.execute("SELECT draws FROM rounds WHERE round = ?", (number,)).fetchone()
         given = [] if found is None else json.loads(found[0] or "[]")
         return tuple(Draw(number=drawn, threshold=threshold) for drawn, threshold in given)
 
-    def charges(self) -> list[float]:
-        """The noise multipliers of all models that were charged, those of rounds done again too."""
-        return [float(noise) for (noise,) in self._db.execute("SELECT noise FROM releases ORDER BY round, charged_at")]
+    def charges(self) -> Mapping[float, int]:
+        """Noise multiplier -> how many models with it were charged, those of rounds done again too."""
+        return self._charged.counted(self._db)
 
     def clip(self) -> float | None:
         """What the open round's updates are clipped to; None: to what the run began with."""
@@ -222,15 +228,15 @@ class Records(Database):
         row = self.round(round_number)
         return str(row["sent_sha256"] or row["model_sha256"])
 
-    def counted(self, *, before: int) -> dict[str, int]:
-        """Worker -> the round of its last update that came to count, of those for rounds before this one.
+    def counted(self, *, first: int, before: int) -> dict[str, int]:
+        """Worker -> the round of its last update that came to count, of those for rounds from ``first`` on.
 
-        One that was outvoted did.
+        And for rounds before ``before``. One that was outvoted did.
         """
         rows = self._db.execute(
-            "SELECT worker, max(base_round) FROM updates WHERE verdict IN ('folded', 'outvoted') AND base_round < ?"
-            " GROUP BY worker",
-            (before,),
+            "SELECT worker, max(base_round) FROM updates WHERE verdict IN ('folded', 'outvoted')"
+            " AND base_round >= ? AND base_round < ? GROUP BY worker",
+            (first, before),
         )
         return {str(worker): int(number) for worker, number in rows}
 
@@ -263,9 +269,10 @@ class Records(Database):
         (row,) = self._asked(("round", number), lambda: list(self._closed("AND round = ?", number)))
         return dict(row)
 
-    def rounds(self) -> Iterator[dict[str, Any]]:
-        """The closed rounds, in order."""
-        return self._closed("ORDER BY round")
+    def rounds(self, *, first: int = 0, last: int | None = None) -> Iterator[dict[str, Any]]:
+        """The closed rounds from ``first`` on, up to ``last``, in order."""
+        rest = "AND round >= ?1 AND (?2 IS NULL OR round <= ?2) ORDER BY round"
+        return self._closed(rest, first, last)
 
     def _closed(self, rest: str, *values: object) -> Iterator[dict[str, Any]]:
         cursor = self._db.execute(f"SELECT * FROM rounds WHERE closed_by IS NOT NULL {rest}", values)

@@ -79,6 +79,11 @@ CREATE TABLE IF NOT EXISTS commands (
 )
 """
 
+_BY_BASE = "CREATE INDEX IF NOT EXISTS updates_by_base ON updates (base_round, worker)"
+WITH_SETTINGS = "rounds_with_settings"
+"""An index of the rounds whose settings were new: the last of them may be long ago."""
+_WITH_SETTINGS = f"CREATE INDEX IF NOT EXISTS {WITH_SETTINGS} ON rounds (round) WHERE settings IS NOT NULL"
+
 COMPANIONS = "CREATE TABLE IF NOT EXISTS companions (round INTEGER, name TEXT, sha256 TEXT, PRIMARY KEY (round, name))"
 
 
@@ -99,7 +104,8 @@ def migrate(database: sqlite3.Connection, path: Path) -> bool:
     for table, column, kind in _ADDED_COLUMNS:
         if column not in columns_of(database, table):
             database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-    database.execute("CREATE INDEX IF NOT EXISTS updates_by_base ON updates (base_round, worker)")
+    for index in (_BY_BASE, _WITH_SETTINGS):
+        database.execute(index)
     return bool(version) and has_metrics_of_received_models
 
 

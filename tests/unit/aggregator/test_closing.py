@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from unit.aggregator.closed_rounds import ClosedRounds
 
 from aggregator.closing import Plan, plan_of
+from aggregator.state.best_so_far import BestSoFar
 from aggregator.state.early_stop import Aim, Ending
 from aggregator.state.ledger import ClosedBy
 
@@ -59,4 +61,4 @@ def rows(*accuracies: float) -> list[dict[str, Any]]:
 def test_a_run_ends_after_its_last_round_or_on_its_metric(
     ending: Ending, accuracies: tuple[float, ...], reason: str | None
 ) -> None:
-    assert ending.reason_after(len(accuracies), rows(*accuracies)) == reason
+    assert ending.reason_after(len(accuracies), BestSoFar(ClosedRounds(rows(*accuracies))).after) == reason

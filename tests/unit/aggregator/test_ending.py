@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from torch import nn
+from unit.aggregator.closed_rounds import ClosedRounds
 from unit.aggregator.conftest import Begin
 from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
 
-from aggregator.state.early_stop import Aim, best_round, metric_of, reason_to_stop
+from aggregator.state.best_so_far import BestSoFar
+from aggregator.state.early_stop import Aim, Ending, best_round, metric_of, reason_to_stop
 from aggregator.state.retention import best_of
 from learning.metrics import Direction
 
@@ -138,8 +140,8 @@ def test_the_direction_of_a_run_is_that_of_its_metric_and_names_tell_the_others(
     ],
 )
 def test_a_run_stops_by_its_direction(aim: Aim, values: tuple[float, ...], reason: str | None) -> None:
-    found = reason_to_stop(rows(*values), aim, stop_at=0.5, patience=2, last_round=len(values))
-    assert found == reason
+    ending = Ending(rounds=99, aim=aim, stop_at=0.5, patience=2)
+    assert ending.reason_after(len(values), BestSoFar(ClosedRounds(rows(*values))).after) == reason
 
 
 @pytest.mark.parametrize(
@@ -190,8 +192,9 @@ def test_a_run_told_that_smaller_is_better_stops_keeps_and_sums_up_by_that(begin
 
 
 def test_a_run_without_a_reason_goes_on() -> None:
-    assert reason_to_stop(rows(0.1, 0.2), Aim("m"), stop_at=0.5, patience=1, last_round=2) is None
-    assert reason_to_stop([], Aim("m"), stop_at=0.5, patience=1, last_round=0) is None
+    aim = Aim("m")
+    assert reason_to_stop((2, 0.2), aim, stop_at=0.5, patience=1, last_round=2) is None
+    assert reason_to_stop(None, aim, stop_at=0.5, patience=1, last_round=0) is None
 
 
 def test_the_summary_tells_what_was_and_what_came_of_it(begin: Begin) -> None:

@@ -35,7 +35,7 @@ def test_the_count_has_noise_of_its_own_and_the_rest_as_much_more_as_that_costs(
     drawn[PLACE] = noise[PLACE]
     assert np.array_equal(drawn, noise[:WORDS])
     assert np.array_equal((all_halves - halves).view(np.int32), noise[WORDS:])
-    assert asking.ledger.noises() == [Z]
+    assert asking.ledger.noises() == {Z: 1}
 
 
 def test_counts_of_many_rounds_are_spread_as_was_said(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_what_was_charged_is_there_in_the_next_process(tmp_path: Path) -> None:
     assert again.charged("run.1", 2) is None
     assert again.used("run.1", 1) == {"a", "b"}
     assert again.used("run.1", 2) == set()
-    assert (again.noises(), again.num_without_noise(), again.num_releases()) == ([5.0], 0, 1)
+    assert (again.noises(), again.num_without_noise(), again.num_releases()) == ({5.0: 1}, 0, 1)
     assert not again.is_blank()
     assert again.noise_secret == secret
 

@@ -66,7 +66,7 @@ def test_what_is_left_is_counted_exactly_also_in_millions() -> None:
         ({"epsilon": -1.0}, "epsilon must be above 0"),
         ({"delta": 1.0}, "delta must be above 0 and below 1"),
         ({"spent_mu2": -1.0}, "what was spent before"),
-        ({"charges": (5.0, 0.0)}, "noise must be from"),
+        ({"charges": {5.0: 1, 0.0: 1}}, "noise must be from"),
     ],
 )
 def test_a_budget_that_makes_no_sense_is_refused(changed: dict[str, float], problem: str) -> None:
