@@ -9,12 +9,13 @@ from broker.connecting import connect, look
 from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold, scaffold_weight
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.sent_body import BodySender, SentBody
-from broker.settings import BrokerSettings, ServiceSettings, Shared, WireSettings
+from broker.settings import OF_SENDERS, BrokerSettings, LinkSettings, ServiceSettings, Shared, WireSettings
 from broker.transport import ANSWERS_WITHIN_S, BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
 
 __all__ = [
     "ANSWERS_WITHIN_S",
     "CONTROL",
+    "OF_SENDERS",
     "Backoff",
     "BlobNews",
     "BlobUpload",
@@ -25,6 +26,7 @@ __all__ = [
     "Delivery",
     "Ditto",
     "FedDyn",
+    "LinkSettings",
     "MemoryBroker",
     "MemoryTransport",
     "Queued",

@@ -32,11 +32,18 @@ def connect(
 
 
 def look(
-    settings: BrokerSettings, *, role: str, on_link: Callable[[LinkChanged], None] = lambda change: None
+    settings: BrokerSettings,
+    *,
+    role: str,
+    on_link: Callable[[LinkChanged], None] = lambda change: None,
+    spent_s: float = 0.0,
 ) -> Transport:
-    """The same for a command that looks, says what it found, and ends: it gives up soon, and has one line for why."""
+    """The same for a command that looks, says what it found, and ends: it gives up soon, and has one line for why.
+
+    ``spent_s`` are the seconds that it took until now, for PyTorch, say.
+    """
     _warn_if_in_clear(settings)
-    return RabbitMQ(soon(settings), role=role, on_link=on_link, is_told=False)
+    return RabbitMQ(soon(settings, spent_s=spent_s), role=role, on_link=on_link, is_told=False)
 
 
 def _warn_if_in_clear(settings: BrokerSettings) -> None:

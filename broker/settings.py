@@ -9,7 +9,7 @@ from pydantic import Field, FilePath, SecretStr, TypeAdapter
 
 from broker.addresses import BrokerUrl
 from broker.wire import MAX_PART_BYTES, QueueName, SharedPatterns
-from console import MetricsSettings, NetworkSettings
+from console import CommandSettings, MetricsSettings, NetworkSettings, ProgressSettings
 
 _PATTERNS: TypeAdapter[tuple[str, ...]] = TypeAdapter(SharedPatterns)
 
@@ -29,7 +29,7 @@ class Shared:
         return ",".join(self.patterns)
 
 
-class WireSettings(NetworkSettings):
+class LinkSettings(NetworkSettings):
     """How to behave towards a broker, whichever it is."""
 
     tls_ca: FilePath | None = Field(None, description="PEM file of the authority that signed the broker's certificate")
@@ -45,6 +45,11 @@ class WireSettings(NetworkSettings):
     blocked_timeout_s: float = Field(
         300.0, gt=0, description="seconds to wait for a broker short of memory or disk before reconnecting"
     )
+
+
+class WireSettings(LinkSettings, ProgressSettings):
+    """The same for a command that sends models or updates, or has others send them."""
+
     inline_cap: int = Field(
         MAX_PART_BYTES,
         ge=0,
@@ -54,7 +59,7 @@ class WireSettings(NetworkSettings):
     )
 
 
-class BrokerSettings(WireSettings):
+class BrokerSettings(LinkSettings):
     """Which broker, and which federation on it."""
 
     broker: BrokerUrl = Field(
@@ -65,18 +70,24 @@ class BrokerSettings(WireSettings):
     queue: QueueName = Field("updates", description="name of the results queue; all other names derive from it")
 
 
-class ServiceSettings(BrokerSettings, MetricsSettings):
+class ServiceSettings(BrokerSettings, WireSettings, MetricsSettings):
     """A command that runs for days over a broker, and is watched."""
 
 
-_SOON_S = 7.0
+OF_SENDERS = CommandSettings.read_past | set(WireSettings.__annotations__)
+"""What a file common to several commands may have, and those that only look read past."""
+
+_SOON_S, _LEAST_S = 7.0, 4.0
 
 
-def soon(settings: BrokerSettings) -> BrokerSettings:
-    """The same for a command that looks and ends: somebody waits for it. A time that was given holds."""
+def soon(settings: BrokerSettings, *, spent_s: float = 0.0) -> BrokerSettings:
+    """The same for a command that looks and ends: somebody waits for it, for ``spent_s`` already.
+
+    A time that was given holds.
+    """
     if "connect_timeout_s" in settings.model_fields_set:
         return settings
-    return settings.model_copy(update={"connect_timeout_s": _SOON_S})
+    return settings.model_copy(update={"connect_timeout_s": max(_LEAST_S, _SOON_S - spent_s)})
 
 
 def is_in_clear(url: str) -> bool:

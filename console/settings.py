@@ -55,7 +55,7 @@ SECTIONS = ("aggregator", "worker", "keeper", "simulate", "dashboard")
 
 
 class CommandSettings(BaseSettings):
-    """What every command has: its log, and whether it shows progress."""
+    """What every command has: its log."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -71,11 +71,18 @@ class CommandSettings(BaseSettings):
 
     is_ungrouped: ClassVar[bool] = False
     """Whether its own settings belong to one of its subcommands each, as the descriptions say."""
-    read_past: ClassVar[frozenset[str]] = frozenset()
+    read_past: ClassVar[frozenset[str]] = frozenset({"live"})
     """Settings of other commands on the same machine that their common file may have, and this command does without."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: LogFormat = Field("text", description="log lines for people, or one JSON object a line")
+
+
+class ProgressSettings(CommandSettings):
+    """A command that goes on for a while, and shows how far it is."""
+
+    read_past = frozenset()
+
     live: bool = Field(
         True, description="show progress live, instead of as log lines, where standard error is a terminal"
     )

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from console.command import configure_logging, on_signals
 from console.log_lines import IS_SHOWN, TEXT_INDENT, formatter_of
-from console.settings import CommandSettings, without_password
+from console.settings import ProgressSettings, without_password
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Terminal:
 
     def __init__(
         self,
-        settings: CommandSettings,
+        settings: ProgressSettings,
         view: View,
         *,
         prog: str,

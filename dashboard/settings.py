@@ -5,16 +5,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from broker import BrokerUrl, WireSettings
+from broker import OF_SENDERS, BrokerUrl, LinkSettings
 from broker.wire import QueueName
 from console import ServedSettings
 from identities import RosterSettings
 
 
-class DashboardSettings(WireSettings, ServedSettings, RosterSettings):
+class DashboardSettings(LinkSettings, ServedSettings, RosterSettings):
     """One page server."""
 
-    read_past = frozenset({"key", "opening_key"})
+    read_past = OF_SENDERS | {"key", "opening_key"}
 
     state: Path = Field(
         Path("state"),

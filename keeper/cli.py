@@ -77,7 +77,7 @@ def _check(settings: KeeperSettings) -> ExitCode:
     assert settings.credentials is not None
     name = settings.credentials.name()
     _config(settings, name)
-    with contextlib.closing(look(settings, role="check")) as transport:
+    with contextlib.closing(look(settings, role="check", spent_s=time.process_time())) as transport:
         transport.check()
     print(f"{redacted(settings.broker)} is reachable and has queue '{settings.queue}'; keeper {name} is on the roster")
     return ExitCode.OK

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg
 
-from broker import BrokerSettings
+from broker import OF_SENDERS, BrokerSettings
 from broker.rabbitmq import ID_DIGITS, MAX_LIMIT
 from broker.wire import QueueName, RunName, Topology, WorkerName
 from console import CommandSettings
@@ -16,7 +16,7 @@ from identities import RosterSettings
 class StatusSettings(BrokerSettings, RosterSettings):
     """One call of the command."""
 
-    read_past = frozenset({"key", "opening_key"})
+    read_past = OF_SENDERS | {"key", "opening_key"}
 
     is_json: bool = Field(False, alias="json", description="print one JSON object")
     watch: bool = Field(False, description="print it again each second, until the run is over")
@@ -25,7 +25,7 @@ class StatusSettings(BrokerSettings, RosterSettings):
 class DeadSettings(BrokerSettings):
     """One call of the command."""
 
-    read_past = frozenset({"key", "opening_key", "roster", "roster_key"})
+    read_past = OF_SENDERS | {"key", "opening_key", "roster", "roster_key"}
 
     command: CliPositionalArg[Literal["list", "show", "replay", "drop"]] = Field(
         description="list, show, replay or drop"

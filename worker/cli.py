@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _check(settings: WorkerSettings) -> ExitCode:
     configure_logging(settings.log_level, log_format=settings.log_format)
     if settings.credentials is not None:
         settings.credentials.membership("worker", settings.own_name)
-    transport = look(settings, role="check")
+    transport = look(settings, role="check", spent_s=time.process_time())
     with contextlib.closing(transport):
         transport.check()
     print(f"{redacted(settings.broker)} is reachable and has queue '{settings.queue}'")

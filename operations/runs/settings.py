@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
-from broker import BrokerSettings
+from broker import OF_SENDERS, BrokerSettings
 from console import CommandSettings
 from identities import IdentitySettings
 
@@ -36,6 +36,8 @@ class ModelSettings(CommandSettings):
 
 class RunCommandSettings(BrokerSettings, IdentitySettings):
     """One call of the command."""
+
+    read_past = OF_SENDERS
 
     command: CliPositionalArg[
         Literal["pause", "resume", "stop", "finish", "set", "exclude", "include", "extend", "list"]
