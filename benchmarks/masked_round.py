@@ -18,12 +18,13 @@ import torch
 
 from aggregator.masking import RingSum
 from broker import MemoryBroker, MemoryTransport, Source
-from broker.states import MaskedEncoding, chunks
+from broker.states import MaskedEncoding
 from broker.wire import (
     Digest,
     KeeperRequest,
     Masking,
     ModelHead,
+    Outgoing,
     Release,
     SealedSeed,
     TensorSpec,
@@ -34,12 +35,13 @@ from broker.wire import (
     digest_of_set,
     encode,
     mask_sizes,
+    num_bytes_of,
     packed_seeds,
 )
 from identities import AGGREGATOR, InMemory, in_memory
 from keeper import Keeper, KeeperConfig, Ledger
 from privacy import step_of
-from worker.masking import covered, integers_of, sealed_seeds
+from worker.masking import Covered, integers_of, sealed_seeds
 
 _KEEPER, _INSTANCE, _RUN_ID = "keeper", "0123456789abcdef", "bench.0a1b2c3d"
 _MIN_SITES = 3
@@ -85,14 +87,13 @@ class MaskedRound:
         summand = integers_of(
             self.head, self.encoding, delta, {}, num_samples=1, metrics={"train.loss": 1.0}, keys=lambda _: b""
         )
-        seeds = covered(summand.integers, encoded, num_masks=1)
-        body = b"".join(chunks(summand.integers, encoded))
-        digest = Digest(encoded)
-        digest.add(body)
+        covered = Covered(summand.integers, encoded, num_masks=1)
+        body = Outgoing(encoded, num_bytes_of(encoded))
+        pieces = body.whole(covered.pieces())
         trust = self.members.trust(name)
         head = UpdateHead(
             tensors=encoded,
-            sha256=digest.hex(),
+            sha256=body.sha256,
             run_id=_RUN_ID,
             worker=name,
             instance=_INSTANCE,
@@ -102,18 +103,18 @@ class MaskedRound:
             train_s=0.0,
             sent_at=time.time(),
             seeds=sealed_seeds(
-                seeds,
+                covered.seeds,
                 self.head,
                 encoded,
                 worker=name,
                 instance=_INSTANCE,
-                masked_sha256=digest.hex(),
+                masked_sha256=body.sha256,
                 min_sites=_MIN_SITES,
                 roster=self.members.roster,
                 trust=trust,
             ),
         )
-        return encode(head, body, trust=trust)
+        return encode(head, *pieces, trust=trust)
 
     def run(self, *, num_lost: int) -> dict[str, float]:
         """CPU seconds and bytes; the keeper's part of the seconds apart."""

@@ -12,7 +12,8 @@ from console import Transferring, with_progress
 class SentBody:
     """What a header says of a body, and the body itself if it is in the message."""
 
-    payload: bytes
+    payload: tuple[Buffer, ...]
+    """In pieces, which may be views of what is sent: it is encoded before that changes."""
     blob: BlobRef | None
     sha256: str
 
@@ -56,4 +57,4 @@ class BodySender:
             size_of=len,
         )
         name = self.transport.write_blob(blob_name, body.parts(parts))
-        return SentBody(b"", BlobRef(name=name, part_bytes=self.part_bytes), body.sha256)
+        return SentBody((), BlobRef(name=name, part_bytes=self.part_bytes), body.sha256)

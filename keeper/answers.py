@@ -46,7 +46,7 @@ class Answers:
             num_sites=granted.num_sites,
             noise=granted.sigma,
         )
-        self._send(encode(head, body.payload, trust=config.membership.trust))
+        self._send(encode(head, *body.payload, trust=config.membership.trust))
         return masks.sizes.num_bytes
 
     def withhold(self, request: KeeperRequest, refused: Refused) -> None:

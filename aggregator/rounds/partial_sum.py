@@ -116,7 +116,7 @@ class PartialSender:
             sealed=sealed,
             updates=tuple(updates),
         )
-        self.transport.send_partial(encode(head, body.payload, trust=self.membership.trust), shard=self.shard)
+        self.transport.send_partial(encode(head, *body.payload, trust=self.membership.trust), shard=self.shard)
 
     def _seal(self, model: ModelHead, specs: KeptSpecs, sequence: int) -> tuple[Seal, str]:
         return self.membership.sealing.seal(_context_of(model.run_id, model.round, self.shard, sequence, specs))

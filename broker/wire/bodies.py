@@ -46,9 +46,11 @@ class Outgoing:
                 self._digest.add(form)
             yield form
 
-    def whole(self, pieces: Iterable[Buffer]) -> bytes:
-        """What travels of a body that is one part, in its message."""
-        return b"".join(self.parts([b"".join(pieces)]))
+    def whole(self, pieces: Iterable[Buffer]) -> tuple[Buffer, ...]:
+        """What travels of a body that is one part, in its message: in clear, these very pieces."""
+        if self._zstd or self._seal is not None:
+            return tuple(self.parts([b"".join(pieces)]))
+        return tuple(self._digest.of(pieces))
 
     @property
     def sha256(self) -> str:

@@ -67,9 +67,10 @@ class Message(Generic[H]):
             raise ForgedMessage(f"claims to be from {name}, but is signed by {self.signer}")
 
 
-def encode(header: Header, payload: Buffer = b"", *, trust: Trust = _BELIEVING, deflates: bool = False) -> bytes:
+def encode(header: Header, *payload: Buffer, trust: Trust = _BELIEVING, deflates: bool = False) -> bytes:
     """The message as one ``bytes``, signed as ``trust`` does. A header over 4 MiB is a MalformedMessage.
 
+    The payload may be in pieces, which are copied once.
     ``deflates`` its header, which only a head that ``may_be_deflated`` is read with.
     """
     packed = _packed(header)
@@ -81,7 +82,7 @@ def encode(header: Header, payload: Buffer = b"", *, trust: Trust = _BELIEVING, 
     version = DEFLATED if deflates else VERSION
     prefix = _MAGIC + bytes([version]) + len(packed).to_bytes(4, "little") + len(trailer).to_bytes(4, "little")
     end = len(prefix) + len(packed) + len(trailer)
-    return b"".join((prefix, packed, trailer, bytes(_aligned(end) - end), payload))
+    return b"".join((prefix, packed, trailer, bytes(_aligned(end) - end), *payload))
 
 
 def kind_of(header: type[Header]) -> str:

@@ -10,7 +10,7 @@ from unit.aggregator.embedded_run import EmbeddedRun, Holder
 
 from broker.states.tensors import State, chunks
 from broker.wire.bodies import Outgoing
-from broker.wire.buffers import cut
+from broker.wire.buffers import Buffer, cut
 from broker.wire.codec import encode
 from broker.wire.messages import BlobRef, Protection
 from broker.wire.signatures import Believing, Trust
@@ -104,7 +104,8 @@ def signed_update(
         context = UpdateContext.of(head)
         seal, sealed = Sealing(lambda: sealed_to).seal(context)
     body = Outgoing(head.tensors, head.num_bytes, seal=seal)
-    payload, blob = b"", None
+    payload: tuple[Buffer, ...] = ()
+    blob = None
     if blob_bytes is None:
         payload = body.whole(chunks(delta, head.tensors))
     else:
@@ -112,7 +113,7 @@ def signed_update(
         run.site.write_blob(name, body.parts(cut(chunks(delta, head.tensors), blob_bytes)))
         blob = BlobRef(name=name, part_bytes=blob_bytes)
     head = head.model_copy(update={"sha256": body.sha256, "sealed": sealed, "blob": blob})
-    return encode(head, payload, trust=trust or FEDERATION.trust(worker))
+    return encode(head, *payload, trust=trust or FEDERATION.trust(worker))
 
 
 class Noise:

@@ -4,7 +4,7 @@ Seeds are drawn for one body and never written down: a worker that is killed bef
 A body that is sent again is the same body, so its seeds are, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,17 +16,34 @@ from privacy import Mask, fresh_seed
 
 _UNSIGNED = {8: np.uint64, 4: np.uint32}
 _NOT_SEALED_YET = "0" * 160
+_PIECE_BYTES = 2**18
 
 
-def covered(integers: State, specs: Specs, *, num_masks: int) -> tuple[bytes, ...]:
-    """Adds so many fresh masks to the integers, in place; returns the masks' seeds, which are good for this alone."""
-    seeds = tuple(fresh_seed() for _ in range(num_masks))
-    for mask in map(Mask, seeds):
-        offset = 0
-        for spec in specs:
-            mask.add_to(integers[spec.name].numpy().reshape(-1).view(_UNSIGNED[spec.item_bytes]), offset)
-            offset += spec.num_bytes
-    return seeds
+class Covered:
+    """The integers of one update under so many fresh masks; ``seeds`` are the masks', and good for this body alone."""
+
+    def __init__(self, integers: State, specs: Specs, *, num_masks: int) -> None:
+        self._integers, self._specs = integers, specs
+        self._num_covered = 0
+        """The bytes that the masks are on already, in place."""
+        self.seeds = tuple(fresh_seed() for _ in range(num_masks))
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The body, piece by piece: each gets its masks as it leaves, and is still in the cache for its digest.
+
+        A body that is asked for again is the same: what was covered stays so.
+        """
+        masks, offset = list(map(Mask, self.seeds)), 0
+        for spec in self._specs:
+            flat = self._integers[spec.name].numpy().reshape(-1).view(_UNSIGNED[spec.item_bytes])
+            for start in range(0, len(flat), _PIECE_BYTES // spec.item_bytes):
+                piece = flat[start : start + _PIECE_BYTES // spec.item_bytes]
+                if offset >= self._num_covered:
+                    for mask in masks:
+                        mask.add_to(piece, offset)
+                    self._num_covered = offset + piece.nbytes
+                offset += piece.nbytes
+                yield memoryview(piece).cast("B")  # type: ignore[arg-type]
 
 
 def sealed_seeds(

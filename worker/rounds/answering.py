@@ -3,14 +3,15 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from broker import SentBody, Transport
-from broker.states import Encoding, MaskedEncoding, State, encoding_of
+from broker.states import Encoding, MaskedEncoding, State, chunks, encoding_of
 from broker.wire import (
     MAX_OBJECTION,
     SALT_BYTES,
+    Buffer,
     ModelHead,
     Reply,
     Topology,
@@ -24,7 +25,7 @@ from console import BlobLost, metrics_text
 from identities import Membership
 from learning import AT_SITES, IN_TRAINING, Measured, finite, not_finite, plain
 from worker.events import UpdateSent, Watcher
-from worker.masking import CannotBeSummed, covered, integers_of, limited, sealed_seeds
+from worker.masking import CannotBeSummed, Covered, integers_of, limited, sealed_seeds
 from worker.rounds.error_feedback import Compressed, compress
 from worker.rounds.trainer import Diverged, NoUpdate, Trained, derived_seed
 from worker.rounds.upload import Uploader
@@ -136,9 +137,8 @@ class Answers:
         """
         begun_at = time.perf_counter()
         encoding = self.encoding_for(head)
-        num_masks = 0 if head.masking is None else len(head.masking.keepers)
-        masks = covered(compressed.encoded, encoding.encoded, num_masks=num_masks)
-        sent, sealed = self._body(head, encoding, compressed.encoded)
+        masks, pieces = _under_masks(head, encoding, compressed.encoded)
+        sent, sealed = self._body(head, encoding, pieces)
         if sent.blob is not None:
             self._last_blob = (head.run_id, sent.blob.name)
         salt = secrets.token_hex(SALT_BYTES) if masks else None
@@ -160,7 +160,7 @@ class Answers:
             salt=salt,
             is_fresh=is_fresh,
         )
-        body = encode(update, sent.payload, trust=self._membership.trust)
+        body = encode(update, *sent.payload, trust=self._membership.trust)
         self._transport.send(body, worker=self._name, num_shards=head.num_shards)
         num_bytes = len(body) + (num_bytes_of(encoding.encoded) if sent.blob else 0)
         self._on_event(UpdateSent(round=head.round, num_bytes=num_bytes, seconds=time.perf_counter() - begun_at))
@@ -219,7 +219,7 @@ class Answers:
             self._transport.delete_blobs([name] if run_id == head.run_id else names_of(last))
 
     def _body(
-        self, head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State
+        self, head: ModelHead, encoding: Encoding | MaskedEncoding, pieces: Callable[[], Iterable[Buffer]]
     ) -> tuple[SentBody, str | None]:
         """The body of the update, and its sealed key; sent again if its blob is lost while the round is open.
 
@@ -228,12 +228,12 @@ class Answers:
         """
         for _ in range(_MAX_UPLOADS - 1):
             try:
-                return self._uploader.send(head, encoding, encoded)
+                return self._uploader.send(head, encoding, pieces())
             except BlobLost as error:
                 if self._is_over(head):
                     raise
                 log.info("round %3d: %s; sending the update again", head.round, error, extra={"round": head.round})
-        return self._uploader.send(head, encoding, encoded)
+        return self._uploader.send(head, encoding, pieces())
 
     def _noise_key(self, head: ModelHead, update: bytes) -> bytes:
         """The key of this worker's own noise for the update with this digest. NoUpdate if its budget is spent."""
@@ -261,6 +261,16 @@ class Answers:
             roster=rosters.current(),
             trust=self._membership.trust,
         )
+
+
+def _under_masks(
+    head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State
+) -> tuple[Sequence[bytes], Callable[[], Iterable[Buffer]]]:
+    """The seeds of the masks that the head asks for, if it does, and what gives the body under these."""
+    if head.masking is None:
+        return (), lambda: chunks(encoded, encoding.encoded)
+    covered = Covered(encoded, encoding.encoded, num_masks=len(head.masking.keepers))
+    return covered.seeds, covered.pieces
 
 
 def _told_of(trained: Trained, measured: Measured, figures: Mapping[str, float]) -> Mapping[str, Any]:

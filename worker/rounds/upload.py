@@ -1,10 +1,11 @@
 """An update's body on its way out: in its message, or as a blob; compressed and sealed as the head asks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker import BodySender, SentBody, Transport
-from broker.states import Encoding, MaskedEncoding, State, chunks
-from broker.wire import MAX_PART_BYTES, ModelHead, Seal, Specs, Topology, kept, num_bytes_of
+from broker.states import Encoding, MaskedEncoding
+from broker.wire import MAX_PART_BYTES, Buffer, ModelHead, Seal, Specs, Topology, kept, num_bytes_of
 from identities import Sealing, UpdateContext
 from worker.events import Watcher
 
@@ -22,11 +23,13 @@ class Uploader:
     sealing: Sealing
     on_event: Watcher
 
-    def send(self, head: ModelHead, encoding: Encoding | MaskedEncoding, encoded: State) -> tuple[SentBody, str | None]:
-        """The body of an update from this model, and its sealed key, if it is sealed. BlobLost if it was deleted.
+    def send(
+        self, head: ModelHead, encoding: Encoding | MaskedEncoding, pieces: Iterable[Buffer]
+    ) -> tuple[SentBody, str | None]:
+        """The body of an update from this model, made of these pieces, and its sealed key, if it is sealed.
 
-        A sealed body has a fresh key each time. One that is masked is not sealed: only its keepers can do anything
-        with it.
+        BlobLost if it was deleted. A sealed body has a fresh key each time. One that is masked is not sealed: only its
+        keepers can do anything with it.
         """
         specs = encoding.encoded
         is_sealed = "sealed" in head.protection and head.masking is None
@@ -39,7 +42,7 @@ class Uploader:
         )
         body = sender.send(
             specs,
-            chunks(encoded, specs),
+            pieces,
             num_bytes=num_bytes_of(specs),
             blob_name=self.topology.update_blob(self.name, head.run_id, head.round),
             what=f"update for round {head.round}",

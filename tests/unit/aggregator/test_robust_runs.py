@@ -162,6 +162,7 @@ def test_a_round_that_is_done_again_asks_all_again(begin: Begin) -> None:
     run = answered(begun(begin, rounds=3), 1)
     run.aggregator.close()
     (run.folder / "models" / "round-00001.safetensors").unlink()
+    run.broker.heads.clear()  # or the model is read back from there
     run = run.crash().start()
     assert run.round == 1
     assert run.query("SELECT DISTINCT verdict FROM updates") == [("undone",)]
