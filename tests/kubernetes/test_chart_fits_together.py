@@ -131,6 +131,51 @@ def test_no_process_has_more_rights_than_it_needs(example: Path) -> None:
     assert "--uid 10001" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
+def test_a_quota_that_counts_limits_finds_them_in_each_container_of_a_pod() -> None:
+    values = values_of(next(path for path in EXAMPLES if path.stem == "production"))
+    limits = {"cpu": "2", "memory": "4Gi", "ephemeral-storage": "1Gi"}
+    for component in ("aggregator", "partials", "keeper", "page"):
+        values.setdefault(component, {})["resources"] = {"limits": limits}
+    values["workers"]["own-hospital"]["resources"] = {"limits": limits | {"nvidia.com/gpu": 1}}
+    for pod in pods(rendered(values)):
+        own, *copying = [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+        assert limits.items() <= own["resources"]["limits"].items()
+        assert all(each["resources"]["limits"] == limits for each in copying)  # no GPU, to copy a key
+
+
+@BY_EXAMPLE
+def test_no_process_keeps_its_state_in_a_directory_that_it_did_not_make(example: Path) -> None:
+    """A volume is open to all, and its root is not the process's to close."""
+    for _, container in containers(objects_of(example)):
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        state = environment(container).get("FEDMQ_STATE")
+        assert state not in mounted or container["name"] == "page"  # which only reads
+
+
+def test_what_holds_the_run_outlives_its_release_and_passwords_do_not() -> None:
+    objects = objects_of(next(path for path in EXAMPLES if path.stem == "production"))
+    kept = {
+        each["kind"]
+        for each in objects
+        if each["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    assert kept == {"PersistentVolumeClaim", "RabbitmqCluster", "Vhost"}
+    for each in of_kind(objects, *kept):
+        assert each["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", each["metadata"]["name"]
+
+
+def test_a_broker_that_sites_elsewhere_reach_sees_the_addresses_that_its_policy_is_about() -> None:
+    values = values_of(next(path for path in EXAMPLES if path.stem == "production"))
+    assert values["networkPolicy"]["sites"]
+    (cluster,) = of_kind(rendered(values), "RabbitmqCluster")
+    assert cluster["spec"]["service"]["type"] == "LoadBalancer"
+    assert cluster["spec"]["override"]["service"]["spec"] == {"externalTrafficPolicy": "Local"}
+    del values["broker"]["rabbitmqCluster"]["service"]
+    (inside,) = of_kind(rendered(values), "RabbitmqCluster")
+    assert inside["spec"]["service"]["type"] == "ClusterIP"
+    assert "override" not in inside["spec"]
+
+
 def environment(container: Object) -> dict[str, str]:
     """As Kubernetes gives it to the process, with a word in place of each secret."""
     found: dict[str, str] = {}

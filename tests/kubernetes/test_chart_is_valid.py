@@ -47,6 +47,8 @@ def test_every_object_is_valid(example: Path) -> None:
         ("RabbitmqCluster", "here-broker", "spec/replicas", "three"),
         ("RabbitmqCluster", "here-broker", "spec/rabbitmq/additionalConf", "a = b"),
         ("RabbitmqCluster", "here-broker", "spec/persistence/storage", {"size": "1Gi"}),
+        ("RabbitmqCluster", "here-broker", "spec/service/type", "External"),
+        ("RabbitmqCluster", "here-broker", "spec/override/service/spec/externalTraffic", "Local"),
         ("User", "here-onlooker", "spec/tags", ["managment"]),
         ("User", "here-onlooker", "spec/rabbitmqClusterReference", None),
         ("Permission", "here-hospital-a", "spec/permissions/writes", "^$"),
@@ -95,6 +97,8 @@ def test_a_broken_authentication_is_refused(path: str) -> None:
         ("broker/users/create", False, "give its credentialsSecret"),
         ("broker/rabbitmqCluster/create", False, "there is no broker"),
         ("broker/rabbitmqCluster/tlsSecret", "", "the broker's certificate"),
+        ("broker/rabbitmqCluster/service/type", "External", "type"),
+        ("broker/rabbitmqCluster/name", "Heart.Broker", "name"),
         ("identity/rosterKey", "", "fingerprint of the admin's key"),
         ("aggregator/identity/name", "", "everybody needs a key"),
     ],
@@ -104,6 +108,28 @@ def test_values_that_make_no_sense_are_one_clear_line(path: str, value: Any, tol
     rendered(values)
     with pytest.raises(HelmError, match=told):
         rendered(changed(values, path, value))
+
+
+@pytest.mark.parametrize("name", ["2026-heart", "heart.2026", "12345"])
+def test_a_release_whose_name_no_service_can_have_is_one_clear_line(name: str) -> None:
+    values = values_of(PRODUCTION)
+    with pytest.raises(HelmError, match=f"{name} cannot begin the names of Services: give nameOverride"):
+        rendered(values, name=name)
+    for each in rendered(values | {"nameOverride": "heart"}, name=name):
+        check(each)
+
+
+def test_names_that_look_like_numbers_are_texts() -> None:
+    values = values_of(PRODUCTION) | {"taskFiles": "1", "token": {"secretName": "2"}}
+    for path in (
+        "image/pullSecrets/0",
+        "identity/rosterConfigMap",
+        "broker/tls/caSecret",
+        "aggregator/identity/secretName",
+    ):
+        values = changed(values, path, "3")
+    for each in rendered(values):
+        check(each)
 
 
 def test_every_value_that_there_is_is_in_the_schema() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 NEVER_SET = {
-    "RabbitmqCluster": ("override",),
+    "RabbitmqCluster": ("statefulSet",),
     "PodMonitor": ("attachMetadata", "basicAuth", "oauth2", "tlsConfig"),
 }
 

@@ -1,5 +1,10 @@
+{{/* Services are called by it, whose names begin with a letter and have no dots. */}}
 {{- define "fedmq.name" -}}
-{{- default .Release.Name .Values.nameOverride | trunc 30 | trimSuffix "-" -}}
+{{- $name := default .Release.Name .Values.nameOverride | trunc 30 | trimSuffix "-" -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s cannot begin the names of Services: give nameOverride, of lower-case letters, digits and -, a letter first" $name) -}}
+{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{/* A Kubernetes name of a user's, which may have more letters: {root, name} */}}
@@ -12,7 +17,7 @@
 {{/* {root, component} */}}
 {{- define "fedmq.selector" -}}
 app.kubernetes.io/name: fedmq
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 

@@ -43,9 +43,9 @@ imagePullPolicy: {{ $image.pullPolicy }}
 {{- $root := .root -}}
 {{- $secret := include "fedmq.credentials" (dict "root" $root "user" .user "credentialsSecret" .values.credentialsSecret) -}}
 - name: BROKER_USER
-  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: username}}
+  valueFrom: {secretKeyRef: {name: {{ $secret | quote }}, key: username}}
 - name: BROKER_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: password}}
+  valueFrom: {secretKeyRef: {name: {{ $secret | quote }}, key: password}}
 - name: FEDMQ_BROKER
   value: {{ include "fedmq.brokerUrl" $root | quote }}
 - name: FEDMQ_QUEUE
@@ -62,9 +62,10 @@ imagePullPolicy: {{ $image.pullPolicy }}
 {{- end }}
 {{- if $root.Values.token.secretName }}
 - name: FEDMQ_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ $root.Values.token.secretName }}, key: {{ $root.Values.token.key }}}}
+  valueFrom: {secretKeyRef: {name: {{ $root.Values.token.secretName | quote }}, key: {{ $root.Values.token.key | quote }}}}
 {{- end }}
 {{- if .state }}
+{{- /* below the volume, which is open to all: a process closes the directory that it makes */}}
 - name: FEDMQ_STATE
   value: {{ .state | quote }}
 {{- end }}
@@ -119,20 +120,20 @@ livenessProbe:
   configMap: {name: {{ include "fedmq.object" (dict "root" .root "name" .component) }}}
 {{- with .root.Values.taskFiles }}
 - name: task
-  configMap: {name: {{ . }}}
+  configMap: {name: {{ . | quote }}}
 {{- end }}
 {{- if and .root.Values.broker.tls.enabled .root.Values.broker.tls.caSecret }}
 - name: tls
   secret:
-    secretName: {{ .root.Values.broker.tls.caSecret }}
-    items: [{key: {{ .root.Values.broker.tls.caKey }}, path: {{ .root.Values.broker.tls.caKey }}}]
+    secretName: {{ .root.Values.broker.tls.caSecret | quote }}
+    items: [{key: {{ .root.Values.broker.tls.caKey | quote }}, path: {{ .root.Values.broker.tls.caKey | quote }}}]
 {{- end }}
 {{- if .root.Values.identity.rosterConfigMap }}
 - name: roster
-  configMap: {name: {{ .root.Values.identity.rosterConfigMap }}}
+  configMap: {name: {{ .root.Values.identity.rosterConfigMap | quote }}}
 {{- if ne .component "page" }}
 - name: keys-given
-  secret: {secretName: {{ required (printf "%s.identity.secretName: the Secret with its key" .component) .values.identity.secretName }}}
+  secret: {secretName: {{ required (printf "%s.identity.secretName: the Secret with its key" .component) .values.identity.secretName | quote }}}
 - name: keys
   emptyDir: {medium: Memory}
 {{- end }}
@@ -156,7 +157,9 @@ livenessProbe:
 {{- end }}
 {{- end -}}
 
-{{/* A key that others can read is refused, and the files of a Secret are its group's: so it is copied first. */}}
+{{/* A key that others can read is refused, and the files of a Secret are its group's: so it is copied first. A pod asks
+     for the most of its containers at either time, so the copy may have what the command has; and with limits of the
+     same kinds, a quota that counts them takes it. */}}
 {{- define "fedmq.keyCopy" -}}
 {{- if and .root.Values.identity.rosterConfigMap (ne .component "page") }}
 initContainers:
@@ -166,8 +169,8 @@ initContainers:
     securityContext:
       {{- include "fedmq.containerSecurity" . | nindent 6 }}
     resources:
-      requests: {cpu: 10m, memory: 16Mi}
-      limits: {memory: 64Mi}
+      requests: {{ pick (default dict .values.resources.requests) "cpu" "memory" "ephemeral-storage" | toJson }}
+      limits: {{ pick (default dict .values.resources.limits) "cpu" "memory" "ephemeral-storage" | toJson }}
     volumeMounts:
       - {name: keys-given, mountPath: /keys-given, readOnly: true}
       - {name: keys, mountPath: /keys}
@@ -184,7 +187,7 @@ securityContext:
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with .values.nodeSelector }}
