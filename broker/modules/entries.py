@@ -6,6 +6,7 @@ that overrides what PyTorch does, in any of its parts, or has hooks for it, is a
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from console import TaskError
 
 _READ = ("state_dict", "_save_to_state_dict", "get_extra_state")
 _WRITTEN = ("load_state_dict", "_load_from_state_dict", "set_extra_state")
-_HOOKS = (
+_ANY = frozenset((*_READ, *_WRITTEN))
+_read_of = attrgetter(*_READ)
+_written_of = attrgetter(*_WRITTEN)
+_hooks_of = attrgetter(
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
@@ -91,13 +95,10 @@ def _are_plain(modules: Sequence[nn.Module]) -> bool:
     """Whether PyTorch alone reads and writes their entries, which are then their memory."""
     if not all(map(_is_of_torch, set(map(type, modules)))):
         return False
-    return not any(
-        any(getattr(module, hooks) for hooks in _HOOKS) or any(name in module.__dict__ for name in (*_READ, *_WRITTEN))
-        for module in modules
-    )
+    return not any(any(_hooks_of(module)) or not _ANY.isdisjoint(module.__dict__) for module in modules)
 
 
 def _is_of_torch(kind: type[nn.Module]) -> bool:
-    return all(getattr(kind, name) is getattr(nn.Module, name) for name in _READ) and all(
-        getattr(kind, name).__module__.startswith("torch.nn.") for name in _WRITTEN
+    return _read_of(kind) == _read_of(nn.Module) and all(
+        method.__module__.startswith("torch.nn.") for method in _written_of(kind)
     )

@@ -6,8 +6,10 @@ or sparse weights, complex numbers) stays on the module for as long as the modul
 is trained, it has to be left out by name: what is silently not averaged would be worse than an error.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from broker.wire import MAX_TENSOR_NAME, KeptSpecs, Specs, TensorSpec, canonical
 from console import TaskError, printable, some_of
 
 _MOST_LISTED = 12
-_DTYPES = {dtype: name for name, dtype in DTYPES.items()}
+_shape_of, _dtype_of = attrgetter("shape"), attrgetter("dtype")
 _RESERVED = "__metadata__"
 """What a safetensors file calls its own notes."""
 
@@ -197,9 +199,14 @@ def _are_as_specified(entries: Sequence[Any], specs: KeptSpecs) -> bool:
     """Whether these are tensors of these dtypes and shapes; all at once, since nearly always they are."""
     return (
         all(issubclass(kind, torch.Tensor) for kind in set(map(type, entries)))
-        and tuple(entry.shape for entry in entries) == specs.shapes
-        and tuple(_DTYPES.get(entry.dtype) for entry in entries) == specs.dtypes
+        and tuple(map(_shape_of, entries)) == specs.shapes
+        and tuple(map(_dtype_of, entries)) == _dtypes_of(specs)
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _dtypes_of(specs: KeptSpecs) -> tuple[torch.dtype, ...]:
+    return tuple(DTYPES[name] for name in specs.dtypes)
 
 
 def _trained(model: nn.Module, entries: Mapping[str, Any]) -> tuple[set[str], list[str]]:

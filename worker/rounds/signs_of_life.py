@@ -37,7 +37,9 @@ class SignsOfLife:
     def follow(self, asked_s: float | None) -> None:
         """Lets at least so much time pass between two of them, as the newest model's head has it; None: its own."""
         self.every_s = max(self._own_s, asked_s or 0.0)
-        self.newest = self.newest.model_copy(update={"every_s": _said(self.every_s)})
+        said = _said(self.every_s)
+        if said != self.newest.every_s:
+            self.newest = self.newest.model_copy(update={"every_s": said})
 
     @property
     def spread_s(self) -> float:
