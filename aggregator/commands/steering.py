@@ -28,6 +28,8 @@ class Steering:
         """What was asked for last, since a round asks several times."""
         self._known: dict[int, tuple[Standing, AggregatorConfig]] = {}
         """Round -> what commands had made of the run when it was asked for last, and its configuration by that."""
+        self._unchanged: tuple[Standing | None, AggregatorConfig] = None, config
+        """What commands had made of the run, and its configuration in rounds where they and schedules set nothing."""
         facts = ledger.facts()
         before = facts.get(_STARTED_WITH, facts.get(_SETTINGS, {}))
         self.standing = Standing.of_fact(facts.get(_STANDING)).after_restart(before, config.recorded)
@@ -47,7 +49,17 @@ class Steering:
         return config
 
     def _made_for(self, number: int) -> AggregatorConfig:
-        config, changes, standing = self._config, self._settings(number), self.standing
+        changes = self._settings(number)
+        if changes:
+            return self._made_with(changes, number)
+        standing, config = self._unchanged
+        if standing is not self.standing:
+            config = self._made_with(changes, number)
+            self._unchanged = self.standing, config
+        return config
+
+    def _made_with(self, changes: Mapping[str, str], number: int) -> AggregatorConfig:
+        config, standing = self._config, self.standing
         num_rounds = standing.num_rounds or config.ending.rounds
         ending = replace(config.ending, rounds=num_rounds, finish_after=standing.finish_after)
         recorded = dict(config.recorded)

@@ -99,7 +99,8 @@ class Directions:
             return {}
         wide = {key: (weight, sketch.astype(np.float64)) for key, (weight, sketch) in self._sketches.items()}
         mean = sum((weight * sketch for weight, sketch in wide.values()), np.zeros(_SIZE))
-        lengths = {key: float(np.linalg.norm(sketch) * np.linalg.norm(mean)) for key, (_, sketch) in wide.items()}
+        length = np.linalg.norm(mean)
+        lengths = {key: float(np.linalg.norm(sketch) * length) for key, (_, sketch) in wide.items()}
         return {
             key: max(-1.0, min(1.0, float(sketch @ mean) / lengths[key]))
             for key, (_, sketch) in wide.items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from aggregator.bodies import Body, InMessage
 from aggregator.rounds.accumulator import Accumulator
@@ -154,8 +154,9 @@ def row_of(
     received_at: float,
     round_number: int,
     num_bytes: int,
+    **more: Any,
 ) -> UpdateRow:
-    """The ledger row of an update that was trained from the model of ``base_round``."""
+    """The ledger row of an update that was trained from the model of ``base_round``, with ``more`` of its fields."""
     return UpdateRow(
         received_at=received_at,
         round=round_number,
@@ -172,6 +173,7 @@ def row_of(
         eval_metrics=all_metrics(claim.eval_metrics, claim.eval_not_finite),
         figures={str(name): figure for name, figure in claim.figures.items()},
         is_fresh=claim.is_fresh,
+        **more,
     )
 
 

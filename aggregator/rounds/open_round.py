@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from aggregator.bodies import Body, WithBody
 from aggregator.events import Committed, SumDecided, UpdateDecided, UpdateWithdrawn, Watcher
@@ -274,6 +274,8 @@ class OpenRound:
         return {worker: instance for worker, instance in found.items() if instance is not None}
 
     def _instance_of(self, base_round: int, worker: str) -> str | None:
+        if base_round == self.number and (base_round, worker) not in self._folded:
+            return None  # no earlier round had this model, and so there is nothing in the ledger
         return self._instances.get((base_round, worker)) or self._stores.ledger.is_folded(base_round, worker)
 
     def known_answer(self, answer: ReceivedAnswer) -> str | None:
@@ -332,8 +334,15 @@ class OpenRound:
             self._instances[contribution.base_round, claim.worker] = claim.instance
             if contribution.base_round == self.number:
                 self.excused.pop(claim.worker, None)
-            row = self._row_of(contribution, claim, Verdict.FOLDED, received_at=received_at)
-            row = replace(row, weight=weight, base_weight=base, norm=norm)
+            row = self._row_of(
+                contribution,
+                claim,
+                Verdict.FOLDED,
+                received_at=received_at,
+                weight=weight,
+                base_weight=base,
+                norm=norm,
+            )
             self._folded[contribution.base_round, claim.worker] = FoldedUpdate(
                 base_round=contribution.base_round,
                 worker=claim.worker,
@@ -424,13 +433,15 @@ class OpenRound:
         received_at: float,
     ) -> None:
         rows = [
-            replace(self._row_of(contribution, claim, verdict, received_at=received_at), reason=decision.reason)
+            self._row_of(contribution, claim, verdict, received_at=received_at, reason=decision.reason)
             for claim in decision.claims
         ]
         self._remember(contribution, rows, delivery)
 
-    def _row_of(self, contribution: Contribution, claim: Claim, verdict: Verdict, *, received_at: float) -> UpdateRow:
-        """The row of one of its updates, still without reason and weight."""
+    def _row_of(
+        self, contribution: Contribution, claim: Claim, verdict: Verdict, *, received_at: float, **more: Any
+    ) -> UpdateRow:
+        """The row of one of its updates, with ``more`` of its fields."""
         row = row_of(
             claim,
             verdict,
@@ -438,6 +449,7 @@ class OpenRound:
             received_at=received_at,
             round_number=self.number,
             num_bytes=contribution.size_of(claim),
+            **more,
         )
         return row if self._stores.tells_of_sites else row.untold
 

@@ -1,7 +1,7 @@
 """The aggregator's log: one line for each update, partial sum and round."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aggregator.events import (
@@ -14,7 +14,7 @@ from aggregator.events import (
     UpdatesOutvoted,
     UpdateWithdrawn,
 )
-from aggregator.state import CommandRow, UpdateRow, Verdict
+from aggregator.state import UpdateRow, Verdict
 from console import IS_SHOWN, metrics_text, some_of
 from learning import at_sites, plain
 from privacy import spoken
@@ -48,23 +48,16 @@ _MOST_NAMED = 8
 
 def log_event(event: Event) -> None:
     """Logs the event, if it is worth a line."""
-    match event:
-        case UpdateDecided(row=row, is_answer=True):
-            _log_answer(row)
-        case UpdateDecided(row=row, shard=None) if row.verdict is not Verdict.REFUSED:
-            _log_update(row)
-        case UpdateWithdrawn():
-            _log_withdrawn(event)
-        case UpdatesOutvoted():
-            _log_outvoted(event)
-        case CommandTaken(row=row):
-            _log_command(row)
-        case SumDecided():
-            _log_sum(event)
-        case RoundClosed():
-            _log_round(event)
-        case SitesMeasured():
-            _log_measured(event)
+    logs = _LOGS.get(type(event))
+    if logs is not None:
+        logs(event)
+
+
+def _log_decided(event: UpdateDecided) -> None:
+    if event.is_answer:
+        _log_answer(event.row)
+    elif event.shard is None and event.row.verdict is not Verdict.REFUSED:
+        _log_update(event.row)
 
 
 def _log_update(row: UpdateRow) -> None:
@@ -140,7 +133,8 @@ def _log_outvoted(event: UpdatesOutvoted) -> None:
     )
 
 
-def _log_command(row: CommandRow) -> None:
+def _log_command(event: CommandTaken) -> None:
+    row = event.row
     log.log(
         logging.INFO if row.is_accepted else logging.WARNING,
         "round %3d ! %s%s  %s%s",
@@ -212,3 +206,15 @@ def _log_measured(event: SitesMeasured) -> None:
         metrics_text(metrics),
         extra={"round": row["round"], "worker_metrics": plain(metrics), "num_not_finite": row["num_not_finite"]},
     )
+
+
+_LOGS: Mapping[type[Event], Callable[[Any], None]] = {
+    UpdateDecided: _log_decided,
+    UpdateWithdrawn: _log_withdrawn,
+    UpdatesOutvoted: _log_outvoted,
+    CommandTaken: _log_command,
+    SumDecided: _log_sum,
+    RoundClosed: _log_round,
+    SitesMeasured: _log_measured,
+}
+"""The events that are worth a line; most of a short round's are not."""

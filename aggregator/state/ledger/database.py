@@ -13,6 +13,9 @@ from aggregator.state.ledger.schema import migrate
 from console import LeadershipLost, StateError
 from console.durable import transaction
 
+_AS_GIVEN = (bool, int, str)
+"""JSON gives them back as they were."""
+
 
 class Database:
     """An open database, with its tables as this version has them."""
@@ -30,7 +33,9 @@ class Database:
             self._known: dict[Hashable, Any] = {}
             """What was asked since this aggregator last wrote anything."""
             self._facts: dict[str, Any] = {}
-            """Those that were asked for since they were written."""
+            """Those that were written or asked for by this aggregator."""
+            self._written: dict[str, Any] = {}
+            """Those that the open transaction has written, as far as they are read as they are given."""
             self._hold = Hold(path.parent)
         except sqlite3.DatabaseError as error:
             raise StateError(f"{path} cannot be used as a ledger: {error}") from error
@@ -39,10 +44,13 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """All or nothing, and nothing at all once another aggregator has claimed the ledger (LeadershipLost)."""
         num_changes = self._db.total_changes
+        self._written = {}
         try:
             with transaction(self._db, self._path):
                 self._check_epoch()
                 yield
+            if self._epoch is not None:
+                self._facts.update(self._written)
         finally:
             if self._db.total_changes != num_changes:
                 self._known.clear()
@@ -82,8 +90,11 @@ class Database:
             self._set(facts)
 
     def _set(self, facts: Mapping[str, Any]) -> None:
-        for key in facts:
+        for key, value in facts.items():
             self._facts.pop(key, None)
+            self._written.pop(key, None)
+            if value is None or type(value) in _AS_GIVEN:
+                self._written[key] = value
         self._db.executemany(
             "INSERT OR REPLACE INTO run VALUES (?, ?)",
             [(key, json.dumps(value)) for key, value in facts.items()],

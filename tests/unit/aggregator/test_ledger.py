@@ -166,6 +166,35 @@ def test_what_is_asked_again_and_again_is_what_is_recorded_also_after_a_transact
     assert ledger.patience_s() == 3.0
 
 
+@pytest.mark.parametrize("value", [7, "seven", True, None, 7.5, [7], {"of": 7}])
+def test_a_fact_is_what_was_written_last_and_not_what_a_broken_transaction_wrote(ledger: Ledger, value: object) -> None:
+    ledger.claim()
+    ledger.record({"fact": value})
+    assert ledger._fact("fact") == ledger.facts()["fact"] == value
+
+    def break_off() -> None:
+        with ledger.transaction():
+            ledger._set({"fact": 8})
+            ledger._set({"fact": 9})
+            assert ledger._fact("fact") == 9
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
+    ledger.record({"other": 1})
+    assert ledger._fact("fact") == ledger.facts()["fact"] == value
+
+
+def test_what_this_aggregator_wrote_is_not_asked_for(ledger: Ledger) -> None:
+    ledger.claim()
+    ledger.commit([row()], None, num_present=3, num_chosen=2)
+    asked: list[str] = []
+    ledger._db.set_trace_callback(asked.append)
+    assert (ledger.num_present(), ledger.num_chosen()) == (3, 2)
+    ledger._db.set_trace_callback(None)
+    assert asked == []
+
+
 def test_a_closed_round_that_was_asked_for_shows_what_is_measured_of_it_later(ledger: Ledger) -> None:
     ledger.claim()
     ledger.open_round(1, now=1.0)
