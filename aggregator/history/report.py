@@ -5,9 +5,6 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
-
 from aggregator.history.history import History
 from aggregator.history.overview import overview
 
@@ -39,19 +36,18 @@ def write_report(state: Path) -> Path:
 
 def report(history: History) -> str:
     """The page. Its size is bounded, whatever the number of rounds, workers or refused updates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # nothing else in an aggregator needs them
+    from markupsafe import Markup
+
+    pages = Environment(loader=PackageLoader("aggregator.history", "page"), autoescape=True, undefined=StrictUndefined)
     shown = overview(history)
     rounds = shown["rounds"]
-    return _template().render(
+    return pages.get_template("report.html.j2").render(
         shown,
         ended=_moment(rounds[-1]["closed_at"]) if rounds else "",
         style=Markup(own_source("page.css")),
         scripts=Markup("\n".join(own_source(name) for name in SCRIPTS)),
     )
-
-
-def _template() -> Template:
-    loader = PackageLoader("aggregator.history", "page")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("report.html.j2")
 
 
 def _moment(unix_s: float) -> str:

@@ -412,6 +412,11 @@ def test_a_command_that_trains_nothing_does_not_wait_for_pytorch(command: str) -
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_an_aggregator_begins_without_what_only_its_report_needs() -> None:
+    code = "import sys, aggregator.cli; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     declared = {name.partition("[")[0].partition(">")[0].partition("<")[0].strip() for name in _requirements()}
     renamed = {
