@@ -8,6 +8,7 @@ from broker.backoff import Backoff
 from broker.connecting import connect, look
 from broker.corrections import CONTROL, Correction, Ditto, FedDyn, Scaffold, scaffold_weight
 from broker.memory import MemoryBroker, MemoryTransport
+from broker.patience import Patience
 from broker.sent_body import BodySender, SentBody
 from broker.settings import OF_SENDERS, BrokerSettings, LinkSettings, ServiceSettings, Shared, WireSettings
 from broker.transport import ANSWERS_WITHIN_S, BlobNews, BlobUpload, Delivery, Queued, Source, Transport, beginning_of
@@ -29,6 +30,7 @@ __all__ = [
     "LinkSettings",
     "MemoryBroker",
     "MemoryTransport",
+    "Patience",
     "Queued",
     "Scaffold",
     "SentBody",

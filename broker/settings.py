@@ -77,7 +77,7 @@ class ServiceSettings(BrokerSettings, WireSettings, MetricsSettings):
 OF_SENDERS = CommandSettings.read_past | set(WireSettings.__annotations__)
 """What a file common to several commands may have, and those that only look read past."""
 
-_SOON_S, _LEAST_S = 7.0, 4.0
+_SOON_S = 7.0
 
 
 def soon(settings: BrokerSettings, *, spent_s: float = 0.0) -> BrokerSettings:
@@ -87,7 +87,7 @@ def soon(settings: BrokerSettings, *, spent_s: float = 0.0) -> BrokerSettings:
     """
     if "connect_timeout_s" in settings.model_fields_set:
         return settings
-    return settings.model_copy(update={"connect_timeout_s": max(_LEAST_S, _SOON_S - spent_s)})
+    return settings.model_copy(update={"connect_timeout_s": _SOON_S - min(spent_s, _SOON_S / 2)})
 
 
 def is_in_clear(url: str) -> bool:

@@ -4,14 +4,13 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from broker import ANSWERS_WITHIN_S, Queued, Transport
+from broker import ANSWERS_WITHIN_S, Patience, Queued, Transport
 from broker.wire import Message, Protection, Signer, Status, Topology, Trust, decode_from
 from console import BrokerError, MessageError, QueueMissing
 
 _SAYS_EVERY_S = 10.0
 """A running aggregator sends its status at least this often."""
 _QUIET_S = 3 * _SAYS_EVERY_S
-_AT_LEAST_S = 1.0
 
 
 class Condition(StrEnum):
@@ -123,12 +122,11 @@ def take_snapshot(transport: Transport, topology: Topology, trust: Trust) -> Sna
     QueueMissing if no aggregator made the queues, or one too old to send a status. A BrokerUnreachable if it does not
     answer soon, to all that is asked.
     """
-    deadline = time.monotonic() + ANSWERS_WITHIN_S
+    patience = Patience.of(ANSWERS_WITHIN_S)
     message = _status(transport, topology, trust)
     status, signer = (None, None) if message is None else (message.header, message.signer)
     known = Topology(topology.queue, num_shards=status.num_shards if status else 0)
-    left_s = max(_AT_LEAST_S, deadline - time.monotonic())
-    queued = transport.queued([*known.update_queues, known.dead], within_s=left_s)
+    queued = transport.queued([*known.update_queues, known.dead], within_s=patience.left_s)
     return Snapshot(time.time(), known, status, signer=signer, queued=queued)
 
 

@@ -10,7 +10,6 @@ broker moves what was delivered too often; no worker's user may write to it, or 
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from typing import Any, Self, TypeVar
 from pika.adapters.blocking_connection import BlockingChannel
 
 from broker.addresses import addresses_of
+from broker.patience import Patience
 from broker.rabbitmq.links import Link, Turns
 from broker.rabbitmq.properties import REASON_HEADER, SENDER_HEADER, SET_ASIDE_KEY, durable
 from broker.settings import BrokerSettings, soon
@@ -47,8 +47,6 @@ _WHY_BY_BROKER = {
 }
 """Reasons in ``x-death``, for messages that the broker itself set aside -> in our words."""
 _NO_REASON = "no reason given"
-_AT_LEAST_S = 1.0
-"""How long the broker may take for one thing that is asked, whatever it took for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +96,15 @@ class DeadLetters:
         self._settings = settings
         self._topology = Topology(settings.queue)
         self._readers: list[BlockingChannel] = []
-        self._heard_at = 0.0
-        """When the last letter came, or it began to connect."""
+        self._patience = Patience.of(ANSWERS_WITHIN_S)
+        """With the next letter: begun anew with each."""
         self.num_left = 0
         """How many letters come after the last one read."""
 
     def __enter__(self) -> Self:
         turns = Turns(addresses_of(self._settings.broker))
         settings = soon(self._settings)
-        self._heard_at = time.monotonic()
+        self._patience = Patience.of(ANSWERS_WITHIN_S)
         self._link = Link(settings, "dead letters", turns=turns, waits_for_queue=False, is_mended=False, is_told=False)
         try:
             self._do(lambda link: None)  # raises why there is no connection
@@ -185,13 +183,12 @@ class DeadLetters:
             self._readers.append(self._do(partial(Link.channel, role=f"read {index}", confirms=False)))
         channel = self._readers[-1]
         found = self._do(lambda link: channel.basic_get(self._topology.dead))
-        self._heard_at = time.monotonic()
+        self._patience = Patience.of(ANSWERS_WITHIN_S)
         return channel, *found
 
     def _do(self, job: Callable[[Link], T]) -> T:
         """Does the job once: letters read over a lost connection are no longer ours to act on."""
-        left_s = ANSWERS_WITHIN_S - (time.monotonic() - self._heard_at)
-        return self._link.call(job, is_retried=False, within_s=max(_AT_LEAST_S, left_s))
+        return self._link.call(job, is_retried=False, within_s=self._patience.left_s)
 
     def _give_back(self, link: Link) -> None:
         """One channel after the other, which keeps the order."""

@@ -17,6 +17,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from broker.addresses import addresses_of
+from broker.patience import Patience
 from broker.rabbitmq.acks import Acks, Dropped, Mark
 from broker.rabbitmq.aside import Aside
 from broker.rabbitmq.blobs import BlobConsumer, Making, Part, Upload, ack_of, delete_stream
@@ -457,12 +458,11 @@ class RabbitMQ(Transport):
 
     def queued(self, names: Sequence[str], *, within_s: float = ANSWERS_WITHIN_S) -> dict[str, Queued]:
         found = {}
-        deadline = time.monotonic() + within_s
+        patience = Patience.of(within_s)
         for name in names:
             try:
                 count = partial(queued, name=name)
-                left_s = max(_LOOK_UP_S, deadline - time.monotonic())
-                found[name] = self._writer.call(count, is_retried=False, within_s=left_s)
+                found[name] = self._writer.call(count, is_retried=False, within_s=patience.left_s)
             except BrokerFault as error:
                 found[name] = Queued(0, 0, fault=str(error))
             except (QueueMissing, BrokerRefused):
