@@ -4,8 +4,9 @@ Where a module and all its parts leave their state dicts to PyTorch, an entry is
 that overrides what PyTorch does, in any of its parts, or has hooks for it, is asked for its state dict, or given one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -42,14 +43,20 @@ class Entries:
         parts = list(_parts(model))
         if not _are_plain([part for _, part in parts]):
             return cls(state_dict_of(model), False)
-        return cls({f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in _own(part)}, True)
+        own = {
+            f"{prefix}{name}": tensor
+            for prefix, part in parts
+            for name, tensor in chain(part._parameters.items(), _kept_buffers(part))
+            if tensor is not None
+        }
+        return cls(own, True)
 
     def put(self, values: Mapping[str, torch.Tensor]) -> bool:
         """Copies ``values`` into those of these names, which are of their shapes.
 
         False, and nothing is done: the module has to do that itself.
         """
-        into: list[Any] = [self.by_name.get(name) for name in values]
+        into: list[Any] = list(map(self.by_name.get, values))
         if not self.are_memory or not set(map(type, into)) <= {torch.Tensor, nn.Parameter}:
             return False
         if into:
@@ -82,13 +89,12 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
             yield from _parts(part, f"{prefix}{name}.")
 
 
-def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            yield name, parameter
-    for name, buffer in module._buffers.items():
-        if buffer is not None and name not in module._non_persistent_buffers_set:
-            yield name, buffer
+def _kept_buffers(module: nn.Module) -> Iterable[tuple[str, torch.Tensor | None]]:
+    """The buffers that belong to the state dict."""
+    left_out = module._non_persistent_buffers_set
+    if not left_out:
+        return module._buffers.items()
+    return ((name, buffer) for name, buffer in module._buffers.items() if name not in left_out)
 
 
 def _are_plain(modules: Sequence[nn.Module]) -> bool:

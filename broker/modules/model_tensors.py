@@ -185,7 +185,7 @@ class ModelTensors:
             )
 
     def _changes(self, entries: Mapping[str, Any]) -> list[str]:
-        tensors = [entries.get(name) for name in self.specs.names]
+        tensors = list(map(entries.get, self.specs.names))
         if not _are_as_specified(tensors, self.specs):
             return [change for spec in self.specs if (change := _change(spec, entries.get(spec.name))) is not None]
         return [

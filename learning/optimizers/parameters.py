@@ -5,8 +5,7 @@ from torch import nn
 
 def parameters_of(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of all parts of a model; one that is tied comes under each of its names."""
-    found = (parameter for part in model.modules() for parameter in part._parameters.values())
-    return [parameter for parameter in found if parameter is not None]
+    return [parameter for part in model.modules() for parameter in part._parameters.values() if parameter is not None]
 
 
 def forget_gradients(model: nn.Module) -> None:
