@@ -1,10 +1,11 @@
 """A body on its way out: in its message, or, if it is large, in a blob that is at the broker before the message is."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from broker.transport import Transport
-from broker.wire import BlobRef, Buffer, Outgoing, Seal, Specs, cut
+from broker.wire import BlobRef, BodyDigest, Buffer, DigestFunction, Outgoing, Seal, Specs, cut
 from console import Transferring, with_progress
 
 
@@ -15,7 +16,11 @@ class SentBody:
     payload: tuple[Buffer, ...]
     """In pieces, which may be views of what is sent: it is encoded before that changes."""
     blob: BlobRef | None
-    sha256: str
+    digest: BodyDigest
+
+    def told(self) -> Mapping[str, Any]:
+        """Its fields in a header."""
+        return {"blob": self.blob, self.digest.function: self.digest.hex}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,8 @@ class BodySender:
     """Bytes up to which a body travels in its message."""
     part_bytes: int
     """Of a blob's parts."""
+    function: DigestFunction = "sha256"
+    """By which a blob's digest is taken; in a message, it is SHA-256."""
     on_event: Callable[[Transferring], None] = lambda event: None
 
     def send(
@@ -45,9 +52,10 @@ class BodySender:
         ``blob_name`` is taken if it is free; ``what`` says in words what is sent. BlobLost if the blob was deleted
         meanwhile: then all of it has to be sent again, and sealed anew.
         """
-        body = Outgoing(specs, num_bytes, zstd=zstd, seal=seal)
-        if num_bytes <= self.inline_cap:
-            return SentBody(body.whole(pieces), None, body.sha256)
+        is_inline = num_bytes <= self.inline_cap
+        body = Outgoing(specs, num_bytes, function="sha256" if is_inline else self.function, zstd=zstd, seal=seal)
+        if is_inline:
+            return SentBody(body.whole(pieces), None, body.digest)
         parts = with_progress(
             cut(pieces, self.part_bytes),
             self.on_event,
@@ -57,4 +65,4 @@ class BodySender:
             size_of=len,
         )
         name = self.transport.write_blob(blob_name, body.parts(parts))
-        return SentBody((), BlobRef(name=name, part_bytes=self.part_bytes), body.sha256)
+        return SentBody((), BlobRef(name=name, part_bytes=self.part_bytes), body.digest)

@@ -36,8 +36,7 @@ class Answers:
         body = self._sent(request, masks)
         head = Release(
             tensors=specs,
-            sha256=body.sha256,
-            blob=body.blob,
+            **body.told(),
             run_id=request.run_id,
             round=request.round,
             keeper=config.name,

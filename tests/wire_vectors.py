@@ -39,7 +39,7 @@ from broker.wire.messages import (
     WorkerStatus,
 )
 from broker.wire.signatures import Believing, Trust
-from broker.wire.specs import Digest, delta_specs
+from broker.wire.specs import Digest, delta_specs, num_bytes_of
 from broker.wire.zstd import compressed
 from identities.certificates import Certificate
 from identities.private_keys import PrivateKeys
@@ -197,10 +197,29 @@ def _of_algorithms(head: ModelHead) -> Iterator[dict[str, Any]]:
     summed = {"purpose": "sums", "operations": {"weight": "sum", "bias": "max"}}
     yield _vector("model, to be summed up", head.model_copy(update=summed), MODEL)
     yield _halved(head)
+    yield from _by_blake3(head)
     encoding = Encoding(delta_specs(specs_of(MODEL)), Compression())
     told = {"model_sha256": digest_of(CONTROLLED), "figures": {"update_norm1": 12.5}, "is_fresh": True}
     update = _update_head(encoding, DELTA).model_copy(update=told)
     yield _vector("update, with figures, begun with nothing", update, DELTA) | {"delta": _delta_in(encoding, DELTA)}
+
+
+def _by_blake3(head: ModelHead) -> Iterator[dict[str, Any]]:
+    """A model in a blob, which has both digests, and an update from it in another, which has BLAKE3's alone."""
+    by_blake3 = Digest(specs_of(MODEL), "blake3")
+    for chunk in chunks(MODEL, specs_of(MODEL)):
+        by_blake3.add(chunk)
+    blob = BlobRef(name="updates.blob.model.demo.0a1b2c3d.4", part_bytes=2048)
+    head = head.model_copy(update={"blake3": by_blake3.hex(), "blob": blob})
+    parts = [part.hex() for part in cut(chunks(MODEL, head.tensors), blob.part_bytes)]
+    yield _vector("model in a blob, by BLAKE3", head, {}) | {"parts": parts}
+    encoding = Encoding(delta_specs(specs_of(MODEL)), Compression())
+    body = Outgoing(encoding.encoded, num_bytes_of(encoding.encoded), function="blake3")
+    blob = BlobRef(name="updates.blob.update.hospital-a.demo.0a1b2c3d.4", part_bytes=2048)
+    parts = [part.hex() for part in body.parts(cut(chunks(DELTA, encoding.encoded), blob.part_bytes))]
+    told = {"sha256": None, "blake3": body.digest.hex, "blob": blob}
+    update = _update_head(encoding, DELTA).model_copy(update=told)
+    yield _vector("update in a blob, by BLAKE3", update, {}) | {"parts": parts, "delta": _delta_in(encoding, DELTA)}
 
 
 def _halved(head: ModelHead) -> dict[str, Any]:
@@ -271,7 +290,7 @@ def sealed_vector() -> dict[str, Any]:
     body = Outgoing(head.tensors, head.num_bytes, seal=seal)
     blob = BlobRef(name="updates.blob.update.hospital-a.demo.0a1b2c3d.4", part_bytes=2048)
     parts = list(body.parts(cut(chunks(DELTA, head.tensors), blob.part_bytes)))
-    head = head.model_copy(update={"sha256": body.sha256, "sealed": key, "blob": blob})
+    head = head.model_copy(update={"sha256": body.digest.hex, "sealed": key, "blob": blob})
     signed = _vector(SEALED, head, {}, trust=trust_of(SITE))
     return signed | {
         "public_key": SITE.public.signing_key,

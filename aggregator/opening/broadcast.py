@@ -1,6 +1,6 @@
 """Putting a global model where every worker finds it: inline with its head, or as a blob that the head names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from broker.wire import (
     Buffer,
     Cutter,
     Digest,
+    DigestFunction,
     Draw,
     LocalTraining,
     ModelHead,
@@ -42,6 +43,8 @@ class Staged:
     blob: BlobRef | None = None
     sha256: str | None = None
     """The digest of what is read from it, if that is not the model alone, to the bit."""
+    blake3: str | None = None
+    """The same by BLAKE3, of a blob."""
 
 
 class ModelUpload(Protocol):
@@ -90,19 +93,22 @@ class _InBlob:
         self._progress.add(len(part))
 
 
-class _InForm:
-    """A body that is more than the model, or in fewer bytes: its digest is over what is read from it."""
+class _Digested:
+    """A body in its form, with digests over what is read from it."""
 
-    def __init__(self, upload: ModelUpload, form: ModelForm, specs: Specs) -> None:
-        self._upload, self._writer, self._digest = upload, form.writer(), Digest(specs)
+    def __init__(self, upload: ModelUpload, form: ModelForm, specs: Specs, functions: Sequence[DigestFunction]) -> None:
+        self._upload, self._writer = upload, form.writer()
+        self._digests = [Digest(specs, function) for function in functions]
 
     def write(self, piece: Buffer) -> None:
         for read, sent in self._writer.pieces(piece):
-            self._digest.add(read)
+            for digest in self._digests:
+                digest.add(read)
             self._upload.write(sent)
 
     def finish(self) -> Staged:
-        return replace(self._upload.finish(), sha256=self._digest.hex())
+        digests: Mapping[str, Any] = {digest.function: digest.hex() for digest in self._digests}
+        return replace(self._upload.finish(), **digests)
 
 
 def _protection(config: AggregatorConfig) -> tuple[Protection, ...]:
@@ -183,7 +189,10 @@ class Broadcaster:
         The round before may still be open. If it closes with other bits after all, this is done again.
         """
         upload: ModelUpload = _InHead() if self._is_in_head(number) else self._blob(number)
-        return upload if self._run.sends_model_alone else _InForm(upload, self._run.form, self._run.sent)
+        functions: list[DigestFunction] = [] if self._run.sends_model_alone else ["sha256"]
+        if not self._is_in_head(number):
+            functions.append("blake3")
+        return _Digested(upload, self._run.form, self._run.sent, functions) if functions else upload
 
     def _is_in_head(self, number: int) -> bool:
         return not self.has_large_model and not self._is_for_some(number)
@@ -236,7 +245,7 @@ class Broadcaster:
         head = self._head
         if head is None:
             raise RuntimeError("no model was published")
-        body = self._stage_file(head.round) if head.blob is None else Staged(blob=head.blob)
+        body = self._stage_file(head.round) if head.blob is None else Staged(blob=head.blob, blake3=head.blake3)
         self.publish(head.round, body, is_finished=True)
 
     def publish(self, number: int, body: Staged, *, is_finished: bool = False, only_evaluate: bool = False) -> None:
@@ -247,6 +256,7 @@ class Broadcaster:
             tensors=self._run.sent,
             sets=config.correction.sets,
             sha256=self._ledger.sent_sha256(number - 1),
+            blake3=body.blake3,
             run=config.run,
             run_id=self._run.run_id,
             epoch=self._run.epoch,

@@ -206,7 +206,7 @@ def read_update(delivery: Delivery, expected: Expected, *, round_number: int, gu
         seal = None
         if head.sealed is not None:
             raise UnfitMessage("it is masked, and yet sealed")
-        masked_sha256 = name_of_masked(head.sha256, head.salt)
+        masked_sha256 = name_of_masked(head.digest.hex, head.salt)
         check_masked(head, head, expected, model_sha256=head.model_sha256, masked_sha256=masked_sha256)
     own_blob = expected.topology.update_blob(head.worker, head.run_id, head.round)
     is_sealed = head.sealed is not None

@@ -416,11 +416,11 @@ class OpenRound:
                 )
             return
         in_clear = update.seal is None and not update.is_zstd
-        known = update.head.sha256 if in_clear else None
-        file, sha256 = self._stores.bodies.write(self.number, pieces, sha256=known, take_name=take_name)
+        known = update.head.blake3 if in_clear else None
+        file, blake3 = self._stores.bodies.write(self.number, pieces, blake3=known, take_name=take_name)
         keys, (claim,) = update.signer.keys if update.signer else (), update.claims
         self._kept.append(
-            KeptBody(base_round=update.base_round, worker=claim.worker, file=file, sha256=sha256, keys=keys)
+            KeptBody(base_round=update.base_round, worker=claim.worker, file=file, blake3=blake3, keys=keys)
         )
 
     def _pass_over(
@@ -581,7 +581,7 @@ class OpenRound:
         """
         bodies = {update: update.kept for update in updates if update.kept is not None}
         for body in bodies.values():
-            self._stores.bodies.check(body.file, body.sha256)
+            self._stores.bodies.check(body.file, body.blake3)
         for update, body in bodies.items():
             self._take_out(update, body)
         accumulated = self._save() if self.num_folded else None

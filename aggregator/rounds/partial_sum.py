@@ -94,7 +94,12 @@ class PartialSender:
         """
         specs = kept(total.specs)
         seal, sealed = self._seal(model, specs, sequence) if "sealed" in model.protection else (None, None)
-        sender = BodySender(transport=self.transport, inline_cap=inline_cap, part_bytes=self.part_bytes)
+        sender = BodySender(
+            transport=self.transport,
+            inline_cap=inline_cap,
+            part_bytes=self.part_bytes,
+            function=model.digest.function,
+        )
         body = sender.send(
             specs,
             total.limb_pieces(),
@@ -105,8 +110,7 @@ class PartialSender:
         )
         head = PartialHead(
             tensors=specs,
-            sha256=body.sha256,
-            blob=body.blob,
+            **body.told(),
             run_id=model.run_id,
             round=model.round,
             shard=self.shard,

@@ -2,10 +2,10 @@
 
 bodies/2-00013-4.body             what travelled, opened and without zstd; the numbers: epoch, round, serial number
 
-A name is used once. A file counts from the commit on that names it, with its digest, which is the update's own where
-that travels in clear. A body that is in a file already only gets its name. It is not synced: a kill loses nothing, and
-after a power cut a file that is not what was written is known by its digest; the round is then done again if its update
-has to be taken out, which is rarer than every commit would be slower.
+A name is used once. A file counts from the commit on that names it, with its digest by BLAKE3, which is the update's
+own where it has that and travels in clear. A body that is in a file already only gets its name. It is not synced: a
+kill loses nothing, and after a power cut a file that is not what was written is known by its digest; the round is then
+done again if its update has to be taken out, which is rarer than every commit would be slower.
 """
 
 import os
@@ -37,35 +37,35 @@ class KeptBodies:
         round_number: int,
         pieces: Iterable[Buffer],
         *,
-        sha256: str | None = None,
+        blake3: str | None = None,
         take_name: Callable[[Path], bool] = lambda path: False,
     ) -> tuple[str, str]:
-        """Keeps a body; returns the name of its file and its digest, which is ``sha256`` if that is known.
+        """Keeps a body; returns the name of its file and its digest, which is ``blake3`` if that is known.
 
         ``take_name`` gives a file that has the body already its name, and returns whether it could.
         """
         name = f"{self._epoch}-{round_number:05d}-{self._num_written}.body"
-        path, digest = self._folder / name, Digest(self._specs)
+        path, digest = self._folder / name, Digest(self._specs, "blake3")
         self._num_written += 1
-        if sha256 is None:
+        if blake3 is None:
             pieces = digest.of(pieces)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             if not take_name(path):
                 with open(path, "xb", opener=_private) as file:
                     file.writelines(pieces)
-            elif sha256 is None:
+            elif blake3 is None:
                 deque(pieces, maxlen=0)
         except OSError as error:
             raise not_written(path, error.strerror) from error
-        return name, sha256 or digest.hex()
+        return name, blake3 or digest.hex()
 
-    def check(self, name: str, sha256: str) -> None:
+    def check(self, name: str, blake3: str) -> None:
         """A DamagedFile unless the file has the body that was written."""
-        found = Digest(self._specs)
+        found = Digest(self._specs, "blake3")
         for _, piece in self.pieces(name):
             found.add(piece)
-        if found.hex() != sha256:
+        if found.hex() != blake3:
             raise DamagedFile(f"{self._folder / name} is damaged: its digest is not the one in the ledger")
 
     def pieces(self, name: str) -> Iterator[tuple[int, Buffer]]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from broker.wire.buffers import Buffer
 from broker.wire.messages import Tensors
-from broker.wire.specs import Digest, Specs
+from broker.wire.specs import BodyDigest, Digest, DigestFunction, Specs
 from broker.wire.zstd import compressed, decompressed
 from console import DamagedBody, UnfitMessage
 
@@ -27,10 +27,18 @@ class Seal(Protocol):
 
 
 class Outgoing:
-    """A body that is sent: ``num_bytes`` of tensors with these specs. ``sha256`` holds once all parts are out."""
+    """A body that is sent: ``num_bytes`` of tensors with these specs. ``digest`` holds once all parts are out."""
 
-    def __init__(self, specs: Specs, num_bytes: int, *, zstd: int = 0, seal: Seal | None = None) -> None:
-        self._digest, self._num_bytes = Digest(specs), num_bytes
+    def __init__(
+        self,
+        specs: Specs,
+        num_bytes: int,
+        *,
+        function: DigestFunction = "sha256",
+        zstd: int = 0,
+        seal: Seal | None = None,
+    ) -> None:
+        self._digest, self._num_bytes = Digest(specs, function), num_bytes
         self._zstd, self._seal = zstd, seal
 
     def parts(self, parts: Iterable[Buffer]) -> Iterator[bytes]:
@@ -53,8 +61,8 @@ class Outgoing:
         return tuple(self._digest.of(pieces))
 
     @property
-    def sha256(self) -> str:
-        return self._digest.hex()
+    def digest(self) -> BodyDigest:
+        return self._digest.told()
 
 
 class Incoming:
@@ -63,7 +71,7 @@ class Incoming:
     def __init__(self, head: Tensors, *, are_zstd: bool = False, seal: Seal | None = None) -> None:
         self._head, self._are_zstd, self._seal = head, are_zstd, seal
         self._part_bytes = head.blob.part_bytes if head.blob else head.num_bytes
-        self._digest = Digest(head.tensors)
+        self._digest = Digest(head.tensors, head.digest.function)
         self._num_taken = self._offset = 0
 
     @property
@@ -81,7 +89,7 @@ class Incoming:
             piece = self._content(part, size, is_last=is_last)
         except UnfitMessage as error:
             raise DamagedBody(str(error)) from error
-        if is_last and self._digest.hex() != self._head.sha256:
+        if is_last and self._digest.told() != self._head.digest:
             raise DamagedBody("its body does not match its digest")
         offset, self._offset = self._offset, self._offset + size
         self._num_taken += 1

@@ -167,13 +167,13 @@ def place_of_within(specs: Specs) -> int:
     return sum(spec.num_elements for spec in words[:end]) - 1
 
 
-def name_of_masked(sha256: str, salt: str | None) -> str:
+def name_of_masked(digest: str, salt: str | None) -> str:
     """The digest by which seeds name a masked body: that of the body, or with a salt, of both.
 
     A keeper knows the mask, and with the body's own digest it could find out whether a guess of the whole update is
     right. It does not get the salt.
     """
-    return sha256 if salt is None else hashlib.sha256(bytes.fromhex(sha256) + bytes.fromhex(salt)).hexdigest()
+    return digest if salt is None else hashlib.sha256(bytes.fromhex(digest) + bytes.fromhex(salt)).hexdigest()
 
 
 def digest_of_set(run_id: str, round_number: int, masked: Iterable[tuple[str, str]]) -> str:

@@ -34,6 +34,7 @@ from broker.wire.headers import (
     MIN_PRESENCE_EVERY_S,
     PRESENCE_EVERY_S,
     AlgorithmText,
+    Blake3,
     CommandId,
     Counted,
     DifferentialPrivacy,
@@ -65,7 +66,7 @@ from broker.wire.headers import (
     last_counted,
 )
 from broker.wire.limbs import limb_bytes_of
-from broker.wire.specs import MAX_TENSOR_NAME, KeptSpecs, Specs, canonical, kept, num_bytes_of, update_specs
+from broker.wire.specs import MAX_TENSOR_NAME, BodyDigest, KeptSpecs, Specs, canonical, kept, num_bytes_of, update_specs
 from broker.wire.tensor_sets import MODEL, split_specs
 from broker.wire.topology import shard_of
 
@@ -183,8 +184,10 @@ class Tensors(Header):
     """The part of a header that describes its payload."""
 
     tensors: Annotated[Specs, Field(max_length=MAX_TENSORS), WrapValidator(_valid_specs)]
-    sha256: Sha256
+    sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
     """Over ``tensors`` and the payload; over its parts as they travel if the body is sealed."""
+    blake3: Blake3 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The same by BLAKE3. One of the two is there; with both, a receiver needs only this."""
     blob: BlobRef | None = None
     """None: the payload follows the header in the same message."""
     sets: Annotated[tuple[SetName, ...], Field(max_length=16)] = Field(default=(), exclude_if=lambda sets: not sets)
@@ -194,11 +197,29 @@ class Tensors(Header):
     def num_bytes(self) -> int:
         return num_bytes_of(self.tensors)
 
+    @property
+    def digest(self) -> BodyDigest:
+        """By which the body is checked."""
+        if self.blake3 is not None:
+            return BodyDigest("blake3", self.blake3)
+        assert self.sha256 is not None
+        return BodyDigest("sha256", self.sha256)
+
+    @model_validator(mode="after")
+    def _has_a_digest(self) -> Self:
+        if self.sha256 is None and self.blake3 is None:
+            raise ValueError("its body has no digest: neither sha256 nor blake3")
+        return self
+
 
 class ModelHead(Tensors):
-    """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``."""
+    """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``.
+
+    ``blake3`` is there as well if the model is a blob: then workers use it, and it tells them that theirs is read.
+    """
 
     may_be_deflated: ClassVar[bool] = True
+    sha256: Sha256
     kind: Literal["model"] = "model"
     run: RunName
     run_id: RunId
@@ -352,7 +373,7 @@ class UpdateHead(Tensors):
     seeds: Seeds = Field(default=(), exclude_if=lambda value: not value)
     """Of an update that is masked: for each keeper, a message with the sealed seed of its mask."""
     salt: Salt | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of one that is masked: what its seeds name its body by, together with ``sha256``; see ``name_of_masked``."""
+    """Of one that is masked: what its seeds name its body by, together with its digest; see ``name_of_masked``."""
 
     @property
     def key(self) -> tuple[int, str]:

@@ -5,7 +5,8 @@ without gaps, little-endian, row-major; so each one begins at a multiple of its 
 8 bytes never splits an element.
 
 The digest of a state is the SHA-256 of ``msgpack([[name, dtype, [dim, ...]], ...])`` in that order, followed by
-the payload. It is the ``model_sha256`` of a summary and the ``sha256`` of every message.
+the payload. It is the ``model_sha256`` of a summary and the ``sha256`` of a message; ``blake3`` is the same by BLAKE3,
+in half the time, for bodies that are large.
 
 Nothing here needs PyTorch, which takes seconds to import: a command that only looks does not load it.
 """
@@ -15,9 +16,10 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import attrgetter
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgpack
+from blake3 import blake3
 from pydantic import Field, StrictInt, StrictStr
 
 from broker.wire.buffers import Buffer
@@ -195,14 +197,26 @@ def num_elements_of(specs: Specs) -> int:
     return kept(specs).num_elements
 
 
+DigestFunction = Literal["sha256", "blake3"]
+_FUNCTIONS: dict[DigestFunction, Callable[[bytes], Any]] = {"sha256": hashlib.sha256, "blake3": blake3}
+
+
+class BodyDigest(NamedTuple):
+    """What a header says of its body: 32 bytes, in hex, and by which function."""
+
+    function: DigestFunction
+    hex: str
+
+
 class Digest:
     """The digest of a state, fed piece by piece."""
 
-    def __init__(self, specs: Specs) -> None:
-        self._sha = hashlib.sha256(kept(specs).packed)
+    def __init__(self, specs: Specs, function: DigestFunction = "sha256") -> None:
+        self.function = function
+        self._hash = _FUNCTIONS[function](kept(specs).packed)
 
     def add(self, piece: Buffer) -> None:
-        self._sha.update(piece)
+        self._hash.update(piece)
 
     def of(self, pieces: Iterable[Buffer]) -> Iterator[Buffer]:
         """The same pieces, each added to the digest before it is yielded."""
@@ -211,7 +225,11 @@ class Digest:
             yield piece
 
     def hex(self) -> str:
-        return self._sha.hexdigest()
+        return str(self._hash.hexdigest())
+
+    def told(self) -> BodyDigest:
+        """As a header has it."""
+        return BodyDigest(self.function, self.hex())
 
 
 def difference(wanted: Sequence[TensorSpec], given: Sequence[TensorSpec]) -> str | None:

@@ -169,7 +169,7 @@ def sealed(*, zstd: int = 0, in_parts: bool = False) -> tuple[UpdateHead, list[b
     parts = list(body.parts(PAYLOAD[start : start + size] for start in range(0, len(PAYLOAD), size)))
     compression = TOPK if zstd else Compression()
     blob = BLOB if in_parts else None
-    return update_head(SMALL, sha256=body.sha256, sealed=key, compression=compression, blob=blob), parts
+    return update_head(SMALL, sha256=body.digest.hex, sealed=key, compression=compression, blob=blob), parts
 
 
 SEALED = [sealed(), sealed(zstd=3), sealed(in_parts=True), sealed(zstd=3, in_parts=True)]

@@ -112,7 +112,7 @@ def signed_update(
         name = run.topology.update_blob(worker, head.run_id, head.round)
         run.site.write_blob(name, body.parts(cut(chunks(delta, head.tensors), blob_bytes)))
         blob = BlobRef(name=name, part_bytes=blob_bytes)
-    head = head.model_copy(update={"sha256": body.sha256, "sealed": sealed, "blob": blob})
+    head = head.model_copy(update={"sha256": body.digest.hex, "sealed": sealed, "blob": blob})
     return encode(head, *payload, trust=trust or FEDERATION.trust(worker))
 
 

@@ -144,8 +144,7 @@ class Answers:
         salt = secrets.token_hex(SALT_BYTES) if masks else None
         update = UpdateHead(
             tensors=encoding.encoded,
-            sha256=sent.sha256,
-            blob=sent.blob,
+            **sent.told(),
             sealed=sealed,
             compression=head.compression,
             run_id=head.run_id,
@@ -156,7 +155,7 @@ class Answers:
             base_sha256=base_sha256,
             sent_at=time.time(),
             **(_told_of(trained, measured, figures) if head.tells_of_sites else _NOTHING | {"figures": limits}),
-            seeds=self._sealed_seeds(head, encoding, masks, name_of_masked(sent.sha256, salt)) if masks else (),
+            seeds=self._sealed_seeds(head, encoding, masks, name_of_masked(sent.digest.hex, salt)) if masks else (),
             salt=salt,
             is_fresh=is_fresh,
         )

@@ -38,6 +38,7 @@ class Uploader:
             transport=self.transport,
             inline_cap=head.cap(self.inline_cap),
             part_bytes=head.blob.part_bytes if head.blob else MAX_PART_BYTES,
+            function=head.digest.function,
             on_event=self.on_event,
         )
         body = sender.send(

@@ -4,7 +4,8 @@
 ``rounds``   one row a round; the open one has no ``closed_by``. ``draws`` say who takes part in it
 ``updates``  one row an update, with its verdict; a unique index keeps an update from being folded twice. Of messages
              that do not count, only some have a row of their own; a row for ``num_messages`` counts the others
-``kept``     the files with the bodies of updates folded in the open round, where those may have to be taken out again
+``kept_bodies`` the files with the bodies of updates folded in the open round, where those may have to be taken out
+             again
 ``attempts`` messages that came back again and again, while they are being handled
 ``commands`` what people asked of the run (``fl-run``), each once, and what came of it; a command is in it in the same
              transaction as its effect
@@ -114,7 +115,7 @@ class Ledger(Measurements):
                 " WHERE base_round = ? AND worker = ? AND verdict = 'folded'",
                 [(reason, *key) for key, reason in zip(keys, updates.values(), strict=True)],
             )
-            self._db.executemany("DELETE FROM kept WHERE base_round = ? AND worker = ?", keys)
+            self._db.executemany("DELETE FROM kept_bodies WHERE base_round = ? AND worker = ?", keys)
             self._db.executemany("DELETE FROM seeds WHERE base_round = ? AND worker = ?", keys)
             self._set({"accumulated": None if accumulated is None else _fields(accumulated)})
 
@@ -159,7 +160,7 @@ class Ledger(Measurements):
             else:
                 measured = self._measured_together(number, result.site_means)
             self._insert_companions(number, result.companions)
-            self._db.execute("DELETE FROM kept")
+            self._db.execute("DELETE FROM kept_bodies")
             self._keep_given(number, result)
             self._set({"accumulated": None, "frozen": None, "num_present": num_present})
             if result.next_clip is not None:
@@ -304,7 +305,7 @@ class Ledger(Measurements):
                 " WHERE round >= ? AND verdict IN ('folded', 'outvoted', 'abandoned', 'diverged', 'measured')",
                 (number + is_decided,),
             )
-            self._db.execute("DELETE FROM kept")
+            self._db.execute("DELETE FROM kept_bodies")
             self._db.execute("DELETE FROM seeds WHERE base_round >= ?", (number + is_decided,))
             self._db.execute("DELETE FROM rounds WHERE round > ?", (number,))
             self._db.execute("UPDATE rounds SET closed_by = NULL, closed_at = NULL WHERE round = ?", (number,))
@@ -351,9 +352,9 @@ class Ledger(Measurements):
 
     def _insert_kept(self, kept: Iterable[KeptBody]) -> None:
         self._db.executemany(
-            "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO kept_bodies VALUES (?, ?, ?, ?, ?)",
             [
-                (each.base_round, each.worker, each.file, each.sha256, ",".join(key.hex() for key in each.keys))
+                (each.base_round, each.worker, each.file, each.blake3, ",".join(key.hex() for key in each.keys))
                 for each in kept
             ],
         )

@@ -133,7 +133,7 @@ class Records(Database):
         """The updates that are committed in this round, which is open, in the order in which they came."""
         rows = self._db.execute(
             "SELECT base_round, worker, staleness, num_samples, weight, base_weight, norm, figures, is_fresh, file,"
-            " sha256, keys FROM updates LEFT JOIN kept USING (base_round, worker)"
+            " blake3, keys FROM updates LEFT JOIN kept_bodies USING (base_round, worker)"
             " WHERE round = ? AND verdict = 'folded' ORDER BY id",
             (number,),
         )
@@ -155,7 +155,7 @@ class Records(Database):
 
     def kept_files(self) -> set[str]:
         """The files with bodies that are kept."""
-        return {str(file) for (file,) in self._db.execute("SELECT file FROM kept")}
+        return {str(file) for (file,) in self._db.execute("SELECT file FROM kept_bodies")}
 
     def median_samples(self, *, before: int) -> int | None:
         """The median num_samples, the lower of two, of the updates in the last round before ``before`` that has any.
@@ -306,6 +306,6 @@ def _base_of_0_1_0(weight: float, staleness: int) -> float:
     return float(round(weight * math.sqrt(1 + staleness)))
 
 
-def _kept_body(base_round: int, worker: str, file: str, sha256: str, keys: str) -> KeptBody:
+def _kept_body(base_round: int, worker: str, file: str, blake3: str, keys: str) -> KeptBody:
     ids = tuple(bytes.fromhex(key) for key in keys.split(",") if key)
-    return KeptBody(base_round=base_round, worker=worker, file=file, sha256=sha256, keys=ids)
+    return KeptBody(base_round=base_round, worker=worker, file=file, blake3=blake3, keys=ids)

@@ -109,7 +109,7 @@ class KeptBody:
     base_round: int
     worker: str
     file: str
-    sha256: str
+    blake3: str
     keys: tuple[bytes, ...] = ()
     """The ids of the keys by which its worker was known; none where senders are believed."""
 

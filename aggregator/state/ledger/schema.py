@@ -53,8 +53,8 @@ IS_OF_MEASURED = "num_not_finite"
 """A table of rounds without this column has what workers measured of a model in the row of the round after it."""
 
 _KEPT = """
-CREATE TABLE IF NOT EXISTS kept (
-    base_round INTEGER, worker TEXT, file TEXT NOT NULL, sha256 TEXT NOT NULL, keys TEXT NOT NULL,
+CREATE TABLE IF NOT EXISTS kept_bodies (
+    base_round INTEGER, worker TEXT, file TEXT NOT NULL, blake3 TEXT NOT NULL, keys TEXT NOT NULL,
     PRIMARY KEY (base_round, worker)
 )
 """

@@ -52,6 +52,8 @@ SALT_BYTES = 32
 Salt = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
 """32 random bytes, in hex."""
 Sha256 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+Blake3 = Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+"""BLAKE3's 32 bytes, in hex."""
 MAX_NUMBER = 2**40
 """Rounds and epochs are below it."""
 RoundNumber = Annotated[StrictInt, Field(ge=0, lt=MAX_NUMBER)]

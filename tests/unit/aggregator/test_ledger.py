@@ -320,7 +320,7 @@ def test_a_round_that_is_undone_is_open_again_with_nothing_folded(ledger: Ledger
 
 def test_an_update_that_is_withdrawn_is_not_folded_and_may_be_again(ledger: Ledger) -> None:
     ledger.open_round(1, now=0.5)
-    kept = KeptBody(base_round=1, worker="site-a", file="1-00001-0.body", sha256="00", keys=(b"12345678", b"abcdefgh"))
+    kept = KeptBody(base_round=1, worker="site-a", file="1-00001-0.body", blake3="00", keys=(b"12345678", b"abcdefgh"))
     ledger.commit([row(weight=10.0), row("site-b", weight=2.5)], ACCUMULATED, kept=[kept])
     folded = ledger.folded(1)
     assert [(update.worker, update.weight, update.kept) for update in folded] == [
@@ -342,7 +342,7 @@ def test_an_update_that_is_withdrawn_is_not_folded_and_may_be_again(ledger: Ledg
 
 def test_bodies_of_a_round_that_is_undone_are_kept_no_more(ledger: Ledger) -> None:
     ledger.open_round(1, now=0.5)
-    ledger.commit([row()], ACCUMULATED, kept=[KeptBody(base_round=1, worker="site-a", file="f", sha256="00")])
+    ledger.commit([row()], ACCUMULATED, kept=[KeptBody(base_round=1, worker="site-a", file="f", blake3="00")])
     ledger.undo_from(1)
     assert (ledger.kept_files(), ledger.folded(1)) == (set(), [])
 

@@ -296,15 +296,15 @@ def test_bodies_are_kept_for_their_round_and_for_nobody_else_to_read(runs: Runs)
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="this system has no files without a name")
 def test_a_body_that_was_stored_on_its_way_is_kept_without_being_written_again(tmp_path: Path) -> None:
     specs, payload = specs_of(INITIAL), payload_of(delta("a"))
-    digest = Digest(specs)
+    digest = Digest(specs, "blake3")
     digest.add(payload)
     blob = BlobRef(name="updates.blob.update.a", part_bytes=MAX_PART_BYTES)
-    body = InFile(Tensors(tensors=specs, sha256=digest.hex(), blob=blob), is_zstd=False, folder=tmp_path)
+    body = InFile(Tensors(tensors=specs, blake3=digest.hex(), blob=blob), is_zstd=False, folder=tmp_path)
     body.add(payload)
     kept = KeptBodies(tmp_path, specs, epoch=1)
-    name, sha256 = kept.write(1, _never_read(), sha256=digest.hex(), take_name=body.take_name)
+    name, blake3 = kept.write(1, _never_read(), blake3=digest.hex(), take_name=body.take_name)
     body.close()
-    kept.check(name, sha256)
+    kept.check(name, blake3)
     assert stat.S_IMODE((tmp_path / "bodies" / name).stat().st_mode) == 0o600
 
 
