@@ -33,7 +33,7 @@ class BodySender:
     part_bytes: int
     """Of a blob's parts."""
     function: DigestFunction = "sha256"
-    """By which a blob's digest is taken; in a message, it is SHA-256."""
+    """By which digests are taken."""
     on_event: Callable[[Transferring], None] = lambda event: None
 
     def send(
@@ -52,9 +52,8 @@ class BodySender:
         ``blob_name`` is taken if it is free; ``what`` says in words what is sent. BlobLost if the blob was deleted
         meanwhile: then all of it has to be sent again, and sealed anew.
         """
-        is_inline = num_bytes <= self.inline_cap
-        body = Outgoing(specs, num_bytes, function="sha256" if is_inline else self.function, zstd=zstd, seal=seal)
-        if is_inline:
+        body = Outgoing(specs, num_bytes, function=self.function, zstd=zstd, seal=seal)
+        if num_bytes <= self.inline_cap:
             return SentBody(body.whole(pieces), None, body.digest)
         parts = with_progress(
             cut(pieces, self.part_bytes),

@@ -205,7 +205,7 @@ def _of_algorithms(head: ModelHead) -> Iterator[dict[str, Any]]:
 
 
 def _by_blake3(head: ModelHead) -> Iterator[dict[str, Any]]:
-    """A model in a blob, which has both digests, and an update from it in another, which has BLAKE3's alone."""
+    """A model that has both digests, and an update from it that has BLAKE3's alone, in blobs."""
     by_blake3 = Digest(specs_of(MODEL), "blake3")
     for chunk in chunks(MODEL, specs_of(MODEL)):
         by_blake3.add(chunk)

@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from broker.wire import Buffer, Incoming, Seal, Tensors
 from console import StateError
+from console.durable import write_all
 
 _PIECE_BYTES = 2**20
 """What is given of a body at a time: it stays in the processor's cache while it is added up."""
@@ -126,10 +127,8 @@ class InFile(ComingBody):
             raise self._not_stored(error) from error
 
     def _store(self, offset: int, piece: Buffer) -> None:
-        left = memoryview(piece)
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            write_all(self._file, piece)
         except OSError as error:
             raise self._not_stored(error) from error
 

@@ -35,6 +35,10 @@ from broker.wire import (
 from console import Progress
 
 
+_LARGE_BYTES = 2**18
+"""Of a model, from which on its head has BLAKE3's digest as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Staged:
     """The body of a model, ready to be published: the bytes that go with its head, or the blob that the head names."""
@@ -44,7 +48,7 @@ class Staged:
     sha256: str | None = None
     """The digest of what is read from it, if that is not the model alone, to the bit."""
     blake3: str | None = None
-    """The same by BLAKE3, of a blob."""
+    """The same by BLAKE3, of a large model."""
 
 
 class ModelUpload(Protocol):
@@ -190,7 +194,7 @@ class Broadcaster:
         """
         upload: ModelUpload = _InHead() if self._is_in_head(number) else self._blob(number)
         functions: list[DigestFunction] = [] if self._run.sends_model_alone else ["sha256"]
-        if not self._is_in_head(number):
+        if self._run.form.num_bytes >= _LARGE_BYTES:
             functions.append("blake3")
         return _Digested(upload, self._run.form, self._run.sent, functions) if functions else upload
 

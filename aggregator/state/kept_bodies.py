@@ -17,6 +17,7 @@ from pathlib import Path
 from aggregator.state.checkpoint import not_written
 from broker.wire import Buffer, Digest, Specs
 from console import DamagedFile
+from console.durable import write_all
 
 _PIECE_BYTES = 2**20
 
@@ -53,7 +54,8 @@ class KeptBodies:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             if not take_name(path):
                 with open(path, "xb", opener=_private) as file:
-                    file.writelines(pieces)
+                    for piece in pieces:
+                        write_all(file, piece)
             elif blake3 is None:
                 deque(pieces, maxlen=0)
         except OSError as error:

@@ -17,6 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from broker.wire import Buffer, Digest, Specs, num_bytes_of
+from console.durable import write_all
 
 _NAMES = {
     "float64": "F64",
@@ -47,7 +48,7 @@ class SafetensorsFile:
 
     def write(self, piece: Buffer) -> None:
         self._digest.add(piece)
-        self.file.write(piece)
+        write_all(self.file, piece)
 
     def finish(self) -> str:
         """Writes the digest of what was written into the metadata, and returns it. The file stays open."""

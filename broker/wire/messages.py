@@ -215,7 +215,7 @@ class Tensors(Header):
 class ModelHead(Tensors):
     """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``.
 
-    ``blake3`` is there as well if the model is a blob: then workers use it, and it tells them that theirs is read.
+    ``blake3`` is there as well if the model is large: then workers use it, and it tells them that theirs is read.
     """
 
     may_be_deflated: ClassVar[bool] = True

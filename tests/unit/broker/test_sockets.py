@@ -1,10 +1,13 @@
 """Writing at once: what the socket does not take is left to pika's loop, in its order, and so is every error."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from pika.connection import Connection
+from pika.spec import Basic, BasicProperties
 
-from broker.rabbitmq.links.sockets import _join_frames, _write_at_once
+from broker.rabbitmq.links.sockets import _copy_once, _join_frames, _write_at_once
 
 
 class _Socket:
@@ -71,3 +74,16 @@ def test_the_frames_of_a_small_message_go_out_as_one_and_are_counted(frames: lis
     _join_frames(impl)
     impl._output_marshaled_frames(frames)
     assert (out, impl.frames_sent) == (written, len(frames))
+
+
+@pytest.mark.parametrize("body", [b"", b"abc", bytes(range(100)), bytes(range(200)), bytes(range(250)) * 40])
+def test_the_frames_of_a_body_are_those_that_pika_makes(body: bytes) -> None:
+    made: list[list[bytes]] = [[], []]
+    for frames in made:
+        impl = SimpleNamespace(_body_max_length=100, _output_marshaled_frames=frames.extend)
+        impl._send_message = partial(Connection._send_message, impl)
+        if frames is made[1]:
+            _copy_once(impl)
+        impl._send_message(7, Basic.Publish(exchange="e", routing_key="k"), (BasicProperties(delivery_mode=2), body))
+    assert made[1] == made[0]
+    assert len(made[0]) == 2 + -(-len(body) // 100)
