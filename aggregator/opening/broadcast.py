@@ -34,7 +34,6 @@ from broker.wire import (
 )
 from console import Progress
 
-
 _LARGE_BYTES = 2**18
 """Of a model, from which on its head has BLAKE3's digest as well."""
 

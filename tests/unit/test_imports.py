@@ -82,7 +82,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "aggregator.plans": ("console",),
     "aggregator.history": (*_STATES, "learning", "learning.sums", "aggregator.state", "aggregator.plans"),
     "aggregator.senders": (*_WIRE, "identities", "aggregator.state"),
-    "aggregator.bodies": _WIRE,
+    "aggregator.bodies": (*_WIRE, "console.durable"),
     "aggregator.presence": (*_WIRE, *(f"aggregator.{room}" for room in ("state", "events", "senders"))),
     "aggregator.algorithms": (*_STATES, "learning", "aggregator.state"),
     "aggregator.weighing": (*_WIRE, "aggregator.state"),
