@@ -88,12 +88,12 @@ class MaskedRound:
             self.head, self.encoding, delta, {}, num_samples=1, metrics={"train.loss": 1.0}, keys=lambda _: b""
         )
         covered = Covered(summand.integers, encoded, num_masks=1)
-        body = Outgoing(encoded, num_bytes_of(encoded))
+        body = Outgoing(encoded, num_bytes_of(encoded), function="blake3")
         pieces = body.whole(covered.pieces())
         trust = self.members.trust(name)
         head = UpdateHead(
             tensors=encoded,
-            sha256=body.sha256,
+            blake3=body.digest.hex,
             run_id=_RUN_ID,
             worker=name,
             instance=_INSTANCE,
@@ -108,7 +108,7 @@ class MaskedRound:
                 encoded,
                 worker=name,
                 instance=_INSTANCE,
-                masked_sha256=body.sha256,
+                masked_sha256=body.digest.hex,
                 min_sites=_MIN_SITES,
                 roster=self.members.roster,
                 trust=trust,
@@ -139,9 +139,9 @@ class MaskedRound:
                 sent_bytes += len(message)
                 received = decode_from(message, UpdateHead, trust=trust)
                 received.check_signer(name)
-                digest = Digest(received.header.tensors)
+                digest = Digest(received.header.tensors, received.header.digest.function)
                 digest.add(received.payload)
-                assert digest.hex() == received.header.sha256
+                assert digest.told() == received.header.digest
                 total.add(0, received.payload, 1.0)
                 seeds[name] = received.header.seeds[0]
             asked = self._request(seeds)

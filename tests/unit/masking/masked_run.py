@@ -139,9 +139,9 @@ class MaskedRun:
         encoding = MaskedEncoding(specs_of(dict(delta)), self.masking, self.head.privacy)
         seeds = [fresh_seed() for _ in self.keepers]
         body = self.masked(state, seeds)
-        digest = Digest(encoding.encoded)
-        digest.add(body)
         head = self.head
+        digest = Digest(encoding.encoded, head.digest.function)
+        digest.add(body)
         trust = self.federation.trust(worker)
         number = round_number or head.round
         about = {"run_id": head.run_id, "worker": worker, "instance": INSTANCE, "round": number}
@@ -180,7 +180,7 @@ class MaskedRun:
         fields: dict[str, Any] = {
             **about,
             "tensors": encoding.encoded,
-            "sha256": digest.hex(),
+            digest.function: digest.hex(),
             "model_sha256": head.sha256,
             "num_samples": 1,
             "train_s": 0.0,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from masked_run import MaskedRun
-from unit.aggregator.embedded_run import EmbeddedRun, StateTask, state_of
+from masked_run import SITES, MaskedRun
+from unit.aggregator.embedded_run import EmbeddedRun, StateTask, payload_of, state_of
 
 from broker.states.tensors import State
+from broker.wire import Digest, UpdateHead, decode
 from console import SettingsError
 
 INITIAL = state_of(w=torch.tensor([[1.0, 2.0], [3.0, 4.0]]), b=torch.tensor([0.5]), seen=torch.tensor(7))
@@ -290,3 +291,28 @@ def test_without_a_roster_or_without_its_keeper_no_run_begins(tmp_path: Path) ->
         run.start()
     with pytest.raises(SettingsError, match="no such keeper is on the roster"):
         MaskedRun.make(tmp_path / "third", INITIAL, keepers=("keeper",), keeper="nobody").start()
+
+
+@pytest.mark.parametrize("num", [2**16 - 1, 2**16])
+def test_where_models_are_large_updates_have_a_digest_by_blake3_in_their_messages_too(
+    tmp_path: Path, num: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    masked = MaskedRun.make(tmp_path, state_of(w=torch.zeros(num))).start()
+    head = masked.head
+    assert (head.blob, head.blake3 is None) == (None, num < 2**16)
+    body = Digest(head.tensors, "blake3")
+    body.add(payload_of({"w": torch.zeros(num)}))
+    assert head.blake3 in (None, body.hex())
+    update = {"w": torch.full((num,), 0.25)}
+    sent, _ = decode(masked.update(SITES[0], update), UpdateHead)
+    assert (sent.sha256 is None, sent.blake3 is None) == (num == 2**16, num < 2**16)
+    for site in SITES[:3]:
+        masked.send(site, update)
+    masked.release(*masked.wanted())
+    masked.run.settle()
+    assert masked.run.closed() == [(1, "quorum")]
+    assert masked.run.model["w"].tolist() == [0.25] * num
+    wrong = masked.update(SITES[0], update)
+    masked.run.site.send(wrong[:-1] + bytes([wrong[-1] ^ 1]), worker=SITES[0])
+    masked.run.settle()
+    assert "set aside in updates.dead: its body does not match its digest" in caplog.text
