@@ -202,3 +202,11 @@ def measured(num_workers: int, num_parameters: int, *, bits: Literal[64, 32], nu
     """CPU seconds and bytes of one round; ``client_s``, ``sent_bytes`` and ``received_bytes`` are those of one."""
     with tempfile.TemporaryDirectory() as folder:
         return MaskedRound(num_workers, num_parameters, bits, Path(folder) / "keeper").run(num_lost=num_lost)
+
+
+def median_of(
+    num_rounds: int, num_workers: int, num_parameters: int, *, bits: Literal[64, 32], num_lost: int
+) -> dict[str, float]:
+    """The same of the median one of so many rounds, after each other."""
+    found = [measured(num_workers, num_parameters, bits=bits, num_lost=num_lost) for _ in range(num_rounds)]
+    return sorted(found, key=lambda one: one["seconds"])[num_rounds // 2]

@@ -21,15 +21,16 @@ from rich.table import Table
 
 from benchmarks import federation
 from benchmarks.figures import MB, Row
-from benchmarks.masked_round import measured
+from benchmarks.masked_round import measured, median_of
 from benchmarks.peers.environments import FLOWER, environment
 from benchmarks.peers.foreign import SCRIPTS, environment_of
 from benchmarks.place import Place
 from benchmarks.workload import Workload
 
 RINGS = (None, "ring64", "ring32")
-SECAGGPLUS = ((10, 100_000, 9, 6), (10, 1_000_000, 9, 6), (100, 100_000, 41, 21))
-"""Workers, a tenth of whom is lost; parameters; and for Flower the shares of a key, and how many of them it takes."""
+SECAGGPLUS = ((10, 100_000, 9, 6, 5), (10, 1_000_000, 9, 6, 5), (100, 100_000, 41, 21, 1))
+"""Workers, a tenth of whom is lost; parameters; for Flower the shares of a key, and how many of them it takes; and the
+rounds of which the median counts, after each other in one process."""
 ON_PAPER_PARAMETERS, ON_PAPER_WORKERS = (10_000, 1_000_000, 25_000_000), (10, 100, 1000)
 _FEW, _MORE = 3, 8
 
@@ -80,13 +81,13 @@ def show_beside(peers: Path, console: Console) -> None:
         "got besides",
     )
     table = Table(*columns, "largest error", title="one process, a tenth of the workers lost", title_justify="left")
-    for num, parameters, shares, threshold in SECAGGPLUS:
+    for num, parameters, shares, threshold, num_rounds in SECAGGPLUS:
         lost = num // 10
-        ours = measured(num, parameters, bits=64, num_lost=lost)
+        ours = median_of(num_rounds, num, parameters, bits=64, num_lost=lost)
         found = {
             "ring64": ours,
-            "ring32": measured(num, parameters, bits=32, num_lost=lost),
-            f"SecAgg+, {shares} shares": _of_flower(home, num, parameters, lost, shares, threshold),
+            "ring32": median_of(num_rounds, num, parameters, bits=32, num_lost=lost),
+            f"SecAgg+, {shares} shares": _of_flower(home, num_rounds, num, parameters, lost, shares, threshold),
         }
         for name, one in found.items():
             table.add_row(

@@ -91,20 +91,20 @@ def open_run(
     if stepped is None:  # the run begins, or 0.1.0 began it
         stepped = sorted(spec.name for spec in specs if spec.is_float and spec.name in tensors.trained)
         ledger.record({"stepped": stepped})
+    sent = _sent(config, specs, stepped)
     go_back_to_sound_model(
         directory,
         ledger,
         tensors,
         specs,
         companions_of(config.step, specs, stepped),
-        from_stream=lambda: read_back(directory, ledger, tensors, specs, transport, on_stream),
+        from_stream=lambda: read_back(directory, ledger, tensors, sent, transport, on_stream),
     )
     caps, part_bytes = [config.inline_cap], {MAX_PART_BYTES, config.part_bytes, *facts.get("part_bytes", ())}
     if on_stream is not None and on_stream[0].run_id == facts["run_id"]:
         caps.append(on_stream[0].cap(config.inline_cap))
         part_bytes.add(part_bytes_of(on_stream[0]))
     ledger.record({"part_bytes": sorted(part_bytes)})
-    sent = _sent(config, specs, stepped)
     form = ModelForm(sent, config.downlink, config.correction.sets)
     if (config.correction.sets or not form.is_plain) and "base_sent_sha256" not in facts:
         base = directory.model(ledger.base_round())

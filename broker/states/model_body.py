@@ -28,7 +28,7 @@ def read_model(
     UnfitMessage if the body is not what the head says, or has NaN or infinity in a parameter that is ``trained``; other
     tensors, such as masks, may have them. BlobLost if its blob cannot be read.
     """
-    digest, form = Digest(head.tensors, head.digest.function), ModelForm.of(head)
+    digest, form = Digest(head.tensors, head.checked_by.function), ModelForm.of(head)
     body, reader = memory_of(head.num_bytes), form.reader()
     size = begin = 0
     for piece in [payload] if head.blob is None else _parts(head, form.num_bytes, transport, on_event):
@@ -41,7 +41,7 @@ def read_model(
     if size != form.num_bytes:
         raise UnfitMessage(f"payload has {size} bytes; its tensors need {form.num_bytes}")
     state = state_from(body, head.tensors)
-    if digest.told() != head.digest:
+    if digest.told() != head.checked_by:
         raise UnfitMessage("its body does not match its digest")
     if first_not_finite(state) is not None:
         broken = first_not_finite({name: tensor for name, tensor in state.items() if name in trained})

@@ -297,6 +297,18 @@ class ModelHead(Tensors):
         return self.draw is None or self.draw.chooses(worker, seed=self.seed, round_number=self.round)
 
     @property
+    def checked_by(self) -> BodyDigest:
+        """By which who trains from the model checks it.
+
+        Where updates are masked that is the digest that their seeds name the model by: otherwise an aggregator could
+        send a model of its own, with another ``blake3`` and the same name, to each worker, and keepers, which give the
+        sum of updates from one model alone, would not see it. If all models but one leave nothing to learn, the sum is
+        one worker's update (Pasquini, Francati & Ateniese 2022, "Eluding Secure Aggregation in Federated Learning via
+        Model Inconsistency").
+        """
+        return self.digest if self.masking is None else BodyDigest("sha256", self.sha256)
+
+    @property
     def model_tensors(self) -> Specs:
         """The specs of the model: ``tensors`` without those of other sets."""
         return split_specs(self.tensors, self.sets)[MODEL] if self.sets else self.tensors

@@ -22,6 +22,7 @@ from broker.wire import (
     EXTRAS,
     Compression,
     DifferentialPrivacy,
+    Digest,
     Masking,
     ModelHead,
     Reply,
@@ -198,6 +199,16 @@ def test_without_its_mask_an_update_is_the_delta_times_its_samples_cut_towards_z
         [NUM_SAMPLES, *2 * [NUM_SAMPLES, NUM_SAMPLES * LOSS]],
         abs=EXTRA_STEP,
     )
+
+
+def test_a_model_that_has_another_digest_than_the_one_that_seeds_name_it_by_is_not_answered() -> None:
+    """An aggregator could send another model to each, and single one of them out, unseen by the keepers."""
+    digest = Digest(specs_of(STATE), "blake3")
+    digest.add(b"".join(chunks(STATE, specs_of(STATE))))
+    site = Site()
+    site.publish(sha256="ab" * 32, blake3=digest.hex())
+    assert not site.broker.queues[Source.UPDATES]
+    assert Site().answer(blake3=digest.hex()).head.model_sha256 == digest_of(STATE)
 
 
 def test_the_weight_is_limited_or_one_as_the_head_says() -> None:
