@@ -550,6 +550,28 @@ def test_an_update_whose_blob_is_lost_on_the_way_is_sent_again_while_its_round_i
     assert digest.hex() == update.sha256
 
 
+@pytest.mark.parametrize("inline_cap", [0, 2**20])
+def test_an_update_is_digested_by_the_function_of_its_model(inline_cap: int) -> None:
+    site = Site(inline_cap=inline_cap)
+    digest = Digest(specs_of(STATE), "blake3")
+    digest.add(b"".join(chunks(STATE, specs_of(STATE))))
+    site.publish(1, sha256="0" * 64, blake3=digest.hex())  # the other one is not looked at
+    site.worker.step()
+    ((_, body),) = site.broker.queues[Source.UPDATES]
+    update, payload = decode(body, UpdateHead)
+    sent = Digest(update.tensors, "blake3")
+    sent.add(payload if update.blob is None else b"".join(site.broker.blobs[update.blob.name]))
+    assert (update.sha256, update.blake3) == (None, sent.hex())
+    assert (update.blob is None) == (inline_cap > 0)
+
+
+def test_a_model_that_is_not_of_its_blake3_is_not_trained_from() -> None:
+    site = Site()
+    site.publish(1, blake3="0" * 64)
+    site.worker.step()
+    assert site.updates() == []
+
+
 def test_an_update_whose_blob_is_lost_is_given_up_once_its_round_is_over() -> None:
     site = site_whose_uploads_are_lost(1)
     site.task.between = lambda step: site.publish(2) if step == 9 and len(site.task.plans) == 1 else None
