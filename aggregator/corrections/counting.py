@@ -95,7 +95,7 @@ class Counting:
 
 
 class _Members:
-    """Whose updates are folded in the rounds between two, of which the later one moves on."""
+    """Whose updates are folded in rounds after one and before another, which only moves forward."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

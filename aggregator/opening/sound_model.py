@@ -48,10 +48,11 @@ def go_back_to_sound_model(
             f"{next(iter(damaged.values()))}, and no model before it is whole: put back a copy of {directory.folder},"
             " or begin another run (--run, with another --state) with a model that is left (--init)"
         )
-    for number, problem in damaged.items():
-        log.error("%s; doing round %d again from the model before", problem, number)
-        if ledger.undo_from(number):
-            log.info("round %d goes on with the masked updates that it had; its keepers are asked once more", number)
+    if damaged:
+        first = min(damaged)
+        log.error("%s; doing round %d again from the model before", "; ".join(map(str, damaged.values())), first)
+        if ledger.undo_from(first):
+            log.info("round %d goes on with the masked updates that it had; its keepers are asked once more", first)
 
 
 def _check_model(directory: StateDirectory, ledger: Ledger, tensors: ModelTensors, specs: Specs, number: int) -> None:

@@ -21,7 +21,8 @@ class BestSoFar:
     """The same round as all rows together would give.
 
     Each row is read once; those of the last few rounds again and again, as long as sites may still measure their
-    models. Where sites are late by more, they may by as much from then on, and all rows are read once more.
+    models. Once a site is later than that, twice its delay is allowed for from then on, and all rows are read once
+    more.
     """
 
     def __init__(self, ledger: Rounds) -> None:

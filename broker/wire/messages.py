@@ -215,7 +215,7 @@ class Tensors(Header):
 class ModelHead(Tensors):
     """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``.
 
-    ``blake3`` is there as well if the model is large: then workers use it, and it tells them that theirs is read.
+    ``blake3`` is there as well if the model is large: then workers use it, and know that it is read in what they answer.
     """
 
     may_be_deflated: ClassVar[bool] = True
@@ -298,7 +298,7 @@ class ModelHead(Tensors):
 
     @property
     def checked_by(self) -> BodyDigest:
-        """By which who trains from the model checks it.
+        """By which a worker checks the model that it trains from.
 
         Where updates are masked that is the digest that their seeds name the model by: otherwise an aggregator could
         send a model of its own, with another ``blake3`` and the same name, to each worker, and keepers, which give the

@@ -35,7 +35,7 @@ class Covered:
         """
         masks, offset = list(map(Mask, self.seeds)), 0
         for spec in self._specs:
-            flat = self._integers[spec.name].numpy().reshape(-1).view(_UNSIGNED[spec.item_bytes])
+            flat = self._integers[spec.name].view(-1).numpy().view(_UNSIGNED[spec.item_bytes])
             for start in range(0, len(flat), _PIECE_BYTES // spec.item_bytes):
                 piece = flat[start : start + _PIECE_BYTES // spec.item_bytes]
                 if offset >= self._num_covered:

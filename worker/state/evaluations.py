@@ -15,11 +15,11 @@ class Evaluations:
     def __init__(self, path: Path) -> None:
         self._path = path
         rows, self._is_whole = _read(path)
-        self._newest = max(rows.items(), default=None)
+        self._newest = max(rows, default=None)
 
     def add(self, round_number: int, metrics: Mapping[str, Any]) -> None:
         """Records what was measured of the model after this round; again, in its place. StateError if it cannot be."""
-        if self._is_whole and self._newest is not None and round_number > self._newest[0]:
+        if self._is_whole and self._newest is not None and round_number > self._newest:
             self._is_whole = False
             append_line(self._path, _line(round_number, metrics))
         else:
@@ -27,12 +27,11 @@ class Evaluations:
             text = "".join(f"{_line(*row)}\n" for row in sorted(rows.items()))
             replace_file(self._path, lambda path: path.write_text(text, "utf-8"))
         self._is_whole = True
-        if self._newest is None or round_number >= self._newest[0]:
-            self._newest = round_number, metrics
+        self._newest = round_number if self._newest is None else max(round_number, self._newest)
 
-    def newest(self, round_number: int) -> Mapping[str, Any]:
-        """What was measured of the model after this round, if it is the last one; else nothing."""
-        return {} if self._newest is None or self._newest[0] != round_number else self._newest[1]
+    def of(self, round_number: int) -> Mapping[str, Any]:
+        """What was measured of the model after this round; nothing if it was not."""
+        return _read(self._path)[0].get(round_number, {})
 
 
 def _line(round_number: int, metrics: Mapping[str, Any]) -> str:
@@ -42,7 +41,7 @@ def _line(round_number: int, metrics: Mapping[str, Any]) -> str:
 def _read(path: Path) -> tuple[dict[int, Mapping[str, Any]], bool]:
     """The rows by round, and whether the last one is whole; what a power cut left of a line counts as none."""
     try:
-        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+        *lines, rest = path.read_bytes().split(b"\n")
         rows: list[Any] = [json.loads(line) for line in lines]
         return {int(row["round"]): dict(row["metrics"]) for row in rows}, not rest
     except FileNotFoundError:

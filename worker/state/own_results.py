@@ -50,7 +50,7 @@ class OwnResults:
 
     def finished(self, run_id: str, round_number: int, model: State) -> None:
         """Keeps the run's final model as the last one."""
-        metrics = restored(self._opened(run_id).newest(round_number))
+        metrics = restored(self._opened(run_id).of(round_number))
         save_model(
             self._of(run_id) / "last.safetensors", model, round_number=round_number, run_id=run_id, metrics=metrics
         )

@@ -57,3 +57,10 @@ def test_no_piece_leaves_without_its_mask() -> None:
         assert np.mean(np.frombuffer(piece, np.uint32) == plain) < 0.5
         offset += len(piece)
     assert offset == len(clear)
+
+
+def test_integers_that_masks_would_not_stay_on_are_refused() -> None:
+    """Those of a tensor that is not in one piece: the masks would be on a copy, and the next body without them."""
+    state = {"a": torch.arange(12).reshape(3, 4).T}
+    with pytest.raises(RuntimeError, match="view"):
+        b"".join(Covered(state, specs_of(state), num_masks=1).pieces())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from test_worker_service import CONFIG, STATE, Site
 from torch import nn
@@ -198,8 +199,8 @@ def test_a_round_adds_a_line_and_a_line_that_a_power_cut_tore_is_left_out(tmp_pa
         known = file.stat().st_ino if number > 1 else None
         results.measured("demo.1", number, STATE, {"loss": 1 / number})
         assert known in (None, file.stat().st_ino), "the file was written anew"
-    with file.open("a") as torn:
-        torn.write('{"round": 4, "met')
+    with file.open("ab") as torn:
+        torn.write(b'{"round": 4, "met\xff\xfe')
     again = OwnResults(tmp_path, "site-a")
     again.measured("demo.1", 4, STATE, {"loss": 0.5})
     again.measured("demo.1", 5, STATE, {"loss": 0.125})
@@ -207,6 +208,15 @@ def test_a_round_adds_a_line_and_a_line_that_a_power_cut_tore_is_left_out(tmp_pa
     assert rows(tmp_path) == [
         {"round": n, "metrics": {"loss": loss}} for n, loss in enumerate((1, 0.5, 1 / 3, 0.25, 0.125), 1)
     ]
+
+
+def test_a_final_model_has_what_was_measured_of_it_also_where_the_run_went_back(tmp_path: Path) -> None:
+    results = OwnResults(tmp_path, "site-a")
+    for number, loss in ((1, 0.5), (2, 0.25), (3, 0.125), (1, 0.4), (2, 0.3)):
+        results.measured("demo.1", number, STATE, {"loss": loss})
+    results.finished("demo.1", 2, STATE)
+    with safe_open(tmp_path / FOLDER / "last.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["metrics"]) == {"loss": 0.3}
 
 
 def test_what_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
