@@ -18,7 +18,7 @@ class SentBody:
     blob: BlobRef | None
     digest: BodyDigest
 
-    def told(self) -> Mapping[str, Any]:
+    def header_fields(self) -> Mapping[str, Any]:
         """Its fields in a header."""
         return {"blob": self.blob, self.digest.function: self.digest.hex}
 

@@ -36,7 +36,7 @@ class Answers:
         body = self._sent(request, masks)
         head = Release(
             tensors=specs,
-            **body.told(),
+            **body.header_fields(),
             run_id=request.run_id,
             round=request.round,
             keeper=config.name,

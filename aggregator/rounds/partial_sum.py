@@ -110,7 +110,7 @@ class PartialSender:
         )
         head = PartialHead(
             tensors=specs,
-            **body.told(),
+            **body.header_fields(),
             run_id=model.run_id,
             round=model.round,
             shard=self.shard,

@@ -215,7 +215,7 @@ class Tensors(Header):
 class ModelHead(Tensors):
     """The newest global model: train from it for round ``round``; or the final one, when ``is_finished``.
 
-    ``blake3`` is there as well if the model is large: then workers use it, and know that it is read in what they answer.
+    ``blake3`` is there as well if the model is large: workers use it then, and know that it is read in their answers.
     """
 
     may_be_deflated: ClassVar[bool] = True

@@ -144,7 +144,7 @@ class Answers:
         salt = secrets.token_hex(SALT_BYTES) if masks else None
         update = UpdateHead(
             tensors=encoding.encoded,
-            **sent.told(),
+            **sent.header_fields(),
             sealed=sealed,
             compression=head.compression,
             run_id=head.run_id,
