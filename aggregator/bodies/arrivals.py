@@ -228,9 +228,9 @@ class Arrivals(Generic[M]):
                 self._begin(waiting, blob, body, now)
 
     def _body_for(self, message: M, now: float) -> ComingBody | None:
-        """Where a body goes that is read from now on. None if it has to wait, since too many are being read.
+        """Where a body goes that is read from now on; None if it has to wait.
 
-        Or since others take the memory that it could be in, and their parts come.
+        It does if too many are being read, or if others, whose parts come, take the memory that it could be in.
         """
         active, head = self._active(now), message.head
         if len(active) >= self._limits.num_active:

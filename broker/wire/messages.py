@@ -290,7 +290,7 @@ class ModelHead(Tensors):
     privacy: DifferentialPrivacy | None = Field(default=None, exclude_if=lambda value: value is None)
     """What noise this run's models have; None: none."""
     downlink: Downlink = Field(default="none", exclude_if=lambda value: value == "none")
-    """How the payload travels, see downlink.py; ``tensors`` and ``sha256`` describe what is read from it."""
+    """How the payload travels, see downlink.py; ``tensors`` and the digests describe what is read from it."""
 
     def chooses(self, worker: str) -> bool:
         """Whether this worker takes part in the round."""
@@ -353,7 +353,7 @@ class ModelHead(Tensors):
 class UpdateHead(Tensors):
     """What a worker learned: the delta (trained minus received) of each tensor that is averaged.
 
-    ``tensors`` and ``sha256`` describe the delta as the run's compression encodes it, before zstd.
+    ``tensors`` and the digest describe the delta as the run's compression encodes it, before zstd.
     """
 
     kind: Literal["update"] = "update"

@@ -229,9 +229,9 @@ class Records(Database):
         return str(row["sent_sha256"] or row["model_sha256"])
 
     def counted(self, *, first: int, before: int) -> dict[str, int]:
-        """Worker -> the round of its last update that came to count, of those for rounds from ``first`` on.
+        """Worker -> the round of its last update that came to count, of those for rounds in [``first``, ``before``).
 
-        And for rounds before ``before``. One that was outvoted did.
+        An update that was outvoted came to count, too.
         """
         rows = self._db.execute(
             "SELECT worker, max(base_round) FROM updates WHERE verdict IN ('folded', 'outvoted')"

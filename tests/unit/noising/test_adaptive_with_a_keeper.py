@@ -129,19 +129,24 @@ def test_so_is_one_whose_noise_is_the_aggregator_s(tmp_path: Path) -> None:
     assert run.head.privacy.clip == 0.8
 
 
+def killed_at_its_close(run: EmbeddedRun) -> list[float | None]:
+    """Has the aggregator killed when it commits the end of a round; the clips that were to be next are added here."""
+    clips: list[float | None] = []
+
+    def dies(*arguments: Any, **named: Any) -> None:
+        clips.append(arguments[2].next_clip)
+        raise KeyboardInterrupt
+
+    run.aggregator._ledger.close_round = dies  # type: ignore[method-assign]
+    return clips
+
+
 def test_a_round_whose_model_leaves_its_range_is_abandoned_and_its_noised_count_moves_the_clip_once(
     tmp_path: Path,
 ) -> None:
     """The count had its noise, and that was charged: a kill before the commit or after it, and a takeover, keep it."""
     kept = begin(tmp_path, server_lr=LEAVES_RANGE)
-    ledger = kept.masked.run.aggregator._ledger
-    seen: list[float | None] = []
-
-    def dies(*arguments: Any, **named: Any) -> None:
-        seen.append(arguments[2].next_clip)
-        raise KeyboardInterrupt
-
-    ledger.close_round = dies  # type: ignore[method-assign]
+    seen = killed_at_its_close(kept.masked.run)
     with pytest.raises(KeyboardInterrupt):
         send_all(kept, 3)
     kept.crash()
@@ -163,14 +168,7 @@ def test_so_does_the_count_with_the_aggregator_s_noise(tmp_path: Path) -> None:
     run = EmbeddedRun.make(
         tmp_path, StateTask(INITIAL), **(DP | {"privacy": "none", "server_lr": LEAVES_RANGE})
     ).start()
-    ledger = run.aggregator._ledger
-    seen: list[float | None] = []
-
-    def dies(*arguments: Any, **named: Any) -> None:
-        seen.append(arguments[2].next_clip)
-        raise KeyboardInterrupt
-
-    ledger.close_round = dies  # type: ignore[method-assign]
+    seen = killed_at_its_close(run)
     with pytest.raises(KeyboardInterrupt):
         run.fold_all([(site, DELTA) for site in SITES], train_s=0.0, figures={"within": 1.0})
     run = run.crash().start()
